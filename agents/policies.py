@@ -1,0 +1,317 @@
+"""Actor-critic policies with a memory core, for `MemoryPPO` and for the unmodified `sb3_contrib.RecurrentPPO`."""
+
+from types import SimpleNamespace
+from typing import Any, Literal, NoReturn, get_args
+
+import torch
+from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
+from sb3_contrib.common.recurrent.type_aliases import RNNStates
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+    MlpExtractor,
+    NatureCNN,
+)
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor
+
+from ntm_rl.core import MemoryCore, make_core, require_one_of
+from ntm_rl.errors import InputError
+
+Critic = Literal["shared", "detached", "separate"]
+LstmStates = tuple[Tensor, Tensor]
+
+
+class MlpNtmPolicy(RecurrentActorCriticPolicy):
+    """Actor-critic policy around a memory core, for vector, Discrete, MultiDiscrete and MultiBinary observations.
+
+    Features -> memory core -> actor and critic networks. The core's flat state travels as the hidden state of
+    sb3-contrib's `RNNStates` (`[1, B, S]`, its cell state all zeros), so the class runs in `MemoryPPO` and in
+    `sb3_contrib.RecurrentPPO` alike.
+
+    To give the policy its previous action and reward, wrap the environment in
+    `ntm_rl.envs.PreviousStep` and use `MultiInputNtmPolicy`: what the policy sees is then the same in every
+    algorithm, in `predict` and in an evaluation.
+
+    Args:
+        observation_space: The environment's observation space.
+        action_space: Discrete, Box, MultiDiscrete or MultiBinary.
+        lr_schedule: Learning rate as a function of the remaining progress (1 to 0).
+        net_arch: Layers after the core, as in SB3; default `dict(pi=[64], vf=[64])`.
+        core: Name of a registered memory core: "ntm", "lstm", "gru" or your own.
+        core_kwargs: The core's options, e.g. `dict(slots=64, width=20)`.
+        critic: "shared" (one core, trained by both losses), "detached" (one core, the value loss stops at its
+            output) or "separate" (a second core for the critic, which costs twice the time).
+        **kwargs: As in SB3's `ActorCriticPolicy` (`activation_fn`, `ortho_init`, `features_extractor_class`, ...).
+
+    Raises:
+        InputError: unknown core, unknown or invalid core option, unknown `critic`.
+    """
+
+    default_features_extractor: type[BaseFeaturesExtractor] = FlattenExtractor
+    core: MemoryCore
+    critic_core: MemoryCore | None
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        net_arch: list[int] | dict[str, list[int]] | None = None,
+        *,
+        core: str = "ntm",
+        core_kwargs: dict[str, Any] | None = None,
+        critic: Critic = "shared",
+        features_extractor_class: type[BaseFeaturesExtractor] | None = None,
+        share_features_extractor: bool = True,
+        **kwargs: Any,
+    ):
+        require_one_of(get_args(Critic), critic=critic)
+        if not share_features_extractor and critic != "separate":
+            raise InputError(
+                f"share_features_extractor = False: one core cannot read two feature extractors; "
+                f"use critic = 'separate' (now {critic!r}) or share the extractor"
+            )
+        self.core_name = core
+        self.core_kwargs = core_kwargs or {}
+        self.critic_kind: Critic = critic
+        # RecurrentActorCriticPolicy.__init__ would build LSTMs that nobody uses.
+        ActorCriticPolicy.__init__(
+            self,
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch=dict(pi=[64], vf=[64]) if net_arch is None else net_arch,
+            features_extractor_class=features_extractor_class or self.default_features_extractor,
+            share_features_extractor=share_features_extractor,
+            **kwargs,
+        )
+        self.lstm_hidden_state_shape = (1, 1, self.core.state_size)
+
+    @property
+    def lstm_actor(self) -> Any:  # type: ignore[override]
+        """The sizes that `sb3_contrib.RecurrentPPO` asks for to allocate states."""
+        return SimpleNamespace(num_layers=1, hidden_size=self.core.state_size)
+
+    @property
+    def state_size(self) -> int:
+        """Elements of one environment's memory state, of both cores if the critic has its own."""
+        return self.core.state_size * (1 if self.critic_core is None else 2)
+
+    def initial_state(self, batch: int) -> Tensor:
+        """Returns the memory state `[batch, state_size]` in which episodes begin."""
+        return torch.zeros(batch, self.state_size, device=self.device)
+
+    # Sequences and flat states: what MemoryPPO uses.
+
+    def step(
+        self, obs: PyTorchObs, state: Tensor, resets: Tensor, deterministic: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Acts once in each of B environments.
+
+        Args:
+            obs: Observations `[B, ...]`.
+            state: Memory states `[B, state_size]`.
+            resets: `[B]` bool, true where an episode begins with `obs`.
+            deterministic: Take the most likely action instead of a sample.
+
+        Returns:
+            Actions `[B, ...]`, values `[B]`, log probabilities `[B]` and the new states.
+        """
+        latent_pi, latent_vf, state = self._latents(obs, state, resets.unsqueeze(0))
+        distribution = self._get_action_dist_from_latent(latent_pi)
+        actions = distribution.get_actions(deterministic=deterministic)
+        log_prob = distribution.log_prob(actions)
+        return actions.reshape(-1, *self._action_shape), self.value_net(latent_vf).flatten(), log_prob, state
+
+    def evaluate_sequences(
+        self, obs: PyTorchObs, actions: Tensor, state: Tensor, resets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Evaluates the actions of B sequences of T steps.
+
+        Args:
+            obs: Observations of all steps, `[T * B, ...]`, time-major.
+            actions: `[T * B, ...]`.
+            state: Memory states before the first step, `[B, state_size]`.
+            resets: `[T, B]` bool, true where an episode begins.
+
+        Returns:
+            Values, log probabilities and entropies, each `[T * B]`; entropy is None where it has no closed form.
+        """
+        latent_pi, latent_vf, _ = self._latents(obs, state, resets)
+        distribution = self._get_action_dist_from_latent(latent_pi)
+        return self.value_net(latent_vf).flatten(), distribution.log_prob(actions), distribution.entropy()
+
+    def values(self, obs: PyTorchObs, state: Tensor, resets: Tensor) -> Tensor:
+        """Returns the values `[B]` of observations `[B, ...]` seen in the memory states `[B, state_size]`."""
+        core, core_state = self._critic_core(), state[:, -self.core.state_size :]
+        features = self._features(obs, self.vf_features_extractor)
+        output, _ = core(features.unsqueeze(0), core_state, resets.unsqueeze(0))
+        values: Tensor = self.value_net(self.mlp_extractor.forward_critic(output[0]))
+        return values.flatten()
+
+    def advance(self, obs: PyTorchObs, state: Tensor, resets: Tensor) -> Tensor:
+        """Returns the memory states after `[T * B, ...]` observations; arguments as in `evaluate_sequences`."""
+        return self._latents(obs, state, resets)[2]
+
+    def _latents(self, obs: PyTorchObs, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs features, core(s) and networks over `[T * B, ...]` observations with `[T, B]` resets."""
+        steps, batch = resets.shape
+        features = self._features(obs, self.pi_features_extractor).view(steps, batch, -1)
+        if self.critic_core is None:
+            output, state = self.core(features, state, resets)
+            output = output.flatten(0, 1)
+            for_critic = output.detach() if self.critic_kind == "detached" else output
+        else:
+            states = state.chunk(2, dim=1)
+            for_actor, actor_state = self.core(features, states[0], resets)
+            if not self.share_features_extractor:
+                features = self._features(obs, self.vf_features_extractor).view(steps, batch, -1)
+            for_critic, critic_state = self.critic_core(features, states[1], resets)
+            state = torch.cat([actor_state, critic_state], dim=1)
+            output, for_critic = for_actor.flatten(0, 1), for_critic.flatten(0, 1)
+        return self.mlp_extractor.forward_actor(output), self.mlp_extractor.forward_critic(for_critic), state
+
+    def _features(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> Tensor:
+        return super(ActorCriticPolicy, self).extract_features(obs, extractor)
+
+    def _critic_core(self) -> MemoryCore:
+        return self.core if self.critic_core is None else self.critic_core
+
+    @property
+    def _action_shape(self) -> tuple[int, ...]:
+        return self.action_space.shape or ()
+
+    def _build_mlp_extractor(self) -> None:
+        # The first thing that ActorCriticPolicy builds: the cores must exist before the optimizer is made.
+        self.core = make_core(self.core_name, self.features_dim, **self.core_kwargs)
+        separate = self.critic_kind == "separate"
+        self.critic_core = make_core(self.core_name, self.features_dim, **self.core_kwargs) if separate else None
+        self.mlp_extractor = MlpExtractor(
+            self.core.output_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
+        )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        data = super()._get_constructor_parameters()
+        data.update(
+            core=self.core_name,
+            core_kwargs=self.core_kwargs,
+            critic=self.critic_kind,
+            share_features_extractor=self.share_features_extractor,
+        )
+        return data
+
+    # The vocabulary of sb3_contrib.RecurrentPPO: states as RNNStates, sequences flattened batch-major.
+
+    def forward(  # type: ignore[override]
+        self,
+        obs: PyTorchObs,
+        lstm_states: RNNStates | None = None,
+        episode_starts: Tensor | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, RNNStates]:
+        """Acts once in each of B environments, for `sb3_contrib.RecurrentPPO`.
+
+        Raises:
+            InputError: called by an algorithm that carries no state, such as `stable_baselines3.PPO`.
+        """
+        if not isinstance(lstm_states, RNNStates) or episode_starts is None:
+            self._refuse_stateless_algorithm()
+        actions, values, log_prob, state = self.step(obs, self._flat(lstm_states), episode_starts.bool(), deterministic)
+        return actions, values.unsqueeze(1), log_prob, self._rnn_states(state)
+
+    def evaluate_actions(  # type: ignore[override]
+        self,
+        obs: PyTorchObs,
+        actions: Tensor,
+        lstm_states: RNNStates | None = None,
+        episode_starts: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Evaluates actions of padded sequences `[B * T, ...]`, batch-major, for `sb3_contrib.RecurrentPPO`."""
+        if not isinstance(lstm_states, RNNStates) or episode_starts is None:
+            self._refuse_stateless_algorithm()
+        state = self._flat(lstm_states)
+        batch = len(state)
+        values, log_prob, entropy = self.evaluate_sequences(
+            _map(obs, lambda x: _time_major(x, batch)),
+            _time_major(actions, batch),
+            state,
+            episode_starts.bool().view(batch, -1).t(),
+        )
+        entropy = None if entropy is None else _batch_major(entropy, batch)
+        return _batch_major(values, batch).unsqueeze(1), _batch_major(log_prob, batch), entropy
+
+    def get_distribution(  # type: ignore[override]
+        self, obs: PyTorchObs, lstm_states: LstmStates, episode_starts: Tensor
+    ) -> tuple[Distribution, tuple[Tensor, ...]]:
+        """Returns the action distribution and the new states `(h, c)`, each `[1, B, S]`."""
+        features = self._features(obs, self.pi_features_extractor)
+        output, state = self.core(features.unsqueeze(0), lstm_states[0][0], episode_starts.bool().unsqueeze(0))
+        latent_pi = self.mlp_extractor.forward_actor(output[0])
+        return self._get_action_dist_from_latent(latent_pi), _lstm_states(state)
+
+    def predict_values(
+        self, obs: PyTorchObs, lstm_states: LstmStates | None = None, episode_starts: Tensor | None = None
+    ) -> Tensor:
+        """Returns the values `[B, 1]` of observations in the critic's states `(h, c)`, each `[1, B, S]`."""
+        if lstm_states is None or episode_starts is None:
+            self._refuse_stateless_algorithm()
+        return self.values(obs, lstm_states[0][0], episode_starts.bool()).unsqueeze(1)
+
+    def _flat(self, states: RNNStates) -> Tensor:
+        if self.critic_core is None:
+            return states.pi[0][0]
+        return torch.cat([states.pi[0][0], states.vf[0][0]], dim=1)
+
+    def _rnn_states(self, state: Tensor) -> RNNStates:
+        size = self.core.state_size
+        return RNNStates(_lstm_states(state[:, :size]), _lstm_states(state[:, -size:]))
+
+    def _refuse_stateless_algorithm(self) -> NoReturn:
+        raise InputError(
+            f"policy = {type(self).__name__}: this policy has a memory, and the algorithm did not pass its state on "
+            "(stable_baselines3.PPO and A2C cannot). Use ntm_rl.MemoryPPO or sb3_contrib.RecurrentPPO."
+        )
+
+
+class CnnNtmPolicy(MlpNtmPolicy):
+    """`MlpNtmPolicy` for image observations, through SB3's Nature CNN (Mnih et al. 2015)."""
+
+    default_features_extractor = NatureCNN
+
+
+class MultiInputNtmPolicy(MlpNtmPolicy):
+    """`MlpNtmPolicy` for Dict observations: images through a Nature CNN, everything else flattened."""
+
+    default_features_extractor = CombinedExtractor
+
+
+POLICIES: dict[str, type[MlpNtmPolicy]] = {
+    policy.__name__: policy for policy in (MlpNtmPolicy, CnnNtmPolicy, MultiInputNtmPolicy)
+}
+# So that RecurrentPPO("MlpNtmPolicy", env) finds them; MemoryPPO inherits the table.
+RecurrentPPO.policy_aliases.update(POLICIES)
+
+
+def _lstm_states(state: Tensor) -> LstmStates:
+    hidden = state.unsqueeze(0)
+    return hidden, torch.zeros_like(hidden)
+
+
+def _map(obs: PyTorchObs, function: Any) -> PyTorchObs:
+    return {key: function(value) for key, value in obs.items()} if isinstance(obs, dict) else function(obs)
+
+
+def _time_major(block: Tensor, batch: int) -> Tensor:
+    """`[B * T, ...]` -> `[T * B, ...]`."""
+    return block.reshape(batch, -1, *block.shape[1:]).transpose(0, 1).flatten(0, 1)
+
+
+def _batch_major(block: Tensor, batch: int) -> Tensor:
+    """`[T * B, ...]` -> `[B * T, ...]`."""
+    return block.reshape(-1, batch, *block.shape[1:]).transpose(0, 1).flatten(0, 1)

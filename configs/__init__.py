@@ -1,0 +1,1 @@
+"""The packaged experiment configurations, one YAML file each."""

@@ -1,0 +1,50 @@
+"""Neural Turing Machine policies for Stable-Baselines3 and Gymnasium.
+
+`import ntm_rl` registers the package's Gymnasium ids and loads nothing heavy; the public names load on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ntm_rl.agents import CnnNtmPolicy, MemoryPPO, MlpNtmPolicy, MultiInputNtmPolicy
+    from ntm_rl.core import MemoryCore, core_names, make_core, register_core
+    from ntm_rl.errors import InputError
+    from ntm_rl.ntm import Ntm
+    from ntm_rl.recurrent import Gru, Lstm
+
+_HOME = {
+    "CnnNtmPolicy": "ntm_rl.agents",
+    "MemoryPPO": "ntm_rl.agents",
+    "MlpNtmPolicy": "ntm_rl.agents",
+    "MultiInputNtmPolicy": "ntm_rl.agents",
+    "MemoryCore": "ntm_rl.core",
+    "core_names": "ntm_rl.core",
+    "make_core": "ntm_rl.core",
+    "register_core": "ntm_rl.core",
+    "InputError": "ntm_rl.errors",
+    "Ntm": "ntm_rl.ntm",
+    "Gru": "ntm_rl.recurrent",
+    "Lstm": "ntm_rl.recurrent",
+}
+
+__all__ = [
+    "CnnNtmPolicy",
+    "Gru",
+    "InputError",
+    "Lstm",
+    "MemoryCore",
+    "MemoryPPO",
+    "MlpNtmPolicy",
+    "MultiInputNtmPolicy",
+    "Ntm",
+    "core_names",
+    "make_core",
+    "register_core",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ntm_rl' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,130 @@
+"""The interface of every memory core, and the registry of cores by name."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from ntm_rl.errors import InputError, did_you_mean
+
+
+class MemoryCore(nn.Module, ABC):
+    """A recurrent network whose whole memory travels as one flat tensor.
+
+    One tensor to store, reset, save or hand to another library is what makes cores interchangeable: nothing outside
+    a core's own file knows what is in its state. Element 0 of the state is the *alive* flag, 1 after any step, so an
+    all-zero state (what sb3-contrib's zeroing and `predict(state=None)` produce) means "the initial state", learned
+    or not.
+
+    Attributes:
+        input_size: I, features a step.
+        output_size: O, features a step.
+        state_size: S, elements of the flat state of one sequence.
+    """
+
+    input_size: int
+    output_size: int
+    state_size: int
+
+    @abstractmethod
+    def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Runs the core over a sequence; T calls of one step give the same as one call of T steps.
+
+        Args:
+            inputs: `[T, B, I]`.
+            state: `[B, S]`, from `initial_state` or an earlier call.
+            resets: `[T, B]` bool. `resets[t, b]` says that step t begins a new episode: the state is set to the
+                initial state before the step.
+
+        Returns:
+            Outputs `[T, B, O]` and the state `[B, S]` after the last step.
+        """
+
+    @abstractmethod
+    def unpack(self, state: Tensor) -> NamedTuple:
+        """Returns the named parts of a flat state `[B, S]`, for inspection."""
+
+    @final
+    def initial_state(self, batch: int) -> Tensor:
+        """Returns the state `[batch, S]` in which an episode begins.
+
+        It is all zeros: `forward` puts the (possibly learned) initial contents in its place, so their gradient
+        survives a rollout buffer in between.
+        """
+        parameter = next(self.parameters())
+        return torch.zeros(batch, self.state_size, dtype=parameter.dtype, device=parameter.device)
+
+
+_CORES: dict[str, type[MemoryCore]] = {}
+_BUILT_IN_MODULES = ("ntm_rl.ntm", "ntm_rl.recurrent")
+
+
+def register_core(name: str) -> Callable[[type[MemoryCore]], type[MemoryCore]]:
+    """Class decorator: makes a core available by `name` to policies, configs and the command line.
+
+    The constructor takes `input_size` and keyword arguments annotated `Annotated[type, "one sentence"]`.
+    """
+
+    def register(core: type[MemoryCore]) -> type[MemoryCore]:
+        _CORES[name] = core
+        return core
+
+    return register
+
+
+def core_names() -> tuple[str, ...]:
+    """Returns the names of all registered cores, in the order of registration."""
+    for module in _BUILT_IN_MODULES:
+        import_module(module)
+    return tuple(_CORES)
+
+
+def core_class(name: str) -> type[MemoryCore]:
+    """Returns the core registered as `name`.
+
+    Raises:
+        InputError: there is no such core.
+    """
+    names = core_names()
+    if name not in names:
+        raise InputError(f"core = {name!r}: unknown core; valid are {', '.join(names)}.{did_you_mean(name, names)}")
+    return _CORES[name]
+
+
+def make_core(name: str, input_size: int, **kwargs: Any) -> MemoryCore:
+    """Builds the core registered as `name`.
+
+    Raises:
+        InputError: unknown core, unknown keyword, or a value out of range.
+    """
+    core = core_class(name)
+    valid = core_options(name)
+    for key in kwargs:
+        if key not in valid:
+            raise InputError(
+                f"{key}: core {name!r} has no such option; it has {', '.join(valid)}.{did_you_mean(key, valid)}"
+            )
+    return core(input_size, **kwargs)
+
+
+def core_options(name: str) -> tuple[str, ...]:
+    """Returns the keyword arguments that the core registered as `name` takes."""
+    annotations = core_class(name).__init__.__annotations__
+    return tuple(key for key in annotations if key not in ("input_size", "return"))
+
+
+def require_at_least(minimum: float, **values: float) -> None:
+    """Raises an `InputError` for the first of `values` that is below `minimum`."""
+    for key, value in values.items():
+        if not value >= minimum:
+            raise InputError(f"{key} = {value}: must be at least {minimum}")
+
+
+def require_one_of(valid: tuple[str, ...], **values: str) -> None:
+    """Raises an `InputError` for the first of `values` that is not in `valid`."""
+    for key, value in values.items():
+        if value not in valid:
+            raise InputError(f"{key} = {value!r}: must be one of {', '.join(valid)}.{did_you_mean(str(value), valid)}")

@@ -1,0 +1,17 @@
+"""The error for a user's mistakes, and the suggestion of the nearest valid name."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: names the key, the value and what would be valid.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """Returns `" Did you mean X?"` for the valid name nearest to `name`, or an empty string."""
+    nearest = get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f" Did you mean {nearest[0]}?" if nearest else ""

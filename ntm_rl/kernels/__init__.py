@@ -1,0 +1,1 @@
+"""Fused sequence kernels; each has an eager reference that is its specification."""

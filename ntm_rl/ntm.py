@@ -1,0 +1,294 @@
+"""The Neural Turing Machine core: Graves, Wayne and Danihelka (2014), arXiv:1410.5401."""
+
+import math
+from typing import Annotated, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ntm_rl import addressing
+from ntm_rl.core import MemoryCore, register_core, require_at_least, require_one_of
+from ntm_rl.errors import InputError
+
+Controller = Literal["lstm", "gru", "feedforward"]
+MemoryInit = Literal["constant", "learned", "random"]
+Init = Literal["plain", "tape"]
+
+GATES = {"lstm": 4, "gru": 3, "feedforward": 1}  # rows of hidden_size in the controller's weights
+BLANK = 1e-6  # contents of a constant initial memory (Collier and Beel 2018, section 3.1)
+TAPE_STAY_ON_LOCATION, TAPE_MOVE_ON, TAPE_SHARP, TAPE_SOFT = -4.0, 4.0, 2.0, -2.0
+TAPE_WEIGHT_SCALE = 0.1
+
+
+class NtmState(NamedTuple):
+    """Parts of an NTM's state; read heads come before write heads.
+
+    Attributes:
+        memory: `[B, N, M]`.
+        weightings: `[B, K, N]`.
+        reads: read vectors `[B, R, M]`.
+        hidden: controller output `[B, H]`.
+        cell: `[B, H]` of the LSTM controller, `[B, 0]` otherwise.
+    """
+
+    memory: Tensor
+    weightings: Tensor
+    reads: Tensor
+    hidden: Tensor
+    cell: Tensor
+
+
+class HeadParameters(NamedTuple):
+    """What the controller says to the heads in one step, each within its valid range (section 3.3).
+
+    Attributes:
+        keys: `[B, K, M]`.
+        strengths: beta, `[B, K]`, positive.
+        gates: g, `[B, K]` in (0, 1).
+        shifts: s, `[B, K, S]` on the simplex.
+        exponents: gamma, `[B, K]`, at least 1.
+        erases: `[B, W, M]` in (0, 1).
+        adds: `[B, W, M]`.
+    """
+
+    keys: Tensor
+    strengths: Tensor
+    gates: Tensor
+    shifts: Tensor
+    exponents: Tensor
+    erases: Tensor
+    adds: Tensor
+
+
+@register_core("ntm")
+class Ntm(MemoryCore):
+    """Neural Turing Machine: a controller with read and write heads on an `[N, M]` memory.
+
+    One step: the controller sees the input and the last read vectors; one linear layer turns its output into the
+    parameters of all heads; every head addresses the memory as the last step left it; the write heads write; the read
+    heads read what is there then. The output is the controller's hidden state beside the new read vectors
+    `[H + R * M]`: any linear layer on it is the paper's output layer.
+
+    Everything runs in the parameters' precision, also under autocast: a weighting has no bits to spare.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        slots: Annotated[int, "Memory slots N."] = 32,
+        width: Annotated[int, "Width M of a slot."] = 16,
+        read_heads: Annotated[int, "Read heads R."] = 1,
+        write_heads: Annotated[int, "Write heads W."] = 1,
+        controller: Annotated[Controller, "Kind of the controller."] = "lstm",
+        hidden_size: Annotated[int, "Units H of the controller."] = 128,
+        shift_range: Annotated[int, "Largest circular shift k of a head in one step; heads shift by -k to k."] = 1,
+        memory_init: Annotated[
+            MemoryInit, "Contents of the first memory: 1e-6 everywhere, a parameter, or random and fixed."
+        ] = "constant",
+        learned_start: Annotated[bool, "Learn the first weightings and read vectors."] = False,
+        init: Annotated[
+            Init, "Initial biases: plain, or tape (heads step on by one slot and the first read weighting is learned)."
+        ] = "plain",
+        clip: Annotated[float, "Range to which the controller's output to the heads is clipped."] = 20.0,
+    ):
+        super().__init__()
+        require_at_least(
+            1,
+            input_size=input_size,
+            width=width,
+            read_heads=read_heads,
+            write_heads=write_heads,
+            hidden_size=hidden_size,
+        )
+        require_at_least(1 if init == "tape" else 0, shift_range=shift_range)
+        require_at_least(2 * shift_range + 1, slots=slots)
+        require_one_of(get_args(Controller), controller=controller)
+        require_one_of(get_args(MemoryInit), memory_init=memory_init)
+        require_one_of(get_args(Init), init=init)
+        if not clip > 0:
+            raise InputError(f"clip = {clip}: must be above 0")
+        self.input_size, self.hidden_size, self.slots, self.width = input_size, hidden_size, slots, width
+        self.read_heads, self.write_heads, self.heads = read_heads, write_heads, read_heads + write_heads
+        self.controller, self.shifts, self.clip = controller, 2 * shift_range + 1, clip
+
+        cell_size = hidden_size if controller == "lstm" else 0
+        self._part_sizes = (1, slots * width, self.heads * slots, read_heads * width, hidden_size, cell_size)
+        self.state_size = sum(self._part_sizes)
+        self.output_size = hidden_size + read_heads * width
+        # Of each group of head parameters the number, in the order of HeadParameters.
+        self._head_sizes = (
+            *(self.heads * size for size in (width, 1, 1, self.shifts, 1)),
+            *(write_heads * width for _ in ("erases", "adds")),
+        )
+        self._build_controller()
+        self.head_layer = nn.Linear(hidden_size, sum(self._head_sizes))
+        self._build_start(memory_init, learned_start, init)
+        if init == "tape":
+            self._bias_heads_to_a_tape()
+
+    def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `MemoryCore.forward`."""
+        dtype = self.head_layer.weight.dtype
+        with torch.autocast(inputs.device.type, enabled=False):
+            return self._unroll(inputs.to(dtype), state.to(dtype), resets)
+
+    def unpack(self, state: Tensor) -> NtmState:
+        """Returns the parts of a flat state `[B, S]`; of a state before its first step, the initial ones."""
+        return self._split(torch.where(state[:, :1] == 0, self._start(), state))
+
+    def _unroll(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        start = self._start()
+        fresh = state[:, :1] == 0
+        if resets is not None:
+            fresh = fresh | resets[0].unsqueeze(1)
+        parts = self._split(torch.where(fresh, start, state))
+        start_parts = self._split(start)
+        projected = F.linear(inputs, self.weight_input, self.bias)  # [T, B, G], one product for all steps
+        outputs = []
+        for step, from_input in enumerate(projected):
+            if resets is not None and step > 0 and _may_reset(resets[step]):
+                parts = _where(resets[step], start_parts, parts)
+            parts = self._step(from_input, parts)
+            outputs.append(torch.cat([parts.hidden, parts.reads.flatten(1)], dim=1))
+        return torch.stack(outputs), self._join(parts)
+
+    def _step(self, from_input: Tensor, last: NtmState) -> NtmState:
+        hidden, cell = self._control(from_input, last)
+        heads = self._head_parameters(hidden)
+        content = addressing.content_weighting(last.memory, heads.keys, heads.strengths)
+        gated = addressing.interpolate(content, last.weightings, heads.gates)
+        weightings = addressing.sharpen(addressing.shift(gated, heads.shifts), heads.exponents)
+        memory = addressing.write(last.memory, weightings[:, self.read_heads :], heads.erases, heads.adds)
+        reads = addressing.read(memory, weightings[:, : self.read_heads])
+        return NtmState(memory, weightings, reads, hidden, cell)
+
+    def _control(self, from_input: Tensor, last: NtmState) -> tuple[Tensor, Tensor]:
+        gates = torch.addmm(from_input, last.reads.flatten(1), self.weight_read.t())
+        if self.controller == "feedforward":
+            return torch.tanh(gates), last.cell
+        if self.controller == "lstm":
+            gates = torch.addmm(gates, last.hidden, self.weight_hidden.t())
+            input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=1)
+            cell = torch.sigmoid(forget_gate) * last.cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
+            return torch.sigmoid(output_gate) * torch.tanh(cell), cell
+        from_hidden = F.linear(last.hidden, self.weight_hidden)
+        reset_gate, update_gate = torch.sigmoid(
+            gates[:, : -self.hidden_size] + from_hidden[:, : -self.hidden_size]
+        ).chunk(2, 1)
+        recurrent = from_hidden[:, -self.hidden_size :] + self.bias_candidate
+        candidate = torch.tanh(gates[:, -self.hidden_size :] + reset_gate * recurrent)
+        return torch.lerp(candidate, last.hidden, update_gate), last.cell
+
+    def _head_parameters(self, hidden: Tensor) -> HeadParameters:
+        raw = self.head_layer(hidden).clamp(-self.clip, self.clip).split(self._head_sizes, dim=1)
+        keys, strengths, gates, shifts, exponents, erases, adds = raw
+        return HeadParameters(
+            keys=keys.unflatten(1, (self.heads, self.width)),
+            strengths=F.softplus(strengths),
+            gates=torch.sigmoid(gates),
+            shifts=torch.softmax(shifts.unflatten(1, (self.heads, self.shifts)), dim=-1),
+            exponents=1 + F.softplus(exponents),
+            erases=torch.sigmoid(erases).unflatten(1, (self.write_heads, self.width)),
+            adds=adds.unflatten(1, (self.write_heads, self.width)),
+        )
+
+    def _split(self, state: Tensor) -> NtmState:
+        _, memory, weightings, reads, hidden, cell = state.split(self._part_sizes, dim=1)
+        return NtmState(
+            memory.unflatten(1, (self.slots, self.width)),
+            weightings.unflatten(1, (self.heads, self.slots)),
+            reads.unflatten(1, (self.read_heads, self.width)),
+            hidden,
+            cell,
+        )
+
+    def _join(self, parts: NtmState) -> Tensor:
+        alive = parts.hidden.new_ones(len(parts.hidden), 1)
+        return torch.cat([alive, *(part.flatten(1) for part in parts)], dim=1)
+
+    def _start(self) -> Tensor:
+        """Returns the state in which an episode begins, `[1, S]`, differentiable where it is learned."""
+        read_weightings = self._first_weightings(self.start_read_logits, self.read_heads)
+        write_weightings = self._first_weightings(self.start_write_logits, self.write_heads)
+        weightings = torch.cat([read_weightings, write_weightings]).unsqueeze(0)
+        controller = weightings.new_zeros(1, self._part_sizes[-2] + self._part_sizes[-1])
+        hidden, cell = controller.split(self._part_sizes[-2:], dim=1)
+        return self._join(
+            NtmState(self.start_memory.unsqueeze(0), weightings, self.start_reads.unsqueeze(0), hidden, cell)
+        )
+
+    def _first_weightings(self, logits: Tensor | None, heads: int) -> Tensor:
+        if logits is not None:
+            return torch.softmax(logits, dim=-1)
+        weighting = self.start_memory.new_zeros(heads, self.slots)
+        weighting[:, 0] = 1  # not uniform: over identical slots a uniform weighting could never become anything else
+        return weighting
+
+    def _build_controller(self) -> None:
+        """Makes the controller's weights; gates in torch's order (i, f, g, o; r, z, n)."""
+        rows = GATES[self.controller] * self.hidden_size
+        bound = 1 / math.sqrt(self.hidden_size)
+
+        def uniform(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
+
+        self.weight_input = uniform(rows, self.input_size)
+        self.weight_read = uniform(rows, self.read_heads * self.width)
+        self.bias = uniform(rows)
+        if self.controller != "feedforward":
+            self.weight_hidden = uniform(rows, self.hidden_size)
+        if self.controller == "gru":
+            self.bias_candidate = uniform(self.hidden_size)
+
+    def _build_start(self, memory_init: MemoryInit, learned_start: bool, init: Init) -> None:
+        self.start_memory: Tensor
+        self.start_reads: Tensor
+        if memory_init == "learned":
+            self.start_memory = nn.Parameter(0.05 * torch.randn(self.slots, self.width))
+        else:
+            bound = 1 / math.sqrt(self.slots + self.width)
+            random = torch.empty(self.slots, self.width).uniform_(-bound, bound)
+            contents = random if memory_init == "random" else torch.full_like(random, BLANK)
+            self.register_buffer("start_memory", contents)
+        reads = torch.zeros(self.read_heads, self.width)
+        if learned_start:
+            self.start_reads = nn.Parameter(reads)
+        else:
+            self.register_buffer("start_reads", reads)
+
+        def logits(heads: int, spread: float) -> nn.Parameter:
+            return nn.Parameter(spread * torch.randn(heads, self.slots))
+
+        tape = init == "tape"
+        learn_read = learned_start or tape
+        self.start_read_logits = logits(self.read_heads, 0.1 if tape else 1.0) if learn_read else None
+        self.start_write_logits = logits(self.write_heads, 1.0) if learned_start and not tape else None
+
+    @torch.no_grad()
+    def _bias_heads_to_a_tape(self) -> None:
+        """Biases the heads to step on by one slot, sharp write heads, soft read heads."""
+        weight = self.head_layer.weight.split(self._head_sizes)
+        bias = self.head_layer.bias.split(self._head_sizes)
+        gates, shifts, exponents = 2, 3, 4  # positions in HeadParameters
+        for group in (gates, shifts, exponents):
+            weight[group].mul_(TAPE_WEIGHT_SCALE)
+        bias[gates].fill_(TAPE_STAY_ON_LOCATION)
+        by_head = bias[shifts].view(self.heads, self.shifts)
+        by_head.zero_()
+        by_head[:, self.shifts // 2 + 1] = TAPE_MOVE_ON
+        bias[exponents][: self.read_heads] = TAPE_SOFT
+        bias[exponents][self.read_heads :] = TAPE_SHARP
+
+
+def _may_reset(resets: Tensor) -> bool:
+    """Whether a step's `resets` `[B]` must be looked at; on other devices looking is what would be slow."""
+    return resets.device.type != "cpu" or bool(resets.any())
+
+
+def _where(condition: Tensor, chosen: NtmState, otherwise: NtmState) -> NtmState:
+    def choose(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(condition.view(-1, *[1] * (old.dim() - 1)), new, old)
+
+    return NtmState(*map(choose, chosen, otherwise))
