@@ -20,6 +20,7 @@ from stable_baselines3.common.torch_layers import (
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
+from ntm_rl.agents import categorical
 from ntm_rl.core import MemoryCore, make_core, require_one_of
 from ntm_rl.errors import InputError
 
@@ -124,10 +125,14 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
             Actions `[B, ...]`, values `[B]`, log probabilities `[B]` and the new states.
         """
         latent_pi, latent_vf, state = self._latents(obs, state, resets.unsqueeze(0))
-        distribution = self._get_action_dist_from_latent(latent_pi)
-        actions = distribution.get_actions(deterministic=deterministic)
-        log_prob = distribution.log_prob(actions)
-        return actions.reshape(-1, *self._action_shape), self.value_net(latent_vf).flatten(), log_prob, state
+        if isinstance(self.action_space, spaces.Discrete):
+            actions, log_prob = categorical.sample(self.action_net(latent_pi), deterministic)
+        else:
+            distribution = self._get_action_dist_from_latent(latent_pi)
+            actions = distribution.get_actions(deterministic=deterministic)
+            log_prob = distribution.log_prob(actions)
+            actions = actions.reshape(-1, *self._action_shape)
+        return actions, self.value_net(latent_vf).flatten(), log_prob, state
 
     def evaluate_sequences(
         self, obs: PyTorchObs, actions: Tensor, state: Tensor, resets: Tensor
@@ -143,9 +148,14 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         Returns:
             Values, log probabilities and entropies, each `[T * B]`; entropy is None where it has no closed form.
         """
-        latent_pi, latent_vf, _ = self._latents(obs, state, resets)
+        latent_pi, latent_vf = self._latents_alone(obs, state, resets)
+        values: Tensor = self.value_net(latent_vf)
+        if isinstance(self.action_space, spaces.Discrete):
+            return values.flatten(), *categorical.evaluate(self.action_net(latent_pi), actions)
         distribution = self._get_action_dist_from_latent(latent_pi)
-        return self.value_net(latent_vf).flatten(), distribution.log_prob(actions), distribution.entropy()
+        if isinstance(self.action_space, spaces.MultiBinary):
+            actions = actions.float()  # rollouts keep the space's int8, of which a Bernoulli knows no log probability
+        return values.flatten(), distribution.log_prob(actions), distribution.entropy()
 
     def values(self, obs: PyTorchObs, state: Tensor, resets: Tensor) -> Tensor:
         """Returns the values `[B]` of observations `[B, ...]` seen in the memory states `[B, state_size]`."""
@@ -161,21 +171,39 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
 
     def _latents(self, obs: PyTorchObs, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Runs features, core(s) and networks over `[T * B, ...]` observations with `[T, B]` resets."""
-        steps, batch = resets.shape
-        features = self._features(obs, self.pi_features_extractor).view(steps, batch, -1)
+        features = self._core_inputs(obs, resets)
         if self.critic_core is None:
-            output, state = self.core(features, state, resets)
-            output = output.flatten(0, 1)
-            for_critic = output.detach() if self.critic_kind == "detached" else output
-        else:
-            states = state.chunk(2, dim=1)
-            for_actor, actor_state = self.core(features, states[0], resets)
-            if not self.share_features_extractor:
-                features = self._features(obs, self.vf_features_extractor).view(steps, batch, -1)
-            for_critic, critic_state = self.critic_core(features, states[1], resets)
-            state = torch.cat([actor_state, critic_state], dim=1)
-            output, for_critic = for_actor.flatten(0, 1), for_critic.flatten(0, 1)
-        return self.mlp_extractor.forward_actor(output), self.mlp_extractor.forward_critic(for_critic), state
+            output, state = self.core(features[0], state, resets)
+            return *self._heads(output, output), state
+        states = state.chunk(2, dim=1)
+        for_actor, actor_state = self.core(features[0], states[0], resets)
+        for_critic, critic_state = self.critic_core(features[1], states[1], resets)
+        return *self._heads(for_actor, for_critic), torch.cat([actor_state, critic_state], dim=1)
+
+    def _latents_alone(self, obs: PyTorchObs, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_latents` where nobody asks for the state after the last step, which some cores can leave out."""
+        features = self._core_inputs(obs, resets)
+        if self.critic_core is None:
+            output = self.core.outputs(features[0], state, resets)
+            return self._heads(output, output)
+        states = state.chunk(2, dim=1)
+        return self._heads(
+            self.core.outputs(features[0], states[0], resets), self.critic_core.outputs(features[1], states[1], resets)
+        )
+
+    def _core_inputs(self, obs: PyTorchObs, resets: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the features `[T, B, F]` for the actor's and for the critic's core."""
+        features = self._features(obs, self.pi_features_extractor).view(*resets.shape, -1)
+        if self.share_features_extractor:
+            return features, features
+        return features, self._features(obs, self.vf_features_extractor).view(*resets.shape, -1)
+
+    def _heads(self, for_actor: Tensor, for_critic: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs the networks behind the cores' outputs `[T, B, O]`; returns two blocks `[T * B, ...]`."""
+        if self.critic_kind == "detached":
+            for_critic = for_critic.detach()
+        latent_pi = self.mlp_extractor.forward_actor(for_actor.flatten(0, 1))
+        return latent_pi, self.mlp_extractor.forward_critic(for_critic.flatten(0, 1))
 
     def _features(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> Tensor:
         return super(ActorCriticPolicy, self).extract_features(obs, extractor)

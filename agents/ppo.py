@@ -47,7 +47,7 @@ class MemoryPPO(RecurrentPPO):
         learning_rate: float | Schedule = 3e-4,
         n_steps: int = 128,
         sequence_length: int | None = None,
-        batch_size: int = 256,
+        batch_size: int = 128,
         n_epochs: int = 4,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,

@@ -43,6 +43,10 @@ class MemoryCore(nn.Module, ABC):
             Outputs `[T, B, O]` and the state `[B, S]` after the last step.
         """
 
+    def outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> Tensor:
+        """Returns the outputs of `forward` alone; a core may be quicker when nobody asks for the state after."""
+        return self.forward(inputs, state, resets)[0]
+
     @abstractmethod
     def unpack(self, state: Tensor) -> NamedTuple:
         """Returns the named parts of a flat state `[B, S]`, for inspection."""

@@ -1,10 +1,10 @@
 """LSTM and GRU cores on torch's fused modules: the baselines of every comparison."""
 
+import itertools
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from ntm_rl.core import MemoryCore, register_core, require_at_least
 
@@ -20,7 +20,8 @@ class _TorchRecurrentCore(MemoryCore):
     """What the two cores share: a torch module run over whole sequences, resets included.
 
     Where no reset falls the sequence is one call. Otherwise it is cut at the resets into pieces that do not know of
-    each other, and all pieces run side by side as one packed sequence: still one call, still no loop over steps.
+    each other, and all pieces run side by side as one padded block: still no loop over steps. (torch's own packed
+    sequences would save the padding but take four times as long on a CPU.)
     """
 
     parts: int  # state tensors of the torch module: 2 for the LSTM, 1 for the GRU
@@ -35,31 +36,48 @@ class _TorchRecurrentCore(MemoryCore):
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `MemoryCore.forward`."""
-        if resets is not None:
-            state = state.masked_fill(resets[0].unsqueeze(-1), 0)
-        dtype = next(self.parameters()).dtype
-        with torch.autocast(inputs.device.type, enabled=False):
-            inputs, state = inputs.to(dtype), state.to(dtype)
-            if resets is not None and len(inputs) > 1 and bool(resets[1:].any()):
-                return self._run_pieces(inputs, state, resets)
-            outputs, after = self.network(inputs, self._split(state))
-            return outputs, self._join(after)
+        outputs, after = self._run(inputs, state, resets, wants_state=True)
+        assert after is not None
+        return outputs, after
+
+    def outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> Tensor:
+        """See `MemoryCore.outputs`."""
+        return self._run(inputs, state, resets, wants_state=False)[0]
 
     def unpack(self, state: Tensor) -> RecurrentState:
         """Returns the hidden (and cell) state of a flat state `[B, S]`."""
         parts = state[:, 1:].unflatten(1, (self.parts, self.layers, self.output_size))
         return RecurrentState(parts[:, 0], parts[:, 1] if self.parts == 2 else None)
 
-    def _run_pieces(self, inputs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
-        steps, batch, _ = inputs.shape
-        pieces = _Pieces(resets)
-        piece_states = torch.zeros(len(pieces.lengths), self.state_size, dtype=state.dtype, device=state.device)
-        piece_states[pieces.first_of_sequence] = state
-        packed = PackedSequence(inputs.flatten(0, 1)[pieces.order], pieces.batch_sizes)
-        outputs, after = self.network(packed, self._split(piece_states))
-        restored = torch.empty(steps * batch, self.output_size, dtype=outputs.data.dtype, device=inputs.device)
-        restored[pieces.order] = outputs.data
-        return restored.unflatten(0, (steps, batch)), self._join(after)[pieces.last_of_sequence]
+    def _run(
+        self, inputs: Tensor, state: Tensor, resets: Tensor | None, wants_state: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        if resets is not None:
+            state = state.masked_fill(resets[0].unsqueeze(-1), 0)
+        dtype = next(self.parameters()).dtype
+        with torch.autocast(inputs.device.type, enabled=False):
+            inputs, state = inputs.to(dtype), state.to(dtype)
+            if resets is not None and len(inputs) > 1 and bool(resets[1:].any()):
+                return self._run_pieces(inputs, state, resets, wants_state)
+            outputs, after = self.network(inputs, self._split(state))
+            return outputs, self._join(after)
+
+    def _run_pieces(
+        self, inputs: Tensor, state: Tensor, resets: Tensor, wants_state: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        pieces = _Pieces(resets, wants_state)
+        flat = inputs.flatten(0, 1)
+        begin = state.new_zeros(len(pieces.lengths), self.state_size)
+        begin[pieces.first_of_sequence] = state
+        running, blocks, ended = self._split(begin), [], []
+        for band in pieces.bands:
+            running = _narrow(running, band.width)
+            output, running = self.network(flat[band.source], running)
+            blocks.append(output.flatten(0, 1))
+            if wants_state and len(band.ending):
+                ended.append(self._join(running)[pieces.last_of_sequence[band.ending]])
+        outputs = torch.cat(blocks)[pieces.position].unflatten(0, resets.shape)
+        return outputs, torch.cat(ended)[pieces.order_of_ends] if wants_state else None
 
     def _split(self, state: Tensor) -> Any:
         parts = state[:, 1:].unflatten(1, (self.parts, self.layers, self.output_size)).permute(1, 2, 0, 3)
@@ -71,40 +89,78 @@ class _TorchRecurrentCore(MemoryCore):
         return torch.cat([flat.new_ones(len(flat), 1), flat], dim=1)
 
 
+def _narrow(states: Any, width: int) -> Any:
+    if isinstance(states, tuple):
+        return tuple(part[:, :width].contiguous() for part in states)
+    return states[:, :width].contiguous()
+
+
+class _Band(NamedTuple):
+    """Some rows of the block of pieces: step numbers counted from each piece's own beginning.
+
+    Attributes:
+        source: index in the flattened `[T * B]` sequences, `[rows, width]`; past a piece's end whatever follows it.
+        width: pieces that are run in these rows; those that are done are left out.
+        ending: sequences whose last piece ends with the last row.
+    """
+
+    source: Tensor
+    width: int
+    ending: Tensor
+
+
 class _Pieces:
-    """Where the pieces of `[T, B]` sequences lie that begin at t = 0 or at a reset, longest first.
+    """Where the pieces of `[T, B]` sequences lie that begin at t = 0 or at a reset; the longest come first.
 
     Attributes:
         lengths: steps of each piece.
-        order: for each element of the packed data its index in the flattened `[T * B]` block.
-        batch_sizes: pieces still running at each packed step, on the CPU as torch wants it.
         first_of_sequence: for each of the B sequences the piece that begins at t = 0.
         last_of_sequence: for each of the B sequences the piece that ends at t = T - 1.
+        bands: rows that are run in one call. A new band begins when half of the pieces are done, which bounds the
+            padding, and after each end of a sequence if `at_ends`, where a state has to be taken out.
+        position: for each of the `[T * B]` steps the index in the outputs of all bands, flattened and joined.
+        order_of_ends: for each of the B sequences its place among the bands' `ending`.
     """
 
-    def __init__(self, resets: Tensor):
+    def __init__(self, resets: Tensor, at_ends: bool):
         steps, batch = resets.shape
-        device = resets.device
         begins = resets.clone()
         begins[0] = True
         sequence, start = begins.t().nonzero(as_tuple=True)  # sequence by sequence, in time order
-        is_last = torch.ones_like(sequence, dtype=torch.bool)
-        is_last[:-1] = sequence[1:] != sequence[:-1]
         end = torch.full_like(start, steps)
-        end[:-1] = torch.where(is_last[:-1], steps, start[1:])
-        lengths, rank = (end - start).sort(descending=True, stable=True)
-        sequence, start, is_last = sequence[rank], start[rank], is_last[rank]
-        piece = torch.arange(len(lengths), device=device)
+        end[:-1] = torch.where(sequence[1:] == sequence[:-1], start[1:], steps)
+        self.lengths, by_length = (end - start).sort(descending=True)
+        rank = by_length.argsort()
+        per_sequence = begins.sum(0)
+        last = per_sequence.cumsum(0) - 1
+        first = last - per_sequence + 1
+        self.first_of_sequence, self.last_of_sequence = rank[first], rank[last]
 
-        self.lengths = lengths
-        time = torch.arange(int(lengths[0]), device=device).unsqueeze(1)  # [longest, 1]
-        running = time < lengths  # [longest, pieces]
-        self.batch_sizes = running.sum(1).cpu()
-        self.order = ((start + time) * batch + sequence)[running]
-        self.first_of_sequence = torch.empty(batch, dtype=torch.long, device=device)
-        self.first_of_sequence[sequence[start == 0]] = piece[start == 0]
-        self.last_of_sequence = torch.empty(batch, dtype=torch.long, device=device)
-        self.last_of_sequence[sequence[is_last]] = piece[is_last]
+        sequence_ends = self.lengths[self.last_of_sequence]
+        time = torch.arange(steps, device=resets.device)
+        active = (self.lengths > time.unsqueeze(1)).sum(1).tolist()  # pieces not yet done, by row
+        rows = _band_rows(active, set(sequence_ends.tolist()) if at_ends else set())
+        source = (start[by_length] + time.unsqueeze(1)).clamp(max=steps - 1) * batch + sequence[by_length]
+        self.bands = [
+            _Band(source[top:bottom, : active[top]], active[top], (sequence_ends == bottom).nonzero().flatten())
+            for top, bottom in rows
+        ]
+        if at_ends:
+            self.order_of_ends = torch.cat([band.ending for band in self.bands]).argsort()
+        offsets = [0, *itertools.accumulate(active[top] for top, bottom in rows for _ in range(top, bottom))]
+        piece = first + begins.cumsum(0) - 1  # [T, B]
+        row = time.unsqueeze(1) - start[piece]
+        self.position = (torch.tensor(offsets, device=resets.device)[row] + rank[piece]).flatten()
+
+
+def _band_rows(active: list[int], ends: set[int]) -> list[tuple[int, int]]:
+    """Cuts the rows that have active pieces into bands `[top, bottom)`."""
+    longest = sum(count > 0 for count in active)
+    cuts = [0]
+    for row in range(1, longest):
+        if row in ends or 2 * active[row] <= active[cuts[-1]]:
+            cuts.append(row)
+    return list(itertools.pairwise([*cuts, longest]))
 
 
 @register_core("lstm")
