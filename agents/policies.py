@@ -25,6 +25,8 @@ from ntm_rl.core import MemoryCore, make_core, require_one_of
 from ntm_rl.errors import InputError
 
 Critic = Literal["shared", "detached", "separate"]
+# SB3's epsilon; one kernel for all parameters where torch's default would loop over them.
+FAST_ADAM = {"eps": 1e-5, "fused": True}
 LstmStates = tuple[Tensor, Tensor]
 
 
@@ -70,6 +72,8 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         critic: Critic = "shared",
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         share_features_extractor: bool = True,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         require_one_of(get_args(Critic), critic=critic)
@@ -90,6 +94,10 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
             net_arch=dict(pi=[64], vf=[64]) if net_arch is None else net_arch,
             features_extractor_class=features_extractor_class or self.default_features_extractor,
             share_features_extractor=share_features_extractor,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=FAST_ADAM
+            if optimizer_kwargs is None and optimizer_class is torch.optim.Adam
+            else optimizer_kwargs,
             **kwargs,
         )
         self.lstm_hidden_state_shape = (1, 1, self.core.state_size)

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from ntm_rl.core import MemoryCore, register_core, require_at_least
 
+# Below this width a step of the torch modules costs about the same however many sequences it advances.
+WORTH_CUTTING = 32
+
 
 class RecurrentState(NamedTuple):
     """Parts of an LSTM's or GRU's state: `hidden` and, for the LSTM, `cell`, both `[B, layers, H]`."""
@@ -59,8 +62,19 @@ class _TorchRecurrentCore(MemoryCore):
             inputs, state = inputs.to(dtype), state.to(dtype)
             if resets is not None and len(inputs) > 1 and bool(resets[1:].any()):
                 return self._run_pieces(inputs, state, resets, wants_state)
+            if len(inputs) == 1 and self.layers == 1 and not torch.is_grad_enabled():
+                return self._step(inputs[0], state)
             outputs, after = self.network(inputs, self._split(state))
             return outputs, self._join(after)
+
+    def _step(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step by torch's cell function, which spares a rollout the overhead of the sequence module."""
+        weights = self.network.all_weights[0]
+        if self.parts == 2:
+            hidden, cell = torch.lstm_cell(inputs, state[:, 1:].chunk(2, dim=1), *weights)
+            return hidden.unsqueeze(0), torch.cat([torch.ones_like(state[:, :1]), hidden, cell], dim=1)
+        hidden = torch.gru_cell(inputs, state[:, 1:], *weights)
+        return hidden.unsqueeze(0), torch.cat([torch.ones_like(state[:, :1]), hidden], dim=1)
 
     def _run_pieces(
         self, inputs: Tensor, state: Tensor, resets: Tensor, wants_state: bool
@@ -116,8 +130,9 @@ class _Pieces:
         lengths: steps of each piece.
         first_of_sequence: for each of the B sequences the piece that begins at t = 0.
         last_of_sequence: for each of the B sequences the piece that ends at t = T - 1.
-        bands: rows that are run in one call. A new band begins when half of the pieces are done, which bounds the
-            padding, and after each end of a sequence if `at_ends`, where a state has to be taken out.
+        bands: rows that are run in one call. A new band begins when half of the pieces are done, if they are
+            many, which bounds the padding, and after each end of a sequence if `at_ends`, where a
+            state has to be taken out.
         position: for each of the `[T * B]` steps the index in the outputs of all bands, flattened and joined.
         order_of_ends: for each of the B sequences its place among the bands' `ending`.
     """
@@ -158,7 +173,8 @@ def _band_rows(active: list[int], ends: set[int]) -> list[tuple[int, int]]:
     longest = sum(count > 0 for count in active)
     cuts = [0]
     for row in range(1, longest):
-        if row in ends or 2 * active[row] <= active[cuts[-1]]:
+        wide = active[cuts[-1]]
+        if row in ends or (wide > WORTH_CUTTING and 2 * active[row] <= wide):
             cuts.append(row)
     return list(itertools.pairwise([*cuts, longest]))
 
