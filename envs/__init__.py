@@ -1,4 +1,31 @@
 """Gymnasium environments and wrappers: NumPy only, apart from the one adapter to SB3's `VecEnv`."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 if __name__ != "ntm_rl.envs":
     raise ImportError(f"import this package as ntm_rl.envs, not as {__name__}")
+
+if TYPE_CHECKING:
+    from ntm_rl.envs.factory import EnvSettings, make_env
+    from ntm_rl.envs.masking import MaskVelocity
+    from ntm_rl.envs.previous_step import PreviousStep
+    from ntm_rl.envs.vector import VectorEnvAdapter, make_vec_env
+
+# The adapter loads SB3 and with it torch; the environments alone do not.
+_HOME = {
+    "EnvSettings": "ntm_rl.envs.factory",
+    "make_env": "ntm_rl.envs.factory",
+    "MaskVelocity": "ntm_rl.envs.masking",
+    "PreviousStep": "ntm_rl.envs.previous_step",
+    "VectorEnvAdapter": "ntm_rl.envs.vector",
+    "make_vec_env": "ntm_rl.envs.vector",
+}
+
+__all__ = ["EnvSettings", "MaskVelocity", "PreviousStep", "VectorEnvAdapter", "make_env", "make_vec_env"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ntm_rl.envs' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

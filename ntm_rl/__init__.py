@@ -48,3 +48,12 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'ntm_rl' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
+
+
+def _register_environments() -> None:
+    from ntm_rl.envs.registration import register_environments
+
+    register_environments()
+
+
+_register_environments()

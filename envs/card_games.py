@@ -1,0 +1,218 @@
+"""POPGym's card games, all copies of a game stepped at once.
+
+The games are those of `popgym` (Morad et al. 2023, arXiv:2303.01859) with its spaces, rewards and episode lengths. A
+shuffled deck decides a whole episode, so each game writes its script when the deck is shuffled: what is seen at every
+step and which action will be right. A step is then a look-up.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+RANKS, SUITS, COLORS, DECK = 13, 4, 2, 52
+NO_ANSWER = -1  # no action is right or wrong in this step
+
+
+def suits_of(cards: IntArray) -> IntArray:
+    """Returns the suits of card numbers."""
+    return cards % SUITS
+
+
+def ranks_of(cards: IntArray) -> IntArray:
+    """Returns the ranks of card numbers."""
+    return cards // SUITS % RANKS
+
+
+def colors_of(cards: IntArray) -> IntArray:
+    """Returns the colours of card numbers."""
+    return cards % COLORS
+
+
+class CardGame(VectorEnv[IntArray, IntArray, NDArray[Any]]):
+    """Copies of a card game whose episodes are written down when the deck is shuffled.
+
+    Finished copies restart within the step that ends them (`AutoresetMode.SAME_STEP`); the last observations are then
+    in `info["final_obs"]`.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        observation_space: spaces.Space[Any],
+        actions: int,
+        *,
+        steps: int,
+        reward: float,
+        cards: int,
+        decks: int = 1,
+    ):
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.num_envs = num_envs
+        self.single_observation_space = observation_space
+        self.single_action_space = spaces.Discrete(actions)
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._steps, self._reward, self._cards, self._decks = steps, reward, cards, decks
+        self._copies = np.arange(num_envs)
+        self._time = np.zeros(num_envs, dtype=np.int64)
+        self._seen = np.zeros((num_envs, steps + 1, *(observation_space.shape or ())), dtype=np.int64)
+        self._answers = np.zeros((num_envs, steps), dtype=np.int64)
+
+    @abstractmethod
+    def script(self, decks: list[IntArray]) -> tuple[IntArray, IntArray]:
+        """Writes episodes down.
+
+        Args:
+            decks: The shuffled decks, card numbers `[E, cards]` in the order in which they are dealt.
+
+        Returns:
+            Observations `[E, steps + 1, ...]` and the right actions `[E, steps]`, `NO_ANSWER` where there is none.
+        """
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[IntArray, dict[str, Any]]:
+        """Shuffles all decks."""
+        super().reset(seed=seed)
+        self._restart(self._copies)
+        return self._seen[:, 0].copy(), {}
+
+    def step(
+        self, actions: IntArray
+    ) -> tuple[IntArray, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Plays one step in every copy."""
+        answers = self._answers[self._copies, self._time]
+        rewards = np.where(actions == answers, self._reward, -self._reward)
+        rewards[answers == NO_ANSWER] = 0
+        self._time += 1
+        observations = self._seen[self._copies, self._time]
+        terminated = self._time == self._steps
+        info: dict[str, Any] = {}
+        if terminated.any():
+            info = {"final_obs": observations.copy(), "_final_obs": terminated}
+            finished = np.flatnonzero(terminated)
+            self._restart(finished)
+            observations[finished] = self._seen[finished, 0]
+        return observations, rewards, terminated, np.zeros(self.num_envs, dtype=np.bool_), info
+
+    def _restart(self, copies: IntArray) -> None:
+        sorted_decks = np.broadcast_to(np.arange(self._cards), (len(copies), self._cards))
+        decks = [self.np_random.permuted(sorted_decks, axis=1) for _ in range(self._decks)]
+        self._seen[copies], self._answers[copies] = self.script(decks)
+        self._time[copies] = 0
+
+
+class RepeatPrevious(CardGame):
+    """Say the suit of the card seen k cards ago, counting the one in view as the first."""
+
+    def __init__(self, num_envs: int, decks: int = 1, k: int = 4):
+        cards = decks * DECK
+        self.k = k
+        super().__init__(num_envs, spaces.Discrete(SUITS), SUITS, steps=cards - 1, reward=1 / (cards - k), cards=cards)
+
+    def script(self, decks: list[IntArray]) -> tuple[IntArray, IntArray]:
+        """See `CardGame.script`."""
+        suits = suits_of(decks[0])
+        answers = np.full((len(suits), self._steps), NO_ANSWER)
+        answers[:, self.k - 1 :] = suits[:, : self._steps - self.k + 1]
+        return suits, answers
+
+
+class RepeatFirst(CardGame):
+    """Say the suit of the first card at every step."""
+
+    def __init__(self, num_envs: int, decks: int = 1):
+        cards = decks * DECK
+        super().__init__(num_envs, spaces.Discrete(SUITS), SUITS, steps=cards - 1, reward=1 / (cards - 1), cards=cards)
+
+    def script(self, decks: list[IntArray]) -> tuple[IntArray, IntArray]:
+        """See `CardGame.script`."""
+        suits = suits_of(decks[0])
+        return suits, np.broadcast_to(suits[:, :1], (len(suits), self._steps))
+
+
+class CountRecall(CardGame):
+    """Say how often the queried kind of card has been dealt so far; observations are (dealt, queried)."""
+
+    def __init__(self, num_envs: int, decks: int = 1, kind: Callable[[IntArray], IntArray] = colors_of, kinds: int = 2):
+        cards = decks * DECK
+        self.kind, self.kinds = kind, kinds
+        super().__init__(
+            num_envs,
+            spaces.MultiDiscrete([kinds, kinds]),
+            cards // kinds + 1,
+            steps=cards - 1,
+            reward=1 / (cards - 1),
+            cards=cards,
+            decks=2,
+        )
+
+    def script(self, decks: list[IntArray]) -> tuple[IntArray, IntArray]:
+        """See `CardGame.script`."""
+        dealt, queried = (self.kind(deck) for deck in decks)
+        counts = (dealt[..., None] == np.arange(self.kinds)).cumsum(axis=1)  # [E, cards, kinds]
+        answers = np.take_along_axis(counts, queried[..., None], axis=2)[..., 0]
+        return np.stack([dealt, queried], axis=-1), answers[:, :-1]
+
+
+class Autoencode(CardGame):
+    """Watch all cards, then say their suits in reverse order; observations are (watching, suit)."""
+
+    def __init__(self, num_envs: int, decks: int = 1):
+        cards = decks * DECK
+        super().__init__(
+            num_envs, spaces.MultiDiscrete([2, SUITS]), SUITS, steps=2 * cards - 1, reward=1 / cards, cards=cards
+        )
+
+    def script(self, decks: list[IntArray]) -> tuple[IntArray, IntArray]:
+        """See `CardGame.script`."""
+        suits = suits_of(decks[0])
+        episodes, cards = suits.shape
+        seen = np.zeros((episodes, self._steps + 1, 2), dtype=np.int64)
+        seen[:, : cards - 1, 0] = 1  # the last card already comes with the sign to begin
+        seen[:, :cards, 1] = suits
+        answers = np.full((episodes, self._steps), NO_ANSWER)
+        answers[:, cards - 1 :] = suits[:, ::-1]
+        return seen, answers
+
+
+class HigherLower(CardGame):
+    """Guess whether the next card ranks higher (action 0) or lower (action 1); a tie counts nothing."""
+
+    def __init__(self, num_envs: int, decks: int = 1):
+        cards = decks * DECK
+        super().__init__(num_envs, spaces.Discrete(RANKS), 2, steps=cards - 1, reward=1 / cards, cards=cards)
+
+    def script(self, decks: list[IntArray]) -> tuple[IntArray, IntArray]:
+        """See `CardGame.script`."""
+        ranks = ranks_of(decks[0])
+        now, following = ranks[:, :-1], ranks[:, 1:]
+        return ranks, np.where(now == following, NO_ANSWER, (following < now).astype(np.int64))
+
+
+# POPGym's ids and what plays them here.
+CARD_GAMES: dict[str, Callable[[int], CardGame]] = {
+    "popgym-RepeatPreviousEasy-v0": partial(RepeatPrevious, decks=1, k=4),
+    "popgym-RepeatPreviousMedium-v0": partial(RepeatPrevious, decks=2, k=32),
+    "popgym-RepeatPreviousHard-v0": partial(RepeatPrevious, decks=3, k=64),
+    "popgym-RepeatFirstEasy-v0": partial(RepeatFirst, decks=1),
+    "popgym-RepeatFirstMedium-v0": partial(RepeatFirst, decks=8),
+    "popgym-RepeatFirstHard-v0": partial(RepeatFirst, decks=16),
+    "popgym-CountRecallEasy-v0": partial(CountRecall, decks=1, kind=colors_of, kinds=COLORS),
+    "popgym-CountRecallMedium-v0": partial(CountRecall, decks=2, kind=suits_of, kinds=SUITS),
+    "popgym-CountRecallHard-v0": partial(CountRecall, decks=4, kind=ranks_of, kinds=RANKS),
+    "popgym-AutoencodeEasy-v0": partial(Autoencode, decks=1),
+    "popgym-AutoencodeMedium-v0": partial(Autoencode, decks=2),
+    "popgym-AutoencodeHard-v0": partial(Autoencode, decks=3),
+    "popgym-HigherLowerEasy-v0": partial(HigherLower, decks=1),
+    "popgym-HigherLowerMedium-v0": partial(HigherLower, decks=2),
+    "popgym-HigherLowerHard-v0": partial(HigherLower, decks=3),
+}

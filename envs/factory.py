@@ -1,0 +1,123 @@
+"""Makes any Gymnasium environment by id, wrapped as the settings say."""
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Literal
+
+import gymnasium as gym
+from gymnasium import spaces
+
+from ntm_rl.envs.masking import MaskVelocity
+from ntm_rl.envs.observations import make_readable
+from ntm_rl.envs.previous_step import PreviousStep
+from ntm_rl.errors import InputError, did_you_mean
+
+Vectorization = Literal["auto", "native", "sync", "subprocess"]
+
+# Ids that begin so are registered by this package, which this extra installs.
+_FAMILIES = {
+    "popgym-": ("popgym", "popgym"),
+    "MiniGrid-": ("minigrid", "minigrid"),
+    "BabyAI-": ("minigrid", "minigrid"),
+    "ALE/": ("ale_py", None),
+}
+
+
+@dataclass(frozen=True)
+class EnvSettings:
+    """Which environment, and how an agent sees it.
+
+    Attributes:
+        id: Gymnasium id, `module:id` included.
+        kwargs: Passed to `gymnasium.make`.
+        mask_velocity: Hide the velocities of a classic control task.
+        previous_action: Let the previous action join the observation.
+        previous_reward: Let the previous reward join the observation.
+        max_episode_steps: Time limit in place of the environment's own.
+        vectorization: How copies are stepped: a native vector environment, one after another, in a process each, or
+            (auto) natively where that is possible and else one after another.
+        normalize_observation: Normalise observations by running statistics.
+        normalize_reward: Scale rewards by the running deviation of the discounted return.
+    """
+
+    id: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    mask_velocity: bool = False
+    previous_action: bool = False
+    previous_reward: bool = False
+    max_episode_steps: int | None = None
+    vectorization: Vectorization = "auto"
+    normalize_observation: bool = False
+    normalize_reward: bool = False
+
+
+def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[Any, Any]:
+    """Makes one environment that a policy can play.
+
+    Raises:
+        InputError: unknown id, missing package, wrong keyword arguments, or spaces that no policy can read.
+    """
+    import_family(settings.id)
+    try:
+        env = gym.make(
+            settings.id,
+            max_episode_steps=settings.max_episode_steps,
+            disable_env_checker=True,  # it costs a share of every step, and warns about others' environments
+            **({} if render_mode is None else {"render_mode": render_mode}),
+            **settings.kwargs,
+        )
+    except gym.error.UnregisteredEnv as error:
+        raise InputError(f"env.id = {settings.id!r}: {_unknown(settings.id, error)}") from error
+    except gym.error.DependencyNotInstalled as error:
+        raise InputError(f"env.id = {settings.id!r}: {error}") from error
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"env.id = {settings.id!r}: module {settings.id.partition(':')[0]!r} is not installed"
+        ) from error
+    except (TypeError, AssertionError, ValueError, gym.error.Error) as error:
+        raise InputError(f"env.kwargs = {settings.kwargs}: {settings.id} does not take them: {error}") from error
+    if settings.mask_velocity:
+        env = MaskVelocity(env)
+    env = make_readable(env)
+    if settings.previous_action or settings.previous_reward:
+        env = PreviousStep(env, settings.previous_action, settings.previous_reward)
+    check_spaces(settings.id, env.observation_space, env.action_space)
+    return env
+
+
+def import_family(env_id: str) -> None:
+    """Imports the package that registers `env_id`.
+
+    Raises:
+        InputError: it is not installed; names the command that installs it.
+    """
+    for prefix, (module, extra) in _FAMILIES.items():
+        if env_id.startswith(prefix):
+            try:
+                import_module(module)
+            except ImportError as error:
+                what = f'"ntm-rl[{extra}]"' if extra else module.replace("_", "-")
+                raise InputError(f"env.id = {env_id!r}: {module} is not installed; run: pip install {what}") from error
+
+
+def check_spaces(env_id: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
+    """Raises an `InputError` where a policy could not read or act in these spaces."""
+    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    plain = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    for name, part in parts.items():
+        if not isinstance(part, plain):
+            where = f"observation {name!r}" if name else "observation space"
+            raise InputError(
+                f"env.id = {env_id!r}: its {where} {part} is not supported; valid are Box, Discrete, MultiDiscrete, "
+                "MultiBinary, and a Dict or Tuple of these"
+            )
+    if not isinstance(action_space, plain) or getattr(action_space, "start", 0) != 0:
+        raise InputError(
+            f"env.id = {env_id!r}: its action space {action_space} is not supported; valid are Box, Discrete from 0, "
+            "MultiDiscrete and MultiBinary"
+        )
+
+
+def _unknown(env_id: str, error: Exception) -> str:
+    suggestion = did_you_mean(env_id, gym.registry)
+    return f"unknown environment.{suggestion or ' ' + str(error)} `ntm-rl list envs` lists the valid ids."
