@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 from gymnasium import spaces
@@ -15,7 +15,7 @@ from ntm_rl.errors import InputError, did_you_mean
 Vectorization = Literal["auto", "native", "sync", "subprocess"]
 
 # Ids that begin so are registered by this package, which this extra installs.
-_FAMILIES = {
+FAMILIES = {
     "popgym-": ("popgym", "popgym"),
     "MiniGrid-": ("minigrid", "minigrid"),
     "BabyAI-": ("minigrid", "minigrid"),
@@ -25,30 +25,19 @@ _FAMILIES = {
 
 @dataclass(frozen=True)
 class EnvSettings:
-    """Which environment, and how an agent sees it.
+    """Which environment, and how an agent sees it; the annotations say what each field does."""
 
-    Attributes:
-        id: Gymnasium id, `module:id` included.
-        kwargs: Passed to `gymnasium.make`.
-        mask_velocity: Hide the velocities of a classic control task.
-        previous_action: Let the previous action join the observation.
-        previous_reward: Let the previous reward join the observation.
-        max_episode_steps: Time limit in place of the environment's own.
-        vectorization: How copies are stepped: a native vector environment, one after another, in a process each, or
-            (auto) natively where that is possible and else one after another.
-        normalize_observation: Normalise observations by running statistics.
-        normalize_reward: Scale rewards by the running deviation of the discounted return.
-    """
-
-    id: str
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    mask_velocity: bool = False
-    previous_action: bool = False
-    previous_reward: bool = False
-    max_episode_steps: int | None = None
-    vectorization: Vectorization = "auto"
-    normalize_observation: bool = False
-    normalize_reward: bool = False
+    id: Annotated[str, "Gymnasium id; `module:id` imports the module first."]
+    kwargs: Annotated[dict[str, Any], "Passed to gymnasium.make."] = field(default_factory=dict)
+    mask_velocity: Annotated[bool, "Hide the velocities of a classic control task."] = False
+    previous_action: Annotated[bool, "Let the previous action join the observation."] = False
+    previous_reward: Annotated[bool, "Let the previous reward join the observation."] = False
+    max_episode_steps: Annotated[int | None, "Time limit in place of the environment's own; null: its own."] = None
+    vectorization: Annotated[
+        Vectorization, "Copies stepped natively, one by one, in a process each, or (auto) natively where possible."
+    ] = "auto"
+    normalize_observation: Annotated[bool, "Normalise observations by running statistics."] = False
+    normalize_reward: Annotated[bool, "Scale rewards by the running deviation of the discounted return."] = False
 
 
 def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[Any, Any]:
@@ -91,7 +80,7 @@ def import_family(env_id: str) -> None:
     Raises:
         InputError: it is not installed; names the command that installs it.
     """
-    for prefix, (module, extra) in _FAMILIES.items():
+    for prefix, (module, extra) in FAMILIES.items():
         if env_id.startswith(prefix):
             try:
                 import_module(module)

@@ -1,0 +1,122 @@
+"""Callbacks that keep a training's results: checkpoints, the best agent, and a clean end on a signal."""
+
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+
+from ntm_rl.agents.checkpoints import save_checkpoint
+from ntm_rl.agents.export import save_agent
+
+
+class BestAgentCallback(BaseCallback):
+    """Saves the agent whenever the mean return over the last episodes reaches a new height.
+
+    The mean is SB3's `rollout/ep_rew_mean`, over at least `episodes` episodes, looked at once a rollout; the weights
+    saved are those that played that rollout.
+
+    Args:
+        folder: Where the agent goes.
+        episodes: Episodes to average over.
+        extra: JSON values for the card.
+        best: The height that an earlier part of the training reached.
+    """
+
+    def __init__(self, folder: Path, episodes: int, extra: Mapping[str, Any] | None = None, best: float = -np.inf):
+        super().__init__()
+        self.folder, self.episodes, self.extra, self.best = folder, episodes, extra, best
+
+    def _on_rollout_end(self) -> None:
+        episodes = self.model.ep_info_buffer or ()
+        if len(episodes) < self.episodes:
+            return
+        mean = float(np.mean([episode["r"] for episode in episodes]))
+        if mean > self.best:
+            self.best = mean
+            extra = {**(self.extra or {}), "mean_return": mean, "timesteps": self.model.num_timesteps}
+            save_agent(self.model.policy, self.folder, self.model.get_vec_normalize_env(), extra)  # type: ignore[arg-type]
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class CheckpointCallback(BaseCallback):
+    """Writes a checkpoint between two rollouts whenever `every` environment steps have passed, and at the end.
+
+    Args:
+        folder: Where checkpoints go.
+        every: Environment steps between two checkpoints.
+        keep: Checkpoints to keep.
+        best: Whose best mean return is kept with each, so that a resumed training does not start it anew.
+
+    Attributes:
+        saved_at: Environment steps of the last checkpoint.
+    """
+
+    def __init__(self, folder: Path, every: int, keep: int, best: BestAgentCallback | None = None):
+        super().__init__()
+        self.folder, self.every, self.keep, self.best = folder, every, keep, best
+        self.saved_at = -1
+
+    def save(self) -> None:
+        """Writes a checkpoint now; between two rollouts only, where the counters agree with the weights."""
+        if self.saved_at != self.model.num_timesteps:
+            known = self.best is not None and np.isfinite(self.best.best)
+            extra = {"best": self.best.best} if known and self.best is not None else {}
+            save_checkpoint(self.model, self.folder, keep=self.keep, extra=extra)  # type: ignore[arg-type]
+            self.saved_at = self.model.num_timesteps
+
+    def _on_training_start(self) -> None:
+        self.saved_at = self.model.num_timesteps
+
+    def _on_rollout_start(self) -> None:
+        if self.model.num_timesteps - self.saved_at >= self.every:
+            self.save()
+
+    def _on_step(self) -> bool:
+        return True
+
+
+class StopOnSignal(BaseCallback):
+    """Ends a training cleanly on SIGINT or SIGTERM: the rollout under way is finished and learnt from, then saved.
+
+    A second signal ends it at once. Used as a context manager around `learn`, which restores the old handlers.
+
+    Attributes:
+        received: The signal that ended the training, if one did.
+    """
+
+    def __init__(self, checkpoints: CheckpointCallback):
+        super().__init__()
+        self.checkpoints = checkpoints
+        self.received: signal.Signals | None = None
+        self._stops = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+    def _on_rollout_start(self) -> None:
+        if self.received is not None:
+            self.checkpoints.save()
+            self._stops = True
+
+    def _on_step(self) -> bool:
+        return not self._stops

@@ -1,0 +1,176 @@
+"""The command line, `ntm-rl`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ntm_rl
+from ntm_rl.errors import InputError
+
+BAD_INPUT = 2
+SIGNAL_BASE = 128  # a shell's convention for "ended by signal n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns the exit code: 0, 2 for a mistake in the input, 128 + n for signal n."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return BAD_INPUT
+    except BrokenPipeError:  # the reader of a list has seen enough
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("ntm-rl", description="Trains and runs reinforcement learning agents with memory.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    overrides = "such as core=lstm or ppo.learning_rate=1e-4; `ntm-rl show CONFIG --keys` lists all keys"
+
+    train = _command(commands, "train", _train, "train an agent")
+    train.add_argument("config", metavar="CONFIG", help="a YAML file or a packaged config (`ntm-rl list configs`)")
+    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
+    resume = _command(commands, "resume", _resume, "go on with a training that was interrupted, or train on")
+    resume.add_argument("run", metavar="RUN", help="the run's folder")
+    resume.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as total_timesteps=2000000")
+    evaluate = _command(commands, "evaluate", _evaluate, "play whole episodes with a trained agent")
+    evaluate.add_argument("run", metavar="RUN", help="the run's folder")
+    evaluate.add_argument("--episodes", type=int, default=100, metavar="N", help="episodes to play (100)")
+    evaluate.add_argument("--seed", type=int, default=10_000, help="seed of the environments (10000)")
+    evaluate.add_argument("--stochastic", action="store_true", help="sample actions instead of the most likely")
+    evaluate.add_argument("--best", action="store_true", help="the best agent of the training instead of the last")
+    listing = _command(commands, "list", _list, "list environments, memory cores or packaged configs")
+    listing.add_argument("what", choices=("envs", "cores", "configs"))
+    show = _command(commands, "show", _show, "print a config as it would be trained", has_json=False)
+    show.add_argument("config", metavar="CONFIG")
+    show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
+    show.add_argument("--keys", action="store_true", help="print every key with its type, default and meaning")
+    copy = _command(commands, "copy", _copy, "copy a packaged config to a file of your own", has_json=False)
+    copy.add_argument("config", metavar="CONFIG")
+    copy.add_argument("file", metavar="FILE")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str, has_json: bool = True
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+    parser.set_defaults(command=function)
+    if has_json:
+        parser.add_argument("--json", action="store_true", help="print results as JSON")
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    from ntm_rl.agents.settings import load_settings, to_yaml
+    from ntm_rl.agents.training import train
+
+    settings = load_settings(options.config, options.overrides)
+    print(to_yaml(settings), file=sys.stderr)
+    return _report(train(settings, options.config), options.json)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from ntm_rl.agents.runs import Run
+    from ntm_rl.agents.settings import load_settings
+    from ntm_rl.agents.training import resume
+
+    run = Run.open(options.run)
+    settings = load_settings(str(run.config_file), options.overrides)
+    return _report(resume(run, settings), options.json)
+
+
+def _report(result: Any, as_json: bool) -> int:
+    mean = None if result.mean_return is None else round(result.mean_return, 4)
+    if as_json:
+        row = {"run": str(result.run), "mean_return": mean, "timesteps": result.timesteps}
+        print(json.dumps({**row, "steps_per_second": round(result.steps_per_second, 1)}))
+    else:
+        ended = "Finished" if result.stopped_by is None else f"Stopped by {result.stopped_by.name}"
+        print(f"{ended} after {result.timesteps:,} environment steps ({result.steps_per_second:,.0f} steps/s).")
+        print(f"Mean return of the last episodes: {'none ended' if mean is None else mean}")
+        print(f"Run: {result.run}")
+        next_command = "evaluate" if result.stopped_by is None else "resume"
+        print(f"Next: ntm-rl {next_command} {result.run}")
+    return 0 if result.stopped_by is None else SIGNAL_BASE + int(result.stopped_by)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from ntm_rl.agents.evaluation import evaluate
+    from ntm_rl.agents.runs import Run
+
+    result = evaluate(
+        Run.open(options.run),
+        options.episodes,
+        seed=options.seed,
+        deterministic=not options.stochastic,
+        best=options.best,
+    )
+    row = {**vars(result), "run": str(result.run)}
+    if options.json:
+        print(json.dumps(row))
+    else:
+        print(
+            f"{result.episodes} episodes: mean return {result.mean_return:.3f} ± {result.std_return:.3f}, "
+            f"mean length {result.mean_length:.1f}"
+        )
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    rows: list[str] = {"envs": _envs, "cores": _cores, "configs": _configs}[options.what]()
+    print(json.dumps(rows) if options.json else "\n".join(rows))
+    return 0
+
+
+def _envs() -> list[str]:
+    import gymnasium
+
+    from ntm_rl.envs.factory import FAMILIES, import_family
+
+    for prefix in FAMILIES:
+        try:
+            import_family(prefix)
+        except InputError as error:
+            print(f"not listed: {error}", file=sys.stderr)
+    return sorted(gymnasium.registry)
+
+
+def _cores() -> list[str]:
+    return list(ntm_rl.core_names())
+
+
+def _configs() -> list[str]:
+    from ntm_rl.agents.settings import config_names
+
+    return config_names()
+
+
+def _show(options: argparse.Namespace) -> int:
+    from ntm_rl.agents.settings import describe_keys, load_settings, to_yaml
+
+    settings = load_settings(options.config, options.overrides)
+    if not options.keys:
+        print(to_yaml(settings), end="")
+        return 0
+    for key, kind, default, sentence in describe_keys():
+        print(f"{key}: {kind} = {default}\n    {sentence}")
+    return 0
+
+
+def _copy(options: argparse.Namespace) -> int:
+    from ntm_rl.agents.settings import config_text
+    from ntm_rl.agents.storage import write_atomically
+
+    text, target = config_text(options.config), Path(options.file)
+    if target.exists():
+        raise InputError(f"file = {options.file!r}: exists already; choose another name or delete it")
+    write_atomically(target, text.encode())
+    print(f"Next: ntm-rl train {target}")
+    return 0

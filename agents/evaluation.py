@@ -1,0 +1,81 @@
+"""Plays whole episodes with a trained agent."""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from stable_baselines3.common.evaluation import evaluate_policy
+
+from ntm_rl.agents.checkpoints import latest_checkpoint, load_checkpoint
+from ntm_rl.agents.export import LoadedAgent, load_agent
+from ntm_rl.agents.ppo import MemoryPPO
+from ntm_rl.agents.runs import Run
+from ntm_rl.agents.training import make_model
+from ntm_rl.envs.vector import make_vec_env
+from ntm_rl.errors import InputError
+
+MAX_COPIES = 16
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Returns and lengths of whole episodes.
+
+    Attributes:
+        run: The run's folder.
+        episodes: How many.
+        mean_return: Their mean return, not normalised and not clipped.
+        std_return: Its standard deviation.
+        mean_length: Their mean length in steps.
+    """
+
+    run: Path
+    episodes: int
+    mean_return: float
+    std_return: float
+    mean_length: float
+
+
+def evaluate(
+    run: Run, episodes: int = 100, *, seed: int = 10_000, deterministic: bool = True, best: bool = False
+) -> Evaluation:
+    """Evaluates a run's agent: the finished one, else its latest checkpoint.
+
+    Args:
+        run: What to evaluate.
+        episodes: Whole episodes to play.
+        seed: Of the environments, another than the training's by default.
+        deterministic: Take the most likely action instead of a sample.
+        best: Take the agent with the best mean return of the training instead.
+
+    Raises:
+        InputError: no agent, or a damaged one.
+    """
+    if episodes < 1:
+        raise InputError(f"episodes = {episodes}: must be at least 1")
+    settings = run.settings()
+    env = make_vec_env(settings.env_settings, min(episodes, MAX_COPIES), seed, training=False)
+    agent: LoadedAgent | MemoryPPO
+    folder = run.best if best else run.agent
+    if folder.is_dir():
+        agent = load_agent(folder, settings.device)
+        if settings.env.normalize_observation or settings.env.normalize_reward:
+            env = env.venv  # type: ignore[attr-defined]  # the agent brings its own statistics
+    elif best:
+        raise InputError(f"run = {str(run.path)!r}: it has no best agent yet")
+    else:
+        agent = make_model(settings, env)
+        load_checkpoint(latest_checkpoint(run.checkpoints), agent)
+    with warnings.catch_warnings():
+        # The adapter reports episodes itself, which SB3's look for a Monitor wrapper cannot see.
+        warnings.filterwarnings("ignore", message="Evaluation environment is not wrapped")
+        returns, lengths = evaluate_policy(
+            agent,
+            env,
+            episodes,
+            deterministic=deterministic,
+            return_episode_rewards=True,
+        )
+    env.close()
+    return Evaluation(run.path, episodes, float(np.mean(returns)), float(np.std(returns)), float(np.mean(lengths)))

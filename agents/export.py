@@ -1,0 +1,170 @@
+"""Finished agents as files that anybody can load safely: weights, and a card that says what they are.
+
+SB3's own `model.save("agent.zip")` works as well; loading such a file runs whatever code it holds, loading these does
+not.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
+from stable_baselines3.common.utils import get_device
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor, nn
+
+from ntm_rl.agents.normalization import normalize, observation_state
+from ntm_rl.agents.policies import POLICIES, MlpNtmPolicy
+from ntm_rl.agents.spaces import space_from_json, space_to_json
+from ntm_rl.agents.storage import StorageError, read_tensors, require_matching, write_atomically, write_tensors
+from ntm_rl.errors import InputError
+
+FORMAT = 1
+WEIGHTS, CARD = "weights.safetensors", "card.json"
+CLASSES: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (
+        *(nn.Tanh, nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU),
+        *(FlattenExtractor, NatureCNN, CombinedExtractor),
+    )
+}
+_NOT_OF_THE_NETWORK = ("observation_space", "action_space", "lr_schedule", "optimizer_class", "optimizer_kwargs")
+
+
+@dataclass(frozen=True)
+class LoadedAgent:
+    """An agent ready to act.
+
+    Attributes:
+        policy: On the device asked for, in evaluation mode.
+        card: What the file says about the agent.
+        statistics: Of the observations it was trained on, if they were normalised.
+    """
+
+    policy: MlpNtmPolicy
+    card: dict[str, Any]
+    statistics: dict[str, Tensor]
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """As `predict` of an SB3 model, on the environment's own observations."""
+        if self.statistics:
+            scale = self.card["normalization"]
+            observation = normalize(observation, self.statistics, scale["epsilon"], scale["clip"])
+        return self.policy.predict(observation, state, episode_start, deterministic)
+
+
+def save_agent(
+    policy: MlpNtmPolicy,
+    folder: Path,
+    normalizer: VecNormalize | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes `weights.safetensors`, which holds everything, and `card.json`, a copy of its card for the reader.
+
+    Args:
+        policy: What to save.
+        folder: Where; made if missing. An agent already there is replaced in one step.
+        normalizer: Whose statistics of the observations belong to the agent.
+        extra: JSON values for the card, such as the environment's id.
+
+    Raises:
+        InputError: an argument of the policy that no card can express.
+        StorageError: it could not be written; an older agent is untouched.
+    """
+    statistics = {} if normalizer is None else observation_state(normalizer)
+    card: dict[str, Any] = {
+        "format": FORMAT,
+        "kind": "agent",
+        "policy": type(policy).__name__,
+        "arguments": _arguments(policy),
+        "observation_space": space_to_json(policy.observation_space),
+        "action_space": space_to_json(policy.action_space),
+        "versions": {name: version(name) for name in ("ntm-rl", "torch", "stable-baselines3", "gymnasium")},
+        **({"extra": dict(extra)} if extra else {}),
+    }
+    if statistics and normalizer is not None:
+        card["normalization"] = {"epsilon": normalizer.epsilon, "clip": normalizer.clip_obs}
+    tensors = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()}
+    tensors |= {f"statistics.{name}": tensor for name, tensor in statistics.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be made: {error.strerror}") from error
+    write_tensors(folder / WEIGHTS, tensors, card)
+    write_atomically(folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
+
+
+def load_agent(folder: Path, device: torch.device | str = "auto") -> LoadedAgent:
+    """Loads an agent; no code in the files is run, and nothing is built that the weights do not fill.
+
+    Raises:
+        StorageError: missing, damaged, altered, or no agent.
+    """
+    path = Path(folder) / WEIGHTS
+    tensors, card = read_tensors(path)
+    weights = {name.removeprefix("policy."): part for name, part in tensors.items() if name.startswith("policy.")}
+    prefix = "statistics."
+    statistics = {name.removeprefix(prefix): part for name, part in tensors.items() if name.startswith(prefix)}
+    try:
+        if card["kind"] != "agent" or card["format"] != FORMAT:
+            raise StorageError(f"{path}: not an agent of format {FORMAT}")
+        with torch.device("meta"):  # a card that claims a huge network costs nothing until the weights agree
+            planned = _build(card)
+        require_matching(path, weights, planned.state_dict())
+        policy = _build(card)
+        if statistics:
+            float(card["normalization"]["epsilon"]), float(card["normalization"]["clip"])
+    except StorageError:
+        raise
+    except (KeyError, TypeError, ValueError, AssertionError, AttributeError, RuntimeError) as error:
+        raise StorageError(f"{path}: its card describes no agent that this version can build: {error}") from error
+    policy.load_state_dict(weights)
+    policy = policy.to(get_device(device))
+    policy.set_training_mode(False)
+    return LoadedAgent(policy, card, statistics)
+
+
+def _arguments(policy: MlpNtmPolicy) -> dict[str, Any]:
+    arguments = {}
+    for key, value in policy._get_constructor_parameters().items():
+        if key in _NOT_OF_THE_NETWORK or value is None:
+            continue
+        try:
+            arguments[key] = json.loads(json.dumps(_class_to_json(key, value) if isinstance(value, type) else value))
+        except TypeError as error:
+            raise InputError(f"{key} = {value!r}: a card cannot express it ({error}); use model.save") from error
+    return arguments
+
+
+def _class_to_json(key: str, value: type[Any]) -> dict[str, str]:
+    if CLASSES.get(value.__name__) is not value:
+        raise InputError(f"{key} = {value.__name__}: a card can only name {', '.join(CLASSES)}; use model.save")
+    return {"class": value.__name__}
+
+
+def _build(card: Mapping[str, Any]) -> MlpNtmPolicy:
+    arguments: dict[str, Any] = {
+        key: CLASSES[value["class"]] if isinstance(value, dict) and "class" in value else value
+        for key, value in card["arguments"].items()
+    }
+    return POLICIES[card["policy"]](
+        space_from_json(card["observation_space"]),
+        space_from_json(card["action_space"]),
+        lr_schedule=_no_learning,
+        **arguments,
+    )
+
+
+def _no_learning(_: float) -> float:
+    return 0.0

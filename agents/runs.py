@@ -1,0 +1,93 @@
+"""The folder of a run: everything that a training leaves behind."""
+
+import secrets
+import string
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+import yaml
+
+from ntm_rl.agents.settings import Settings, check_settings, to_yaml
+from ntm_rl.agents.storage import StorageError, write_atomically
+from ntm_rl.errors import InputError
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder: `<run_dir>/<config name>/<time>-seed<seed>-<4 random letters>/`."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, settings: Settings, config: str) -> Self:
+        """Makes a new folder, never one that exists, and puts the resolved config into it.
+
+        Raises:
+            StorageError: no permission, or no space.
+        """
+        name = config.removesuffix(".yaml").removesuffix(".yml").replace("..", "").strip("/")
+        name = Path(name).name if Path(config).suffix else name
+        # Not from the seeded generator: two trainings with one seed must not meet in one folder.
+        letters = "".join(secrets.choice(string.ascii_lowercase) for _ in range(4))
+        stamp = f"{datetime.now():%Y%m%d-%H%M%S}-seed{settings.seed}-{letters}"
+        path = Path(settings.run_dir) / name / stamp
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir(exist_ok=False)
+        except OSError as error:
+            raise StorageError(f"run_dir = {settings.run_dir!r}: {path} cannot be made: {error.strerror}") from error
+        run = cls(path)
+        write_atomically(run.config_file, to_yaml(settings).encode())
+        return run
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Opens a run's folder.
+
+        Raises:
+            InputError: it is none.
+        """
+        run = cls(Path(folder))
+        if not run.path.is_dir():
+            raise InputError(f"run = {str(folder)!r}: no such folder")
+        if not run.config_file.is_file():
+            raise InputError(
+                f"run = {str(folder)!r}: not a run: it has no config.yaml (a run's folder ends in -seed...)"
+            )
+        return run
+
+    def settings(self) -> Settings:
+        """Reads the run's resolved config.
+
+        Raises:
+            InputError: it was damaged or is not valid any more.
+        """
+        try:
+            data = yaml.safe_load(self.config_file.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"{self.config_file}: cannot be read: {error}") from error
+        if not isinstance(data, dict):
+            raise InputError(f"{self.config_file}: must be a mapping of keys to values")
+        return check_settings(data, str(self.config_file))
+
+    @property
+    def config_file(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def agent(self) -> Path:
+        """The finished agent."""
+        return self.path / "agent"
+
+    @property
+    def best(self) -> Path:
+        """The agent that had the best mean return."""
+        return self.path / "best"

@@ -1,0 +1,106 @@
+"""Files that are either whole or not there: tensors and a JSON document, written atomically, checked on reading."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from ntm_rl.errors import InputError
+
+
+class StorageError(InputError):
+    """A file could not be written or read; whatever was there before is untouched."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader, or a crash at any moment, sees all of the old or all of the new content.
+
+    Raises:
+        StorageError: disk full, no permission, or another refusal of the system.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # else a power cut could undo the rename
+        finally:
+            os.close(folder)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path}: cannot be written: {error.strerror}; what was there before is untouched"
+        ) from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+    """Writes tensors and a JSON document as one safetensors file with a checksum over both.
+
+    Raises:
+        StorageError: as `write_atomically`.
+    """
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(document, sort_keys=True)
+    write_atomically(path, to_safetensors(ready, {"document": text, "sha256": _digest(ready, text)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what `write_tensors` wrote; nothing in the file is executed, and its checksum must be right.
+
+    Raises:
+        StorageError: missing, truncated or altered.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        text, digest = metadata["document"], metadata["sha256"]
+        if digest != _digest(tensors, text):
+            raise StorageError(f"{path}: damaged or altered: its checksum is wrong; use another checkpoint")
+        document = json.loads(text)
+    except FileNotFoundError as error:
+        raise StorageError(f"{path}: no such file") from error
+    except StorageError:
+        raise
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, TypeError, MemoryError) as error:
+        raise StorageError(f"{path}: damaged or not written by ntm-rl ({error}); use another checkpoint") from error
+    if not isinstance(document, dict):
+        raise StorageError(f"{path}: damaged or not written by ntm-rl (its document is no mapping)")
+    return tensors, document
+
+
+def require_matching(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises a `StorageError` naming the first tensor whose name, shape or numbers make it useless for `wanted`."""
+    for name, tensor in wanted.items():
+        if name not in found:
+            raise StorageError(f"{path}: it has no tensor {name!r}, which this agent needs; was the config changed?")
+        if found[name].shape != tensor.shape:
+            shapes = f"{list(found[name].shape)}, must be {list(tensor.shape)}"
+            raise StorageError(f"{path}: tensor {name!r} has shape {shapes}; was the config changed?")
+        if found[name].dtype != tensor.dtype:
+            raise StorageError(f"{path}: tensor {name!r} has type {found[name].dtype}, must be {tensor.dtype}")
+        if found[name].is_floating_point() and not torch.isfinite(found[name]).all():
+            raise StorageError(f"{path}: tensor {name!r} holds numbers that are not finite")
+    for name in found:
+        if name not in wanted:
+            raise StorageError(f"{path}: tensor {name!r} is not part of this agent; was the config changed?")
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

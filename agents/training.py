@@ -1,0 +1,157 @@
+"""Trains an agent as the settings say, or goes on with a training that was interrupted."""
+
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+
+from ntm_rl.agents.callbacks import BestAgentCallback, CheckpointCallback, StopOnSignal
+from ntm_rl.agents.checkpoints import latest_checkpoint, load_checkpoint
+from ntm_rl.agents.export import save_agent
+from ntm_rl.agents.ppo import MemoryPPO
+from ntm_rl.agents.progress import ProgressCallback
+from ntm_rl.agents.runs import Run
+from ntm_rl.agents.settings import Settings
+from ntm_rl.agents.tracking import WandbWriter, make_logger, start_wandb
+from ntm_rl.envs.vector import make_vec_env
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came of a training.
+
+    Attributes:
+        run: Its folder.
+        mean_return: Over the last episodes of the training (100 unless the config says otherwise), None without any.
+        timesteps: Environment steps in all.
+        steps_per_second: Of this process.
+        stopped_by: The signal that ended it early, if one did.
+    """
+
+    run: Path
+    mean_return: float | None
+    timesteps: int
+    steps_per_second: float
+    stopped_by: signal.Signals | None
+
+
+def train(settings: Settings, config: str, *, show_progress: bool = True) -> TrainResult:
+    """Trains a new agent into a new run directory.
+
+    Args:
+        settings: What to train.
+        config: Name of the config, under which the run is filed.
+        show_progress: Show a progress bar.
+
+    Raises:
+        InputError: an environment that cannot be made, or a folder that cannot be written.
+    """
+    env = make_vec_env(settings.env_settings, settings.n_envs, settings.seed)
+    model = make_model(settings, env)  # before the folder: what fails here leaves nothing behind
+    return _learn(settings, Run.create(settings, config), model, show_progress, {})
+
+
+def resume(run: Run, settings: Settings, *, show_progress: bool = True) -> TrainResult:
+    """Goes on with a run from its latest usable checkpoint, up to `settings.total_timesteps`.
+
+    Raises:
+        InputError: no usable checkpoint, or one of another kind of agent.
+    """
+    checkpoint = latest_checkpoint(run.checkpoints)
+    model = make_model(settings, make_vec_env(settings.env_settings, settings.n_envs, settings.seed))
+    extra = load_checkpoint(checkpoint, model)
+    return _learn(settings, run, model, show_progress, extra)
+
+
+def make_model(settings: Settings, env: VecEnv) -> MemoryPPO:
+    """Builds the algorithm and its policy for an environment."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    options = settings.ppo.model_dump()
+    if options.pop("learning_rate_schedule") == "linear":
+        options["learning_rate"] = LinearSchedule(options["learning_rate"], 0.0, 1.0)
+    return MemoryPPO(
+        policy_name(env.observation_space),
+        env,
+        policy_kwargs={
+            "core": settings.core,
+            "core_kwargs": settings.core_kwargs,
+            "critic": settings.policy.critic,
+            "net_arch": settings.policy.net_arch.model_dump(),
+            "activation_fn": getattr(nn, settings.policy.activation),
+            "ortho_init": settings.policy.ortho_init,
+        },
+        seed=settings.seed,
+        device=settings.device,
+        **options,
+    )
+
+
+def policy_name(space: spaces.Space[Any]) -> str:
+    """Returns the policy that reads a kind of observations."""
+    if isinstance(space, spaces.Dict):
+        return "MultiInputNtmPolicy"
+    return "CnnNtmPolicy" if is_image_space(space) else "MlpNtmPolicy"
+
+
+def _learn(
+    settings: Settings, run: Run, model: MemoryPPO, show_progress: bool, extra: Mapping[str, Any]
+) -> TrainResult:
+    tracking = settings.tracking
+    writer = start_wandb(
+        run.path,
+        settings.model_dump(),
+        mode=settings.wandb,
+        project=tracking.project,
+        entity=tracking.entity,
+        group=tracking.group,
+        tags=tuple(tracking.tags),
+    )
+    card = {"env": settings.env.id, "core": settings.core, "seed": settings.seed}
+    best = BestAgentCallback(run.best, settings.ppo.stats_window_size, card, float(extra.get("best", -np.inf)))
+    checkpoints = CheckpointCallback(run.checkpoints, settings.checkpoint.every, settings.checkpoint.keep, best)
+    stop = StopOnSignal(checkpoints)
+    callbacks: list[BaseCallback] = [checkpoints, best, stop]
+    first, began = model.num_timesteps, time.monotonic()
+    with ExitStack() as stack:
+        stack.callback(model.get_env().close)  # type: ignore[union-attr]
+        logger = make_logger(run.path, writer, first)
+        stack.callback(logger.close)
+        model.set_logger(logger)
+        stack.enter_context(stop)
+        if show_progress:
+            progress = ProgressCallback()
+            stack.callback(progress.close)
+            callbacks.append(progress)
+        remaining = settings.total_timesteps - first
+        if remaining > 0:
+            model.learn(remaining, CallbackList(callbacks), reset_num_timesteps=False)
+            if stop.received is None:
+                checkpoints.save()
+        seconds = time.monotonic() - began
+        returns = [episode["r"] for episode in model.ep_info_buffer or ()]
+        mean = float(np.mean(returns)) if returns else None
+        timesteps = model.num_timesteps if stop.received is None else checkpoints.saved_at
+        save_agent(model.policy, run.agent, model.get_vec_normalize_env(), {**card, "timesteps": timesteps})
+        if writer is not None:
+            _send_agents(writer, run, timesteps, mean, best.best)
+    return TrainResult(run.path, mean, timesteps, (timesteps - first) / max(seconds, 1e-9), stop.received)
+
+
+def _send_agents(writer: WandbWriter, run: Run, timesteps: int, mean: float | None, best: float) -> None:
+    name = f"agent-{run.path.parent.name}-{run.path.name}"
+    writer.log_agent(name, run.agent, ["latest"], {"timesteps": timesteps, "mean_return": mean})
+    if run.best.is_dir():
+        writer.log_agent(name, run.best, ["best"], {"mean_return": best})
