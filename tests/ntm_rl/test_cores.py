@@ -1,0 +1,162 @@
+"""What every registered core must do, whatever is in its state; LSTM and GRU also against torch's, step by step."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ntm_rl.core import MemoryCore, core_class, core_names, core_options, make_core, register_core
+from ntm_rl.errors import InputError
+
+CORES = [(name, {"hidden_size": 6}) for name in core_names()] + [
+    ("ntm", {"hidden_size": 6, "controller": "gru", "read_heads": 2, "shift_range": 2, "init": "tape"}),
+    ("ntm", {"hidden_size": 6, "controller": "feedforward", "memory_init": "learned", "learned_start": True}),
+    ("lstm", {"hidden_size": 6, "layers": 2}),
+    ("gru", {"hidden_size": 6, "layers": 2}),
+]
+every_core = pytest.mark.parametrize(("name", "options"), CORES, ids=str)
+SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 5), st.floats(0, 0.6), st.integers(0, 999))
+
+
+def build(name: str, options: dict) -> MemoryCore:
+    torch.manual_seed(0)
+    return make_core(name, 3, **options).double()
+
+
+def sequence(core: MemoryCore, shape) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs, a state somewhere in the middle of an episode, and resets."""
+    steps, batch, rate, seed = shape
+    torch.manual_seed(seed)
+    inputs = torch.randn(steps, batch, 3, dtype=torch.float64)
+    with torch.no_grad():
+        _, state = core(torch.randn(2, batch, 3, dtype=torch.float64), core.initial_state(batch))
+    return inputs, state, torch.rand(steps, batch) < rate
+
+
+@every_core
+@settings(max_examples=20, deadline=None)
+@given(SHAPES)
+def test_a_sequence_equals_its_steps_one_by_one(name, options, shape):
+    core = build(name, options)
+    inputs, state, resets = sequence(core, shape)
+    outputs, after = core(inputs, state, resets)
+    torch.testing.assert_close(core.outputs(inputs, state, resets), outputs)
+    for step in range(len(inputs)):
+        output, state = core(inputs[step : step + 1], state, resets[step : step + 1])
+        torch.testing.assert_close(output[0], outputs[step])
+    torch.testing.assert_close(state, after)
+
+
+@every_core
+@settings(max_examples=20, deadline=None)
+@given(SHAPES)
+def test_a_step_without_gradients_equals_one_with(name, options, shape):
+    core = build(name, options)
+    inputs, state, resets = sequence(core, shape)
+    expected = core(inputs[:1], state, resets[:1])
+    with torch.no_grad():
+        found = core(inputs[:1], state, resets[:1])
+    torch.testing.assert_close(found, expected, check_stride=False)
+
+
+@every_core
+@settings(max_examples=15, deadline=None)
+@given(SHAPES)
+def test_batch_elements_do_not_mix(name, options, shape):
+    core = build(name, options)
+    inputs, state, resets = sequence(core, shape)
+    order = torch.randperm(len(state))
+    outputs, after = core(inputs, state, resets)
+    permuted, after_permuted = core(inputs[:, order], state[order], resets[:, order])
+    torch.testing.assert_close(permuted, outputs[:, order])
+    torch.testing.assert_close(after_permuted, after[order])
+    alone, _ = core(inputs[:, :1], state[:1], resets[:, :1])
+    torch.testing.assert_close(alone, outputs[:, :1])
+
+
+@every_core
+def test_a_reset_equals_a_fresh_start(name, options):
+    core = build(name, options)
+    inputs, state, _ = sequence(core, (5, 2, 0.0, 1))
+    resets = torch.zeros(5, 2, dtype=torch.bool)
+    resets[2] = True
+    outputs, after = core(inputs, state, resets)
+    fresh, fresh_after = core(inputs[2:], core.initial_state(2))
+    torch.testing.assert_close(outputs[2:], fresh)
+    torch.testing.assert_close(after, fresh_after)
+
+
+@every_core
+def test_the_flat_state_has_the_stated_size_begins_all_zero_and_is_alive_after_a_step(name, options):
+    core = build(name, options)
+    state = core.initial_state(2)
+    assert torch.equal(state, torch.zeros(2, core.state_size, dtype=torch.float64))
+    outputs, after = core(torch.randn(1, 2, 3, dtype=torch.float64), state)
+    assert outputs.shape == (1, 2, core.output_size) and after.shape == (2, core.state_size)
+    assert torch.equal(after[:, 0], torch.ones(2, dtype=torch.float64))
+    sizes = sum(part[0].numel() for part in core.unpack(after) if part is not None)
+    assert sizes == core.state_size - 1
+
+
+@every_core
+def test_gradients_equal_finite_differences_with_resets_inside(name, options):
+    small = {"slots": 5, "width": 2} if name == "ntm" else {}
+    core = build(name, {**options, "hidden_size": 2, **small})
+    inputs, state, _ = sequence(core, (4, 2, 0.0, 2))
+    resets = torch.tensor([[False, False], [True, False], [False, False], [False, True]])
+
+    def run(inputs, state):
+        outputs, after = core(inputs, state, resets)
+        return outputs, after[:, 1:]
+
+    assert torch.autograd.gradcheck(run, (inputs.requires_grad_(), state.requires_grad_()))
+
+
+@every_core
+def test_saved_weights_give_the_same_outputs(name, options):
+    core = build(name, options)
+    torch.manual_seed(7)
+    other = make_core(name, 3, **options).double()
+    other.load_state_dict(core.state_dict())
+    inputs, state, resets = sequence(core, (4, 2, 0.3, 3))
+    assert torch.equal(core(inputs, state, resets)[0], other(inputs, state, resets)[0])
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("layers", [1, 2])
+@settings(max_examples=30, deadline=None)
+@given(st.tuples(st.integers(1, 40), st.integers(1, 40), st.floats(0, 0.6), st.integers(0, 999)))
+def test_recurrent_cores_equal_torchs_modules_zeroed_by_hand_at_resets(kind, layers, shape):
+    core = build(kind, {"hidden_size": 4, "layers": layers})
+    inputs, state, resets = sequence(core, shape)
+    outputs, after = core(inputs, state, resets)
+    parts = core.unpack(state)
+    running = [part.transpose(0, 1).contiguous() for part in parts if part is not None]
+    for step in range(len(inputs)):
+        running = [part * ~resets[step].view(1, -1, 1) for part in running]
+        carried = tuple(running) if kind == "lstm" else running[0]
+        output, carried = core.network(inputs[step : step + 1], carried)
+        running = list(carried) if kind == "lstm" else [carried]
+        torch.testing.assert_close(outputs[step], output[0])
+    for found, expected in zip(core.unpack(after), running, strict=False):
+        torch.testing.assert_close(found, expected.transpose(0, 1))
+
+
+def test_unknown_cores_and_options_suggest_the_nearest():
+    with pytest.raises(InputError, match=r"core = 'lstn': unknown core; valid are ntm, lstm, gru. Did you mean lstm\?"):
+        core_class("lstn")
+    with pytest.raises(InputError, match=r"hiden_size: core 'gru' has no such option.*Did you mean hidden_size\?"):
+        make_core("gru", 3, hiden_size=4)
+    with pytest.raises(InputError, match="layers = 0: must be at least 1"):
+        make_core("lstm", 3, layers=0)
+
+
+def test_a_core_of_ones_own_is_found_by_name(monkeypatch):
+    monkeypatch.setattr("ntm_rl.core._CORES", dict(__import__("ntm_rl.core", fromlist=["_CORES"])._CORES))
+
+    @register_core("mine")
+    class Mine(core_class("gru")):
+        pass
+
+    assert core_class("mine") is Mine
+    assert core_options("gru") == ("hidden_size", "layers")

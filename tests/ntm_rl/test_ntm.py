@@ -1,0 +1,212 @@
+"""The NTM against a second implementation in plain NumPy, and its initialisations and numerics."""
+
+import numpy as np
+import pytest
+import torch
+
+from ntm_rl.errors import InputError
+from ntm_rl.ntm import Ntm
+
+CONTROLLERS = ["lstm", "gru", "feedforward"]
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(x):
+    powers = np.exp(x - x.max())
+    return powers / powers.sum()
+
+
+class NaiveNtm:
+    """One sequence at a time, one head at a time, from the paper; parameters taken from the core under test."""
+
+    def __init__(self, core: Ntm):
+        self.core = core
+        self.p = {name: value.detach().double().numpy() for name, value in core.state_dict().items()}
+
+    def start(self):
+        core, p = self.core, self.p
+
+        def weightings(logits, heads):
+            return [softmax(p[logits][k]) if logits in p else np.eye(core.slots)[0] for k in range(heads)]
+
+        self.memory = p["start_memory"].copy()
+        self.weightings = weightings("start_read_logits", core.read_heads)
+        self.weightings += weightings("start_write_logits", core.write_heads)
+        self.reads = p["start_reads"].copy()
+        self.hidden, self.cell = np.zeros(core.hidden_size), np.zeros(core.hidden_size)
+
+    def step(self, x):
+        core, p = self.core, self.p
+        self.control(x)
+        raw = np.clip(p["head_layer.weight"] @ self.hidden + p["head_layer.bias"], -core.clip, core.clip)
+        groups = np.split(raw, np.cumsum(core._head_sizes)[:-1])
+        keys, strengths, gates, shifts, exponents, erases, adds = groups
+        heads, reach = core.heads, core.shifts // 2
+        new = []
+        for k in range(heads):
+            key = keys.reshape(heads, -1)[k]
+            similarity = [slot @ key / np.sqrt(slot @ slot + 1e-6) / np.sqrt(key @ key + 1e-6) for slot in self.memory]
+            content = softmax(np.log1p(np.exp(strengths[k])) * np.array(similarity))
+            gate = sigmoid(gates[k])
+            gated = gate * content + (1 - gate) * self.weightings[k]
+            shift = softmax(shifts.reshape(heads, -1)[k])
+            moved = sum(shift[i] * np.roll(gated, i - reach) for i in range(core.shifts))
+            powers = (moved + 1e-8) ** (1 + np.log1p(np.exp(exponents[k])))
+            new.append(powers / powers.sum())
+        self.weightings = new
+        write = list(
+            zip(new[core.read_heads :], erases.reshape(-1, core.width), adds.reshape(-1, core.width), strict=True)
+        )
+        for weighting, erase, _ in write:
+            self.memory = self.memory * (1 - np.outer(weighting, sigmoid(erase)))
+        for weighting, _, add in write:
+            self.memory = self.memory + np.outer(weighting, add)
+        self.reads = np.array([weighting @ self.memory for weighting in new[: core.read_heads]])
+        return np.concatenate([self.hidden, self.reads.ravel()])
+
+    def control(self, x):
+        p, size = self.p, self.core.hidden_size
+        total = p["weight_input"] @ x + p["weight_read"] @ self.reads.ravel() + p["bias"]
+        if self.core.controller == "feedforward":
+            self.hidden = np.tanh(total)
+        elif self.core.controller == "lstm":
+            i, f, g, o = np.split(total + p["weight_hidden"] @ self.hidden, 4)
+            self.cell = sigmoid(f) * self.cell + sigmoid(i) * np.tanh(g)
+            self.hidden = sigmoid(o) * np.tanh(self.cell)
+        else:
+            recurrent = p["weight_hidden"] @ self.hidden
+            r = sigmoid(total[:size] + recurrent[:size])
+            z = sigmoid(total[size : 2 * size] + recurrent[size : 2 * size])
+            n = np.tanh(total[2 * size :] + r * (recurrent[2 * size :] + p["bias_candidate"]))
+            self.hidden = (1 - z) * n + z * self.hidden
+
+
+OPTIONS = [
+    {},
+    {"read_heads": 2, "write_heads": 3, "shift_range": 2},
+    {"memory_init": "learned", "learned_start": True},
+    {"memory_init": "random", "init": "tape"},
+    {"clip": 0.05},
+]
+
+
+@pytest.mark.parametrize("controller", CONTROLLERS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_steps_and_resets_equal_the_naive_implementation(controller, options):
+    torch.manual_seed(0)
+    core = Ntm(3, slots=6, width=4, hidden_size=5, controller=controller, **options).double()
+    steps, batch = 6, 2
+    inputs = torch.randn(steps, batch, 3, dtype=torch.float64)
+    resets = torch.zeros(steps, batch, dtype=torch.bool)
+    resets[3, 1] = True
+    outputs, state = core(inputs, core.initial_state(batch), resets)
+    parts = core.unpack(state)
+    for b in range(batch):
+        naive = NaiveNtm(core)
+        naive.start()
+        for t in range(steps):
+            if resets[t, b]:
+                naive.start()
+            np.testing.assert_allclose(outputs[t, b].detach(), naive.step(inputs[t, b].numpy()), rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(parts.memory[b].detach(), naive.memory, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(parts.weightings[b].detach(), naive.weightings, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_gradients_equal_finite_differences(controller):
+    torch.manual_seed(1)
+    core = Ntm(2, slots=3, width=2, hidden_size=2, controller=controller, memory_init="learned", learned_start=True)
+    core = core.double()
+    inputs = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        _, state = core(inputs, core.initial_state(2))
+    state.requires_grad_()
+    resets = torch.tensor([[False, False], [False, True], [False, False]])
+    parameters = list(core.parameters())
+
+    def run(inputs, state, *_):
+        outputs, after = core(inputs, state, resets)
+        return outputs, after[:, 1:]
+
+    assert torch.autograd.gradcheck(run, (inputs, state, *parameters))
+
+
+def test_learned_beginnings_are_trained_through_an_all_zero_state_and_through_resets():
+    core = Ntm(2, slots=4, width=3, hidden_size=4, memory_init="learned", learned_start=True)
+    learned = [core.start_memory, core.start_reads, core.start_read_logits, core.start_write_logits]
+    for state, resets in [
+        (core.initial_state(1), None),
+        (torch.ones(1, core.state_size), torch.ones(1, 1, dtype=torch.bool)),
+    ]:
+        core.zero_grad()
+        outputs, _ = core(torch.ones(1, 1, 2), state, resets)
+        outputs.sum().backward()
+        assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in learned)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_nothing_overflows_for_many_slots_long_sequences_and_huge_inputs(controller, autocast):
+    torch.manual_seed(0)
+    core = Ntm(3, slots=4096, width=2, hidden_size=8, controller=controller)
+    inputs = (1e4 * torch.randn(1000, 1, 3)).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        outputs, state = core(inputs, core.initial_state(1))
+    outputs.square().mean().backward()
+    assert torch.isfinite(outputs).all() and torch.isfinite(state).all()
+    assert torch.isfinite(inputs.grad).all()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in core.parameters() if parameter.grad is not None)
+
+
+def test_identical_slots_come_apart():
+    torch.manual_seed(0)
+    core = Ntm(3, slots=8, width=4, hidden_size=8)
+    _, state = core(torch.randn(5, 1, 3), core.initial_state(1))
+    parts = core.unpack(state)
+    assert parts.weightings.std(-1).min() > 1e-3
+    assert parts.memory.std(1).max() > 1e-3
+
+
+def test_a_tapes_write_head_steps_on_by_one_slot_and_its_read_head_stays_soft():
+    core = Ntm(3, slots=10, width=4, hidden_size=8, init="tape")
+    visited, state = [], core.initial_state(1)
+    for _ in range(12):
+        _, state = core(torch.zeros(1, 1, 3), state)
+        read, write = core.unpack(state).weightings[0]
+        visited.append(write.argmax().item())
+        assert write.max() > 0.8
+        assert read.max() < 0.2
+    assert visited == [step % 10 for step in range(1, 13)]
+
+
+def test_unpacking_an_unused_state_shows_the_beginning():
+    core = Ntm(3, slots=5, width=4, hidden_size=6, read_heads=2)
+    parts = core.unpack(core.initial_state(2))
+    assert parts.memory.shape == (2, 5, 4) and parts.weightings.shape == (2, 3, 5) and parts.reads.shape == (2, 2, 4)
+    assert parts.hidden.shape == parts.cell.shape == (2, 6)
+    assert torch.equal(parts.memory, torch.full((2, 5, 4), 1e-6))
+    assert torch.equal(parts.weightings[..., 0], torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"slots": 2}, "slots = 2: must be at least 3"),
+        ({"width": 0}, "width = 0: must be at least 1"),
+        ({"read_heads": 0}, "read_heads = 0: must be at least 1"),
+        ({"write_heads": -1}, "write_heads = -1: must be at least 1"),
+        ({"hidden_size": 0}, "hidden_size = 0: must be at least 1"),
+        ({"shift_range": -1}, "shift_range = -1: must be at least 0"),
+        ({"shift_range": 0, "init": "tape"}, "shift_range = 0: must be at least 1"),
+        ({"clip": 0.0}, "clip = 0.0: must be above 0"),
+        ({"controller": "lstn"}, r"controller = 'lstn': must be one of lstm, gru, feedforward. Did you mean lstm\?"),
+        ({"memory_init": "const"}, r"memory_init = 'const'.*Did you mean constant\?"),
+        ({"init": "tap"}, r"init = 'tap': must be one of plain, tape. Did you mean tape\?"),
+    ],
+)
+def test_impossible_options_name_key_value_and_what_is_valid(options, message):
+    with pytest.raises(InputError, match=message):
+        Ntm(3, **options)
