@@ -158,6 +158,8 @@ def _optimizer_state(
     saved = document.get("param_groups")
     if not isinstance(saved, list) or len(saved) != len(current) or not all(isinstance(group, dict) for group in saved):
         raise StorageError(f"{path}: its optimizer has other parameter groups than this agent")
+    # JSON knows no tuples, which is what Adam's betas are.
+    saved = [{key: tuple(each) if isinstance(each, list) else each for key, each in old.items()} for old in saved]
     groups = [{**group, **old, "params": group["params"]} for group, old in zip(current, saved, strict=True)]
     return {"state": state, "param_groups": groups}
 

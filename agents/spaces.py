@@ -31,7 +31,7 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
         case spaces.MultiDiscrete():
             return {"type": "MultiDiscrete", "nvec": space.nvec.tolist()}
         case spaces.MultiBinary():
-            return {"type": "MultiBinary", "n": list(space.shape)}
+            return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.shape)}
         case spaces.Dict():
             return {"type": "Dict", "spaces": {key: space_to_json(part) for key, part in space.spaces.items()}}
     raise InputError(f"space = {space}: cannot be saved; valid are Box, Discrete, MultiDiscrete, MultiBinary, Dict")
@@ -57,7 +57,8 @@ def space_from_json(description: Mapping[str, Any]) -> spaces.Space[Any]:
             case "MultiDiscrete":
                 return spaces.MultiDiscrete([_at_most(n) for n in description["nvec"]])
             case "MultiBinary":
-                return spaces.MultiBinary([_at_most(n) for n in description["n"]])
+                n = description["n"]
+                return spaces.MultiBinary([_at_most(size) for size in n] if isinstance(n, list) else _at_most(n))
             case "Dict":
                 parts = description["spaces"].items()
                 return spaces.Dict({str(key): space_from_json(part) for key, part in parts})

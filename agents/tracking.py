@@ -188,6 +188,8 @@ def _to_wandb(value: Any) -> Any:
         case Video():
             return wandb.Video(value.frames[0].detach().cpu().numpy(), fps=int(value.fps))
         case Figure():
+            import matplotlib.pyplot  # noqa: F401  (W&B looks for it without importing it)
+
             return wandb.Image(value.figure)
         case Image():
             return wandb.Image(value.image)
