@@ -213,7 +213,7 @@ def load_settings(config: str, overrides: Iterable[str] = ()) -> Settings:
         merged = OmegaConf.merge(base, OmegaConf.from_dotlist(overrides))
         # Interpolations stay the text that they are: nothing in a config is evaluated.
         data: Any = OmegaConf.to_container(merged, resolve=False)
-    except (OmegaConfBaseException, YAMLError, ValueError, AttributeError) as error:
+    except (OmegaConfBaseException, YAMLError, ValueError, AttributeError, TypeError) as error:
         if isinstance(error, InputError):
             raise
         raise ConfigError(f"{name}: not a valid config: {error}") from error
@@ -249,7 +249,7 @@ def _contradictions(settings: Settings) -> Iterable[str]:
     length = ppo.sequence_length or ppo.n_steps
     if ppo.n_steps % length:
         yield f"ppo.sequence_length = {length}: must divide ppo.n_steps = {ppo.n_steps}"
-    if ppo.batch_size % length:
+    elif ppo.batch_size % length:
         yield f"ppo.batch_size = {ppo.batch_size}: must be a multiple of ppo.sequence_length = {length}"
     if ppo.batch_size > ppo.n_steps * settings.n_envs:
         total = ppo.n_steps * settings.n_envs
