@@ -10,10 +10,13 @@ from torch import Tensor, nn
 from ntm_rl import addressing
 from ntm_rl.core import MemoryCore, register_core, require_at_least, require_one_of
 from ntm_rl.errors import InputError
+from ntm_rl.kernels.fused import FusedNtm
+from ntm_rl.kernels.loader import load_kernels
 
 Controller = Literal["lstm", "gru", "feedforward"]
 MemoryInit = Literal["constant", "learned", "random"]
 Init = Literal["plain", "tape"]
+Backend = Literal["auto", "eager", "compile", "fused"]
 
 GATES = {"lstm": 4, "gru": 3, "feedforward": 1}  # rows of hidden_size in the controller's weights
 BLANK = 1e-6  # contents of a constant initial memory (Collier and Beel 2018, section 3.1)
@@ -92,6 +95,9 @@ class Ntm(MemoryCore):
             Init, "Initial biases: plain, or tape (heads step on by one slot and the first read weighting is learned)."
         ] = "plain",
         clip: Annotated[float, "Range to which the controller's output to the heads is clipped."] = 20.0,
+        backend: Annotated[
+            Backend, "How it runs: eager, compile (torch.compile of a step), fused (C++, on a CPU), or auto."
+        ] = "auto",
     ):
         super().__init__()
         require_at_least(
@@ -107,16 +113,19 @@ class Ntm(MemoryCore):
         require_one_of(get_args(Controller), controller=controller)
         require_one_of(get_args(MemoryInit), memory_init=memory_init)
         require_one_of(get_args(Init), init=init)
+        require_one_of(get_args(Backend), backend=backend)
         if not clip > 0:
             raise InputError(f"clip = {clip}: must be above 0")
         self.input_size, self.hidden_size, self.slots, self.width = input_size, hidden_size, slots, width
         self.read_heads, self.write_heads, self.heads = read_heads, write_heads, read_heads + write_heads
-        self.controller, self.shifts, self.clip = controller, 2 * shift_range + 1, clip
+        self.controller, self.shifts, self.clip, self.backend = controller, 2 * shift_range + 1, clip, backend
 
         cell_size = hidden_size if controller == "lstm" else 0
         self._part_sizes = (1, slots * width, self.heads * slots, read_heads * width, hidden_size, cell_size)
         self.state_size = sum(self._part_sizes)
         self.output_size = hidden_size + read_heads * width
+        controller_code = tuple(GATES).index(controller)
+        self._kernel_sizes = (slots, width, read_heads, write_heads, self.shifts, hidden_size, controller_code)
         # Of each group of head parameters the number, in the order of HeadParameters.
         self._head_sizes = (
             *(self.heads * size for size in (width, 1, 1, self.shifts, 1)),
@@ -125,18 +134,62 @@ class Ntm(MemoryCore):
         self._build_controller()
         self.head_layer = nn.Linear(hidden_size, sum(self._head_sizes))
         self._build_start(memory_init, learned_start, init)
+        is_fixed = memory_init == "constant" and not learned_start and init == "plain"
+        self.fixed_start: Tensor | None
+        # Made once where nothing can change it: a single step would spend a third of its time on it.
+        self.register_buffer("fixed_start", None, persistent=False)
+        if is_fixed:
+            self.fixed_start = self._make_start()
         if init == "tape":
             self._bias_heads_to_a_tape()
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `MemoryCore.forward`."""
         dtype = self.head_layer.weight.dtype
+        run = self._run_fused if self._is_fused(inputs.device) else self._unroll
         with torch.autocast(inputs.device.type, enabled=False):
-            return self._unroll(inputs.to(dtype), state.to(dtype), resets)
+            return run(inputs.to(dtype), state.to(dtype), resets)
 
     def unpack(self, state: Tensor) -> NtmState:
         """Returns the parts of a flat state `[B, S]`; of a state before its first step, the initial ones."""
         return self._split(torch.where(state[:, :1] == 0, self._start(), state))
+
+    def _is_fused(self, device: torch.device) -> bool:
+        if self.backend == "fused" and device.type != "cpu":
+            raise InputError(f"backend = 'fused': runs on the CPU alone, and this is {device}; use auto or eager")
+        # A torch.compile around the core sees the eager steps, which it can fuse with what is around them.
+        if self.backend in ("eager", "compile") or device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        if not load_kernels():
+            if self.backend == "fused":
+                raise InputError(
+                    "backend = 'fused': the kernel could not be built (see the warning); use auto or eager"
+                )
+            return False
+        return True
+
+    def _run_fused(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        projected = torch.addmm(self.bias, inputs.flatten(0, 1), self.weight_input.t()).view(*inputs.shape[:2], -1)
+        if self.controller == "gru":
+            # A fourth block: what the candidate gets from the hidden state, which the reset gate scales.
+            projected = torch.cat([projected, self.bias_candidate.expand(*projected.shape[:2], -1)], dim=2)
+        weights = (self._feedback(), self.head_layer.weight, self.head_layer.bias)
+        arguments = (projected, state.contiguous(), self._start(), resets, *weights, self._kernel_sizes, self.clip)
+        if torch.is_grad_enabled():
+            outputs, last = FusedNtm.apply(*arguments)  # type: ignore[no-untyped-call]
+            return outputs, last
+        result = torch.ops.ntm_rl.ntm_forward(*arguments)
+        return result[0], result[1]
+
+    def _feedback(self) -> Tensor:
+        """Returns what read vectors and hidden state do to the gates, `[G, R * M + H]`, as the kernel takes it."""
+        if self.controller != "gru":
+            return self.weight_feedback
+        # Four blocks instead of three: the candidate's share of the hidden state is kept apart.
+        size = self.hidden_size
+        reads = torch.cat([self.weight_read, self.weight_read.new_zeros(size, self.weight_read.shape[1])])
+        gates, candidate = self.weight_hidden.split([2 * size, size])
+        return torch.cat([reads, torch.cat([gates, torch.zeros_like(candidate), candidate])], dim=1)
 
     def _unroll(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         start = self._start()
@@ -146,11 +199,12 @@ class Ntm(MemoryCore):
         parts = self._split(torch.where(fresh, start, state))
         start_parts = self._split(start)
         projected = F.linear(inputs, self.weight_input, self.bias)  # [T, B, G], one product for all steps
+        run_step = torch.compile(self._step) if self.backend == "compile" else self._step
         outputs = []
         for step, from_input in enumerate(projected):
             if resets is not None and step > 0 and _may_reset(resets[step]):
                 parts = _where(resets[step], start_parts, parts)
-            parts = self._step(from_input, parts)
+            parts = run_step(from_input, parts)
             outputs.append(torch.cat([parts.hidden, parts.reads.flatten(1)], dim=1))
         return torch.stack(outputs), self._join(parts)
 
@@ -165,14 +219,15 @@ class Ntm(MemoryCore):
         return NtmState(memory, weightings, reads, hidden, cell)
 
     def _control(self, from_input: Tensor, last: NtmState) -> tuple[Tensor, Tensor]:
-        gates = torch.addmm(from_input, last.reads.flatten(1), self.weight_read.t())
+        reads = last.reads.flatten(1)
         if self.controller == "feedforward":
-            return torch.tanh(gates), last.cell
+            return torch.tanh(torch.addmm(from_input, reads, self.weight_feedback.t())), last.cell
         if self.controller == "lstm":
-            gates = torch.addmm(gates, last.hidden, self.weight_hidden.t())
+            gates = torch.addmm(from_input, torch.cat([reads, last.hidden], dim=1), self.weight_feedback.t())
             input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=1)
             cell = torch.sigmoid(forget_gate) * last.cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
             return torch.sigmoid(output_gate) * torch.tanh(cell), cell
+        gates = torch.addmm(from_input, reads, self.weight_read.t())
         from_hidden = F.linear(last.hidden, self.weight_hidden)
         reset_gate, update_gate = torch.sigmoid(
             gates[:, : -self.hidden_size] + from_hidden[:, : -self.hidden_size]
@@ -210,6 +265,9 @@ class Ntm(MemoryCore):
 
     def _start(self) -> Tensor:
         """Returns the state in which an episode begins, `[1, S]`, differentiable where it is learned."""
+        return self._make_start() if self.fixed_start is None else self.fixed_start
+
+    def _make_start(self) -> Tensor:
         read_weightings = self._first_weightings(self.start_read_logits, self.read_heads)
         write_weightings = self._first_weightings(self.start_write_logits, self.write_heads)
         weightings = torch.cat([read_weightings, write_weightings]).unsqueeze(0)
@@ -234,13 +292,15 @@ class Ntm(MemoryCore):
         def uniform(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
 
+        reads = self.read_heads * self.width
         self.weight_input = uniform(rows, self.input_size)
-        self.weight_read = uniform(rows, self.read_heads * self.width)
         self.bias = uniform(rows)
-        if self.controller != "feedforward":
+        if self.controller == "gru":  # its reset gate comes between the hidden state and the candidate
+            self.weight_read = uniform(rows, reads)
             self.weight_hidden = uniform(rows, self.hidden_size)
-        if self.controller == "gru":
             self.bias_candidate = uniform(self.hidden_size)
+        else:  # read vectors, and the LSTM's hidden state behind them
+            self.weight_feedback = uniform(rows, reads + (self.hidden_size if self.controller == "lstm" else 0))
 
     def _build_start(self, memory_init: MemoryInit, learned_start: bool, init: Init) -> None:
         self.start_memory: Tensor

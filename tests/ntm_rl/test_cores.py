@@ -11,6 +11,7 @@ from ntm_rl.errors import InputError
 CORES = [(name, {"hidden_size": 6}) for name in core_names()] + [
     ("ntm", {"hidden_size": 6, "controller": "gru", "read_heads": 2, "shift_range": 2, "init": "tape"}),
     ("ntm", {"hidden_size": 6, "controller": "feedforward", "memory_init": "learned", "learned_start": True}),
+    ("ntm", {"hidden_size": 6, "backend": "eager"}),
     ("lstm", {"hidden_size": 6, "layers": 2}),
     ("gru", {"hidden_size": 6, "layers": 2}),
 ]

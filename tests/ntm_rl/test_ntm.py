@@ -68,15 +68,16 @@ class NaiveNtm:
         return np.concatenate([self.hidden, self.reads.ravel()])
 
     def control(self, x):
-        p, size = self.p, self.core.hidden_size
-        total = p["weight_input"] @ x + p["weight_read"] @ self.reads.ravel() + p["bias"]
+        p, size, reads = self.p, self.core.hidden_size, self.reads.ravel()
+        total = p["weight_input"] @ x + p["bias"]
         if self.core.controller == "feedforward":
-            self.hidden = np.tanh(total)
+            self.hidden = np.tanh(total + p["weight_feedback"] @ reads)
         elif self.core.controller == "lstm":
-            i, f, g, o = np.split(total + p["weight_hidden"] @ self.hidden, 4)
+            i, f, g, o = np.split(total + p["weight_feedback"] @ np.concatenate([reads, self.hidden]), 4)
             self.cell = sigmoid(f) * self.cell + sigmoid(i) * np.tanh(g)
             self.hidden = sigmoid(o) * np.tanh(self.cell)
         else:
+            total = total + p["weight_read"] @ reads
             recurrent = p["weight_hidden"] @ self.hidden
             r = sigmoid(total[:size] + recurrent[:size])
             z = sigmoid(total[size : 2 * size] + recurrent[size : 2 * size])
@@ -93,11 +94,12 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.parametrize("backend", ["eager", "fused"])
 @pytest.mark.parametrize("controller", CONTROLLERS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_steps_and_resets_equal_the_naive_implementation(controller, options):
+def test_steps_and_resets_equal_the_naive_implementation(controller, options, backend):
     torch.manual_seed(0)
-    core = Ntm(3, slots=6, width=4, hidden_size=5, controller=controller, **options).double()
+    core = Ntm(3, slots=6, width=4, hidden_size=5, controller=controller, backend=backend, **options).double()
     steps, batch = 6, 2
     inputs = torch.randn(steps, batch, 3, dtype=torch.float64)
     resets = torch.zeros(steps, batch, dtype=torch.bool)
@@ -118,8 +120,8 @@ def test_steps_and_resets_equal_the_naive_implementation(controller, options):
 @pytest.mark.parametrize("controller", CONTROLLERS)
 def test_gradients_equal_finite_differences(controller):
     torch.manual_seed(1)
-    core = Ntm(2, slots=3, width=2, hidden_size=2, controller=controller, memory_init="learned", learned_start=True)
-    core = core.double()
+    options = {"slots": 3, "width": 2, "hidden_size": 2, "memory_init": "learned", "learned_start": True}
+    core = Ntm(2, controller=controller, backend="eager", **options).double()
     inputs = torch.randn(3, 2, 2, dtype=torch.float64, requires_grad=True)
     with torch.no_grad():
         _, state = core(inputs, core.initial_state(2))
@@ -151,7 +153,7 @@ def test_learned_beginnings_are_trained_through_an_all_zero_state_and_through_re
 @pytest.mark.parametrize("controller", CONTROLLERS)
 def test_nothing_overflows_for_many_slots_long_sequences_and_huge_inputs(controller, autocast):
     torch.manual_seed(0)
-    core = Ntm(3, slots=4096, width=2, hidden_size=8, controller=controller)
+    core = Ntm(3, slots=4096, width=2, hidden_size=8, controller=controller, backend="eager")
     inputs = (1e4 * torch.randn(1000, 1, 3)).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         outputs, state = core(inputs, core.initial_state(1))
@@ -204,6 +206,7 @@ def test_unpacking_an_unused_state_shows_the_beginning():
         ({"clip": 0.0}, "clip = 0.0: must be above 0"),
         ({"controller": "lstn"}, r"controller = 'lstn': must be one of lstm, gru, feedforward. Did you mean lstm\?"),
         ({"memory_init": "const"}, r"memory_init = 'const'.*Did you mean constant\?"),
+        ({"backend": "fast"}, "backend = 'fast': must be one of auto, eager, compile, fused"),
         ({"init": "tap"}, r"init = 'tap': must be one of plain, tape. Did you mean tape\?"),
     ],
 )

@@ -1,0 +1,198 @@
+"""The fused kernel against the eager NTM, its specification; and how it is built."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ntm_rl.errors import InputError
+from ntm_rl.kernels import loader
+from ntm_rl.ntm import Ntm
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "slots": st.integers(5, 12),
+        "width": st.sampled_from([2, 3, 16, 20, 21]),  # of width 1 a cosine's gradient is nothing but rounding
+        "read_heads": st.integers(1, 3),
+        "write_heads": st.integers(1, 3),
+        "hidden_size": st.integers(1, 9),
+        "controller": st.sampled_from(["lstm", "gru", "feedforward"]),
+        "shift_range": st.integers(1, 2),
+        "memory_init": st.sampled_from(["constant", "learned", "random"]),
+        "learned_start": st.booleans(),
+        "init": st.sampled_from(["plain", "tape"]),
+        "clip": st.sampled_from([0.3, 20.0]),
+    }
+)
+SHAPE = st.tuples(st.integers(1, 6), st.integers(1, 5), st.floats(0, 0.5), st.integers(0, 999))
+
+
+def pair(options: dict, dtype: torch.dtype = torch.float32) -> tuple[Ntm, Ntm]:
+    eager, fused = (Ntm(4, backend=backend, **options).to(dtype) for backend in ("eager", "fused"))
+    fused.load_state_dict(eager.state_dict())
+    return eager, fused
+
+
+def run(core: Ntm, shape) -> dict[str, torch.Tensor]:
+    """Values and all gradients of a sequence that begins in the middle of an episode, one element excepted."""
+    steps, batch, rate, seed = shape
+    dtype = core.head_layer.weight.dtype
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=generator).to(dtype)
+
+    state = torch.rand(batch, core.state_size, generator=generator).to(dtype)
+    state[0] = 0  # not alive
+    state.requires_grad_()
+    inputs = draw(steps, batch, 4).requires_grad_()
+    resets = torch.rand(steps, batch, generator=generator) < rate
+    outputs, after = core(inputs, state, resets)
+    loss = (outputs * draw(*outputs.shape)).sum() + (after[:, 1:] * draw(*after.shape)[:, 1:]).sum()
+    loss.backward()
+    found = {"outputs": outputs, "after": after, "d_inputs": inputs.grad, "d_state": state.grad}
+    return found | {name: parameter.grad for name, parameter in core.named_parameters()}
+
+
+def errors(found: dict, exact: dict) -> dict[str, float]:
+    """Largest error of each tensor, relative to its size: single elements are sums that may cancel."""
+    scales = {name: value.detach().abs().max().clamp(min=1e-6) for name, value in exact.items()}
+    return {name: ((found[name] - value).abs().max() / scales[name]).item() for name, value in exact.items()}
+
+
+def assert_agree(options: dict, shape, dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(shape[-1])
+    eager, fused = pair(options, dtype)
+    exact, _ = pair(options, torch.float64)
+    exact.load_state_dict(eager.state_dict())
+    expected = run(exact, shape)
+    eager_errors = errors(run(eager, shape), expected)
+    for name, error in errors(run(fused, shape), expected).items():
+        # Where rounding alone carries the eager float32 further from the truth, the fused may be as far.
+        assert error < max(tolerance, 3 * eager_errors[name]), (name, error, eager_errors[name])
+
+
+@settings(max_examples=80, deadline=None)
+@given(OPTIONS, SHAPE)
+def test_values_and_gradients_equal_the_eager_ones_in_float32(options, shape):
+    assert_agree(options, shape, torch.float32, 1e-5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(OPTIONS, SHAPE)
+def test_values_and_gradients_equal_the_eager_ones_in_float64(options, shape):
+    assert_agree(options, shape, torch.float64, 1e-11)
+
+
+def test_they_also_agree_at_the_sizes_that_are_trained():
+    for options in ({}, {"slots": 128, "width": 20, "hidden_size": 100}):
+        assert_agree(options, (40, 9, 0.05, 3), torch.float32, 1e-5)
+
+
+@pytest.mark.parametrize("controller", ["lstm", "gru", "feedforward"])
+def test_gradients_equal_finite_differences(controller):
+    torch.manual_seed(0)
+    options = {"slots": 4, "width": 2, "hidden_size": 3, "memory_init": "learned", "learned_start": True}
+    core = Ntm(2, backend="fused", controller=controller, read_heads=2, write_heads=2, **options).double()
+    inputs = torch.randn(4, 2, 2, dtype=torch.float64, requires_grad=True)
+    state = torch.rand(2, core.state_size, dtype=torch.float64, requires_grad=True)
+    resets = torch.tensor([[False, False], [True, False], [False, False], [False, True]])
+
+    def run_core(inputs, state, *_):
+        outputs, after = core(inputs, state, resets)
+        return outputs, after[:, 1:]
+
+    assert torch.autograd.gradcheck(run_core, (inputs, state, *core.parameters()))
+
+
+def test_nothing_overflows_for_many_slots_long_sequences_and_huge_inputs():
+    torch.manual_seed(0)
+    core = Ntm(3, slots=4096, width=4, hidden_size=8, backend="fused")
+    inputs = (1e4 * torch.randn(1000, 1, 3)).requires_grad_()
+    outputs, _ = core(inputs, core.initial_state(1))
+    outputs.square().mean().backward()
+    assert torch.isfinite(outputs).all() and torch.isfinite(inputs.grad).all()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in core.parameters() if parameter.grad is not None)
+
+
+def test_a_bad_input_is_not_hidden():
+    core = Ntm(3, backend="fused")
+    outputs, _ = core(torch.full((2, 1, 3), float("nan")), core.initial_state(1))
+    assert torch.isnan(outputs).any()
+
+
+def test_steps_without_gradients_follow_the_weights_when_they_change():
+    torch.manual_seed(0)
+    eager, fused = pair({"memory_init": "learned", "learned_start": True})
+    inputs = torch.randn(1, 2, 4)
+    optimizer = torch.optim.Adam(fused.parameters(), lr=0.1, fused=True)
+    for _ in range(2):
+        with torch.no_grad():
+            torch.testing.assert_close(fused(inputs, fused.initial_state(2)), eager(inputs, eager.initial_state(2)))
+        fused(inputs, fused.initial_state(2))[0].sum().backward()
+        optimizer.step()
+        eager.load_state_dict(fused.state_dict())
+
+
+def test_a_core_inside_torch_compile_gives_the_same():
+    torch.manual_seed(0)
+    core = Ntm(3, slots=4, width=2, hidden_size=3)
+    inputs, state = torch.randn(2, 2, 3), core.initial_state(2)
+    compiled = torch.compile(lambda inputs, state: core(inputs, state), backend="aot_eager")
+    torch.testing.assert_close(compiled(inputs, state), core(inputs, state))
+
+
+@pytest.mark.slow
+def test_the_compiled_step_gives_the_same():
+    torch.manual_seed(0)
+    eager = Ntm(3, slots=4, width=2, hidden_size=3, backend="eager")
+    compiled = Ntm(3, slots=4, width=2, hidden_size=3, backend="compile")
+    compiled.load_state_dict(eager.state_dict())
+    inputs = torch.randn(3, 2, 3)
+    torch.testing.assert_close(compiled(inputs, eager.initial_state(2)), eager(inputs, eager.initial_state(2)))
+
+
+def test_without_a_compiler_there_is_one_warning_and_the_eager_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    loader.load_kernels.cache_clear()
+    try:
+        core, strict = Ntm(3), Ntm(3, backend="fused")
+        with pytest.warns(UserWarning, match=r"could not be built; the eager one is used: no C\+\+ compiler"):
+            core(torch.zeros(1, 1, 3), core.initial_state(1))
+        core(torch.zeros(1, 1, 3), core.initial_state(1))  # no second warning, which pytest would raise
+        with pytest.raises(InputError, match="backend = 'fused': the kernel could not be built"):
+            strict(torch.zeros(1, 1, 3), strict.initial_state(1))
+    finally:
+        loader.load_kernels.cache_clear()
+
+
+def test_another_device_is_refused_by_name():
+    core = Ntm(3, backend="fused").to("meta")
+    with pytest.raises(InputError, match="backend = 'fused': runs on the CPU alone, and this is meta"):
+        core(torch.zeros(1, 1, 3, device="meta"), core.initial_state(1))
+
+
+def test_many_processes_can_build_at_once_and_a_dead_builders_lock_holds_nobody_up(tmp_path):
+    code = "from ntm_rl.kernels.loader import _library, load_kernels; print(load_kernels(), _library())"
+    environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    monkey = subprocess.run(
+        [sys.executable, "-c", "from ntm_rl.kernels.loader import _library; print(_library())"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    folder = os.path.dirname(monkey.stdout.strip())
+    os.makedirs(folder)
+    open(os.path.join(folder, "lock"), "w").close()  # what torch's loader leaves when it is killed
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    printed = {process.communicate(timeout=250)[0].strip() for process in processes}
+    assert printed == {f"True {monkey.stdout.strip()}"}
