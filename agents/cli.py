@@ -51,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("config", metavar="CONFIG")
     show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
     show.add_argument("--keys", action="store_true", help="print every key with its type, default and meaning")
+    benchmark = _command(commands, "benchmark", _benchmark, "measure speed against other libraries")
+    benchmark.add_argument("what", choices=("speed",))
+    benchmark.add_argument("--only", metavar="NAME", help="one row alone")
     copy = _command(commands, "copy", _copy, "copy a packaged config to a file of your own", has_json=False)
     copy.add_argument("config", metavar="CONFIG")
     copy.add_argument("file", metavar="FILE")
@@ -161,6 +164,24 @@ def _show(options: argparse.Namespace) -> int:
         return 0
     for key, kind, default, sentence in describe_keys():
         print(f"{key}: {kind} = {default}\n    {sentence}")
+    return 0
+
+
+def _benchmark(options: argparse.Namespace) -> int:
+    from ntm_rl.agents.benchmarks import speed
+
+    rows = []
+    for row in speed(options.only):
+        rows.append(vars(row))
+        if not options.json:
+            verdict = "met" if row.met else "NOT met"
+            print(
+                f"{row.name}: {row.ours:,.4g} {row.unit} against {row.peer:,.4g} {row.unit}, ratio {row.ratio:.3g} "
+                f"(goal {row.goal}: {verdict}; {row.threads} thread{'s' * (row.threads > 1)})",
+                flush=True,
+            )
+    if options.json:
+        print(json.dumps(rows))
     return 0
 
 

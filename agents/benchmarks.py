@@ -1,0 +1,229 @@
+"""Speed as ratios against named peers, measured in the same run: alternating, several repeats, medians."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from statistics import median
+from typing import Any, Literal
+
+import torch
+from sb3_contrib import RecurrentPPO
+from torch import Tensor, nn
+
+from ntm_rl.agents.ppo import MemoryPPO
+from ntm_rl.core import MemoryCore, make_core
+from ntm_rl.envs.factory import EnvSettings
+from ntm_rl.envs.vector import make_vec_env
+from ntm_rl.errors import InputError, did_you_mean
+
+CARTPOLE, CARDS = "CartPole-v1", "popgym-RepeatPreviousEasy-v0"
+Measure = tuple[float, float, str]  # ours, the peer's, unit
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        name: What was done.
+        ours: Our figure, the median of the repeats.
+        peer: The peer's.
+        unit: Of both.
+        ratio: Ours over the peer's.
+        goal: What the ratio should be.
+        met: Whether it is.
+        threads: Of torch, for both.
+    """
+
+    name: str
+    ours: float
+    peer: float
+    unit: str
+    ratio: float
+    goal: str
+    met: bool
+    threads: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a row is measured: `measure(repeats)` gives ours, the peer's and the unit."""
+
+    measure: Callable[[int], Measure]
+    sense: Literal["<=", ">="]
+    goal: float
+    threads: int = 1
+
+
+def alternate(repeats: int, *actions: Callable[[], object]) -> list[float]:
+    """Returns the median seconds of each action, run in turn after one run for warmth."""
+    seconds: list[list[float]] = [[] for _ in actions]
+    for repeat in range(repeats + 1):
+        for taken, action in zip(seconds, actions, strict=True):
+            began = time.perf_counter()
+            action()
+            if repeat:
+                taken.append(time.perf_counter() - began)
+    return [median(taken) for taken in seconds]
+
+
+def speed(only: str | None = None, repeats: int = 7) -> Iterator[Row]:
+    """Yields the rows of the speed benchmark as they are measured.
+
+    Raises:
+        InputError: there is no row called `only`, or the peer of a row is not installed.
+    """
+    if only is not None and only not in COMPARISONS:
+        raise InputError(
+            f"only = {only!r}: no such row; valid are {', '.join(COMPARISONS)}.{did_you_mean(only, COMPARISONS)}"
+        )
+    before = torch.get_num_threads()
+    for name, comparison in COMPARISONS.items():
+        if only in (None, name):
+            torch.set_num_threads(comparison.threads)
+            ours, peer, unit = comparison.measure(repeats)
+            ratio = ours / peer
+            met = ratio <= comparison.goal if comparison.sense == "<=" else ratio >= comparison.goal
+            goal = f"{comparison.sense} {comparison.goal:g}"
+            yield Row(name, ours, peer, unit, ratio, goal, met, comparison.threads)
+    torch.set_num_threads(before)
+
+
+def _training_step(core: MemoryCore, inputs: Tensor) -> Callable[[], None]:
+    def step() -> None:
+        outputs = core.outputs(inputs, core.initial_state(inputs.shape[1]))
+        outputs.sum().backward()
+
+    return step
+
+
+def _sequence(
+    peer: str, *, steps: int, batch: int, inputs: int, hidden: int, slots: int, width: int
+) -> Callable[[int], Measure]:
+    """Forward and backward of the NTM against a peer on the same shapes."""
+
+    def measure(repeats: int) -> Measure:
+        block = torch.randn(steps, batch, inputs)
+        options = {"slots": slots, "width": width, "hidden_size": hidden}
+        ours = _training_step(make_core("ntm", inputs, **options), block)
+        if peer == "lstm":
+            network = nn.LSTM(inputs, hidden)
+            other: Callable[[], Any] = lambda: network(block)[0].sum().backward()  # noqa: E731
+        elif peer == "eager":
+            other = _training_step(make_core("ntm", inputs, backend="eager", **options), block)
+        else:
+            other = _dnc(block, options)
+        mine, theirs = alternate(repeats, ours, other)
+        return 1e3 * mine, 1e3 * theirs, "ms"
+
+    return measure
+
+
+def _dnc(block: Tensor, options: dict[str, int]) -> Callable[[], None]:
+    if find_spec("dnc") is None:
+        raise InputError("the peer of this row is not installed; run: pip install --no-deps dnc")
+    dnc = import_module("dnc")
+
+    network = dnc.DNC(
+        block.shape[2],
+        options["hidden_size"],
+        rnn_type="lstm",
+        num_layers=1,
+        nr_cells=options["slots"],
+        cell_size=options["width"],
+        read_heads=1,
+        batch_first=False,
+    )
+
+    def step() -> None:
+        outputs, _ = network(block, (None, None, None), reset_experience=True)
+        outputs.sum().backward()
+
+    return step
+
+
+def _single_step(repeats: int) -> Measure:
+    """One step without gradients at batch 8, against the goal of 60 µs."""
+    core = make_core("ntm", 64)
+    inputs, resets = torch.randn(1, 8, 64), torch.zeros(1, 8, dtype=torch.bool)
+
+    def hundred() -> None:
+        state = core.initial_state(8)
+        with torch.no_grad():
+            for _ in range(100):
+                _, state = core(inputs, state, resets)
+
+    return 1e4 * alternate(5 * repeats, hundred)[0], 60.0, "µs"
+
+
+_SAME: dict[str, Any] = {"n_steps": 128, "batch_size": 256, "n_epochs": 4, "seed": 0}
+
+
+def _training(core: str, env_id: str, n_envs: int = 8) -> MemoryPPO:
+    options = {"core": core, "core_kwargs": {"hidden_size": 128}}
+    env = make_vec_env(EnvSettings(env_id), n_envs, seed=0)
+    return MemoryPPO("MlpNtmPolicy", env, sequence_length=32, policy_kwargs=options, device="cpu", **_SAME)
+
+
+def _peer_training(env_id: str) -> RecurrentPPO:
+    env = make_vec_env(EnvSettings(env_id, vectorization="sync"), 8, seed=0)
+    return RecurrentPPO("MlpLstmPolicy", env, policy_kwargs={"lstm_hidden_size": 128}, device="cpu", **_SAME)
+
+
+def _ppo(core: str, env_id: str) -> Callable[[int], Measure]:
+    """Environment steps a second of whole trainings, two rollouts a repeat."""
+
+    def measure(repeats: int) -> Measure:
+        steps = 2 * 128 * 8
+        models = _training(core, env_id), _peer_training(env_id)
+        ours, peer = alternate(repeats, *(lambda model=model: model.learn(steps) for model in models))
+        return steps / ours, steps / peer, "steps/s"
+
+    return measure
+
+
+def _ppo_of_many(repeats: int) -> Measure:
+    """The NTM on 64 batched environments, against the goal of 10,000 steps/s."""
+    model = _training("ntm", CARDS, n_envs=64)
+    model.batch_size = 2048
+    steps = 2 * 128 * 64
+    return steps / alternate(repeats, lambda: model.learn(steps))[0], 10_000.0, "steps/s"
+
+
+def _memory(repeats: int) -> Measure:
+    """Peak resident memory of a process that trains, a process each."""
+    peaks = {}
+    for call in ("_training('ntm', CARTPOLE)", "_peer_training(CARTPOLE)"):
+        code = (
+            f"import resource; from ntm_rl.agents.benchmarks import CARTPOLE, _training, "
+            f"_peer_training; {call}.learn(8192); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        )
+        run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+        peaks[call] = float(run.stdout)
+    ours, peer = peaks.values()
+    return ours, peer, "MiB"
+
+
+_TRAINED = {"steps": 32, "inputs": 64, "hidden": 128, "slots": 32, "width": 16}
+_COPY = {"steps": 41, "inputs": 10, "hidden": 100, "slots": 128, "width": 20}  # length 20: in, a delimiter, out
+
+COMPARISONS: dict[str, Comparison] = {
+    "ntm_batch64_vs_lstm": Comparison(_sequence("lstm", batch=64, **_TRAINED), "<=", 2),
+    "ntm_batch64_vs_eager": Comparison(_sequence("eager", batch=64, **_TRAINED), "<=", 0.25),
+    "ntm_batch8_vs_lstm": Comparison(_sequence("lstm", batch=8, **_TRAINED), "<=", 3),
+    "copy_batch1_vs_dnc": Comparison(_sequence("dnc", batch=1, **_COPY), "<=", 1 / 25),
+    "copy_batch32_vs_dnc": Comparison(_sequence("dnc", batch=32, **_COPY), "<=", 1 / 15),
+    "copy_batch1_vs_lstm": Comparison(_sequence("lstm", batch=1, **_COPY), "<=", 4),
+    "copy_batch32_vs_lstm": Comparison(_sequence("lstm", batch=32, **_COPY), "<=", 4),
+    "step_batch8_vs_60us": Comparison(_single_step, "<=", 1),
+    "ppo_lstm_cartpole": Comparison(_ppo("lstm", CARTPOLE), ">=", 8),
+    "ppo_lstm_repeat_previous": Comparison(_ppo("lstm", CARDS), ">=", 8),
+    "ppo_ntm_cartpole": Comparison(_ppo("ntm", CARTPOLE), ">=", 4),
+    "ppo_ntm_repeat_previous": Comparison(_ppo("ntm", CARDS), ">=", 4),
+    "ppo_ntm_64_envs_vs_10000": Comparison(_ppo_of_many, ">=", 1),
+    "memory_of_ppo_ntm": Comparison(_memory, "<=", 1),
+}
