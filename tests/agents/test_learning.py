@@ -5,6 +5,7 @@ import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 import ntm_rl.agents  # noqa: F401  (registers the policies by name)
@@ -47,8 +48,8 @@ def test_unmodified_recurrent_ppo_solves_cartpole_without_velocities_in_50_000_s
         batch_size=256,
         n_epochs=20,
         gamma=0.98,
-        gae_lambda=0.8,
-        learning_rate=1e-3,
+        gae_lambda=0.95,
+        learning_rate=LinearSchedule(1e-3, 0.0, 1.0),
         policy_kwargs=dict(critic="separate", core_kwargs=dict(slots=16, width=8, hidden_size=64)),
         seed=seed,
     )
