@@ -147,8 +147,11 @@ class Ntm(MemoryCore):
         """See `MemoryCore.forward`."""
         dtype = self.head_layer.weight.dtype
         run = self._run_fused if self._is_fused(inputs.device) else self._unroll
+        inputs, state = inputs.to(dtype), state.to(dtype)
+        if not torch.is_autocast_enabled(inputs.device.type):
+            return run(inputs, state, resets)
         with torch.autocast(inputs.device.type, enabled=False):
-            return run(inputs.to(dtype), state.to(dtype), resets)
+            return run(inputs, state, resets)
 
     def unpack(self, state: Tensor) -> NtmState:
         """Returns the parts of a flat state `[B, S]`; of a state before its first step, the initial ones."""
@@ -178,8 +181,8 @@ class Ntm(MemoryCore):
         if torch.is_grad_enabled():
             outputs, last = FusedNtm.apply(*arguments)  # type: ignore[no-untyped-call]
             return outputs, last
-        result = torch.ops.ntm_rl.ntm_forward(*arguments)
-        return result[0], result[1]
+        outputs, last = torch.ops.ntm_rl.ntm_infer.default(*arguments)
+        return outputs, last
 
     def _feedback(self) -> Tensor:
         """Returns what read vectors and hidden state do to the gates, `[G, R * M + H]`, as the kernel takes it."""

@@ -557,6 +557,15 @@ Saved ntm_forward(const Tensor& projected, const Tensor& state, const Tensor& st
   return {outputs, last, fresh, gates, fed, raw, memory, weightings, content, similarity, cell};
 }
 
+// The same where nobody will ask for gradients.
+std::tuple<Tensor, Tensor> ntm_infer(const Tensor& projected, const Tensor& state, const Tensor& start,
+                                     const std::optional<Tensor>& resets, const Tensor& feedback,
+                                     const Tensor& head_weight, const Tensor& head_bias, at::IntArrayRef shape,
+                                     double clip) {
+  const Saved all = ntm_forward(projected, state, start, resets, feedback, head_weight, head_bias, shape, clip);
+  return {std::get<0>(all), std::get<1>(all)};
+}
+
 // Returns gradients of projected, state, start (a row a batch element), feedback, head_weight and head_bias.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> ntm_backward(
     const Tensor& d_outputs, const Tensor& d_last, const Tensor& projected, const Tensor& state, const Tensor& start,
@@ -645,6 +654,9 @@ TORCH_LIBRARY(ntm_rl, library) {
       "Tensor head_bias, int[] shape, float clip) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor, Tensor, Tensor)");
   library.def(
+      "ntm_infer(Tensor projected, Tensor state, Tensor start, Tensor? resets, Tensor feedback, Tensor head_weight, "
+      "Tensor head_bias, int[] shape, float clip) -> (Tensor, Tensor)");
+  library.def(
       "ntm_backward(Tensor d_outputs, Tensor d_last, Tensor projected, Tensor state, Tensor start, "
       "Tensor feedback, Tensor head_weight, Tensor outputs, Tensor fresh, Tensor gates, Tensor fed, Tensor raw, Tensor memory, "
       "Tensor weightings, Tensor content, Tensor similarity, Tensor cell, int[] shape, float clip) -> (Tensor, Tensor, "
@@ -653,5 +665,6 @@ TORCH_LIBRARY(ntm_rl, library) {
 
 TORCH_LIBRARY_IMPL(ntm_rl, CPU, library) {
   library.impl("ntm_forward", ntm_forward);
+  library.impl("ntm_infer", ntm_infer);
   library.impl("ntm_backward", ntm_backward);
 }
