@@ -26,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a list has seen enough
         sys.stderr.close()
         return 0
+    except OSError as error:  # a folder that became read-only, a full disk under the log
+        print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return BAD_INPUT
 
 
 def _parser() -> argparse.ArgumentParser:

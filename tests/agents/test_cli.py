@@ -135,6 +135,27 @@ def test_a_folder_that_cannot_be_made_is_one_message(capsys):
     assert code == 2 and "run_dir = 'runs'" in error and "cannot be made" in error
 
 
+def test_a_log_that_cannot_be_opened_is_one_message(capsys, monkeypatch):
+    folder = Path(train(capsys)["run"])
+    (folder / "progress.csv").unlink()
+    (folder / "progress.csv").mkdir()
+    code, _, error = run(capsys, "resume", str(folder), "total_timesteps=2000")
+    assert code == 2 and error.strip() == f"{folder}/progress.csv: Is a directory"
+
+
+def test_a_full_disk_stops_a_training_with_one_message_and_the_old_checkpoint_in_place(capsys, monkeypatch):
+    folder = Path(train(capsys)["run"])
+    before = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    code, _, error = run(capsys, "resume", str(folder), "total_timesteps=2000")
+    assert code == 2 and "No space left on device; what was there before is untouched" in error
+    assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
+
+
 def test_damaged_checkpoints_and_agents_are_one_message(capsys):
     folder = Path(train(capsys)["run"])
     weights = folder / "agent" / "weights.safetensors"
