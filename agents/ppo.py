@@ -220,15 +220,17 @@ class MemoryPPO(RecurrentPPO):
         metrics: list[dict[str, Tensor]] = []
         continue_training = True
         for epoch in range(self.n_epochs):
+            divergences: list[Tensor] = []  # of the last epoch, as SB3 logs them
             if epoch > 0 and self.recompute_states:
                 self._recompute_states()
             for batch in self.rollout.minibatches(self.batch_size):  # type: ignore[arg-type]
                 loss, measured = self._loss(batch)
+                divergences.append(measured.pop("approx_kl"))
                 metrics.append(measured)
-                if self.target_kl is not None and measured["approx_kl"] > 1.5 * self.target_kl:
+                if self.target_kl is not None and divergences[-1] > 1.5 * self.target_kl:
                     continue_training = False
                     if self.verbose >= 1:
-                        print(f"Early stopping at step {epoch} due to reaching max kl: {measured['approx_kl']:.2f}")
+                        print(f"Early stopping at step {epoch} due to reaching max kl: {divergences[-1]:.2f}")
                     break
                 self.policy.optimizer.zero_grad()
                 loss.backward()
@@ -237,7 +239,7 @@ class MemoryPPO(RecurrentPPO):
             self._n_updates += 1
             if not continue_training:
                 break
-        self._log_training(metrics)
+        self._log_training(metrics, torch.stack(divergences))
 
     def _loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """PPO's clipped surrogate (equation 7), value and entropy losses of one minibatch, and what to log of them."""
@@ -286,11 +288,12 @@ class MemoryPPO(RecurrentPPO):
             state = self.policy.advance(block, state, rollout.resets[steps])
             rollout.states[chunk] = state
 
-    def _log_training(self, metrics: list[dict[str, Tensor]]) -> None:
+    def _log_training(self, metrics: list[dict[str, Tensor]], divergences: Tensor) -> None:
         # One transfer for all numbers, after the last update.
         table = torch.stack([torch.stack(list(row.values())) for row in metrics]).cpu().numpy()
         for name, column in zip(metrics[0], table.T, strict=True):
             self.logger.record(f"train/{name}", float(column[-1] if name == "loss" else column.mean()))
+        self.logger.record("train/approx_kl", divergences.mean().item())
         rollout, progress = self.rollout, self._current_progress_remaining
         explained = explained_variance(rollout.values.cpu().numpy().ravel(), rollout.returns.cpu().numpy().ravel())
         self.logger.record("train/explained_variance", explained)
