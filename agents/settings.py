@@ -117,7 +117,9 @@ class Settings(_Section):
     total_timesteps: int = Field(1_000_000, ge=1, description="Environment steps of the training.")
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
-    threads: int | None = Field(None, ge=1, description="Threads of torch; null: torch decides.")
+    threads: int | None = Field(
+        1, ge=1, description="Threads of torch, of which small recurrent networks want one; null: torch decides."
+    )
     run_dir: str = Field("runs", min_length=1, description="Folder under which the run's own folder is made.")
     wandb: Literal["online", "offline", "disabled"] | None = Field(
         None, description="Weights & Biases; null: online where a login exists, else offline."
