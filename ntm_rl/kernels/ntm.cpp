@@ -186,20 +186,22 @@ struct Heads {
   }
 };
 
-// The controller's part of a step for one batch element: gates are activated in place.
+// The controller's part of a step for one batch element: what the inputs say is added to the gates, which are activated
+// in place.
 template <typename s>
-inline void control(const Sizes& z, s* __restrict g, const s* hidden_in, const s* cell_in, s* __restrict hidden, s* cell) {
+inline void control(const Sizes& z, s* __restrict g, const s* __restrict p, const s* hidden_in, const s* cell_in,
+                    s* __restrict hidden, s* cell) {
   const int64_t H = z.H;
   if (z.controller == kFeedforward) {
 #pragma omp simd
-    for (int64_t i = 0; i < H; ++i) hidden[i] = g[i] = tanh_(g[i]);
+    for (int64_t i = 0; i < H; ++i) hidden[i] = g[i] = tanh_(g[i] + p[i]);
   } else if (z.controller == kLstm) {
 #pragma omp simd
-    for (int64_t i = 0; i < 2 * H; ++i) g[i] = sigmoid(g[i]);
+    for (int64_t i = 0; i < 2 * H; ++i) g[i] = sigmoid(g[i] + p[i]);
 #pragma omp simd
-    for (int64_t i = 2 * H; i < 3 * H; ++i) g[i] = tanh_(g[i]);
+    for (int64_t i = 2 * H; i < 3 * H; ++i) g[i] = tanh_(g[i] + p[i]);
 #pragma omp simd
-    for (int64_t i = 3 * H; i < 4 * H; ++i) g[i] = sigmoid(g[i]);
+    for (int64_t i = 3 * H; i < 4 * H; ++i) g[i] = sigmoid(g[i] + p[i]);
 #pragma omp simd
     for (int64_t i = 0; i < H; ++i) {
       cell[i] = g[H + i] * cell_in[i] + g[i] * g[2 * H + i];
@@ -207,10 +209,11 @@ inline void control(const Sizes& z, s* __restrict g, const s* hidden_in, const s
     }
   } else {  // gates: reset, update, candidate from the input, candidate from the hidden state
 #pragma omp simd
-    for (int64_t i = 0; i < 2 * H; ++i) g[i] = sigmoid(g[i]);
+    for (int64_t i = 0; i < 2 * H; ++i) g[i] = sigmoid(g[i] + p[i]);
 #pragma omp simd
     for (int64_t i = 0; i < H; ++i) {
-      g[2 * H + i] = tanh_(g[2 * H + i] + g[i] * g[3 * H + i]);
+      g[3 * H + i] += p[3 * H + i];
+      g[2 * H + i] = tanh_(g[2 * H + i] + p[2 * H + i] + g[i] * g[3 * H + i]);
       hidden[i] = g[2 * H + i] + g[H + i] * (hidden_in[i] - g[2 * H + i]);
     }
   }
@@ -235,7 +238,7 @@ struct Parts {
 // Every block that a sequence fills, one row a step and batch element.
 template <typename s>
 struct Blocks {
-  s *gates, *fed, *raw, *outputs, *memory, *weightings, *content, *similarity, *cell;
+  s *gates, *fed, *raw, *outputs, *memory, *weightings, *content, *similarity, *norms, *cell;
 
   Parts<s> entering(const Sizes& z, int64_t t, int64_t b, const bool* fresh, const s* state, const s* start) const {
     if (fresh[t * z.B + b]) return Parts<s>::of(start, z);
@@ -249,38 +252,38 @@ struct Blocks {
 template <typename s>
 struct Scratch {
   Heads<s> heads, d_heads;
-  std::vector<s> gated, shifted, slot_norms, key_norms, d_slots, d_shifted, d_gated, kept, d_kept;
+  std::vector<s> gated, shifted, key_norms, d_slots, d_shifted, d_gated, kept, d_kept;
 
   explicit Scratch(const Sizes& z)
-      : heads(z), d_heads(z), gated(z.N), shifted(z.N), slot_norms(z.N), key_norms(z.K), d_slots(z.N), d_shifted(z.N),
+      : heads(z), d_heads(z), gated(z.N), shifted(z.N), key_norms(z.K), d_slots(z.N), d_shifted(z.N),
         d_gated(z.N), kept(z.M), d_kept(z.M) {}
 };
 
+// norms[i] = sqrt(|vectors[i]|^2 + epsilon).
 template <typename s, int64_t WIDTH>
-void norms(const Sizes& z, const s* memory, const Heads<s>& heads, Scratch<s>& x) {
-  const int64_t M = WIDTH ? WIDTH : z.M;
-  for (int64_t n = 0; n < z.N; ++n) x.slot_norms[n] = dot(memory + n * M, memory + n * M, M);
+void norms_of(s* __restrict norms, const s* vectors, int64_t count, int64_t width) {
+  const int64_t M = WIDTH ? WIDTH : width;
+  for (int64_t i = 0; i < count; ++i) norms[i] = dot(vectors + i * M, vectors + i * M, M);
 #pragma omp simd
-  for (int64_t n = 0; n < z.N; ++n) x.slot_norms[n] = std::sqrt(x.slot_norms[n] + s(kNormEpsilon));
-  for (int64_t k = 0; k < z.K; ++k)
-    x.key_norms[k] = std::sqrt(dot(heads.keys + k * M, heads.keys + k * M, M) + s(kNormEpsilon));
+  for (int64_t i = 0; i < count; ++i) norms[i] = std::sqrt(norms[i] + s(kNormEpsilon));
 }
 
 // A step at the memory of one batch element. WIDTH is M where it is known when this is compiled, else 0.
 template <typename s, int64_t WIDTH>
 void address(const Sizes& z, const Parts<s>& in, const s* raw, s* memory, s* weightings, s* content, s* similarity,
-             s* reads, Scratch<s>& x) {
+             s* slot_norms, s* reads, Scratch<s>& x) {
   const int64_t N = z.N, M = WIDTH ? WIDTH : z.M;
   Heads<s>& heads = x.heads;
   heads.activate(z, raw);
-  norms<s, WIDTH>(z, in.memory, heads, x);
+  norms_of<s, WIDTH>(slot_norms, in.memory, N, M);
+  norms_of<s, WIDTH>(x.key_norms.data(), heads.keys, z.K, M);
   for (int64_t k = 0; k < z.K; ++k) {
     s *sim = similarity + k * N, *con = content + k * N, *out = weightings + k * N;
     const s *key = heads.keys + k * M, *last = in.weightings + k * N;
     for (int64_t n = 0; n < N; ++n) sim[n] = dot(in.memory + n * M, key, M);
     const s key_norm = x.key_norms[k], gate = heads.gates[k];
 #pragma omp simd
-    for (int64_t n = 0; n < N; ++n) con[n] = sim[n] = sim[n] / (key_norm * x.slot_norms[n]);
+    for (int64_t n = 0; n < N; ++n) con[n] = sim[n] = sim[n] / (key_norm * slot_norms[n]);
     softmax(con, heads.strengths[k], N);
 #pragma omp simd
     for (int64_t n = 0; n < N; ++n) x.gated[n] = last[n] + gate * (con[n] - last[n]);
@@ -316,12 +319,12 @@ struct Carried {
 // Backward of `address`. carried: in, gradients of this step's memory and weightings; out, of those that entered it.
 template <typename s, int64_t WIDTH>
 void address_backward(const Sizes& z, const Parts<s>& in, const s* raw, const s* memory, const s* weightings,
-                      const s* content, const s* similarity, const s* d_reads, Carried<s> carried, s* d_raw,
-                      Scratch<s>& x) {
+                      const s* content, const s* similarity, const s* slot_norms, const s* d_reads, Carried<s> carried,
+                      s* d_raw, Scratch<s>& x) {
   const int64_t N = z.N, M = WIDTH ? WIDTH : z.M;
   Heads<s>&heads = x.heads, &d = x.d_heads;
   heads.activate(z, raw);
-  norms<s, WIDTH>(z, in.memory, heads, x);
+  norms_of<s, WIDTH>(x.key_norms.data(), heads.keys, z.K, M);
   std::fill(d.values.begin(), d.values.end(), s(0));
 
   for (int64_t r = 0; r < z.R; ++r) {  // reading
@@ -403,7 +406,7 @@ void address_backward(const Sizes& z, const Parts<s>& in, const s* raw, const s*
       d_beta += d_score * sim[n];
       along_key += d_similarity * sim[n];
       x.d_slots[n] += d_similarity * sim[n];
-      x.d_shifted[n] = d_similarity / (key_norm * x.slot_norms[n]);  // of the product of key and slot
+      x.d_shifted[n] = d_similarity / (key_norm * slot_norms[n]);  // of the product of key and slot
     }
     d.strengths[k] = d_beta;
     s* d_key = d.keys + k * M;
@@ -414,7 +417,7 @@ void address_backward(const Sizes& z, const Parts<s>& in, const s* raw, const s*
     add_scaled(d_key, -along_key / (key_norm * key_norm), key, M);
   }
   for (int64_t n = 0; n < N; ++n)
-    add_scaled(carried.memory + n * M, -x.d_slots[n] / (x.slot_norms[n] * x.slot_norms[n]), in.memory + n * M, M);
+    add_scaled(carried.memory + n * M, -x.d_slots[n] / (slot_norms[n] * slot_norms[n]), in.memory + n * M, M);
 
   for (int64_t k = 0; k < z.K; ++k) {  // back through the activations; of softplus it is 1 - exp(-softplus)
     d.strengths[k] *= 1 - std::exp(-heads.strengths[k]);
@@ -473,7 +476,7 @@ inline void control_backward(const Sizes& z, const s* g, const Parts<s>& in, con
 int64_t grain(const Sizes& z) { return std::max<int64_t>(1, 16384 / (z.memory * z.K)); }
 
 using Saved =
-    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // Steps that begin with the start state: at resets, and at t = 0 where the state is not alive; [T, B].
 Tensor starts(const Sizes& z, const Tensor& state, const std::optional<Tensor>& resets) {
@@ -498,18 +501,18 @@ Saved ntm_forward(const Tensor& projected, const Tensor& state, const Tensor& st
   const Sizes z(projected, shape, clip);
   auto block = [&](int64_t width) { return at::empty({z.T, z.B, width}, projected.options()); };
   Tensor gates = block(z.G), fed = block(z.F), raw = block(z.P), outputs = block(z.O), memory = block(z.memory),
-         weightings = block(z.weightings), content = block(z.weightings), similarity = block(z.weightings),
+         weightings = block(z.weightings), content = block(z.weightings), similarity = block(z.weightings), norms = block(z.N),
          cell = block(z.controller == kLstm ? z.H : 0), last = at::empty({z.B, z.state}, projected.options()), fresh = starts(z, state, resets);
   const Tensor feedback_t = feedback.t(), head_t = head_weight.t();
-  const std::vector<Tensor> gates_at = gates.unbind(0), projected_at = projected.unbind(0), fed_at = fed.unbind(0),
+  const std::vector<Tensor> gates_at = gates.unbind(0), fed_at = fed.unbind(0),
                             raw_at = raw.unbind(0), hidden_at = outputs.narrow(2, 0, z.H).unbind(0);
   AT_DISPATCH_FLOATING_TYPES(projected.scalar_type(), "ntm_forward", [&] {
     using s = scalar_t;
     const Blocks<s> at_{gates.data_ptr<s>(), fed.data_ptr<s>(), raw.data_ptr<s>(), outputs.data_ptr<s>(),
                         memory.data_ptr<s>(), weightings.data_ptr<s>(), content.data_ptr<s>(),
-                        similarity.data_ptr<s>(), cell.data_ptr<s>()};
+                        similarity.data_ptr<s>(), norms.data_ptr<s>(), cell.data_ptr<s>()};
     const bool* is_fresh = fresh.data_ptr<bool>();
-    const s *state_ = state.data_ptr<s>(), *start_ = start.data_ptr<s>();
+    const s *state_ = state.data_ptr<s>(), *start_ = start.data_ptr<s>(), *inputs_ = projected.data_ptr<s>();
     auto entering = [&](int64_t t, int64_t b) { return at_.entering(z, t, b, is_fresh, state_, start_); };
     auto over_batch = [&](auto&& body) {
       at::parallel_for(0, z.B, grain(z), body);
@@ -523,12 +526,12 @@ Saved ntm_forward(const Tensor& projected, const Tensor& state, const Tensor& st
           if (z.controller != kFeedforward) std::copy_n(in.hidden, z.H, row + z.reads);
         }
       });
-      at::addmm_out(const_cast<Tensor&>(gates_at[t]), projected_at[t], fed_at[t], feedback_t);
+      at::mm_out(const_cast<Tensor&>(gates_at[t]), fed_at[t], feedback_t);
       over_batch([&](int64_t from, int64_t to) {
         for (int64_t b = from; b < to; ++b) {
           const Parts<s> in = entering(t, b);
           const int64_t row = t * z.B + b;
-          control(z, at_.gates + row * z.G, in.hidden, in.cell, at_.outputs + row * z.O, at_.cell + row * z.H);
+          control(z, at_.gates + row * z.G, inputs_ + row * z.G, in.hidden, in.cell, at_.outputs + row * z.O, at_.cell + row * z.H);
         }
       });
       at::addmm_out(const_cast<Tensor&>(raw_at[t]), head_bias, hidden_at[t], head_t);
@@ -538,7 +541,8 @@ Saved ntm_forward(const Tensor& projected, const Tensor& state, const Tensor& st
           const Parts<s> in = entering(t, b);
           const int64_t row = t * z.B + b, w = row * z.weightings;
           BY_WIDTH(z.M, address<s, WIDTH>(z, in, at_.raw + row * z.P, at_.memory + row * z.memory, at_.weightings + w,
-                                          at_.content + w, at_.similarity + w, at_.outputs + row * z.O + z.H, scratch))
+                                          at_.content + w, at_.similarity + w, at_.norms + row * z.N,
+                                          at_.outputs + row * z.O + z.H, scratch))
         }
       });
     }
@@ -554,7 +558,7 @@ Saved ntm_forward(const Tensor& projected, const Tensor& state, const Tensor& st
       if (z.controller == kLstm) std::copy_n(at_.cell + row * z.H, z.H, to);
     }
   });
-  return {outputs, last, fresh, gates, fed, raw, memory, weightings, content, similarity, cell};
+  return {outputs, last, fresh, gates, fed, raw, memory, weightings, content, similarity, norms, cell};
 }
 
 // The same where nobody will ask for gradients.
@@ -571,7 +575,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> ntm_backward(
     const Tensor& d_outputs, const Tensor& d_last, const Tensor& projected, const Tensor& state, const Tensor& start,
     const Tensor& feedback, const Tensor& head_weight, const Tensor& outputs, const Tensor& fresh, const Tensor& gates,
     const Tensor& fed, const Tensor& raw, const Tensor& memory, const Tensor& weightings, const Tensor& content,
-    const Tensor& similarity, const Tensor& cell, at::IntArrayRef shape, double clip) {
+    const Tensor& similarity, const Tensor& norms, const Tensor& cell, at::IntArrayRef shape, double clip) {
   const Sizes z(projected, shape, clip);
   const auto options = projected.options();
   Tensor d_gates = at::empty({z.T, z.B, z.G}, options), d_raw = at::empty({z.T, z.B, z.P}, options),
@@ -584,7 +588,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> ntm_backward(
     using s = scalar_t;
     const Blocks<s> at_{gates.data_ptr<s>(), fed.data_ptr<s>(), raw.data_ptr<s>(), outputs.data_ptr<s>(),
                         memory.data_ptr<s>(), weightings.data_ptr<s>(), content.data_ptr<s>(),
-                        similarity.data_ptr<s>(), cell.data_ptr<s>()};
+                        similarity.data_ptr<s>(), norms.data_ptr<s>(), cell.data_ptr<s>()};
     const bool* is_fresh = fresh.data_ptr<bool>();
     const s *state_ = state.data_ptr<s>(), *start_ = start.data_ptr<s>(), *d_out = d_outputs.data_ptr<s>();
     s *flow = carried.data_ptr<s>(), *d_hidden_ = d_hidden.data_ptr<s>(), *d_fed_ = d_fed.data_ptr<s>();
@@ -603,8 +607,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> ntm_backward(
           Carried<s> carry = flowing(b);
           add_scaled(carry.reads, s(1), d_out + row * z.O + z.H, z.reads);
           BY_WIDTH(z.M, address_backward<s, WIDTH>(z, in, at_.raw + row * z.P, at_.memory + row * z.memory,
-                                                   at_.weightings + w, at_.content + w, at_.similarity + w, carry.reads,
-                                                   carry, d_raw.data_ptr<s>() + row * z.P, scratch))
+                                                   at_.weightings + w, at_.content + w, at_.similarity + w,
+                                                   at_.norms + row * z.N, carry.reads, carry, d_raw.data_ptr<s>() + row * z.P, scratch))
           s* d_h = d_hidden_ + b * z.H;
           for (int64_t i = 0; i < z.H; ++i) d_h[i] = carry.hidden[i] + d_out[row * z.O + i];
         }
@@ -652,14 +656,14 @@ TORCH_LIBRARY(ntm_rl, library) {
   library.def(
       "ntm_forward(Tensor projected, Tensor state, Tensor start, Tensor? resets, Tensor feedback, Tensor head_weight, "
       "Tensor head_bias, int[] shape, float clip) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
-      "Tensor, Tensor, Tensor)");
+      "Tensor, Tensor, Tensor, Tensor)");
   library.def(
       "ntm_infer(Tensor projected, Tensor state, Tensor start, Tensor? resets, Tensor feedback, Tensor head_weight, "
       "Tensor head_bias, int[] shape, float clip) -> (Tensor, Tensor)");
   library.def(
       "ntm_backward(Tensor d_outputs, Tensor d_last, Tensor projected, Tensor state, Tensor start, "
       "Tensor feedback, Tensor head_weight, Tensor outputs, Tensor fresh, Tensor gates, Tensor fed, Tensor raw, Tensor memory, "
-      "Tensor weightings, Tensor content, Tensor similarity, Tensor cell, int[] shape, float clip) -> (Tensor, Tensor, "
+      "Tensor weightings, Tensor content, Tensor similarity, Tensor norms, Tensor cell, int[] shape, float clip) -> (Tensor, Tensor, "
       "Tensor, Tensor, Tensor, Tensor)");
 }
 
