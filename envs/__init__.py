@@ -9,7 +9,7 @@ if __name__ != "ntm_rl.envs":
 if TYPE_CHECKING:
     from ntm_rl.envs.factory import EnvSettings, make_env
     from ntm_rl.envs.masking import MaskVelocity
-    from ntm_rl.envs.previous_step import PreviousStep
+    from ntm_rl.envs.previous_step import PreviousStep, PreviousStepVector
     from ntm_rl.envs.vector import VectorEnvAdapter, make_vec_env
 
 # The adapter loads SB3 and with it torch; the environments alone do not.
@@ -18,11 +18,20 @@ _HOME = {
     "make_env": "ntm_rl.envs.factory",
     "MaskVelocity": "ntm_rl.envs.masking",
     "PreviousStep": "ntm_rl.envs.previous_step",
+    "PreviousStepVector": "ntm_rl.envs.previous_step",
     "VectorEnvAdapter": "ntm_rl.envs.vector",
     "make_vec_env": "ntm_rl.envs.vector",
 }
 
-__all__ = ["EnvSettings", "MaskVelocity", "PreviousStep", "VectorEnvAdapter", "make_env", "make_vec_env"]
+__all__ = [
+    "EnvSettings",
+    "MaskVelocity",
+    "PreviousStep",
+    "PreviousStepVector",
+    "VectorEnvAdapter",
+    "make_env",
+    "make_vec_env",
+]
 
 
 def __getattr__(name: str) -> Any:

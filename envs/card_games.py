@@ -1,8 +1,9 @@
 """POPGym's card games, all copies of a game stepped at once.
 
-The games are those of `popgym` (Morad et al. 2023, arXiv:2303.01859) with its spaces, rewards and episode lengths. A
-shuffled deck decides a whole episode, so each game writes its script when the deck is shuffled: what is seen at every
-step and which action will be right. A step is then a look-up.
+The games are those of `popgym` (Morad et al. 2023, arXiv:2303.01859) with its spaces, rewards and episode lengths.
+Where a shuffled deck decides a whole episode, the game writes its script when the deck is shuffled: what is seen at
+every step and which action will be right. A step is then a look-up. (In Concentration the player decides what is seen:
+it has a file of its own.)
 """
 
 from abc import abstractmethod
@@ -37,10 +38,92 @@ def colors_of(cards: IntArray) -> IntArray:
 
 
 class CardGame(VectorEnv[IntArray, IntArray, NDArray[Any]]):
-    """Copies of a card game whose episodes are written down when the deck is shuffled.
+    """Copies of a card game.
 
     Finished copies restart within the step that ends them (`AutoresetMode.SAME_STEP`); the last observations are then
-    in `info["final_obs"]`.
+    in `info["final_obs"]`. `reset(options={"reset_mask": ...})` restarts single copies.
+
+    Args:
+        num_envs: Copies.
+        observation_space: Of one copy.
+        actions: How many there are.
+        cards: In a deck.
+        decks: Decks of so many cards that are shuffled, each on its own, for an episode.
+    """
+
+    def __init__(
+        self, num_envs: int, observation_space: spaces.Space[Any], actions: int, *, cards: int, decks: int = 1
+    ):
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.num_envs = num_envs
+        self.single_observation_space = observation_space
+        self.single_action_space = spaces.Discrete(actions)
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._cards, self._decks = cards, decks
+        self._copies = np.arange(num_envs)
+        self._time = np.zeros(num_envs, dtype=np.int64)
+        self._observations = np.zeros((num_envs, *(observation_space.shape or ())), dtype=np.int64)
+
+    @abstractmethod
+    def deal(self, copies: IntArray, decks: list[IntArray]) -> IntArray:
+        """Begins episodes.
+
+        Args:
+            copies: In which copies, `[E]`.
+            decks: The shuffled decks, card numbers `[E, cards]` in the order in which they are dealt.
+
+        Returns:
+            The first observations, `[E, ...]`.
+        """
+
+    @abstractmethod
+    def play(self, actions: IntArray) -> tuple[IntArray, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Plays one step, without restarts: observations, rewards, and what terminated or was truncated."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[IntArray, dict[str, Any]]:
+        """Shuffles all decks, or those of the copies in `options["reset_mask"]`."""
+        super().reset(seed=seed)
+        mask = (options or {}).get("reset_mask")
+        copies = self._copies if mask is None else np.flatnonzero(mask)
+        self._observations = self._observations.copy()
+        self._observations[copies] = self._restart(copies)
+        return self._observations, {}
+
+    def step(
+        self, actions: IntArray
+    ) -> tuple[IntArray, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Plays one step in every copy."""
+        self._time += 1
+        observations, rewards, terminated, truncated = self.play(actions)
+        ended = terminated | truncated
+        info: dict[str, Any] = {}
+        if ended.any():
+            info = {"final_obs": observations.copy(), "_final_obs": ended}
+            finished = np.flatnonzero(ended)
+            observations[finished] = self._restart(finished)
+        self._observations = observations
+        return observations, rewards, terminated, truncated, info
+
+    def _restart(self, copies: IntArray) -> IntArray:
+        sorted_decks = np.broadcast_to(np.arange(self._cards), (len(copies), self._cards))
+        self._time[copies] = 0
+        return self.deal(copies, [self.np_random.permuted(sorted_decks, axis=1) for _ in range(self._decks)])
+
+
+class ScriptedGame(CardGame):
+    """A card game whose episodes are written down when the deck is shuffled.
+
+    Args:
+        num_envs: Copies.
+        observation_space: Of one copy.
+        actions: How many there are.
+        steps: Length of an episode.
+        reward: For a right action; a wrong one costs as much.
+        cards: In a deck.
+        decks: Decks that are shuffled for an episode.
     """
 
     def __init__(
@@ -54,15 +137,8 @@ class CardGame(VectorEnv[IntArray, IntArray, NDArray[Any]]):
         cards: int,
         decks: int = 1,
     ):
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        self.num_envs = num_envs
-        self.single_observation_space = observation_space
-        self.single_action_space = spaces.Discrete(actions)
-        self.observation_space = batch_space(observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self._steps, self._reward, self._cards, self._decks = steps, reward, cards, decks
-        self._copies = np.arange(num_envs)
-        self._time = np.zeros(num_envs, dtype=np.int64)
+        super().__init__(num_envs, observation_space, actions, cards=cards, decks=decks)
+        self._steps, self._reward = steps, reward
         self._seen = np.zeros((num_envs, steps + 1, *(observation_space.shape or ())), dtype=np.int64)
         self._answers = np.zeros((num_envs, steps), dtype=np.int64)
 
@@ -77,40 +153,22 @@ class CardGame(VectorEnv[IntArray, IntArray, NDArray[Any]]):
             Observations `[E, steps + 1, ...]` and the right actions `[E, steps]`, `NO_ANSWER` where there is none.
         """
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[IntArray, dict[str, Any]]:
-        """Shuffles all decks."""
-        super().reset(seed=seed)
-        self._restart(self._copies)
-        return self._seen[:, 0].copy(), {}
+    def deal(self, copies: IntArray, decks: list[IntArray]) -> IntArray:
+        """See `CardGame.deal`."""
+        seen, self._answers[copies] = self.script(decks)
+        self._seen[copies] = seen
+        return seen[:, 0]
 
-    def step(
-        self, actions: IntArray
-    ) -> tuple[IntArray, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Plays one step in every copy."""
-        answers = self._answers[self._copies, self._time]
+    def play(self, actions: IntArray) -> tuple[IntArray, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """See `CardGame.play`."""
+        answers = self._answers[self._copies, self._time - 1]
         rewards = np.where(actions == answers, self._reward, -self._reward)
         rewards[answers == NO_ANSWER] = 0
-        self._time += 1
         observations = self._seen[self._copies, self._time]
-        terminated = self._time == self._steps
-        info: dict[str, Any] = {}
-        if terminated.any():
-            info = {"final_obs": observations.copy(), "_final_obs": terminated}
-            finished = np.flatnonzero(terminated)
-            self._restart(finished)
-            observations[finished] = self._seen[finished, 0]
-        return observations, rewards, terminated, np.zeros(self.num_envs, dtype=np.bool_), info
-
-    def _restart(self, copies: IntArray) -> None:
-        sorted_decks = np.broadcast_to(np.arange(self._cards), (len(copies), self._cards))
-        decks = [self.np_random.permuted(sorted_decks, axis=1) for _ in range(self._decks)]
-        self._seen[copies], self._answers[copies] = self.script(decks)
-        self._time[copies] = 0
+        return observations, rewards, self._time == self._steps, np.zeros(self.num_envs, dtype=np.bool_)
 
 
-class RepeatPrevious(CardGame):
+class RepeatPrevious(ScriptedGame):
     """Say the suit of the card seen k cards ago, counting the one in view as the first."""
 
     def __init__(self, num_envs: int, decks: int = 1, k: int = 4):
@@ -119,14 +177,14 @@ class RepeatPrevious(CardGame):
         super().__init__(num_envs, spaces.Discrete(SUITS), SUITS, steps=cards - 1, reward=1 / (cards - k), cards=cards)
 
     def script(self, decks: list[IntArray]) -> tuple[IntArray, IntArray]:
-        """See `CardGame.script`."""
+        """See `ScriptedGame.script`."""
         suits = suits_of(decks[0])
         answers = np.full((len(suits), self._steps), NO_ANSWER)
         answers[:, self.k - 1 :] = suits[:, : self._steps - self.k + 1]
         return suits, answers
 
 
-class RepeatFirst(CardGame):
+class RepeatFirst(ScriptedGame):
     """Say the suit of the first card at every step."""
 
     def __init__(self, num_envs: int, decks: int = 1):
@@ -134,12 +192,12 @@ class RepeatFirst(CardGame):
         super().__init__(num_envs, spaces.Discrete(SUITS), SUITS, steps=cards - 1, reward=1 / (cards - 1), cards=cards)
 
     def script(self, decks: list[IntArray]) -> tuple[IntArray, IntArray]:
-        """See `CardGame.script`."""
+        """See `ScriptedGame.script`."""
         suits = suits_of(decks[0])
         return suits, np.broadcast_to(suits[:, :1], (len(suits), self._steps))
 
 
-class CountRecall(CardGame):
+class CountRecall(ScriptedGame):
     """Say how often the queried kind of card has been dealt so far; observations are (dealt, queried)."""
 
     def __init__(self, num_envs: int, decks: int = 1, kind: Callable[[IntArray], IntArray] = colors_of, kinds: int = 2):
@@ -156,14 +214,14 @@ class CountRecall(CardGame):
         )
 
     def script(self, decks: list[IntArray]) -> tuple[IntArray, IntArray]:
-        """See `CardGame.script`."""
+        """See `ScriptedGame.script`."""
         dealt, queried = (self.kind(deck) for deck in decks)
         counts = (dealt[..., None] == np.arange(self.kinds)).cumsum(axis=1)  # [E, cards, kinds]
         answers = np.take_along_axis(counts, queried[..., None], axis=2)[..., 0]
         return np.stack([dealt, queried], axis=-1), answers[:, :-1]
 
 
-class Autoencode(CardGame):
+class Autoencode(ScriptedGame):
     """Watch all cards, then say their suits in reverse order; observations are (watching, suit)."""
 
     def __init__(self, num_envs: int, decks: int = 1):
@@ -173,7 +231,7 @@ class Autoencode(CardGame):
         )
 
     def script(self, decks: list[IntArray]) -> tuple[IntArray, IntArray]:
-        """See `CardGame.script`."""
+        """See `ScriptedGame.script`."""
         suits = suits_of(decks[0])
         episodes, cards = suits.shape
         seen = np.zeros((episodes, self._steps + 1, 2), dtype=np.int64)
@@ -184,7 +242,7 @@ class Autoencode(CardGame):
         return seen, answers
 
 
-class HigherLower(CardGame):
+class HigherLower(ScriptedGame):
     """Guess whether the next card ranks higher (action 0) or lower (action 1); a tie counts nothing."""
 
     def __init__(self, num_envs: int, decks: int = 1):
@@ -192,14 +250,14 @@ class HigherLower(CardGame):
         super().__init__(num_envs, spaces.Discrete(RANKS), 2, steps=cards - 1, reward=1 / cards, cards=cards)
 
     def script(self, decks: list[IntArray]) -> tuple[IntArray, IntArray]:
-        """See `CardGame.script`."""
+        """See `ScriptedGame.script`."""
         ranks = ranks_of(decks[0])
         now, following = ranks[:, :-1], ranks[:, 1:]
         return ranks, np.where(now == following, NO_ANSWER, (following < now).astype(np.int64))
 
 
 # POPGym's ids and what plays them here.
-CARD_GAMES: dict[str, Callable[[int], CardGame]] = {
+SCRIPTED_GAMES: dict[str, Callable[[int], ScriptedGame]] = {
     "popgym-RepeatPreviousEasy-v0": partial(RepeatPrevious, decks=1, k=4),
     "popgym-RepeatPreviousMedium-v0": partial(RepeatPrevious, decks=2, k=32),
     "popgym-RepeatPreviousHard-v0": partial(RepeatPrevious, decks=3, k=64),

@@ -8,7 +8,7 @@ import gymnasium as gym
 from gymnasium import spaces
 
 from ntm_rl.envs.masking import MaskVelocity
-from ntm_rl.envs.observations import make_readable
+from ntm_rl.envs.observations import is_plain, make_readable
 from ntm_rl.envs.previous_step import PreviousStep
 from ntm_rl.errors import InputError, did_you_mean
 
@@ -46,9 +46,28 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
     Raises:
         InputError: unknown id, missing package, wrong keyword arguments, or spaces that no policy can read.
     """
+    check_time_limit(settings)
     import_family(settings.id)
+    env = _make(settings, render_mode)
+    if settings.mask_velocity:
+        env = MaskVelocity(env)
+    env = make_readable(env)
+    check_spaces(settings.id, env.observation_space, env.action_space)
+    if settings.previous_action or settings.previous_reward:
+        env = PreviousStep(env, settings.previous_action, settings.previous_reward)
+    return env
+
+
+def check_time_limit(settings: EnvSettings) -> None:
+    """Raises an `InputError` for a time limit that is no number of steps."""
+    limit = settings.max_episode_steps
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        raise InputError(f"env.max_episode_steps = {limit}: must be at least 1, or null for the environment's own")
+
+
+def _make(settings: EnvSettings, render_mode: str | None) -> gym.Env[Any, Any]:
     try:
-        env = gym.make(
+        return gym.make(
             settings.id,
             max_episode_steps=settings.max_episode_steps,
             disable_env_checker=True,  # it costs a share of every step, and warns about others' environments
@@ -57,21 +76,16 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
         )
     except gym.error.UnregisteredEnv as error:
         raise InputError(f"env.id = {settings.id!r}: {_unknown(settings.id, error)}") from error
-    except gym.error.DependencyNotInstalled as error:
-        raise InputError(f"env.id = {settings.id!r}: {error}") from error
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"env.id = {settings.id!r}: module {settings.id.partition(':')[0]!r} is not installed"
-        ) from error
+        missing = error.name or settings.id.partition(":")[0]  # Gymnasium's own error for `module:id` has no name
+        raise InputError(f"env.id = {settings.id!r}: module {missing!r} is not installed") from error
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
+        raise InputError(f"env.id = {settings.id!r}: {error}") from error
     except (TypeError, AssertionError, ValueError, gym.error.Error) as error:
-        raise InputError(f"env.kwargs = {settings.kwargs}: {settings.id} does not take them: {error}") from error
-    if settings.mask_velocity:
-        env = MaskVelocity(env)
-    env = make_readable(env)
-    if settings.previous_action or settings.previous_reward:
-        env = PreviousStep(env, settings.previous_action, settings.previous_reward)
-    check_spaces(settings.id, env.observation_space, env.action_space)
-    return env
+        why = str(error) or type(error).__name__
+        if not settings.kwargs or isinstance(error, gym.error.DeprecatedEnv):
+            raise InputError(f"env.id = {settings.id!r}: cannot be made: {why}") from error
+        raise InputError(f"env.kwargs = {settings.kwargs}: {settings.id} does not take them: {why}") from error
 
 
 def import_family(env_id: str) -> None:
@@ -92,18 +106,22 @@ def import_family(env_id: str) -> None:
 def check_spaces(env_id: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
     """Raises an `InputError` where a policy could not read or act in these spaces."""
     parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
-    plain = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
     for name, part in parts.items():
-        if not isinstance(part, plain):
+        if not is_plain(part):
             where = f"observation {name!r}" if name else "observation space"
             raise InputError(
                 f"env.id = {env_id!r}: its {where} {part} is not supported; valid are Box, Discrete, MultiDiscrete, "
                 "MultiBinary, and a Dict or Tuple of these"
             )
-    if not isinstance(action_space, plain) or getattr(action_space, "start", 0) != 0:
+    if not is_plain(action_space):
         raise InputError(
             f"env.id = {env_id!r}: its action space {action_space} is not supported; valid are Box, Discrete from 0, "
-            "MultiDiscrete and MultiBinary"
+            "MultiDiscrete from 0 and MultiBinary, the last two of one dimension"
+        )
+    if isinstance(action_space, spaces.Box) and not action_space.is_bounded():
+        raise InputError(
+            f"env.id = {env_id!r}: its action space {action_space} has no bounds; wrap the environment in "
+            "gymnasium.wrappers.ClipAction or RescaleAction with finite ones"
         )
 
 

@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.wrappers import TransformObservation
 from numpy.typing import NDArray
 
 from ntm_rl.errors import InputError, did_you_mean
@@ -22,28 +23,32 @@ POSITIONS: dict[str, list[int]] = {
 }
 
 
-class MaskVelocity(gym.ObservationWrapper[NDArray[np.float32], Any, NDArray[np.float32]], RecordConstructorArgs):
+class MaskVelocity(TransformObservation[NDArray[np.float32], Any, NDArray[np.float32]], RecordConstructorArgs):
     """Removes the velocities from the observations of CartPole, Pendulum, MountainCar, Acrobot and LunarLander.
 
+    Around a vector environment that resets on demand: `gymnasium.wrappers.vector.VectorizeTransformObservation(envs,
+    MaskVelocity, task="CartPole")`.
+
+    Args:
+        env: The environment to wrap.
+        task: Name of the task whose observations these are; None: taken from the environment's id.
+
     Raises:
-        InputError: the environment is none of these.
+        InputError: the task is none of these.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]):
-        RecordConstructorArgs.__init__(self)
-        gym.ObservationWrapper.__init__(self, env)
-        name = "" if env.spec is None else env.spec.name
-        if name not in POSITIONS:
+    def __init__(self, env: gym.Env[Any, Any], task: str | None = None):
+        RecordConstructorArgs.__init__(self, task=task)
+        if task is None:
+            task = "" if env.spec is None else env.spec.name
+        if task not in POSITIONS:
             valid = ", ".join(POSITIONS)
             raise InputError(
-                f"mask_velocity = True: no velocities are known of {name!r}; valid are {valid}."
-                f"{did_you_mean(name, POSITIONS)}"
+                f"mask_velocity = True: no velocities are known of {task!r}; valid are {valid}."
+                f"{did_you_mean(task, POSITIONS)}"
             )
-        self._kept = POSITIONS[name]
+        kept = POSITIONS[task]
         space = env.observation_space
         assert isinstance(space, spaces.Box)
-        self.observation_space = spaces.Box(space.low[self._kept], space.high[self._kept], dtype=np.float32)
-
-    def observation(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns the positions alone."""
-        return observation[self._kept]
+        shown = spaces.Box(space.low[kept], space.high[kept], dtype=np.float32)
+        TransformObservation.__init__(self, env, func=lambda observation: observation[kept], observation_space=shown)

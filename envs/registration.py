@@ -1,23 +1,31 @@
 """The package's own Gymnasium ids, registered by `import ntm_rl`."""
 
-from typing import Any
-
 import gymnasium as gym
+from gymnasium.envs.registration import WrapperSpec
 
-
-def make_no_velocity(id: str, **kwargs: object) -> gym.Env[Any, Any]:
-    """Makes a classic control task whose velocities are hidden."""
-    from ntm_rl.envs.masking import MaskVelocity
-
-    return MaskVelocity(gym.make(id, **kwargs))  # type: ignore[arg-type]
+# Control tasks without velocities: our name, and the id of the task that is masked.
+NO_VELOCITY = {
+    "CartPoleNoVelocity-v0": "CartPole-v1",
+    "PendulumNoVelocity-v0": "Pendulum-v1",
+    "MountainCarContinuousNoVelocity-v0": "MountainCarContinuous-v0",
+    "LunarLanderNoVelocity-v0": "LunarLander-v3",
+}
 
 
 def register_environments() -> None:
     """Registers the ids by the name of what makes them: nothing but Gymnasium is imported."""
-    for name, original in (("CartPoleNoVelocity-v0", "CartPole-v1"), ("PendulumNoVelocity-v0", "Pendulum-v1")):
+    for name, original_id in NO_VELOCITY.items():
+        original = gym.registry.get(original_id)
+        if original is None:  # Gymnasium drops a version when it adds the next: `import ntm_rl` must survive that
+            continue
         gym.register(
             f"ntm_rl/{name}",
-            entry_point="ntm_rl.envs.registration:make_no_velocity",
-            kwargs={"id": original},
-            disable_env_checker=True,
+            entry_point=original.entry_point,
+            reward_threshold=original.reward_threshold,
+            max_episode_steps=original.max_episode_steps,
+            disable_env_checker=True,  # it costs a share of every step
+            additional_wrappers=(
+                WrapperSpec("MaskVelocity", "ntm_rl.envs.masking:MaskVelocity", {"task": original.name}),
+            ),
+            kwargs=dict(original.kwargs),
         )

@@ -1,14 +1,19 @@
 """The adapter from Gymnasium's vector environments to SB3's, on episodes worked out by hand."""
 
+import sys
+
+import gymnasium as gym
 import numpy as np
 import pytest
+from ale_py.vector_env import AtariVectorEnv
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-from ntm_rl.envs import EnvSettings, VectorEnvAdapter, make_env, make_vec_env
+from ntm_rl.envs import EnvSettings, PreviousStepVector, VectorEnvAdapter, make_env, make_vec_env
+from ntm_rl.envs.native import NATIVE
 from ntm_rl.errors import InputError
 
 
@@ -77,6 +82,7 @@ def test_episodes_end_as_sb3_wants_them_to(mode, as_dict):
     assert (terminated["episode"]["r"], terminated["episode"]["l"]) == (6.0, 3)
     assert (seen[3][3][2]["episode"]["r"], seen[3][3][2]["episode"]["l"]) == (12.0, 4)
     assert "episode" not in seen[3][3][1]
+    assert (seen[3][3][0]["episode"]["r"], seen[3][3][0]["episode"]["l"]) == (2.0, 2)  # its second episode
 
 
 def test_the_adapter_around_gymnasiums_sync_vector_env_equals_sb3s_dummy_vec_env():
@@ -109,12 +115,108 @@ def test_resets_in_the_step_after_are_refused_with_the_modes_that_work():
         VectorEnvAdapter(Counters(AutoresetMode.NEXT_STEP))
 
 
+class Solvable(gym.Env):
+    """Ends after two steps, tells in its info whether it was solved, and shows one number."""
+
+    observation_space = spaces.Discrete(5)
+    action_space = spaces.Discrete(2)
+    render_mode = "rgb_array"
+    asked = None
+
+    def __init__(self, name="any"):
+        self.name = name
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time, self.asked = 0, options
+        return 0, {"fresh": True}
+
+    def step(self, action):
+        self.time += 1
+        ended = self.time == 2
+        return self.time, 1.0, False, ended, {"is_success": bool(action)} if ended else {}
+
+    def render(self):
+        return np.full((2, 2, 3), len(self.name), dtype=np.uint8)
+
+    def tell(self, word):
+        return word + self.name
+
+
+def solvables(mode, **kwargs):
+    return SyncVectorEnv([lambda: Solvable("a"), lambda: Solvable("bb")], autoreset_mode=mode, **kwargs)
+
+
+MODES = [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_last_info_of_an_episode_comes_with_its_end_and_discrete_observations_stay(mode):
+    venv = VectorEnvAdapter(solvables(mode))
+    assert venv.reset().tolist() == [0, 0]
+    venv.step(np.array([0, 0]))
+    observations, _, dones, infos = venv.step(np.array([1, 0]))
+    assert observations.tolist() == [0, 0] and dones.all()
+    assert [info["is_success"] for info in infos] == [True, False]
+    assert [info["terminal_observation"] for info in infos] == [2, 2]
+    assert all(info["TimeLimit.truncated"] and "fresh" not in info for info in infos)
+
+
+def test_options_and_seeds_go_with_the_next_reset_alone():
+    venv = VectorEnvAdapter(solvables(AutoresetMode.SAME_STEP))
+    venv.set_options({"level": 3})
+    venv.seed(7)
+    venv.reset()
+    assert [env.asked for env in venv.envs.envs] == [{"level": 3}] * 2
+    assert [env.np_random_seed for env in venv.envs.envs] == [7, 8]
+    venv.reset()
+    assert [env.asked for env in venv.envs.envs] == [None] * 2
+    venv.set_options([{"level": 3}, {"level": 4}])
+    with pytest.raises(InputError, match=r"options = .*all copies of a vector environment share their options"):
+        venv.reset()
+
+
+def test_attributes_and_methods_reach_single_copies_where_they_are_objects():
+    venv = VectorEnvAdapter(solvables(AutoresetMode.SAME_STEP))
+    assert venv.get_attr("name") == ["a", "bb"] and venv.get_attr("name", 1) == ["bb"]
+    assert venv.env_method("tell", "I am ") == ["I am a", "I am bb"]
+    assert [image[0, 0, 0] for image in venv.get_images()] == [1, 2]
+    assert sorted(venv.render()[..., 0].ravel().tolist()) == [1] * 4 + [2] * 4  # both copies, tiled
+    venv.set_attr("name", "ccc")
+    assert venv.get_attr("name") == ["ccc"] * 2
+
+
+def test_a_buffer_that_the_next_step_overwrites_is_refused():
+    with pytest.raises(InputError, match=r"copy = False of .*: the next step would overwrite"):
+        VectorEnvAdapter(solvables(AutoresetMode.SAME_STEP, copy=False))
+
+
+def test_atari_games_end_by_frame_limit_with_the_last_frames_of_the_episode():
+    games = AtariVectorEnv(
+        "pong", 2, autoreset_mode=AutoresetMode.SAME_STEP, num_threads=1, max_num_frames_per_episode=60, noop_max=1
+    )
+    venv = VectorEnvAdapter(games)
+    observations, steps, dones = venv.reset(), 0, np.array([False])
+    while not dones[0]:
+        previous, steps = observations, steps + 1
+        observations, rewards, dones, infos = venv.step(np.array([2, 3]))
+    assert rewards.dtype == np.float32 and 10 <= steps <= 15  # 60 frames, four a step, some skipped at the start
+    assert infos[0]["TimeLimit.truncated"] and infos[0]["episode"]["l"] == steps
+    last = infos[0]["terminal_observation"]
+    np.testing.assert_array_equal(last[:-1], previous[0][1:])  # the stack of frames has moved on by one
+    assert not np.array_equal(observations[0], last)
+    venv.close()
+
+
 def test_attributes_and_methods_reach_the_vector_environment():
     venv = VectorEnvAdapter(Counters(AutoresetMode.SAME_STEP))
     assert venv.get_attr("as_dict") == [False] * 3
     venv.set_attr("lengths", np.array([5, 5, 5]))
     assert venv.envs.lengths.tolist() == [5, 5, 5]
     assert venv.env_is_wrapped(Monitor) == [True] * 3
+    wrapped = VectorEnvAdapter(PreviousStepVector(Counters(AutoresetMode.SAME_STEP)))
+    wrapped.set_attr("lengths", np.array([6, 6, 6]))
+    assert wrapped.get_attr("lengths", [0])[0].tolist() == wrapped.envs.env.lengths.tolist() == [6, 6, 6]
     with pytest.raises(InputError, match=r"indices = \[0\].*all copies"):
         venv.set_attr("lengths", 1, indices=[0])
 
@@ -129,7 +231,8 @@ GAME = "popgym-RepeatPreviousEasy-v0"
         (EnvSettings(GAME), VectorEnvAdapter),
         (EnvSettings(GAME, vectorization="native"), VectorEnvAdapter),
         (EnvSettings(GAME, vectorization="sync"), DummyVecEnv),
-        (EnvSettings(GAME, previous_action=True), DummyVecEnv),
+        (EnvSettings(GAME, previous_action=True), VectorEnvAdapter),
+        (EnvSettings(GAME, max_episode_steps=9), DummyVecEnv),
         (EnvSettings(CARTPOLE), DummyVecEnv),
         (EnvSettings(CARTPOLE, vectorization="subprocess"), SubprocVecEnv),
         (EnvSettings(CARTPOLE, normalize_observation=True), VecNormalize),
@@ -147,16 +250,43 @@ def test_the_factory_chooses_the_vectorization_and_every_episode_is_counted(sett
     venv.close()
 
 
-def test_native_and_single_games_have_the_same_spaces_and_lengths():
-    native, single = (
-        make_vec_env(EnvSettings("popgym-AutoencodeEasy-v0", vectorization=kind), 1, 0) for kind in ("native", "sync")
-    )
-    assert native.observation_space == single.observation_space
-    assert native.action_space == single.action_space
-    for venv in (native, single):
-        venv.reset()
-        lengths = [step for step in range(1, 120) if venv.step(np.array([0]))[2][0]]
-        assert lengths == [103]
+EASY = [env_id for env_id in NATIVE if "Easy" in env_id]
+
+
+EXTRAS = [{}, {"previous_action": True}, {"previous_action": True, "previous_reward": True}]
+
+
+@pytest.mark.parametrize("extras", EXTRAS, ids=str)
+@pytest.mark.parametrize("env_id", EASY)
+def test_native_and_single_games_have_the_same_spaces_and_lengths(env_id, extras):
+    lengths = []
+    for kind in ("native", "sync"):
+        venv = make_vec_env(EnvSettings(env_id, vectorization=kind, **extras), 2, 0)
+        first = venv.reset()
+        spaces_seen = (venv.observation_space, venv.action_space)
+        for observation in _rows(first):
+            assert venv.observation_space.contains(observation)
+        dones = [venv.step(np.zeros(2, dtype=np.int64))[2].tolist() for _ in range(230)]
+        lengths.append([step for step, done in enumerate(dones, 1) if all(done)])
+        assert len(lengths[-1]) >= 2
+        if kind == "native":
+            native_spaces = spaces_seen
+    assert native_spaces == spaces_seen
+    assert lengths[0] == lengths[1]
+
+
+def _rows(observations):
+    if isinstance(observations, dict):
+        return [{key: part[index] for key, part in observations.items()} for index in range(2)]
+    return list(observations)
+
+
+def test_native_games_are_played_without_popgym(monkeypatch):
+    monkeypatch.setitem(sys.modules, "popgym", None)
+    venv = make_vec_env(EnvSettings(GAME), 2, 0)
+    assert venv.reset().shape == (2,)
+    with pytest.raises(InputError, match=r"pip install \"ntm-rl\[popgym\]\""):
+        make_vec_env(EnvSettings(GAME, vectorization="sync"), 2, 0)
 
 
 def test_an_evaluation_leaves_the_normalisation_as_it_is():
@@ -177,7 +307,8 @@ def test_an_evaluation_leaves_the_normalisation_as_it_is():
             1,
             r"env.vectorization = 'native'.*CartPole-v1.*there is one for",
         ),
-        (EnvSettings(GAME, vectorization="native", previous_action=True), 1, r"does not know env.previous_action"),
+        (EnvSettings(GAME, vectorization="native", max_episode_steps=9), 1, r"does not know env.max_episode_steps"),
+        (EnvSettings(GAME, max_episode_steps=0), 1, r"env.max_episode_steps = 0: must be at least 1"),
     ],
 )
 def test_impossible_vectorizations_are_refused(settings, n_envs, message):
