@@ -89,11 +89,15 @@ inline s sigmoid(s x) {
 }
 
 template <typename s>
-inline s tanh_(s x) {  // by its series where the formula would cancel
+inline s tanh_(s x) {  // by a polynomial where the formula would cancel
   const s z = x * x;
-  const s series = x * (s(1) + z * (s(-1.0 / 3) + z * (s(2.0 / 15) + z * s(-17.0 / 315))));
+  s p = s(-5.70498872745e-3);
+  p = p * z + s(2.06390887954e-2);
+  p = p * z + s(-5.37397155531e-2);
+  p = p * z + s(1.33314422036e-1);
+  p = p * z + s(-3.33332819422e-1);
   const s formula = s(1) - s(2) / (s(1) + exp_(s(2) * x));
-  return z < s(1e-3) ? series : formula;
+  return z < s(0.625 * 0.625) ? x + x * z * p : formula;
 }
 
 template <>

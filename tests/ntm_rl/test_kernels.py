@@ -72,8 +72,9 @@ def assert_agree(options: dict, shape, dtype: torch.dtype, tolerance: float) -> 
     expected = run(exact, shape)
     eager_errors = errors(run(eager, shape), expected)
     for name, error in errors(run(fused, shape), expected).items():
-        # Where rounding alone carries the eager float32 further from the truth, the fused may be as far.
-        assert error < max(tolerance, 3 * eager_errors[name]), (name, error, eager_errors[name])
+        # Gradients through a sharp head are small differences of large numbers: rounding may cost them a digit.
+        allowed = tolerance if name in ("outputs", "after") else 5 * tolerance
+        assert error < max(allowed, 3 * eager_errors[name]), (name, error, eager_errors[name])
 
 
 @settings(max_examples=80, deadline=None)
