@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
@@ -194,13 +195,22 @@ def _ppo_of_many(repeats: int) -> Measure:
     return steps / alternate(repeats, lambda: model.learn(steps))[0], 10_000.0, "steps/s"
 
 
+def peak_memory() -> float:
+    """Returns the most MiB that this process has had in memory (Linux).
+
+    Not `ru_maxrss`, which also counts the process that started this one.
+    """
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
 def _memory(repeats: int) -> Measure:
     """Peak resident memory of a process that trains, a process each."""
     peaks = {}
     for call in ("_training('ntm', CARTPOLE)", "_peer_training(CARTPOLE)"):
         code = (
-            f"import resource; from ntm_rl.agents.benchmarks import CARTPOLE, _training, "
-            f"_peer_training; {call}.learn(8192); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+            f"from ntm_rl.agents.benchmarks import CARTPOLE, peak_memory, _training, "
+            f"_peer_training; {call}.learn(8192); print(peak_memory())"
         )
         run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
         peaks[call] = float(run.stdout)
