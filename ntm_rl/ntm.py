@@ -136,7 +136,7 @@ class Ntm(MemoryCore):
         self._build_start(memory_init, learned_start, init)
         is_fixed = memory_init == "constant" and not learned_start and init == "plain"
         self.fixed_start: Tensor | None
-        # Made once where nothing can change it: a single step would spend a third of its time on it.
+        # Made once where nothing can change it, for the sake of single steps.
         self.register_buffer("fixed_start", None, persistent=False)
         if is_fixed:
             self.fixed_start = self._make_start()
@@ -162,6 +162,8 @@ class Ntm(MemoryCore):
             raise InputError(f"backend = 'fused': runs on the CPU alone, and this is {device}; use auto or eager")
         # A torch.compile around the core sees the eager steps, which it can fuse with what is around them.
         if self.backend in ("eager", "compile") or device.type != "cpu" or torch.compiler.is_compiling():
+            return False
+        if self.head_layer.weight.dtype not in (torch.float32, torch.float64):
             return False
         if not load_kernels():
             if self.backend == "fused":

@@ -172,6 +172,12 @@ def test_without_a_compiler_there_is_one_warning_and_the_eager_path(monkeypatch,
         loader.load_kernels.cache_clear()
 
 
+def test_half_precision_weights_run_eagerly():
+    core = Ntm(3).to(torch.bfloat16)
+    outputs, _ = core(torch.zeros(2, 1, 3), core.initial_state(1))
+    assert outputs.dtype == torch.bfloat16 and torch.isfinite(outputs).all()
+
+
 def test_another_device_is_refused_by_name():
     core = Ntm(3, backend="fused").to("meta")
     with pytest.raises(InputError, match="backend = 'fused': runs on the CPU alone, and this is meta"):
