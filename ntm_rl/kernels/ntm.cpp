@@ -7,6 +7,7 @@
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
@@ -502,6 +503,7 @@ Tensor starts(const Sizes& z, const Tensor& state, const std::optional<Tensor>& 
 Saved ntm_forward(const Tensor& projected, const Tensor& state, const Tensor& start, const std::optional<Tensor>& resets,
                   const Tensor& feedback, const Tensor& head_weight, const Tensor& head_bias, at::IntArrayRef shape,
                   double clip) {
+  const at::AutoDispatchBelowADInplaceOrView guard;  // gradients are ours: the calls below need not look for theirs
   const Sizes z(projected, shape, clip);
   auto block = [&](int64_t width) { return at::empty({z.T, z.B, width}, projected.options()); };
   Tensor gates = block(z.G), fed = block(z.F), raw = block(z.P), outputs = block(z.O), memory = block(z.memory),
@@ -580,6 +582,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> ntm_backward(
     const Tensor& feedback, const Tensor& head_weight, const Tensor& outputs, const Tensor& fresh, const Tensor& gates,
     const Tensor& fed, const Tensor& raw, const Tensor& memory, const Tensor& weightings, const Tensor& content,
     const Tensor& similarity, const Tensor& norms, const Tensor& cell, at::IntArrayRef shape, double clip) {
+  const at::AutoDispatchBelowADInplaceOrView guard;
   const Sizes z(projected, shape, clip);
   const auto options = projected.options();
   Tensor d_gates = at::empty({z.T, z.B, z.G}, options), d_raw = at::empty({z.T, z.B, z.P}, options),
