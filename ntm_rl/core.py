@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib import import_module
+from numbers import Real
 from typing import Any, NamedTuple, final
 
 import torch
@@ -50,6 +51,19 @@ class MemoryCore(nn.Module, ABC):
     @abstractmethod
     def unpack(self, state: Tensor) -> NamedTuple:
         """Returns the named parts of a flat state `[B, S]`, for inspection."""
+
+    @final
+    def check_shapes(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> None:
+        """Raises an `InputError` where the arguments of `forward` do not fit each other or the core."""
+        if inputs.dim() != 3 or inputs.shape[2] != self.input_size or len(inputs) == 0:
+            raise InputError(f"inputs of shape {list(inputs.shape)}: must be [T, B, {self.input_size}] with T above 0")
+        steps, batch, _ = inputs.shape
+        if state.shape != (batch, self.state_size):
+            raise InputError(f"state of shape {list(state.shape)}: must be [{batch}, {self.state_size}]")
+        if resets is not None and (resets.shape != (steps, batch) or resets.dtype != torch.bool):
+            raise InputError(
+                f"resets of shape {list(resets.shape)}, {resets.dtype}: must be [{steps}, {batch}], torch.bool"
+            )
 
     @final
     def initial_state(self, batch: int) -> Tensor:
@@ -123,8 +137,8 @@ def core_options(name: str) -> tuple[str, ...]:
 def require_at_least(minimum: float, **values: float) -> None:
     """Raises an `InputError` for the first of `values` that is below `minimum`."""
     for key, value in values.items():
-        if not value >= minimum:
-            raise InputError(f"{key} = {value}: must be at least {minimum}")
+        if not isinstance(value, Real) or isinstance(value, bool) or not value >= minimum:
+            raise InputError(f"{key} = {value!r}: must be at least {minimum}")
 
 
 def require_one_of(valid: tuple[str, ...], **values: str) -> None:

@@ -145,6 +145,7 @@ class Ntm(MemoryCore):
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `MemoryCore.forward`."""
+        self.check_shapes(inputs, state, resets)
         dtype = self.head_layer.weight.dtype
         run = self._run_fused if self._is_fused(inputs.device) else self._unroll
         inputs, state = inputs.to(dtype), state.to(dtype)
@@ -316,7 +317,8 @@ class Ntm(MemoryCore):
             bound = 1 / math.sqrt(self.slots + self.width)
             random = torch.empty(self.slots, self.width).uniform_(-bound, bound)
             contents = random if memory_init == "random" else torch.full_like(random, BLANK)
-            self.register_buffer("start_memory", contents)
+            # A constant is no part of what is saved: weights of a random beginning do not load in its place.
+            self.register_buffer("start_memory", contents, persistent=memory_init == "random")
         reads = torch.zeros(self.read_heads, self.width)
         if learned_start:
             self.start_reads = nn.Parameter(reads)

@@ -55,6 +55,7 @@ class _TorchRecurrentCore(MemoryCore):
     def _run(
         self, inputs: Tensor, state: Tensor, resets: Tensor | None, wants_state: bool
     ) -> tuple[Tensor, Tensor | None]:
+        self.check_shapes(inputs, state, resets)
         if resets is not None:
             state = state.masked_fill(resets[0].unsqueeze(-1), 0)
         dtype = next(self.parameters()).dtype

@@ -143,6 +143,23 @@ def test_recurrent_cores_equal_torchs_modules_zeroed_by_hand_at_resets(kind, lay
         torch.testing.assert_close(found, expected.transpose(0, 1))
 
 
+@every_core
+def test_arguments_that_do_not_fit_are_named_and_nothing_is_read_beyond_them(name, options):
+    core = build(name, options)
+    inputs, state, resets = sequence(core, (4, 2, 0.3, 3))
+    for wrong, message in [
+        ((inputs[..., :2], state, resets), r"inputs of shape \[4, 2, 2\]: must be \[T, B, 3\]"),
+        ((inputs[0], state, resets), r"inputs of shape \[2, 3\]"),
+        ((inputs[:0], state, resets[:0]), "with T above 0"),
+        ((inputs, state[:1], resets), rf"state of shape \[1, {core.state_size}\]: must be \[2, {core.state_size}\]"),
+        ((inputs, state[:, :-1], resets), "state of shape"),
+        ((inputs, state, resets[:3]), r"resets of shape \[3, 2\], torch.bool: must be \[4, 2\]"),
+        ((inputs, state, resets.float()), r"resets of shape \[4, 2\], torch.float32"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            core(*wrong)
+
+
 def test_unknown_cores_and_options_suggest_the_nearest():
     with pytest.raises(InputError, match=r"core = 'lstn': unknown core; valid are ntm, lstm, gru. Did you mean lstm\?"):
         core_class("lstn")

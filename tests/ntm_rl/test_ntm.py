@@ -32,7 +32,7 @@ class NaiveNtm:
         def weightings(logits, heads):
             return [softmax(p[logits][k]) if logits in p else np.eye(core.slots)[0] for k in range(heads)]
 
-        self.memory = p["start_memory"].copy()
+        self.memory = p.get("start_memory", np.full((core.slots, core.width), 1e-6)).copy()
         self.weightings = weightings("start_read_logits", core.read_heads)
         self.weightings += weightings("start_write_logits", core.write_heads)
         self.reads = p["start_reads"].copy()
@@ -197,6 +197,7 @@ def test_unpacking_an_unused_state_shows_the_beginning():
     ("options", "message"),
     [
         ({"slots": 2}, "slots = 2: must be at least 3"),
+        ({"slots": "many"}, "slots = 'many': must be at least 3"),
         ({"width": 0}, "width = 0: must be at least 1"),
         ({"read_heads": 0}, "read_heads = 0: must be at least 1"),
         ({"write_heads": -1}, "write_heads = -1: must be at least 1"),
