@@ -3,6 +3,7 @@
 import csv
 import json
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -79,6 +80,7 @@ def test_a_real_offline_run_holds_config_and_metrics_in_order_also_after_a_resum
     (run_dir / "agent" / "card.json").write_text("{}")
     writer.log_agent("agent-x", run_dir / "agent", ["latest"], {"timesteps": 300})
     logger.close()
+    time.sleep(1.1)  # W&B names a run's folder by the second
     _, logger = begin(run_dir, steps=200)  # killed after 300, resumed from a checkpoint at 200
     for step in (300, 400):
         log(logger, step, loss=step / 7)
