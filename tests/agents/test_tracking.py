@@ -86,7 +86,11 @@ def test_a_real_offline_run_holds_config_and_metrics_in_order_also_after_a_resum
         log(logger, step, loss=step / 7)
     logger.close()
 
+    deadline = time.monotonic() + 20
     configs, history, artifacts = read_wandb(run_dir)
+    while sum("train/loss" in row for row in history) < 5 and time.monotonic() < deadline:
+        time.sleep(0.2)  # W&B's own process may write a little after the run has ended
+        configs, history, artifacts = read_wandb(run_dir)
     assert {config["_id"] for config in configs} == {"task-20260101-000000-seed0-abcd"}
     assert configs[0]["ppo"] == {"gamma": 0.9} and configs[0]["seed"] == 3
     rows = [(row[STEPS], row["train/loss"]) for row in history if "train/loss" in row]
