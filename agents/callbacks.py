@@ -1,6 +1,7 @@
 """Callbacks that keep a training's results: checkpoints, the best agent, and a clean end on a signal."""
 
 import signal
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -10,7 +11,8 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from ntm_rl.agents.checkpoints import save_checkpoint
-from ntm_rl.agents.export import save_agent
+from ntm_rl.agents.export import WEIGHTS, save_agent
+from ntm_rl.agents.storage import StorageError, read_tensors
 
 
 class BestAgentCallback(BaseCallback):
@@ -23,12 +25,16 @@ class BestAgentCallback(BaseCallback):
         folder: Where the agent goes.
         episodes: Episodes to average over.
         extra: JSON values for the card.
-        best: The height that an earlier part of the training reached.
+        best: The height that an earlier part of the training reached; that of an agent already in `folder` counts too,
+            which may have been saved after the checkpoint from which a training goes on.
     """
 
     def __init__(self, folder: Path, episodes: int, extra: Mapping[str, Any] | None = None, best: float = -np.inf):
         super().__init__()
         self.folder, self.episodes, self.extra, self.best = folder, episodes, extra, best
+
+    def _on_training_start(self) -> None:
+        self.best = max(self.best, _saved_mean(self.folder))
 
     def _on_rollout_end(self) -> None:
         episodes = self.model.ep_info_buffer or ()
@@ -61,6 +67,7 @@ class CheckpointCallback(BaseCallback):
         super().__init__()
         self.folder, self.every, self.keep, self.best = folder, every, keep, best
         self.saved_at = -1
+        self._between_rollouts = True
 
     def save(self) -> None:
         """Writes a checkpoint now; between two rollouts only, where the counters agree with the weights."""
@@ -76,6 +83,14 @@ class CheckpointCallback(BaseCallback):
     def _on_rollout_start(self) -> None:
         if self.model.num_timesteps - self.saved_at >= self.every:
             self.save()
+        self._between_rollouts = False
+
+    def _on_rollout_end(self) -> None:
+        self._between_rollouts = True
+
+    def _on_training_end(self) -> None:
+        if self._between_rollouts:  # not if a callback stopped inside of one
+            self.save()
 
     def _on_step(self) -> bool:
         return True
@@ -84,7 +99,8 @@ class CheckpointCallback(BaseCallback):
 class StopOnSignal(BaseCallback):
     """Ends a training cleanly on SIGINT or SIGTERM: the rollout under way is finished and learnt from, then saved.
 
-    A second signal ends it at once. Used as a context manager around `learn`, which restores the old handlers.
+    A second signal ends it at once. Used as a context manager around `learn`, which restores the old handlers. Does
+    nothing outside the main thread, the only one that Python lets handle signals.
 
     Attributes:
         received: The signal that ended the training, if one did.
@@ -98,6 +114,8 @@ class StopOnSignal(BaseCallback):
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._on_signal)
         return self
@@ -120,3 +138,12 @@ class StopOnSignal(BaseCallback):
 
     def _on_step(self) -> bool:
         return not self._stops
+
+
+def _saved_mean(folder: Path) -> float:
+    """Mean return of the agent that lies in a folder, minus infinity if there is none that can be read."""
+    try:
+        mean = read_tensors(folder / WEIGHTS)[1]["extra"]["mean_return"]
+    except (StorageError, KeyError, TypeError):
+        return -np.inf
+    return float(mean) if isinstance(mean, (int, float)) else -np.inf

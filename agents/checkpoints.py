@@ -1,22 +1,32 @@
 """Checkpoints of a training: weights, optimizer, counters, statistics and random generators in one checked file."""
 
-import random
+import math
 import warnings
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 
 from ntm_rl.agents.normalization import normalizer_state, restore_normalizer
-from ntm_rl.agents.storage import StorageError, read_tensors, require_matching, write_tensors
+from ntm_rl.agents.random_states import check_random_states, random_states, restore_random_states
+from ntm_rl.agents.storage import (
+    StorageError,
+    put_weights,
+    read_tensors,
+    require_matching,
+    weights_of,
+    write_tensors,
+)
 from ntm_rl.errors import InputError
 
 FORMAT = 1
+PARTS = ("policy", "optimizer", "random", "normalizer")  # what the tensors' names begin with
+HOW = ("fused", "foreach", "capturable")  # an optimizer computes: a matter of the machine, not of the training
 
 
 def save_checkpoint(
@@ -34,19 +44,21 @@ def save_checkpoint(
         The file written.
 
     Raises:
+        InputError: `keep` below 1.
         StorageError: it could not be written; older checkpoints are untouched.
     """
+    if keep < 1:
+        raise InputError(f"keep = {keep}: must be at least 1")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{folder}: cannot be made: {error.strerror}") from error
+        raise StorageError(f"{folder}: cannot be made: {error.strerror or error}") from error
     optimizer = model.policy.optimizer.state_dict()
-    tensors = {f"policy.{name}": tensor for name, tensor in model.policy.state_dict().items()}
+    tensors = {f"policy.{name}": tensor for name, tensor in weights_of(model.policy).items()}
     for index, state in optimizer["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    tensors["random.torch"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    generators, other_generators = random_states()
+    tensors |= {f"random.{name}": state for name, state in generators.items()}
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None:
         tensors |= {f"normalizer.{name}": tensor for name, tensor in normalizer_state(normalizer).items()}
@@ -57,16 +69,16 @@ def save_checkpoint(
         "n_updates": model._n_updates,
         "episode_num": model._episode_num,
         "episodes": [{key: float(episode[key]) for key in "rlt"} for episode in model.ep_info_buffer or ()],
+        "successes": [float(success) for success in model.ep_success_buffer or ()],
         "param_groups": [
             {key: value for key, value in group.items() if key != "params"} for group in optimizer["param_groups"]
         ],
-        "random": _random_state(),
+        "random": other_generators,
         "extra": dict(extra or {}),
     }
     path = folder / f"step-{model.num_timesteps:012d}.safetensors"
     write_tensors(path, tensors, document)
-    for old in sorted(folder.glob("step-*.safetensors"))[:-keep]:
-        old.unlink()
+    _tidy(folder, path, keep)
     return path
 
 
@@ -100,88 +112,98 @@ def load_checkpoint(path: Path, model: OnPolicyAlgorithm) -> dict[str, Any]:
     tensors, document = read_tensors(path)
     if document.get("kind") != "checkpoint" or document.get("format") != FORMAT:
         raise StorageError(f"{path}: not a checkpoint of format {FORMAT}")
-    groups = _by_prefix(tensors)
-    require_matching(path, groups["policy"], model.policy.state_dict())
+    groups = _by_part(path, tensors)
+    require_matching(path, groups["policy"], weights_of(model.policy))
     optimizer = _optimizer_state(path, groups["optimizer"], document, model)
     normalizer = model.get_vec_normalize_env()
-    if normalizer is not None:
-        require_matching(path, groups["normalizer"], normalizer_state(normalizer))
+    require_matching(path, groups["normalizer"], {} if normalizer is None else normalizer_state(normalizer))
     try:
-        python_state, numpy_state = _parse_random_state(document["random"])
+        check_random_states(groups["random"], document["random"])
         episodes = [{key: float(episode[key]) for key in "rlt"} for episode in document["episodes"]]
-        counters = {key: int(document[key]) for key in ("num_timesteps", "n_updates", "episode_num")}
+        successes = [float(success) for success in document.get("successes", [])]
+        counters = {key: _count(document[key]) for key in ("num_timesteps", "n_updates", "episode_num")}
         extra = dict(document["extra"])
-        torch_state = groups["random"]["torch"]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except Exception as error:  # whatever hostile values make the parsers raise
         raise StorageError(f"{path}: not a checkpoint of format {FORMAT}: {error!r}") from error
 
-    model.policy.load_state_dict(groups["policy"])
+    put_weights(model.policy, groups["policy"])
     model.policy.optimizer.load_state_dict(optimizer)
     if normalizer is not None:
         restore_normalizer(normalizer, groups["normalizer"])
     model.num_timesteps, model._n_updates = counters["num_timesteps"], counters["n_updates"]
     model._episode_num = counters["episode_num"]
     model.ep_info_buffer = deque(episodes, maxlen=model._stats_window_size)
-    model.ep_success_buffer = deque(maxlen=model._stats_window_size)
+    model.ep_success_buffer = deque(successes, maxlen=model._stats_window_size)
     model._last_obs = None  # makes learn() reset the environments, and with them the memory
-    random.setstate(python_state)
-    np.random.set_state(numpy_state)
-    torch.set_rng_state(torch_state)
-    if "cuda" in groups["random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(groups["random"]["cuda"])
+    restore_random_states(groups["random"], document["random"])
     return extra
 
 
-def _by_prefix(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    groups: dict[str, dict[str, Tensor]] = {"policy": {}, "optimizer": {}, "random": {}, "normalizer": {}}
+def _tidy(folder: Path, newest: Path, keep: int) -> None:
+    """Deletes old checkpoints and what killed processes left; never `newest`, nor any of later steps."""
+    old = [path for path in sorted(folder.glob("step-*.safetensors")) if path.name <= newest.name][:-keep]
+    for path in [*old, *folder.glob(".step-*.tmp")]:
+        with suppress(OSError):  # the new one is safe, which is what counts
+            path.unlink()
+
+
+def _by_part(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    groups: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     for name, tensor in tensors.items():
-        prefix, _, rest = name.partition(".")
-        groups.setdefault(prefix, {})[rest] = tensor
+        part, _, rest = name.partition(".")
+        if part not in groups:
+            raise StorageError(f"{path}: tensor {name!r} is not part of a checkpoint")
+        groups[part][rest] = tensor
     return groups
+
+
+def _count(number: Any) -> int:
+    if not isinstance(number, int) or number < 0:
+        raise ValueError(f"{number!r} is no count")
+    return number
 
 
 def _optimizer_state(
     path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any], model: OnPolicyAlgorithm
 ) -> dict[str, Any]:
-    parameters = [parameter for group in model.policy.optimizer.param_groups for parameter in group["params"]]
+    optimizer = model.policy.optimizer
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
-        if not index.isdecimal() or int(index) >= len(parameters):
+        if not (index.isascii() and index.isdecimal()) or int(index) >= len(parameters):
             raise StorageError(f"{path}: optimizer state {name!r} belongs to no parameter of this agent")
-        if tensor.dim() > 0 and tensor.shape != parameters[int(index)].shape:
-            raise StorageError(
-                f"{path}: optimizer state {name!r} has shape {list(tensor.shape)}; was the config changed?"
-            )
         state.setdefault(int(index), {})[key] = tensor
-    current = model.policy.optimizer.state_dict()["param_groups"]
+    keys = next(iter(state.values())).keys() if state else ()
+    # Parameters without a gradient have no state; that of the others has the same names, shapes and types.
+    wanted = {
+        f"optimizer.{number}.{key}": torch.zeros(()) if key == "step" else parameters[number]
+        for number in state
+        for key in keys
+    }
+    require_matching(path, {f"optimizer.{name}": tensor for name, tensor in tensors.items()}, wanted)
+    current = optimizer.state_dict()["param_groups"]
     saved = document.get("param_groups")
-    if not isinstance(saved, list) or len(saved) != len(current) or not all(isinstance(group, dict) for group in saved):
-        raise StorageError(f"{path}: its optimizer has other parameter groups than this agent")
+    if not isinstance(saved, list) or len(saved) != len(current) or not all(map(_fits, saved, current)):
+        raise StorageError(f"{path}: its optimizer has other parameter groups than this agent's")
     # JSON knows no tuples, which is what Adam's betas are.
-    saved = [{key: tuple(each) if isinstance(each, list) else each for key, each in old.items()} for old in saved]
+    saved = [
+        {key: tuple(each) if isinstance(each, list) else each for key, each in old.items() if key not in HOW}
+        for old in saved
+    ]
     groups = [{**group, **old, "params": group["params"]} for group, old in zip(current, saved, strict=True)]
     return {"state": state, "param_groups": groups}
 
 
-def _random_state() -> dict[str, Any]:
-    numpy_state: Any = np.random.get_state(legacy=False)
-    key = numpy_state["state"]["key"].tolist()
-    return {
-        "python": random.getstate(),
-        "numpy": {**numpy_state, "state": {"key": key, "pos": int(numpy_state["state"]["pos"])}},
-    }
+def _fits(saved: Any, current: Mapping[str, Any]) -> bool:
+    """Whether a saved parameter group has no other options than the current, and numbers where that has numbers."""
+    if not isinstance(saved, dict) or not saved.keys() <= current.keys() - {"params"}:
+        return False
+    return all(_shape_of(value) == _shape_of(current[key]) for key, value in saved.items() if key not in HOW)
 
 
-def _parse_random_state(document: Mapping[str, Any]) -> tuple[Any, Any]:
-    version, internal, gauss = document["python"]
-    python_state = (version, tuple(internal), gauss)
-    inner = document["numpy"]["state"]
-    numpy_state = {
-        **document["numpy"],
-        "state": {"key": np.array(inner["key"], dtype=np.uint32), "pos": inner["pos"]},
-    }
-    # Generators of no importance check the states first, so that nothing has changed if one is bad.
-    random.Random().setstate(python_state)
-    np.random.RandomState().set_state(numpy_state)
-    return python_state, numpy_state
+def _shape_of(option: Any) -> Any:
+    if isinstance(option, (list, tuple)):
+        return [_shape_of(part) for part in option]
+    is_number = isinstance(option, (int, float)) and not isinstance(option, bool) and math.isfinite(option)
+    return "number" if is_number else type(option)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
+    except KeyboardInterrupt:  # a second one: StopOnSignal handles the first
+        print("interrupted; `ntm-rl resume RUN` goes on from the last checkpoint", file=sys.stderr)
+        return SIGNAL_BASE + signal.SIGINT
     except BrokenPipeError:  # the reader of a list has seen enough
         sys.stderr.close()
         return 0

@@ -18,14 +18,24 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
-from ntm_rl.agents.normalization import normalize, observation_state
+from ntm_rl.agents.normalization import normalize, observation_state, require_fitting_statistics
 from ntm_rl.agents.policies import POLICIES, MlpNtmPolicy
 from ntm_rl.agents.spaces import space_from_json, space_to_json
-from ntm_rl.agents.storage import StorageError, read_tensors, require_matching, write_atomically, write_tensors
+from ntm_rl.agents.storage import (
+    StorageError,
+    put_weights,
+    read_tensors,
+    require_matching,
+    weights_of,
+    write_atomically,
+    write_tensors,
+)
 from ntm_rl.errors import InputError
 
 FORMAT = 1
 WEIGHTS, CARD = "weights.safetensors", "card.json"
+MAX_ARGUMENTS = 10_000  # characters: a card of a million layers is hostile, and costs time before a tensor is missed
+MAX_STATE = 2**24  # numbers of a memory state (64 MiB): no weight need depend on how many slots a card claims
 CLASSES: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
@@ -79,9 +89,13 @@ def save_agent(
         extra: JSON values for the card, such as the environment's id.
 
     Raises:
-        InputError: an argument of the policy that no card can express.
+        InputError: a class or an argument of the policy that no card can express.
         StorageError: it could not be written; an older agent is untouched.
     """
+    if POLICIES.get(type(policy).__name__) is not type(policy):
+        raise InputError(
+            f"policy = {type(policy).__name__}: a card can only name {', '.join(POLICIES)}; use model.save"
+        )
     statistics = {} if normalizer is None else observation_state(normalizer)
     card: dict[str, Any] = {
         "format": FORMAT,
@@ -95,12 +109,12 @@ def save_agent(
     }
     if statistics and normalizer is not None:
         card["normalization"] = {"epsilon": normalizer.epsilon, "clip": normalizer.clip_obs}
-    tensors = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()}
+    tensors = {f"policy.{name}": tensor for name, tensor in weights_of(policy).items()}
     tensors |= {f"statistics.{name}": tensor for name, tensor in statistics.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{folder}: cannot be made: {error.strerror}") from error
+        raise StorageError(f"{folder}: cannot be made: {error.strerror or error}") from error
     write_tensors(folder / WEIGHTS, tensors, card)
     write_atomically(folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
 
@@ -113,26 +127,32 @@ def load_agent(folder: Path, device: torch.device | str = "auto") -> LoadedAgent
     """
     path = Path(folder) / WEIGHTS
     tensors, card = read_tensors(path)
-    weights = {name.removeprefix("policy."): part for name, part in tensors.items() if name.startswith("policy.")}
-    prefix = "statistics."
-    statistics = {name.removeprefix(prefix): part for name, part in tensors.items() if name.startswith(prefix)}
+    weights, statistics = _part(tensors, "policy."), _part(tensors, "statistics.")
     try:
-        if card["kind"] != "agent" or card["format"] != FORMAT:
+        if card["kind"] != "agent" or card["format"] != FORMAT or len(weights) + len(statistics) != len(tensors):
             raise StorageError(f"{path}: not an agent of format {FORMAT}")
+        if len(json.dumps(card["arguments"])) > MAX_ARGUMENTS:
+            raise StorageError(f"{path}: its card's arguments are longer than {MAX_ARGUMENTS} characters")
         with torch.device("meta"):  # a card that claims a huge network costs nothing until the weights agree
             planned = _build(card)
-        require_matching(path, weights, planned.state_dict())
+        if planned.state_size > MAX_STATE:
+            raise StorageError(f"{path}: its memory state of {planned.state_size:,} numbers exceeds {MAX_STATE:,}")
+        require_matching(path, weights, weights_of(planned))
         policy = _build(card)
-        if statistics:
-            float(card["normalization"]["epsilon"]), float(card["normalization"]["clip"])
+        if statistics or "normalization" in card:
+            require_fitting_statistics(path, statistics, policy.observation_space, card["normalization"])
     except StorageError:
         raise
-    except (KeyError, TypeError, ValueError, AssertionError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # whatever a hostile card makes the constructors raise
         raise StorageError(f"{path}: its card describes no agent that this version can build: {error}") from error
-    policy.load_state_dict(weights)
+    put_weights(policy, weights)
     policy = policy.to(get_device(device))
     policy.set_training_mode(False)
     return LoadedAgent(policy, card, statistics)
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _arguments(policy: MlpNtmPolicy) -> dict[str, Any]:

@@ -1,13 +1,18 @@
 """The running statistics of SB3's `VecNormalize` as tensors, for checkpoints and exported agents."""
 
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
+
+from ntm_rl.agents.storage import StorageError, require_matching
 
 _SINGLE = "observation"
 
@@ -49,6 +54,24 @@ def normalize(observation: Any, state: Mapping[str, Tensor], epsilon: float, cli
             for key, value in observation.items()
         }
     return _normalize(observation, state, _SINGLE, epsilon, clip)
+
+
+def require_fitting_statistics(
+    path: Path, state: Mapping[str, Tensor], space: spaces.Space[Any], scale: Mapping[str, Any]
+) -> None:
+    """Raises an error unless `normalize` works on observations of a space with what a file says."""
+    parts = space.spaces if isinstance(space, spaces.Dict) else {_SINGLE: space}
+    normalized = sorted({name.rpartition(".")[0] for name in state})
+    wanted = {
+        f"{key}.{part}": torch.zeros(shape, dtype=torch.float64)
+        for key in normalized or [_SINGLE]
+        for part, shape in (("mean", parts[key].shape or ()), ("var", parts[key].shape or ()), ("count", ()))
+    }
+    require_matching(path, state, wanted)
+    if any((state[f"{key}.var"] < 0).any() for key in normalized):
+        raise StorageError(f"{path}: its statistics have a variance below 0")
+    if not all(isinstance(scale[key], (int, float)) and 0 < scale[key] < math.inf for key in ("epsilon", "clip")):
+        raise StorageError(f"{path}: normalization = {scale}: must have an epsilon and a clip above 0")
 
 
 def _normalize(value: Any, state: Mapping[str, Tensor], key: str, epsilon: float, clip: float) -> Any:

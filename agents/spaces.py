@@ -1,5 +1,6 @@
 """Gymnasium spaces as JSON, exactly: bounds, infinities and types included."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ from gymnasium import spaces
 
 from ntm_rl.errors import InputError
 
-MAX_ELEMENTS = 10**8  # of one observation: more is a damaged or hostile file, not a space
+MAX_ELEMENTS = 2**25  # of one observation: more is a damaged or hostile file, not a space
 
 
 def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
@@ -27,14 +28,18 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
                 "dtype": str(space.dtype),
             }
         case spaces.Discrete():
-            return {"type": "Discrete", "n": int(space.n)}
+            return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
         case spaces.MultiDiscrete():
-            return {"type": "MultiDiscrete", "nvec": space.nvec.tolist()}
+            return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
         case spaces.MultiBinary():
             return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.shape)}
-        case spaces.Dict():
-            return {"type": "Dict", "spaces": {key: space_to_json(part) for key, part in space.spaces.items()}}
-    raise InputError(f"space = {space}: cannot be saved; valid are Box, Discrete, MultiDiscrete, MultiBinary, Dict")
+        case spaces.Dict() if all(isinstance(key, str) for key in space.spaces):
+            # Their order is the order of the features, and a JSON object has none.
+            parts = {key: space_to_json(part) for key, part in space.spaces.items()}
+            return {"type": "Dict", "keys": list(parts), "spaces": parts}
+    raise InputError(
+        f"space = {space}: cannot be saved; valid are Box, Discrete, MultiDiscrete, MultiBinary, Dict of names"
+    )
 
 
 def space_from_json(description: Mapping[str, Any]) -> spaces.Space[Any]:
@@ -44,27 +49,50 @@ def space_from_json(description: Mapping[str, Any]) -> spaces.Space[Any]:
         InputError: the description is not one of those.
     """
     try:
-        match description["type"]:
-            case "Box":
-                shape = tuple(int(size) for size in description["shape"])
-                if any(size < 1 for size in shape) or np.prod(shape, dtype=object) > MAX_ELEMENTS:
-                    raise ValueError(f"shape {shape}")
-                dtype = np.dtype(description["dtype"])
-                low, high = (_bound_from_json(description[key], shape, dtype) for key in ("low", "high"))
-                return spaces.Box(low, high, shape, dtype.type)
-            case "Discrete":
-                return spaces.Discrete(_at_most(description["n"]))
-            case "MultiDiscrete":
-                return spaces.MultiDiscrete([_at_most(n) for n in description["nvec"]])
-            case "MultiBinary":
-                n = description["n"]
-                return spaces.MultiBinary([_at_most(size) for size in n] if isinstance(n, list) else _at_most(n))
-            case "Dict":
-                parts = description["spaces"].items()
-                return spaces.Dict({str(key): space_from_json(part) for key, part in parts})
-    except (KeyError, TypeError, ValueError, AttributeError, AssertionError, OverflowError) as error:
+        if _elements(description) > MAX_ELEMENTS:
+            raise ValueError(f"more than {MAX_ELEMENTS} elements")
+        return _build(description)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a hostile description makes Gymnasium raise
         raise InputError(f"space = {str(description)[:200]}: not a description of a space: {error}") from error
+
+
+def _elements(description: Mapping[str, Any]) -> int:
+    """Numbers in an element of the space, counted before anything of that size is made."""
+    match description["type"]:
+        case "Box" | "MultiBinary":
+            size = description["shape"] if description["type"] == "Box" else description["n"]
+            return math.prod(_at_least_1(part) for part in (size if isinstance(size, list) else [size]))
+        case "Discrete":
+            return _at_least_1(description["n"])  # one-hot, in front of a network
+        case "MultiDiscrete":
+            return sum(_at_least_1(n) for n in np.array(description["nvec"]).ravel())
+        case "Dict":
+            return sum(_elements(part) for part in description["spaces"].values())
     raise InputError(f"space = {str(description)[:200]}: unknown type of space")
+
+
+def _build(description: Mapping[str, Any]) -> spaces.Space[Any]:
+    match description["type"]:
+        case "Box":
+            shape, dtype = tuple(description["shape"]), np.dtype(description["dtype"])
+            if dtype.kind not in "fiu":
+                raise ValueError(f"dtype {dtype}")
+            low, high = (_bound_from_json(description[key], shape, dtype) for key in ("low", "high"))
+            return spaces.Box(low, high, shape, dtype.type)
+        case "Discrete":
+            return spaces.Discrete(description["n"], start=int(description.get("start", 0)))
+        case "MultiDiscrete":
+            start = description.get("start")
+            return spaces.MultiDiscrete(np.array(description["nvec"]), start=None if start is None else np.array(start))
+        case "MultiBinary":
+            return spaces.MultiBinary(description["n"])
+    parts = description["spaces"]
+    keys = description.get("keys", sorted(parts))
+    if sorted(keys) != sorted(parts):
+        raise ValueError(f"keys {keys} of spaces {list(parts)}")
+    return spaces.Dict([(key, _build(parts[key])) for key in keys])
 
 
 def _bound_to_json(bound: np.ndarray) -> Any:
@@ -80,7 +108,7 @@ def _bound_from_json(text: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.n
     return np.array([dtype.type(part) for part in text], dtype=dtype).reshape(shape)
 
 
-def _at_most(number: Any) -> int:
-    if not 1 <= int(number) <= MAX_ELEMENTS:
+def _at_least_1(number: Any) -> int:
+    if not isinstance(number, (int, np.integer)) or number < 1:
         raise ValueError(f"size {number}")
     return int(number)

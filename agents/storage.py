@@ -4,13 +4,14 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
 from ntm_rl.errors import InputError
 
@@ -32,16 +33,15 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # else a power cut could undo the rename
-        finally:
-            os.close(folder)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:  # an interrupt from the keyboard must leave no half a file either
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         raise StorageError(
-            f"{path}: cannot be written: {error.strerror}; what was there before is untouched"
+            f"{path}: cannot be written: {error.strerror or error}; what was there before is untouched"
         ) from error
+    _sync_folder(path.parent)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
@@ -58,9 +58,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], document: Mapping[s
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads what `write_tensors` wrote; nothing in the file is executed, and its checksum must be right.
 
+    Takes memory in proportion to the file's size, whatever its header claims.
+
     Raises:
         StorageError: missing, truncated or altered.
     """
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise StorageError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -69,15 +73,29 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if digest != _digest(tensors, text):
             raise StorageError(f"{path}: damaged or altered: its checksum is wrong; use another checkpoint")
         document = json.loads(text)
-    except FileNotFoundError as error:
-        raise StorageError(f"{path}: no such file") from error
+        # What safetensors returned is the file itself, mapped into memory: a later change of it would show.
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     except StorageError:
         raise
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError, TypeError, MemoryError) as error:
+    except Exception as error:  # whatever a hostile file makes the parsers raise
         raise StorageError(f"{path}: damaged or not written by ntm-rl ({error}); use another checkpoint") from error
     if not isinstance(document, dict):
         raise StorageError(f"{path}: damaged or not written by ntm-rl (its document is no mapping)")
     return tensors, document
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """Returns the parameters and buffers of a module; those that its parts share come once, by their first name."""
+    named = module.state_dict(keep_vars=True).items()  # the very parameters, so that identity tells what is shared
+    first = {id(tensor): name for name, tensor in reversed(named)}
+    return {name: tensor for name, tensor in named if first[id(tensor)] == name}
+
+
+def put_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copies what `weights_of` returned, once `require_matching` agreed, into a module."""
+    with torch.no_grad():
+        for name, tensor in weights_of(module).items():
+            tensor.copy_(weights[name])
 
 
 def require_matching(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
@@ -95,6 +113,16 @@ def require_matching(path: Path, found: Mapping[str, Tensor], wanted: Mapping[st
     for name in found:
         if name not in wanted:
             raise StorageError(f"{path}: tensor {name!r} is not part of this agent; was the config changed?")
+
+
+def _sync_folder(folder: Path) -> None:
+    # Else a power cut could undo the rename; some network file systems know no such call, and the file is whole.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

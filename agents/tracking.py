@@ -1,55 +1,33 @@
 """Metrics of a run: CSV and TensorBoard always, Weights & Biases as a mirror whose trouble stops nothing."""
 
-import csv
 import io
 import netrc
 import os
+import re
+import ssl
+import urllib.request
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
 
+import numpy as np
+import torch
 import wandb
 from stable_baselines3.common.logger import Figure, Image, KVWriter, Logger, TensorBoardOutputFormat, Video
 from torch.utils.tensorboard import SummaryWriter
 
-from ntm_rl.agents.storage import write_atomically
+from ntm_rl.agents.csv_log import CsvWriter, drop_rows_after, number
+from ntm_rl.agents.storage import StorageError
 
 Mode = Literal["online", "offline", "disabled"]
 STEPS = "time/total_timesteps"
-
-
-class CsvWriter(KVWriter):
-    """Appends a row of numbers a dump to `progress.csv`; a metric that comes up later gets a column of its own.
-
-    Args:
-        path: The file; what is in it stays.
-    """
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._columns = _read_header(path)
-        self._file = path.open("a", newline="")
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """See `stable_baselines3.common.logger.KVWriter.write`."""
-        row = {key: value for key, value in key_values.items() if _is_number(value) and "csv" not in key_excluded[key]}
-        new = sorted(row.keys() - set(self._columns))
-        if new:
-            self._add_columns(new)
-        csv.DictWriter(self._file, self._columns, lineterminator="\n").writerow(row)
-        self._file.flush()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-    def _add_columns(self, new: list[str]) -> None:
-        self._file.close()
-        rows = _read_rows(self._path)
-        self._columns = [*self._columns, *new]
-        _write_rows(self._path, self._columns, rows)
-        self._file = self._path.open("a", newline="")
+ID_LENGTH = 128  # the longest name that W&B takes
+ANSWER_SECONDS = 5.0  # for a server to show that it is there
+INIT_SECONDS = 60.0
+UPLOAD_SECONDS = 120.0  # at the end of a run; what is not sent by then stays in the run directory for `wandb sync`
 
 
 class WandbWriter(KVWriter):
@@ -61,31 +39,44 @@ class WandbWriter(KVWriter):
     def __init__(self, run: Any):
         self._run = run
         self._works = True
+        self._dropped: set[str] = set()
         self._try(lambda: run.define_metric(STEPS))
         self._try(lambda: run.define_metric("*", step_metric=STEPS))
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """See `stable_baselines3.common.logger.KVWriter.write`."""
-        row = {
-            key: _to_wandb(value)
-            for key, value in key_values.items()
-            if "wandb" not in key_excluded[key] and not isinstance(value, str)
-        }
+        if not self._works:
+            return
+        row = {key: self._convert(key, value) for key, value in key_values.items() if "wandb" not in key_excluded[key]}
+        row = {key: value for key, value in row.items() if value is not None}
         self._try(lambda: self._run.log({**row, STEPS: step}))
 
     def log_agent(self, name: str, folder: Path, aliases: list[str], metadata: Mapping[str, Any]) -> None:
         """Sends an exported agent as a new version of an artifact."""
 
         def send() -> None:
-            artifact = wandb.Artifact(name, type="model", metadata=dict(metadata))
-            artifact.add_dir(str(folder))
+            artifact = wandb.Artifact(_valid_name(name), type="model", metadata=dict(metadata))
+            for path in sorted(folder.iterdir()):
+                artifact.add_file(str(path))
             self._run.log_artifact(artifact, aliases=aliases)
 
         self._try(send)
 
     def close(self) -> None:
-        """Ends the run."""
-        self._try(self._run.finish)
+        """Ends the run, also one that was in trouble: what it has is kept in its folder."""
+        try:
+            self._run.finish()
+        except Exception as error:
+            self._give_up(error)
+
+    def _convert(self, key: str, value: Any) -> Any:
+        try:
+            return _to_wandb(value)
+        except Exception as error:  # one picture that cannot be shown is no reason to lose the other metrics
+            if key not in self._dropped:
+                self._dropped.add(key)
+                warnings.warn(f"{key} cannot be sent to Weights & Biases and is left out: {error}", stacklevel=3)
+            return None
 
     def _try(self, action: Callable[[], object]) -> None:
         if not self._works:
@@ -93,16 +84,39 @@ class WandbWriter(KVWriter):
         try:
             action()
         except Exception as error:  # whatever W&B's trouble is, the run directory holds everything
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        if self._works:
             self._works = False
-            warnings.warn(f"Weights & Biases failed and is left alone from here on: {error}", stacklevel=3)
+            warnings.warn(f"Weights & Biases failed and is left alone from here on: {error}", stacklevel=4)
 
 
 class TensorBoardWriter(TensorBoardOutputFormat):
     """SB3's TensorBoard writer, which a resumed training tells from which step on its earlier events are void."""
 
     def __init__(self, folder: Path, steps: int):
+        self._folder = folder
         self.writer = SummaryWriter(log_dir=str(folder), purge_step=steps + 1 if steps else None)
         self._is_closed = False
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """See `stable_baselines3.common.logger.KVWriter.write`.
+
+        Raises:
+            StorageError: the disk is full, or permission was lost.
+        """
+        try:
+            super().write(key_values, key_excluded, step)
+        except OSError as error:
+            raise StorageError(f"{self._folder}: cannot be written: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Closes the file; what a full disk refuses has been reported by `write`."""
+        try:
+            super().close()
+        except OSError as error:
+            warnings.warn(f"{self._folder}: the last events cannot be written: {error}", stacklevel=2)
 
 
 def make_logger(run_dir: Path, wandb_writer: WandbWriter | None, steps: int = 0) -> Logger:
@@ -112,12 +126,17 @@ def make_logger(run_dir: Path, wandb_writer: WandbWriter | None, steps: int = 0)
         run_dir: The run directory.
         wandb_writer: From `start_wandb`.
         steps: Environment steps at which a training resumes; what was logged later will be logged again.
+
+    Raises:
+        StorageError: the folder cannot be written, or its `progress.csv` is no table.
     """
     progress = run_dir / "progress.csv"
-    if progress.exists():
-        rows = [row for row in _read_rows(progress) if float(row[STEPS] or 0) <= steps]
-        _write_rows(progress, _read_header(progress), rows)
-    writers: list[KVWriter] = [CsvWriter(progress), TensorBoardWriter(run_dir / "tensorboard", steps)]
+    drop_rows_after(progress, STEPS, steps)
+    try:
+        tensorboard = TensorBoardWriter(run_dir / "tensorboard", steps)
+    except OSError as error:
+        raise StorageError(f"{run_dir / 'tensorboard'}: cannot be written: {error.strerror or error}") from error
+    writers: list[KVWriter] = [CsvWriter(progress), tensorboard]
     return Logger(str(run_dir), [*writers, wandb_writer] if wandb_writer else writers)
 
 
@@ -133,6 +152,9 @@ def start_wandb(
 ) -> WandbWriter | None:
     """Starts, or goes on with, the W&B run of a run directory; its id is made of the folder's name.
 
+    Where "online" is asked for but there is no login, or no server answers, the run is recorded offline, with a
+    warning. `wandb sync RUN/wandb/offline-run-*` sends such runs later, the parts of a resumed one in their order.
+
     Args:
         run_dir: The run directory; W&B's own files go into its `wandb/`.
         config: The resolved configuration.
@@ -145,11 +167,11 @@ def start_wandb(
     Returns:
         A writer, or None if tracking is disabled or W&B failed to start.
     """
-    mode = default_mode() if mode is None else mode
-    if mode == "disabled":
-        return None
-    name = f"{run_dir.parent.name}-{run_dir.name}"
+    name = _valid_name(f"{run_dir.parent.name}-{run_dir.name}")
     try:
+        mode = default_mode() if mode is None else mode
+        if mode == "disabled":
+            return None
         run = wandb.init(
             project=project,
             entity=entity,
@@ -159,9 +181,18 @@ def start_wandb(
             dir=str(run_dir),
             id=name,
             name=name,
-            mode=mode,
+            mode=_possible(mode),
             resume="allow",
-            settings=wandb.Settings(silent=True, console="off", disable_code=True, disable_git=True, init_timeout=60),
+            allow_val_change=True,  # a resumed run may train for longer
+            reinit="create_new",  # a run that the caller's own script has under way is not ours to log to
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                disable_code=True,
+                disable_git=True,
+                init_timeout=INIT_SECONDS,
+                finish_timeout=UPLOAD_SECONDS,
+            ),
         )
     except Exception as error:  # as in WandbWriter: a mirror
         warnings.warn(f"Weights & Biases could not start; training goes on without it: {error}", stacklevel=2)
@@ -170,52 +201,92 @@ def start_wandb(
 
 
 def default_mode() -> Mode:
-    """Returns "online" where a W&B login exists, and else "offline"; asks nobody and no network."""
-    chosen = os.environ.get("WANDB_MODE")
+    """Returns `WANDB_MODE`, else "online" where a W&B login exists, else "offline"; asks nobody and no network."""
+    chosen = {"dryrun": "offline", "run": "online"}.get(mode := os.environ.get("WANDB_MODE", ""), mode)
     if chosen in ("online", "offline", "disabled"):
         return chosen  # type: ignore[return-value]
-    if os.environ.get("WANDB_API_KEY"):
-        return "online"
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].strip("/")
+    return "online" if _has_login() else "offline"
+
+
+def _possible(mode: Mode) -> Mode:
+    if mode != "online":
+        return mode
+    if not _has_login():
+        reason = "there is no login (`wandb login` makes one)"
+    elif not _answers(_server()):
+        reason = f"{_server()} does not answer"
+    else:
+        return mode
+    warnings.warn(f"Weights & Biases records this run offline, for `wandb sync` to send: {reason}", stacklevel=3)
+    return "offline"
+
+
+def _server() -> str:
+    return str(wandb.setup().settings.base_url)
+
+
+def _has_login() -> bool:
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE") or wandb.setup().settings.api_key:
+        return True
+    public = wandb.Settings().base_url
+    # W&B's public server changed its name; logins made under the old one are still good.
+    names = (_server(), "https://api.wandb.ai") if _server() == public else (_server(),)
     try:
-        return "online" if netrc.netrc().authenticators(host) else "offline"
+        logins = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
-        return "offline"
+        return False
+    return any(logins.authenticators(urlsplit(name).netloc) for name in names)
+
+
+def _answers(url: str) -> bool:
+    """Whether a server is there, through a proxy if one is set; W&B would try for a minute and then lose the run."""
+    try:
+        urllib.request.urlopen(url, timeout=ANSWER_SECONDS).close()
+    except HTTPError as error:
+        error.close()
+    except URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # W&B may trust certificates that Python does not know
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _valid_name(name: str) -> str:
+    # From its end, where the parts of a run's name are that no other run has.
+    return re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)[-ID_LENGTH:]
 
 
 def _to_wandb(value: Any) -> Any:
+    """Converts what SB3's logger takes; None for text and whatever else is no metric."""
     match value:
         case Video():
-            return wandb.Video(value.frames[0].detach().cpu().numpy(), fps=int(value.fps))
+            return [_gif(frames, value.fps) for frames in value.frames]
         case Figure():
             import matplotlib.pyplot  # noqa: F401  (W&B looks for it without importing it)
 
             return wandb.Image(value.figure)
         case Image():
-            return wandb.Image(value.image)
-    return value
+            order = {letter: axis for axis, letter in enumerate(value.dataformats)}
+            axes = [order[letter] for letter in "NHWC" if letter in order]
+            pixels = _pixels(value.image).transpose(axes)
+            return [wandb.Image(each) for each in pixels] if "N" in order else wandb.Image(pixels)
+        case torch.Tensor() | np.ndarray() if value.ndim > 0:
+            return wandb.Histogram(torch.as_tensor(value).detach().flatten().tolist())
+    return number(value)
 
 
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, (str, Video, Figure, Image)) and getattr(value, "ndim", 0) == 0
+def _gif(frames: torch.Tensor, fps: float) -> Any:
+    """Encodes frames `[T, C, H, W]`; W&B itself could only with moviepy."""
+    from PIL import Image as Picture
+
+    pixels = _pixels(frames).transpose(0, 2, 3, 1)
+    pictures = [Picture.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in pixels]
+    content = io.BytesIO()
+    pictures[0].save(content, "GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0)
+    return wandb.Video(content, format="gif")
 
 
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    text = path.read_text() if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]  # a killed process may have left half a row
-    return list(csv.DictReader(io.StringIO(whole)))
-
-
-def _read_header(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return next(csv.reader(file), [])
-
-
-def _write_rows(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+def _pixels(image: Any) -> np.ndarray:
+    """As TensorBoard: bytes are what they are, other numbers are from 0 to 1."""
+    array = torch.as_tensor(image).detach().cpu().numpy()
+    return array if array.dtype == np.uint8 else (array.astype(np.float32) * 255).clip(0, 255).astype(np.uint8)

@@ -1,24 +1,20 @@
-"""Checkpoints and exported agents of real trainings."""
+"""Checkpoints of real trainings."""
 
 import copy
 import json
 import random
-import signal
-from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import CallbackList, ConvertCallback
+from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
 from ntm_rl.agents import MemoryPPO
-from ntm_rl.agents.callbacks import BestAgentCallback, CheckpointCallback, StopOnSignal
 from ntm_rl.agents.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
-from ntm_rl.agents.export import load_agent, save_agent
-from ntm_rl.agents.policies import MlpNtmPolicy
 from ntm_rl.agents.storage import StorageError, read_tensors, write_tensors
 from ntm_rl.errors import InputError
 
@@ -101,6 +97,79 @@ def test_a_checkpoint_of_another_network_changes_nothing(trained, tmp_path):
     assert torch.equal(weights(other), before) and other.num_timesteps == 0
 
 
+class Blink(gym.Env):
+    """A picture and a number, four steps long."""
+
+    observation_space = spaces.Dict({"image": spaces.Box(0, 255, (3, 36, 36), np.uint8), "n": spaces.Box(-9, 9, (1,))})
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self._observe(), float(action), self.steps == 4, False, {"is_success": bool(action)}
+
+    def _observe(self):
+        return {"image": np.full((3, 36, 36), self.steps, np.uint8), "n": np.array([self.steps], np.float32)}
+
+
+def test_shared_image_networks_and_dict_statistics_come_back(tmp_path):
+    def make() -> MemoryPPO:
+        env = VecNormalize(make_vec_env(Blink, 2), norm_obs_keys=["n"])
+        return MemoryPPO("MultiInputNtmPolicy", env, n_steps=8, batch_size=16, n_epochs=1, policy_kwargs=SMALL)
+
+    trained, other = make().learn(32), make()
+    assert len(trained.ep_success_buffer) > 0
+    load_checkpoint(save_checkpoint(trained, tmp_path), other)
+    for name, tensor in trained.policy.state_dict().items():
+        assert torch.equal(other.policy.state_dict()[name], tensor), name
+    assert other.env.obs_rms.keys() == {"n"} and other.env.obs_rms["n"].count == trained.env.obs_rms["n"].count
+    assert list(other.ep_success_buffer) == list(trained.ep_success_buffer)
+    other.learn(16, reset_num_timesteps=False)
+
+
+def test_sb3_contribs_own_recurrent_policy_is_kept_too(tmp_path):
+    def make(seed: int) -> RecurrentPPO:
+        kwargs = dict(lstm_hidden_size=4, net_arch=[4])
+        return RecurrentPPO("MlpLstmPolicy", "CartPole-v1", 16, 16, n_epochs=1, seed=seed, policy_kwargs=kwargs)
+
+    trained, other = make(0).learn(32), make(1)
+    load_checkpoint(save_checkpoint(trained, tmp_path), other)
+    assert torch.equal(weights(other), weights(trained))
+
+
+def test_the_checkpoint_just_written_outlives_damaged_ones_of_later_steps(trained, tmp_path):
+    for steps in (100, 300):
+        trained.num_timesteps = steps
+        save_checkpoint(trained, tmp_path, keep=1)
+    (tmp_path / "step-000000000300.safetensors").write_bytes(b"damaged")
+    trained.num_timesteps = 200  # resumed from 100, since 300 was of no use
+    newest = save_checkpoint(trained, tmp_path, keep=1)
+    with pytest.warns(UserWarning, match="skipped a checkpoint"):
+        assert latest_checkpoint(tmp_path) == newest
+
+
+def test_what_killed_processes_left_is_tidied_up(trained, tmp_path):
+    (tmp_path / ".step-000000000001.safetensors.123.tmp").write_bytes(b"half")
+    newest = save_checkpoint(trained, tmp_path)
+    assert list(tmp_path.iterdir()) == [newest]
+
+
+def test_keeping_no_checkpoint_is_refused(trained, tmp_path):
+    with pytest.raises(InputError, match="keep = 0: must be at least 1"):
+        save_checkpoint(trained, tmp_path, keep=0)
+
+
+@pytest.mark.parametrize("saved_normalized", [True, False])
+def test_normalisation_that_was_switched_on_or_off_is_an_error(tmp_path, saved_normalized):
+    path = save_checkpoint(make_model(normalize=saved_normalized), tmp_path)
+    with pytest.raises(StorageError, match=r"tensor 'observations.observation.\w+'.*was the config changed"):
+        load_checkpoint(path, make_model(normalize=not saved_normalized))
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -111,6 +180,26 @@ def test_a_checkpoint_of_another_network_changes_nothing(trained, tmp_path):
         lambda tensors, document: tensors.pop("random.torch"),
         lambda tensors, document: tensors.update({"optimizer.999.step": torch.zeros(1)}),
         lambda tensors, document: tensors.update({"optimizer.0.exp_avg": torch.zeros(1)}),
+        lambda tensors, document: tensors.update({"optimizer.0.exp_avg": torch.zeros(())}),
+        lambda tensors, document: tensors["optimizer.0.exp_avg"].fill_(float("nan")),
+        lambda tensors, document: tensors.pop("optimizer.0.exp_avg"),
+        lambda tensors, document: tensors.update({"optimizer.²3.exp_avg": torch.zeros(1)}),
+        lambda tensors, document: tensors["policy.core.bias"].fill_(float("inf")),
+        lambda tensors, document: tensors.update({"../../x": torch.zeros(1)}),
+        lambda tensors, document: tensors.update({"random.torch": torch.zeros(5056, dtype=torch.uint8)}),
+        lambda tensors, document: tensors.update({"random.cpu": torch.zeros(1)}),
+        lambda tensors, document: tensors["normalizer.return.var"].fill_(float("nan")),
+        lambda tensors, document: document["random"]["numpy"]["state"].update(pos=10**6),
+        lambda tensors, document: document["random"]["numpy"]["state"]["key"].__setitem__(0, 2**40),
+        lambda tensors, document: document["random"]["python"][1].__setitem__(0, 2**70),
+        lambda tensors, document: document.update(num_timesteps=float("inf")),
+        lambda tensors, document: document.update(n_updates=-1),
+        lambda tensors, document: document.update(episodes=[{"r": 1}]),
+        lambda tensors, document: document["param_groups"][0].update(lr="fast"),
+        lambda tensors, document: document["param_groups"][0].update(lr=float("nan")),
+        lambda tensors, document: document["param_groups"][0].update(betas=[0.9]),
+        lambda tensors, document: document["param_groups"][0].update(surprise=1),
+        lambda tensors, document: document["param_groups"][0].update(maximize=None),
     ],
 )
 def test_a_well_formed_file_with_wrong_content_is_one_error_and_changes_nothing(trained, tmp_path, spoil):
@@ -120,89 +209,52 @@ def test_a_well_formed_file_with_wrong_content_is_one_error_and_changes_nothing(
     write_tensors(tmp_path / "bad.safetensors", tensors, document)
     other = make_model(seed=3)
     before = weights(other)
+    rolled = random.getstate(), np.random.get_state()[2], torch.get_rng_state()
     with pytest.raises(StorageError, match=r"bad\.safetensors"):
         load_checkpoint(tmp_path / "bad.safetensors", other)
-    assert torch.equal(weights(other), before)
+    assert torch.equal(weights(other), before) and other.num_timesteps == 0 and not other.policy.optimizer.state
+    assert rolled[:2] == (random.getstate(), np.random.get_state()[2]) and torch.equal(rolled[2], torch.get_rng_state())
 
 
-def test_an_exported_agent_acts_as_the_model_did_on_the_environments_own_observations(trained, tmp_path):
-    save_agent(trained.policy, tmp_path / "agent", trained.get_vec_normalize_env(), {"env": "CartPole-v1"})
-    agent = load_agent(tmp_path / "agent", "cpu")
-    obs = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32)
-    state = ours = None
-    for _ in range(3):
-        expected, state = trained.predict(trained.env.normalize_obs(obs), state, deterministic=True)
-        found, ours = agent.predict(obs, ours, deterministic=True)
-        np.testing.assert_array_equal(found, expected)
-        np.testing.assert_allclose(ours[0], state[0], rtol=1e-6)
-    assert json.loads((tmp_path / "agent" / "card.json").read_text()) == agent.card
-    assert agent.card["policy"] == "MlpNtmPolicy" and agent.card["extra"] == {"env": "CartPole-v1"}
+@pytest.fixture(scope="module")
+def content(tmp_path_factory):
+    return read_tensors(save_checkpoint(make_model().learn(32), tmp_path_factory.mktemp("content")))
 
 
-@pytest.mark.parametrize("critic", ["shared", "separate"])
-@pytest.mark.parametrize("core", ["ntm", "lstm", "gru"])
-def test_every_core_and_critic_is_exported(core, critic, tmp_path):
-    kwargs = dict(core=core, core_kwargs=dict(hidden_size=7), critic=critic, activation_fn=torch.nn.ReLU)
-    policy = MlpNtmPolicy(spaces.Box(-1, 1, (3,)), spaces.MultiDiscrete([2, 3]), lambda _: 0.1, **kwargs)
-    save_agent(policy, tmp_path)
-    loaded = load_agent(tmp_path, "cpu").policy
-    assert loaded.action_space == policy.action_space and loaded.activation_fn is torch.nn.ReLU
-    for (name, expected), (_, found) in zip(policy.named_parameters(), loaded.named_parameters(), strict=True):
-        assert torch.equal(expected, found), name
+PATHS = [
+    (),
+    *[(key,) for key in ("format", "kind", "num_timesteps", "n_updates", "episode_num", "episodes", "successes")],
+    *[("param_groups",), ("param_groups", 0), ("random",), ("random", "python"), ("random", "numpy"), ("extra",)],
+    *[("param_groups", 0, key) for key in ("lr", "betas", "eps", "weight_decay", "fused", "maximize", "params", "new")],
+    *[("random", "python", index) for index in (0, 1, 2)],
+    *[("random", "python", 1, index) for index in (0, 623, 624)],
+    *[("random", "numpy", key) for key in ("bit_generator", "gauss", "has_gauss", "state")],
+    *[("random", "numpy", "state", key) for key in ("pos", "key")],
+]
+VALUES = [None, True, -1, 0, 2**40, 2**70, 1.5, float("inf"), float("nan"), "x", "0.1", [], {}, [1], [[]], {"a": 1}]
 
 
-def test_what_no_card_can_express_is_refused_when_saving(tmp_path):
-    class Mine(torch.nn.Tanh):
-        pass
-
-    policy = MlpNtmPolicy(spaces.Discrete(2), spaces.Discrete(2), lambda _: 0.1, activation_fn=Mine, **SMALL)
-    with pytest.raises(InputError, match=r"activation_fn = Mine: a card can only name Tanh.*model.save"):
-        save_agent(policy, tmp_path)
+@pytest.mark.parametrize("place", PATHS, ids=str)
+def test_any_altered_value_is_one_clear_error_or_can_be_trained_on(content, tmp_path, place):
+    for value in VALUES:
+        load_altered(content, tmp_path, place, value)
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda tensors, card: card.update(kind="checkpoint"),
-        lambda tensors, card: card.update(policy="os.system"),
-        lambda tensors, card: card["arguments"].update(activation_fn={"class": "Popen"}),
-        lambda tensors, card: card["arguments"].update(core_kwargs={"hidden_size": 10**6, "slots": 10**6}),
-        lambda tensors, card: card["arguments"].update(surprise=1),
-        lambda tensors, card: card.pop("action_space"),
-        lambda tensors, card: tensors["policy.core.bias"].fill_(float("nan")),
-        lambda tensors, card: tensors.pop("policy.core.bias"),
-    ],
-)
-def test_hostile_or_broken_agents_are_one_clear_error(trained, tmp_path, spoil):
-    save_agent(trained.policy, tmp_path)
-    tensors, card = read_tensors(tmp_path / "weights.safetensors")
-    spoil(tensors, card)
-    write_tensors(tmp_path / "weights.safetensors", tensors, card)
-    with pytest.raises(StorageError, match=r"weights\.safetensors"):
-        load_agent(tmp_path, "cpu")
-
-
-def test_callbacks_save_when_due_the_best_and_on_a_signal(tmp_path):
-    model = make_model(normalize=False)
-    best = BestAgentCallback(tmp_path / "best", episodes=3)
-    checkpoints = CheckpointCallback(tmp_path / "checkpoints", every=64, keep=2, best=best)
-    stop = StopOnSignal(checkpoints)
-
-    def interrupt(local_variables, _):
-        if local_variables["self"].num_timesteps == 5 * 32 + 8:
-            signal.raise_signal(signal.SIGTERM)
-        return True
-
-    with stop:
-        model.learn(10_000, CallbackList([checkpoints, best, stop, ConvertCallback(interrupt)]))
-    assert stop.received is not None
-    steps = [int(path.stem.removeprefix("step-")) for path in sorted((tmp_path / "checkpoints").iterdir())]
-    assert steps == [128, 192]  # at 64 too, which two newer ones replaced; 192 is where the rollout under way ended
-    assert best.best > 0
-    assert load_agent(tmp_path / "best", "cpu").card["extra"]["mean_return"] == best.best
-    assert load_checkpoint(tmp_path / "checkpoints" / "step-000000000192.safetensors", model) == {"best": best.best}
-
-
-def test_folder_arguments_are_paths(tmp_path: Path):
-    with pytest.raises(StorageError, match=r"weights\.safetensors: no such file"):
-        load_agent(tmp_path / "nothing")
+def load_altered(content, tmp_path, place, value) -> None:
+    tensors, document = content[0], {"": json.loads(json.dumps(content[1]))}
+    spot = document
+    for key in ("", *place)[:-1]:
+        spot = spot[key]
+    spot[("", *place)[-1]] = value
+    write_tensors(tmp_path / "bad.safetensors", tensors, document[""])
+    model, generators = make_model(), (random.getstate(), np.random.get_state())
+    try:
+        load_checkpoint(tmp_path / "bad.safetensors", model)
+    except StorageError as error:
+        assert "bad.safetensors" in str(error)
+    else:
+        model.num_timesteps %= 1000
+        model.learn(32, reset_num_timesteps=False)
+        random.gauss(), np.random.normal()
+    finally:
+        random.setstate(generators[0]), np.random.set_state(generators[1])

@@ -129,6 +129,15 @@ def test_mistakes_are_one_message_code_2_and_nothing_left_behind(capsys, argumen
     assert not Path("runs").exists()
 
 
+def test_an_interrupt_outside_a_training_is_one_message(capsys, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ntm_rl.agents.cli._cores", interrupt)
+    code, _, error = run(capsys, "list", "cores")
+    assert code == 130 and error.startswith("interrupted") and "Traceback" not in error
+
+
 def test_a_folder_that_cannot_be_made_is_one_message(capsys):
     Path("runs").write_text("a file where the folder should be")
     code, _, error = run(capsys, "train", CONFIG, *TINY)

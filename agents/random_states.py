@@ -1,0 +1,57 @@
+"""States of the random generators of Python, NumPy and torch, for checkpoints."""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MERSENNE_TWISTER_WORDS = 624
+
+
+def random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns torch's states as tensors (CPU, and CUDA where there is one) and Python's and NumPy's as JSON."""
+    tensors = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors["cuda"] = torch.cuda.get_rng_state()
+    state: Any = np.random.get_state(legacy=False)
+    inner = {"key": state["state"]["key"].tolist(), "pos": int(state["state"]["pos"])}
+    return tensors, {"python": random.getstate(), "numpy": {**state, "state": inner}}
+
+
+def check_random_states(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+    """Raises an error of any kind if `restore_random_states` would; tries them on generators of no importance."""
+    if not {"torch"} <= tensors.keys() <= {"torch", "cuda"}:
+        raise ValueError(f"random states of {sorted(tensors)}")
+    torch.Generator().set_state(tensors["torch"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.Generator("cuda").set_state(tensors["cuda"])
+    random.Random().setstate(_python_state(document["python"]))
+    np.random.RandomState().set_state(_numpy_state(document["numpy"]))
+
+
+def restore_random_states(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+    """Puts back what `random_states` returned."""
+    random.setstate(_python_state(document["python"]))
+    np.random.set_state(_numpy_state(document["numpy"]))
+    torch.set_rng_state(tensors["torch"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])
+
+
+def _python_state(saved: Any) -> tuple[Any, ...]:
+    version, internal, gauss = saved
+    return version, tuple(internal), None if gauss is None else float(gauss)
+
+
+def _numpy_state(saved: Any) -> dict[str, Any]:
+    position = saved["state"]["pos"]
+    key = np.array(saved["state"]["key"], dtype=np.uint32)
+    # NumPy believes the position and would read any memory from there on.
+    if not isinstance(position, int) or not 0 <= position <= MERSENNE_TWISTER_WORDS:
+        raise ValueError(f"position {position}")
+    state = {"key": key, "pos": position}
+    has_gauss, gauss = int(saved["has_gauss"]), float(saved["gauss"])
+    return {"bit_generator": saved["bit_generator"], "state": state, "has_gauss": has_gauss, "gauss": gauss}
