@@ -1,17 +1,15 @@
 """Callbacks that keep a training's results: checkpoints, the best agent, and a clean end on a signal."""
 
-import signal
-import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from ntm_rl.agents.checkpoints import save_checkpoint
 from ntm_rl.agents.export import WEIGHTS, save_agent
+from ntm_rl.agents.signals import SignalListener
 from ntm_rl.agents.storage import StorageError, read_tensors
 
 
@@ -96,40 +94,14 @@ class CheckpointCallback(BaseCallback):
         return True
 
 
-class StopOnSignal(BaseCallback):
-    """Ends a training cleanly on SIGINT or SIGTERM: the rollout under way is finished and learnt from, then saved.
-
-    A second signal ends it at once. Used as a context manager around `learn`, which restores the old handlers. Does
-    nothing outside the main thread, the only one that Python lets handle signals.
-
-    Attributes:
-        received: The signal that ended the training, if one did.
-    """
+class StopOnSignal(SignalListener, BaseCallback):
+    """Ends a training cleanly on a signal: the rollout under way is finished and learnt from, then saved."""
 
     def __init__(self, checkpoints: CheckpointCallback):
-        super().__init__()
+        SignalListener.__init__(self)
+        BaseCallback.__init__(self)
         self.checkpoints = checkpoints
-        self.received: signal.Signals | None = None
         self._stops = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is not threading.main_thread():
-            return self
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number)
 
     def _on_rollout_start(self) -> None:
         if self.received is not None:

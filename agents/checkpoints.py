@@ -6,16 +6,18 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from torch import Tensor
+from torch import Tensor, nn
 
 from ntm_rl.agents.normalization import normalizer_state, restore_normalizer
 from ntm_rl.agents.random_states import check_random_states, random_states, restore_random_states
 from ntm_rl.agents.storage import (
     StorageError,
+    make_folder,
     put_weights,
     read_tensors,
     require_matching,
@@ -47,37 +49,59 @@ def save_checkpoint(
         InputError: `keep` below 1.
         StorageError: it could not be written; older checkpoints are untouched.
     """
-    if keep < 1:
-        raise InputError(f"keep = {keep}: must be at least 1")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be made: {error.strerror or error}") from error
-    optimizer = model.policy.optimizer.state_dict()
-    tensors = {f"policy.{name}": tensor for name, tensor in weights_of(model.policy).items()}
-    for index, state in optimizer["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
-    generators, other_generators = random_states()
-    tensors |= {f"random.{name}": state for name, state in generators.items()}
+    tensors: dict[str, Tensor] = {}
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None:
-        tensors |= {f"normalizer.{name}": tensor for name, tensor in normalizer_state(normalizer).items()}
+        tensors = {f"normalizer.{name}": tensor for name, tensor in normalizer_state(normalizer).items()}
     document = {
-        "format": FORMAT,
         "kind": "checkpoint",
         "num_timesteps": model.num_timesteps,
         "n_updates": model._n_updates,
         "episode_num": model._episode_num,
         "episodes": [{key: float(episode[key]) for key in "rlt"} for episode in model.ep_info_buffer or ()],
         "successes": [float(success) for success in model.ep_success_buffer or ()],
-        "param_groups": [
-            {key: value for key, value in group.items() if key != "params"} for group in optimizer["param_groups"]
-        ],
-        "random": other_generators,
         "extra": dict(extra or {}),
     }
-    path = folder / f"step-{model.num_timesteps:012d}.safetensors"
-    write_tensors(path, tensors, document)
+    return write_checkpoint(
+        folder, model.num_timesteps, model.policy, model.policy.optimizer, document, tensors, keep=keep
+    )
+
+
+def write_checkpoint(
+    folder: Path,
+    step: int,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    document: Mapping[str, Any],
+    tensors: Mapping[str, Tensor] = MappingProxyType({}),
+    *,
+    keep: int = 3,
+) -> Path:
+    """Writes weights, optimizer, random generators and a document as `step-<step>.safetensors`.
+
+    Raises:
+        InputError: `keep` below 1.
+        StorageError: it could not be written; older checkpoints are untouched.
+    """
+    if keep < 1:
+        raise InputError(f"keep = {keep}: must be at least 1")
+    make_folder(folder)
+    state = optimizer.state_dict()
+    parts = {f"policy.{name}": tensor for name, tensor in weights_of(module).items()}
+    for index, values in state["state"].items():
+        parts |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
+    generators, other_generators = random_states()
+    parts |= {f"random.{name}": generator for name, generator in generators.items()}
+    whole = {
+        "format": FORMAT,
+        "param_groups": [
+            {key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]
+        ],
+        "random": other_generators,
+        **document,
+    }
+    path = folder / f"step-{step:012d}.safetensors"
+    write_tensors(path, {**parts, **tensors}, whole)
     _tidy(folder, path, keep)
     return path
 
@@ -109,19 +133,13 @@ def load_checkpoint(path: Path, model: OnPolicyAlgorithm) -> dict[str, Any]:
     Raises:
         StorageError: missing, damaged, or of another kind of agent.
     """
-    tensors, document = read_tensors(path)
-    if document.get("kind") != "checkpoint" or document.get("format") != FORMAT:
-        raise StorageError(f"{path}: not a checkpoint of format {FORMAT}")
-    groups = _by_part(path, tensors)
-    require_matching(path, groups["policy"], weights_of(model.policy))
-    optimizer = _optimizer_state(path, groups["optimizer"], document, model)
+    groups, document, optimizer = read_checkpoint(path, "checkpoint", model.policy, model.policy.optimizer)
     normalizer = model.get_vec_normalize_env()
     require_matching(path, groups["normalizer"], {} if normalizer is None else normalizer_state(normalizer))
     try:
-        check_random_states(groups["random"], document["random"])
         episodes = [{key: float(episode[key]) for key in "rlt"} for episode in document["episodes"]]
         successes = [float(success) for success in document.get("successes", [])]
-        counters = {key: _count(document[key]) for key in ("num_timesteps", "n_updates", "episode_num")}
+        counters = {key: count(document[key]) for key in ("num_timesteps", "n_updates", "episode_num")}
         extra = dict(document["extra"])
     except Exception as error:  # whatever hostile values make the parsers raise
         raise StorageError(f"{path}: not a checkpoint of format {FORMAT}: {error!r}") from error
@@ -137,6 +155,30 @@ def load_checkpoint(path: Path, model: OnPolicyAlgorithm) -> dict[str, Any]:
     model._last_obs = None  # makes learn() reset the environments, and with them the memory
     restore_random_states(groups["random"], document["random"])
     return extra
+
+
+def read_checkpoint(
+    path: Path, kind: str, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any]]:
+    """Reads and checks what `write_checkpoint` wrote for such a module and optimizer, and changes nothing.
+
+    Returns:
+        The tensors by part, the document, and the state for `optimizer.load_state_dict`.
+
+    Raises:
+        StorageError: missing, damaged, of another kind, or of other weights.
+    """
+    tensors, document = read_tensors(path)
+    if document.get("kind") != kind or document.get("format") != FORMAT:
+        raise StorageError(f"{path}: not a {kind} of format {FORMAT}")
+    groups = _by_part(path, tensors)
+    require_matching(path, groups["policy"], weights_of(module))
+    state = _optimizer_state(path, groups["optimizer"], document, optimizer)
+    try:
+        check_random_states(groups["random"], document["random"])
+    except Exception as error:  # whatever hostile values make the parsers raise
+        raise StorageError(f"{path}: not a {kind} of format {FORMAT}: {error!r}") from error
+    return groups, document, state
 
 
 def _tidy(folder: Path, newest: Path, keep: int) -> None:
@@ -157,16 +199,16 @@ def _by_part(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, T
     return groups
 
 
-def _count(number: Any) -> int:
+def count(number: Any) -> int:
+    """Returns a number that must be a count; raises ValueError if it is none."""
     if not isinstance(number, int) or number < 0:
         raise ValueError(f"{number!r} is no count")
     return number
 
 
 def _optimizer_state(
-    path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any], model: OnPolicyAlgorithm
+    path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any], optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    optimizer = model.policy.optimizer
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

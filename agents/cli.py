@@ -48,7 +48,14 @@ def _parser() -> argparse.ArgumentParser:
     resume.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as total_timesteps=2000000")
     evaluate = _command(commands, "evaluate", _evaluate, "play whole episodes with a trained agent")
     evaluate.add_argument("run", metavar="RUN", help="the run's folder")
-    evaluate.add_argument("--episodes", type=int, default=100, metavar="N", help="episodes to play (100)")
+    evaluate.add_argument("--episodes", type=int, default=100, metavar="N", help="episodes or sequences (100)")
+    evaluate.add_argument(
+        "--difficulty",
+        action="append",
+        default=[],
+        metavar="NAME=N[,NAME=N]",
+        help="of a supervised task's sequences, such as length=120; may be repeated",
+    )
     evaluate.add_argument("--seed", type=int, default=10_000, help="seed of the environments (10000)")
     evaluate.add_argument("--stochastic", action="store_true", help="sample actions instead of the most likely")
     evaluate.add_argument("--best", action="store_true", help="the best agent of the training instead of the last")
@@ -78,34 +85,59 @@ def _command(
 
 
 def _train(options: argparse.Namespace) -> int:
+    from ntm_rl.agents.schema import SupervisedSettings
     from ntm_rl.agents.settings import load_settings, to_yaml
+    from ntm_rl.agents.supervised import train_supervised
     from ntm_rl.agents.training import train
 
     settings = load_settings(options.config, options.overrides)
     print(to_yaml(settings), file=sys.stderr)
+    if isinstance(settings, SupervisedSettings):
+        return _report_supervised(train_supervised(settings, options.config), options.json)
     return _report(train(settings, options.config), options.json)
 
 
 def _resume(options: argparse.Namespace) -> int:
     from ntm_rl.agents.runs import Run
+    from ntm_rl.agents.schema import SupervisedSettings
     from ntm_rl.agents.settings import load_settings
+    from ntm_rl.agents.supervised import resume_supervised
     from ntm_rl.agents.training import resume
 
     run = Run.open(options.run)
     settings = load_settings(str(run.config_file), options.overrides)
+    if isinstance(settings, SupervisedSettings):
+        return _report_supervised(resume_supervised(run, settings), options.json)
     return _report(resume(run, settings), options.json)
 
 
 def _report(result: Any, as_json: bool) -> int:
     mean = None if result.mean_return is None else round(result.mean_return, 4)
+    row = {"run": str(result.run), "mean_return": mean, "timesteps": result.timesteps}
+    lines = [
+        f"after {result.timesteps:,} environment steps ({result.steps_per_second:,.0f} steps/s).",
+        f"Mean return of the last episodes: {'none ended' if mean is None else mean}",
+    ]
+    return _tell({**row, "steps_per_second": round(result.steps_per_second, 1)}, lines, result, as_json)
+
+
+def _report_supervised(result: Any, as_json: bool) -> int:
+    bits = None if result.bits_per_sequence is None else round(result.bits_per_sequence, 5)
+    row = {"run": str(result.run), "bits_per_sequence": bits, "sequences": result.sequences}
+    lines = [
+        f"after {result.sequences:,} sequences ({result.sequences_per_second:,.0f} sequences/s).",
+        f"Bits per sequence of the last validation: {'none was made' if bits is None else bits}",
+    ]
+    return _tell({**row, "sequences_per_second": round(result.sequences_per_second, 1)}, lines, result, as_json)
+
+
+def _tell(row: dict[str, Any], lines: list[str], result: Any, as_json: bool) -> int:
+    """Prints what came of a training; returns the exit code."""
     if as_json:
-        row = {"run": str(result.run), "mean_return": mean, "timesteps": result.timesteps}
-        print(json.dumps({**row, "steps_per_second": round(result.steps_per_second, 1)}))
+        print(json.dumps(row))
     else:
         ended = "Finished" if result.stopped_by is None else f"Stopped by {result.stopped_by.name}"
-        print(f"{ended} after {result.timesteps:,} environment steps ({result.steps_per_second:,.0f} steps/s).")
-        print(f"Mean return of the last episodes: {'none ended' if mean is None else mean}")
-        print(f"Run: {result.run}")
+        print(f"{ended} {lines[0]}", *lines[1:], f"Run: {result.run}", sep="\n")
         next_command = "evaluate" if result.stopped_by is None else "resume"
         print(f"Next: ntm-rl {next_command} {result.run}")
     return 0 if result.stopped_by is None else SIGNAL_BASE + int(result.stopped_by)
@@ -114,14 +146,14 @@ def _report(result: Any, as_json: bool) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from ntm_rl.agents.evaluation import evaluate
     from ntm_rl.agents.runs import Run
+    from ntm_rl.agents.schema import SupervisedSettings
 
-    result = evaluate(
-        Run.open(options.run),
-        options.episodes,
-        seed=options.seed,
-        deterministic=not options.stochastic,
-        best=options.best,
-    )
+    run = Run.open(options.run)
+    if isinstance(run.settings(), SupervisedSettings):
+        return _evaluate_supervised(run, options)
+    if options.difficulty:
+        raise InputError(f"--difficulty {options.difficulty[0]}: only runs of supervised tasks take one")
+    result = evaluate(run, options.episodes, seed=options.seed, deterministic=not options.stochastic, best=options.best)
     row = {**vars(result), "run": str(result.run)}
     if options.json:
         print(json.dumps(row))
@@ -131,6 +163,28 @@ def _evaluate(options: argparse.Namespace) -> int:
             f"mean length {result.mean_length:.1f}"
         )
     return 0
+
+
+def _evaluate_supervised(run: Any, options: argparse.Namespace) -> int:
+    from ntm_rl.agents.evaluation import evaluate_supervised
+
+    difficulties = [_difficulty(text) for text in options.difficulty]
+    scores = evaluate_supervised(run, options.episodes, difficulties, seed=options.seed, best=options.best)
+    if options.json:
+        print(json.dumps({"run": str(run.path), "scores": {name: vars(score) for name, score in scores.items()}}))
+        return 0
+    for name, score in scores.items():
+        above = f" ({score.bits - score.floor:.3f} above the optimum)" if score.floor else ""
+        print(f"{name}: {score.bits:.4f} bits per sequence{above}, {score.wrong:.3%} of bits wrong")
+    return 0
+
+
+def _difficulty(text: str) -> dict[str, int]:
+    """Reads `length=10,repeats=20`."""
+    try:
+        return {name: int(value) for name, value in (part.split("=") for part in text.split(","))}
+    except ValueError as error:
+        raise InputError(f"--difficulty {text}: must be like length=10,repeats=20") from error
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -169,7 +223,7 @@ def _show(options: argparse.Namespace) -> int:
     if not options.keys:
         print(to_yaml(settings), end="")
         return 0
-    for key, kind, default, sentence in describe_keys():
+    for key, kind, default, sentence in describe_keys(settings):
         print(f"{key}: {kind} = {default}\n    {sentence}")
     return 0
 

@@ -1,6 +1,7 @@
 """Plays whole episodes with a trained agent."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,13 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from ntm_rl.agents.checkpoints import latest_checkpoint, load_checkpoint
 from ntm_rl.agents.export import LoadedAgent, load_agent
+from ntm_rl.agents.network import SequenceNetwork, load_network
 from ntm_rl.agents.ppo import MemoryPPO
 from ntm_rl.agents.runs import Run
+from ntm_rl.agents.schema import SupervisedSettings
+from ntm_rl.agents.supervised import Score, SupervisedTrainer, label, score
 from ntm_rl.agents.training import make_model
+from ntm_rl.envs.algorithmic.task import Difficulty
 from ntm_rl.envs.vector import make_vec_env
 from ntm_rl.errors import InputError
 
@@ -55,6 +60,8 @@ def evaluate(
     if episodes < 1:
         raise InputError(f"episodes = {episodes}: must be at least 1")
     settings = run.settings()
+    if isinstance(settings, SupervisedSettings):
+        raise InputError(f"run = {str(run.path)!r}: a supervised run plays no episodes; use evaluate_supervised")
     env = make_vec_env(settings.env_settings, min(episodes, MAX_COPIES), seed, training=False)
     agent: LoadedAgent | MemoryPPO
     folder = run.best if best else run.agent
@@ -79,3 +86,57 @@ def evaluate(
         )
     env.close()
     return Evaluation(run.path, episodes, float(np.mean(returns)), float(np.std(returns)), float(np.mean(lengths)))
+
+
+def evaluate_supervised(
+    run: Run, sequences: int = 100, difficulties: Sequence[Difficulty] = (), *, seed: int = 10_000, best: bool = False
+) -> dict[str, Score]:
+    """Scores a supervised run's network on fresh sequences: the finished one, else its latest checkpoint.
+
+    Args:
+        run: What to evaluate.
+        sequences: Of each difficulty.
+        difficulties: Such as `{"length": 120}`; by default those of training and those of `validation.longer`.
+        seed: Of the sequences.
+        best: Take the network that was best in validation.
+
+    Returns:
+        Scores by difficulty, that of training under "as in training".
+
+    Raises:
+        InputError: no network, a damaged one, one of another task, or a difficulty that the task does not have.
+    """
+    if sequences < 1:
+        raise InputError(f"episodes = {sequences}: must be at least 1")
+    settings = run.settings()
+    if not isinstance(settings, SupervisedSettings):
+        raise InputError(f"run = {str(run.path)!r}: not a supervised run")
+    task, network = settings.make_task(), load_supervised(run, settings, best=best)
+    rng = np.random.default_rng(seed)
+    chosen: list[Difficulty | None] = [*difficulties] or [None, *settings.validation.longer]
+    return {
+        "as in training" if difficulty is None else label(difficulty): score(
+            network, task.sample(sequences, rng, difficulty), task
+        )
+        for difficulty in chosen
+    }
+
+
+def load_supervised(run: Run, settings: SupervisedSettings, *, best: bool = False) -> SequenceNetwork:
+    """Loads a supervised run's network: the finished one, else its latest checkpoint; or the best.
+
+    Raises:
+        InputError: there is none, or it is damaged or of another task.
+    """
+    folder = run.best if best else run.agent
+    if folder.is_dir():
+        network, card = load_network(folder)
+        task = card.get("extra", {}).get("task")
+        if task != settings.task.name:
+            raise InputError(f"{folder}: a network of task {task!r}; the run's config says {settings.task.name!r}")
+        return network
+    if best:
+        raise InputError(f"run = {str(run.path)!r}: it has no best network yet")
+    trainer = SupervisedTrainer(settings)
+    trainer.load(latest_checkpoint(run.checkpoints))
+    return trainer.network

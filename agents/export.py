@@ -23,6 +23,7 @@ from ntm_rl.agents.policies import POLICIES, MlpNtmPolicy
 from ntm_rl.agents.spaces import space_from_json, space_to_json
 from ntm_rl.agents.storage import (
     StorageError,
+    make_folder,
     put_weights,
     read_tensors,
     require_matching,
@@ -111,10 +112,7 @@ def save_agent(
         card["normalization"] = {"epsilon": normalizer.epsilon, "clip": normalizer.clip_obs}
     tensors = {f"policy.{name}": tensor for name, tensor in weights_of(policy).items()}
     tensors |= {f"statistics.{name}": tensor for name, tensor in statistics.items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be made: {error.strerror or error}") from error
+    make_folder(folder)
     write_tensors(folder / WEIGHTS, tensors, card)
     write_atomically(folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
 

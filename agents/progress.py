@@ -8,26 +8,27 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from stable_baselines3.common.callbacks import BaseCallback
 
+SECONDS_BETWEEN_LINES = 30.0
 
-class ProgressCallback(BaseCallback):
-    """A progress bar with the mean return, the speed and the time left, on standard error.
+
+class ProgressDisplay:
+    """A progress bar on standard error with a result, the speed and the time left.
 
     Where that is no terminal, a line every half minute instead.
+
+    Args:
+        first: Steps that were done before.
+        total: Steps in all.
+        unit: What a step is, in the plural.
     """
 
-    SECONDS_BETWEEN_LINES = 30.0
-
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, first: int, total: int, unit: str):
+        self._first, self._total, self._unit = first, total, unit
         self._console = Console(file=sys.stderr)
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._last_line = 0.0
-
-    def _on_training_start(self) -> None:
         self._began = time.monotonic()
-        self._first = self.model.num_timesteps
-        self._total = self.model._total_timesteps
         if self._console.is_terminal:
             self._bar = Progress(
                 BarColumn(),
@@ -36,30 +37,51 @@ class ProgressCallback(BaseCallback):
                 TimeRemainingColumn(),
                 console=self._console,
             )
-            self._task = self._bar.add_task("", total=self._total, completed=self._first)
+            self._task = self._bar.add_task("", total=total, completed=first)
             self._bar.start()
 
-    def _on_rollout_end(self) -> None:
-        steps, now = self.model.num_timesteps, time.monotonic()
-        speed = (steps - self._first) / max(now - self._began, 1e-9)
-        episodes = self.model.ep_info_buffer or ()
-        mean = f"return {np.mean([episode['r'] for episode in episodes]):.3f}" if episodes else "no episode yet"
-        text = f"{steps:,} steps  {mean}  {speed:,.0f} steps/s"
+    def update(self, done: int, result: str) -> None:
+        """Shows how far a training has come, and with what result."""
+        now = time.monotonic()
+        speed = (done - self._first) / max(now - self._began, 1e-9)
+        text = f"{done:,} {self._unit}  {result}  {speed:,.0f} {self._unit}/s"
         if self._bar is not None:
-            self._bar.update(self._task, completed=steps, description=text)
-        elif now - self._last_line >= self.SECONDS_BETWEEN_LINES:
+            self._bar.update(self._task, completed=done, description=text)
+        elif now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            left = max(self._total - steps, 0) / speed
+            left = max(self._total - done, 0) / max(speed, 1e-9)
             self._console.print(f"{text}  {left:,.0f} s left", highlight=False)
-
-    def _on_training_end(self) -> None:
-        self.close()
 
     def close(self) -> None:
         """Takes the bar away; harmless where there is none."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+class ProgressCallback(BaseCallback):
+    """Shows the mean return of a training by SB3's callbacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._display: ProgressDisplay | None = None
+
+    def _on_training_start(self) -> None:
+        self._display = ProgressDisplay(self.model.num_timesteps, self.model._total_timesteps, "steps")
+
+    def _on_rollout_end(self) -> None:
+        episodes = self.model.ep_info_buffer or ()
+        mean = f"return {np.mean([episode['r'] for episode in episodes]):.3f}" if episodes else "no episode yet"
+        if self._display is not None:
+            self._display.update(self.model.num_timesteps, mean)
+
+    def _on_training_end(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Takes the bar away; harmless where there is none."""
+        if self._display is not None:
+            self._display.close()
 
     def _on_step(self) -> bool:
         return True

@@ -9,7 +9,7 @@ from typing import Self
 
 import yaml
 
-from ntm_rl.agents.settings import Settings, check_settings, to_yaml
+from ntm_rl.agents.settings import AnySettings, check_settings, to_yaml
 from ntm_rl.agents.storage import StorageError, write_atomically
 from ntm_rl.errors import InputError
 
@@ -21,7 +21,7 @@ class Run:
     path: Path
 
     @classmethod
-    def create(cls, settings: Settings, config: str) -> Self:
+    def create(cls, settings: AnySettings, config: str) -> Self:
         """Makes a new folder, never one that exists, and puts the resolved config into it.
 
         Raises:
@@ -58,7 +58,7 @@ class Run:
             )
         return run
 
-    def settings(self) -> Settings:
+    def settings(self) -> AnySettings:
         """Reads the run's resolved config.
 
         Raises:

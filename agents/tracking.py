@@ -36,12 +36,12 @@ class WandbWriter(KVWriter):
     W&B drops what is logged under a step that has passed, which is what a resumed run does.
     """
 
-    def __init__(self, run: Any):
-        self._run = run
+    def __init__(self, run: Any, steps_key: str = STEPS):
+        self._run, self._steps_key = run, steps_key
         self._works = True
         self._dropped: set[str] = set()
-        self._try(lambda: run.define_metric(STEPS))
-        self._try(lambda: run.define_metric("*", step_metric=STEPS))
+        self._try(lambda: run.define_metric(steps_key))
+        self._try(lambda: run.define_metric("*", step_metric=steps_key))
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """See `stable_baselines3.common.logger.KVWriter.write`."""
@@ -49,7 +49,7 @@ class WandbWriter(KVWriter):
             return
         row = {key: self._convert(key, value) for key, value in key_values.items() if "wandb" not in key_excluded[key]}
         row = {key: value for key, value in row.items() if value is not None}
-        self._try(lambda: self._run.log({**row, STEPS: step}))
+        self._try(lambda: self._run.log({**row, self._steps_key: step}))
 
     def log_agent(self, name: str, folder: Path, aliases: list[str], metadata: Mapping[str, Any]) -> None:
         """Sends an exported agent as a new version of an artifact."""
@@ -119,19 +119,20 @@ class TensorBoardWriter(TensorBoardOutputFormat):
             warnings.warn(f"{self._folder}: the last events cannot be written: {error}", stacklevel=2)
 
 
-def make_logger(run_dir: Path, wandb_writer: WandbWriter | None, steps: int = 0) -> Logger:
+def make_logger(run_dir: Path, wandb_writer: WandbWriter | None, steps: int = 0, steps_key: str = STEPS) -> Logger:
     """Makes SB3's logger of a run: `progress.csv`, `tensorboard/` and, if given, W&B.
 
     Args:
         run_dir: The run directory.
         wandb_writer: From `start_wandb`.
         steps: Environment steps at which a training resumes; what was logged later will be logged again.
+        steps_key: Name of the metric that counts the steps.
 
     Raises:
         StorageError: the folder cannot be written, or its `progress.csv` is no table.
     """
     progress = run_dir / "progress.csv"
-    drop_rows_after(progress, STEPS, steps)
+    drop_rows_after(progress, steps_key, steps)
     try:
         tensorboard = TensorBoardWriter(run_dir / "tensorboard", steps)
     except OSError as error:
@@ -149,6 +150,7 @@ def start_wandb(
     entity: str | None = None,
     group: str | None = None,
     tags: tuple[str, ...] = (),
+    steps_key: str = STEPS,
 ) -> WandbWriter | None:
     """Starts, or goes on with, the W&B run of a run directory; its id is made of the folder's name.
 
@@ -163,6 +165,7 @@ def start_wandb(
         entity: W&B user or team.
         group: W&B group.
         tags: W&B tags.
+        steps_key: Name of the metric that counts the steps.
 
     Returns:
         A writer, or None if tracking is disabled or W&B failed to start.
@@ -197,7 +200,7 @@ def start_wandb(
     except Exception as error:  # as in WandbWriter: a mirror
         warnings.warn(f"Weights & Biases could not start; training goes on without it: {error}", stacklevel=2)
         return None
-    return WandbWriter(run)
+    return WandbWriter(run, steps_key)
 
 
 def default_mode() -> Mode:

@@ -23,7 +23,7 @@ from ntm_rl.agents.export import save_agent
 from ntm_rl.agents.ppo import MemoryPPO
 from ntm_rl.agents.progress import ProgressCallback
 from ntm_rl.agents.runs import Run
-from ntm_rl.agents.settings import Settings
+from ntm_rl.agents.schema import Settings
 from ntm_rl.agents.tracking import WandbWriter, make_logger, start_wandb
 from ntm_rl.envs.vector import make_vec_env
 

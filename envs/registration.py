@@ -11,6 +11,18 @@ NO_VELOCITY = {
     "LunarLanderNoVelocity-v0": "LunarLander-v3",
 }
 
+# Algorithmic tasks: our name, and the task's; their classes in `envs/algorithmic/` say what they are.
+ALGORITHMIC = {
+    "Copy-v0": "copy",
+    "RepeatCopy-v0": "repeat_copy",
+    "AssociativeRecall-v0": "associative_recall",
+    "DynamicNGrams-v0": "dynamic_ngrams",
+    "PrioritySort-v0": "priority_sort",
+    "Reverse-v0": "reverse",
+    "SortByKey-v0": "sort_by_key",
+    "Addition-v0": "addition",
+}
+
 
 def register_environments() -> None:
     """Registers the ids by the name of what makes them: nothing but Gymnasium is imported."""
@@ -28,4 +40,12 @@ def register_environments() -> None:
                 WrapperSpec("MaskVelocity", "ntm_rl.envs.masking:MaskVelocity", {"task": original.name}),
             ),
             kwargs=dict(original.kwargs),
+        )
+    for name, task in ALGORITHMIC.items():
+        gym.register(
+            f"ntm_rl/{name}",
+            entry_point="ntm_rl.envs.algorithmic.env:AlgorithmicEnv",
+            vector_entry_point="ntm_rl.envs.algorithmic.env:AlgorithmicVectorEnv",
+            disable_env_checker=True,
+            kwargs={"task": task},
         )

@@ -106,7 +106,10 @@ def test_missing_keys_and_files_are_named():
 
 
 def test_every_key_is_described_by_a_sentence():
-    rows = {key: (kind, default, sentence) for key, kind, default, sentence in describe_keys()}
+    rows = {
+        key: (kind, default, sentence)
+        for key, kind, default, sentence in describe_keys(load_settings("popgym/repeat_previous_easy"))
+    }
     assert {"env.id", "memory.ntm.slots", "memory.lstm.hidden_size", "ppo.learning_rate", "seed"} <= rows.keys()
     assert all(sentence.endswith(".") for _, _, sentence in rows.values())
     assert rows["memory.ntm.slots"] == ("int", "32", "Memory slots N.")

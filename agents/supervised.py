@@ -1,0 +1,291 @@
+"""Supervised training on algorithmic tasks: binary cross-entropy on the masked steps, counted in bits per sequence."""
+
+import math
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.utils import get_device
+from torch import Tensor
+
+from ntm_rl.agents.checkpoints import count, latest_checkpoint, read_checkpoint, write_checkpoint
+from ntm_rl.agents.network import SequenceNetwork, save_network
+from ntm_rl.agents.optimizers import make_optimizer
+from ntm_rl.agents.progress import ProgressDisplay
+from ntm_rl.agents.random_states import restore_random_states
+from ntm_rl.agents.runs import Run
+from ntm_rl.agents.schema import SupervisedSettings
+from ntm_rl.agents.signals import SignalListener
+from ntm_rl.agents.storage import StorageError, put_weights
+from ntm_rl.agents.tracking import make_logger, start_wandb
+from ntm_rl.envs.algorithmic.curriculum import Curriculum
+from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Task
+from ntm_rl.errors import InputError
+
+SEQUENCES = "time/total_sequences"
+KIND = "supervised checkpoint"
+LONGER_EVERY = 10  # validations: longer sequences cost many times as much
+NATS_PER_BIT = math.log(2)
+
+
+@dataclass(frozen=True)
+class SupervisedResult:
+    """What came of a supervised training.
+
+    Attributes:
+        run: Its folder.
+        bits_per_sequence: Of the last validation, None without any.
+        sequences: Sequences in all.
+        sequences_per_second: Of this process.
+        stopped_by: The signal that ended it early, if one did.
+    """
+
+    run: Path
+    bits_per_sequence: float | None
+    sequences: int
+    sequences_per_second: float
+    stopped_by: signal.Signals | None
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a network answers.
+
+    Attributes:
+        bits: Mean cost of a sequence in bits, the paper's unit.
+        wrong: Share of wrong bits.
+        floor: Mean cost in bits of the best possible answers, 0 where they can be known for sure.
+    """
+
+    bits: float
+    wrong: float
+    floor: float
+
+
+def score(network: SequenceNetwork, batch: Batch, task: Task) -> Score:
+    """Scores a network on a batch."""
+    with torch.no_grad():
+        logits = network(_tensor(network, batch.inputs)).cpu()
+    costs = _bits(logits, torch.from_numpy(batch.targets), torch.from_numpy(batch.mask))
+    wrong = ((logits > 0).numpy() != (batch.targets > 0))[batch.mask]
+    return Score(float(costs.mean()), float(wrong.mean()), float(task.floor(batch).mean()))
+
+
+def train_supervised(settings: SupervisedSettings, config: str, *, show_progress: bool = True) -> SupervisedResult:
+    """Trains a new network into a new run directory; arguments and errors as `training.train`."""
+    trainer = SupervisedTrainer(settings)  # before the folder: what fails here leaves nothing behind
+    return _learn(trainer, Run.create(settings, config), show_progress)
+
+
+def resume_supervised(run: Run, settings: SupervisedSettings, *, show_progress: bool = True) -> SupervisedResult:
+    """Goes on with a run from its latest usable checkpoint, up to `settings.total_sequences`.
+
+    Raises:
+        InputError: no usable checkpoint, or one of another task or network.
+    """
+    trainer = SupervisedTrainer(settings)
+    trainer.load(latest_checkpoint(run.checkpoints))
+    return _learn(trainer, run, show_progress)
+
+
+class SupervisedTrainer:
+    """A network, its optimizer, and the stream of sequences that it learns from.
+
+    Attributes:
+        network: What is trained.
+        sequences: Seen so far.
+        best: The lowest cost of a validation so far, in bits per sequence.
+        last: The cost of the last validation of this process, None without any.
+    """
+
+    def __init__(self, settings: SupervisedSettings):
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
+        self.settings, self.task = settings, settings.make_task()
+        torch.manual_seed(settings.seed)
+        sizes = self.task.input_size, self.task.output_size
+        self.network = SequenceNetwork(settings.core, *sizes, **settings.core_kwargs).to(get_device(settings.device))
+        self.optimizer = make_optimizer(settings.optimizer, self.network)
+        self.curriculum = Curriculum(self.task, settings.curriculum)
+        self.sequences, self.best = 0, math.inf
+        self.last: float | None = None
+        self._rng = np.random.default_rng(settings.seed)
+        self._parameters = list(self.network.parameters())
+
+    def update(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Learns from one batch; returns its bits per sequence, share of wrong bits and gradient norm."""
+        settings, optimizer = self.settings, self.settings.optimizer
+        difficulty = self.curriculum.draw(self._rng)
+        batch = self.task.sample(settings.batch_size, self._rng, difficulty)
+        logits = self.network(_tensor(self.network, batch.inputs))
+        targets, mask = _tensor(self.network, batch.targets), _tensor(self.network, batch.mask)
+        cost = _bits(logits, targets, mask).mean()
+        self.optimizer.zero_grad()
+        cost.backward()
+        if optimizer.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(self._parameters, optimizer.clip_value)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, optimizer.clip_norm or math.inf)
+        if optimizer.learning_rate_schedule == "linear":
+            share = max(1 - self.sequences / settings.total_sequences, 0)
+            for group in self.optimizer.param_groups:
+                group["lr"] = optimizer.learning_rate * share
+        self.optimizer.step()
+        self.sequences += settings.batch_size
+        wrong = ((logits.detach() > 0) != (targets > 0))[mask].float().mean()
+        if self.curriculum.level < self.curriculum.levels:
+            self.curriculum.report(difficulty, float(wrong))
+        return cost.detach(), wrong, norm
+
+    def validate(self, difficulty: Difficulty | None = None) -> Score:
+        """Scores the network on fresh sequences, of one difficulty or of those of training."""
+        # Of their own generator: validating more or less often does not change the training.
+        rng = np.random.default_rng([self.settings.seed, self.sequences, 1])
+        return score(self.network, self.task.sample(self.settings.validation.sequences, rng, difficulty), self.task)
+
+    def card(self) -> dict[str, Any]:
+        """Returns what an exported network says of its training."""
+        task = self.settings.task
+        options = getattr(task, task.name).model_dump()
+        return {"task": task.name, "options": options, "seed": self.settings.seed, "sequences": self.sequences}
+
+    def save(self, folder: Path) -> None:
+        """Writes a checkpoint."""
+        document = {
+            "kind": KIND,
+            "task": self.settings.task.name,
+            "sequences": self.sequences,
+            "best": self.best if math.isfinite(self.best) else None,
+            "level": self.curriculum.level,
+            "errors": self.curriculum.errors,
+            "generator": self._rng.bit_generator.state,
+        }
+        keep = self.settings.checkpoint.keep
+        write_checkpoint(folder, self.sequences, self.network, self.optimizer, document, keep=keep)
+
+    def load(self, path: Path) -> None:
+        """Puts a training back where `save` found it; everything is checked before anything changes.
+
+        Raises:
+            StorageError: damaged, or of another task or network.
+        """
+        groups, document, optimizer = read_checkpoint(path, KIND, self.network, self.optimizer)
+        if document.get("task") != self.settings.task.name:
+            task = self.settings.task.name
+            raise StorageError(f"{path}: a checkpoint of task {document.get('task')!r}; the config's is {task!r}")
+        try:
+            sequences, best = count(document["sequences"]), document["best"]
+            best = math.inf if best is None else float(best)
+            level, errors = count(document["level"]), [float(error) for error in document["errors"]]
+            self._rng.bit_generator.state = document["generator"]
+        except Exception as error:  # whatever hostile values make the parsers raise
+            raise StorageError(f"{path}: not a {KIND}: {error!r}") from error
+        self.curriculum.restore(level, errors)
+        put_weights(self.network, groups["policy"])
+        self.optimizer.load_state_dict(optimizer)
+        restore_random_states(groups["random"], document["random"])
+        self.sequences, self.best = sequences, best
+
+
+def _learn(trainer: SupervisedTrainer, run: Run, show_progress: bool) -> SupervisedResult:
+    settings = trainer.settings
+    tracking = settings.tracking.model_dump()
+    tracking["tags"] = tuple(tracking["tags"])
+    writer = start_wandb(run.path, settings.model_dump(), mode=settings.wandb, steps_key=SEQUENCES, **tracking)
+    first, began = trainer.sequences, time.monotonic()
+    with ExitStack() as stack:
+        logger = make_logger(run.path, writer, first, SEQUENCES)
+        stack.callback(logger.close)
+        stop = stack.enter_context(SignalListener())
+        display = None
+        if show_progress:
+            display = ProgressDisplay(first, settings.total_sequences, "sequences")
+            stack.callback(display.close)
+        while trainer.sequences < settings.total_sequences and stop.received is None:
+            _learn_a_while(trainer, run, logger, display, stop)
+            logger.record("time/sequences_per_second", (trainer.sequences - first) / (time.monotonic() - began))
+            logger.record(SEQUENCES, trainer.sequences)
+            logger.dump(trainer.sequences)
+        trainer.save(run.checkpoints)
+        seconds = time.monotonic() - began
+        save_network(trainer.network, run.agent, trainer.card())
+        if writer is not None:
+            name = f"agent-{run.path.parent.name}-{run.path.name}"
+            writer.log_agent(name, run.agent, ["latest"], {"sequences": trainer.sequences})
+    speed = (trainer.sequences - first) / max(seconds, 1e-9)
+    return SupervisedResult(run.path, trainer.last, trainer.sequences, speed, stop.received)
+
+
+def _learn_a_while(
+    trainer: SupervisedTrainer, run: Run, logger: Logger, display: ProgressDisplay | None, stop: SignalListener
+) -> None:
+    """Learns until the next row of metrics is due, and records it."""
+    settings = trainer.settings
+    sums, updates = [0.0, 0.0, 0.0], 0
+    while stop.received is None and trainer.sequences < settings.total_sequences:
+        before = trainer.sequences
+        sums = [total + float(each) for total, each in zip(sums, trainer.update(), strict=True)]
+        updates += 1
+        if not math.isfinite(sums[0] + sums[2]):
+            raise InputError(
+                f"the cost or its gradient is not finite at sequence {trainer.sequences:,}; the last checkpoint in "
+                f"{run.checkpoints} is whole. Lower optimizer.learning_rate or optimizer.clip_norm"
+            )
+        if _passes(before, trainer.sequences, settings.validation.every):
+            _validate(trainer, logger, run)
+        if _passes(before, trainer.sequences, settings.checkpoint.every):
+            trainer.save(run.checkpoints)
+        if _passes(before, trainer.sequences, settings.log_every):
+            break
+    names = ("train/bits_per_sequence", "train/wrong_bits", "train/gradient_norm")
+    for name, total in zip(names, sums, strict=True):
+        logger.record(name, total / max(updates, 1))
+    logger.record("train/learning_rate", trainer.optimizer.param_groups[0]["lr"])
+    logger.record("train/level", trainer.curriculum.level)
+    if display is not None:
+        display.update(trainer.sequences, f"{sums[0] / max(updates, 1):.3f} bits per sequence")
+
+
+def _validate(trainer: SupervisedTrainer, logger: Logger, run: Run) -> None:
+    validation = trainer.settings.validation
+    result = trainer.validate()
+    trainer.last = result.bits
+    logger.record("validation/bits_per_sequence", result.bits)
+    logger.record("validation/wrong_bits", result.wrong)
+    if result.floor:
+        logger.record("validation/bits_above_optimum", result.bits - result.floor)
+    if result.bits < trainer.best:
+        trainer.best = result.bits
+        save_network(trainer.network, run.best, {**trainer.card(), "bits": result.bits})
+    if trainer.sequences // validation.every % LONGER_EVERY == 0:
+        for difficulty in validation.longer:
+            longer, name = trainer.validate(difficulty), label(difficulty)
+            logger.record(f"validation/{name}/bits_per_sequence", longer.bits)
+            logger.record(f"validation/{name}/wrong_bits", longer.wrong)
+
+
+def label(difficulty: Mapping[str, int]) -> str:
+    """Returns a difficulty as text, such as `length=10,repeats=20`."""
+    return ",".join(f"{name}={value}" for name, value in difficulty.items())
+
+
+def _passes(before: int, after: int, every: int) -> bool:
+    """Whether a count passed a multiple of `every`."""
+    return before // every != after // every
+
+
+def _bits(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Returns the cost in bits of each sequence, `[B]`."""
+    nats = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=2)
+    return (nats * mask).sum(dim=0) / NATS_PER_BIT
+
+
+def _tensor(network: SequenceNetwork, array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array).to(network.output.weight.device)

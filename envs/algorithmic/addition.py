@@ -1,0 +1,65 @@
+"""Long addition: see two binary numbers, then say their sum."""
+
+from typing import Annotated
+
+import numpy as np
+
+from ntm_rl.envs.algorithmic.task import Difficulty, Episode, Task, checked_range, random_bits
+
+
+class Addition(Task):
+    """Long addition of two binary numbers (after Zaremba and Sutskever 2014, section 4).
+
+    ## Description
+    The digits of one number are shown, the lowest first, then a plus, those of another of as many digits, and an equals
+    sign. The agent says the digits of the sum, the lowest first, one more than each number has.
+
+    ## Observation
+    `Box(0, 1, (4,))`: the digit as one of two channels, the plus, and the equals sign.
+
+    ## Action Space
+    | Num | Action |
+    |-----|--------|
+    | 0 | the digit is 0 |
+    | 1 | the digit is 1 |
+
+    ## Rewards
+    A right digit pays 1 / (digits + 1), a wrong one costs as much.
+
+    ## Termination
+    After the last digit: `3 * digits + 3` steps.
+
+    ## Registered Configurations
+    - `ntm_rl/Addition-v0`: 1 to 10 digits
+    """
+
+    def __init__(
+        self,
+        *,
+        min_digits: Annotated[int, "Fewest digits of each number."] = 1,
+        max_digits: Annotated[int, "Most digits of each number."] = 10,
+    ):
+        self.input_size, self.output_size = 4, 1
+        self.ranges = {"digits": checked_range("digits", min_digits, max_digits)}
+
+    def write(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
+        """See `Task.write`."""
+        digits = difficulty["digits"]
+        inputs, targets, mask = episode = self.blank(3 * digits + 3)
+        first, second = random_bits(rng, 2, digits).astype(np.int64)
+        inputs[np.arange(digits), first] = 1
+        inputs[digits, 2] = 1
+        inputs[digits + 1 + np.arange(digits), second] = 1
+        inputs[2 * digits + 1, 3] = 1
+        targets[2 * digits + 2 :, 0] = _sum(first, second)
+        mask[2 * digits + 2 :] = True
+        return episode
+
+
+def _sum(first: np.ndarray, second: np.ndarray) -> list[int]:
+    """Adds two numbers given digit by digit, the lowest first."""
+    digits, carry = [], 0
+    for column in (first + second).tolist():
+        carry, digit = divmod(column + carry, 2)
+        digits.append(digit)
+    return [*digits, carry]

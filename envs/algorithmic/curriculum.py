@@ -1,0 +1,78 @@
+"""Which difficulty a learner sees next."""
+
+from collections import deque
+from typing import Literal, get_args
+
+import numpy as np
+
+from ntm_rl.envs.algorithmic.task import Difficulty, Task
+from ntm_rl.errors import InputError, did_you_mean
+
+CurriculumKind = Literal["uniform", "lookahead"]
+ANY_SHARE, UP_TO_SHARE = 0.10, 0.25  # of the sequences: any difficulty, any up to the level; the others are at it
+EPISODES = 50  # at the present level, on which the next is decided
+ADVANCE_BELOW = 0.02  # share of wrong bits
+
+
+class Curriculum:
+    """Draws difficulties, and takes note of how the learner does at them.
+
+    "lookahead" is the curriculum of Zaremba and Sutskever (2014, section 3.3; 2015, section 6): most sequences are at
+    the present level, or a geometrically distributed bit above it; some are anywhere below, and some anywhere at all.
+    The level rises by one once the learner gets 98% of the bits right there.
+
+    Attributes:
+        level: The present level, from 1; `levels` with "uniform".
+        levels: The highest: of the longest range of difficulty.
+
+    Raises:
+        InputError: unknown `kind`.
+    """
+
+    def __init__(self, task: Task, kind: str = "uniform"):
+        kinds = get_args(CurriculumKind)
+        if kind not in kinds:
+            raise InputError(
+                f"curriculum = {kind!r}: must be one of {', '.join(kinds)}.{did_you_mean(str(kind), kinds)}"
+            )
+        self.task, self.kind = task, kind
+        self.levels = max(high - low for low, high in task.ranges.values()) + 1
+        self.level = self.levels if kind == "uniform" else 1
+        self._errors: deque[float] = deque(maxlen=EPISODES)
+
+    def draw(self, rng: np.random.Generator) -> Difficulty:
+        """Draws the difficulty of the next sequence."""
+        if self.level == self.levels:
+            return self.task.draw(rng)
+        which = rng.random()
+        if which < ANY_SHARE:
+            return self.task.draw(rng)
+        difficulty = {}
+        for name, (low, high) in self.task.ranges.items():
+            level = self.level + int(rng.geometric(0.5)) - 1
+            if which < ANY_SHARE + UP_TO_SHARE:
+                level = int(rng.integers(1, level + 1))
+            difficulty[name] = min(low + level - 1, high)
+        return difficulty
+
+    def report(self, difficulty: Difficulty, error: float) -> None:
+        """Notes the share of wrong bits in a finished sequence."""
+        if self.level == self.levels or self._level_of(difficulty) != self.level:
+            return
+        self._errors.append(error)
+        if len(self._errors) == EPISODES and np.mean(self._errors) < ADVANCE_BELOW:
+            self.level += 1
+            self._errors.clear()
+
+    @property
+    def errors(self) -> list[float]:
+        """Shares of wrong bits of the latest sequences at the present level, for a checkpoint."""
+        return list(self._errors)
+
+    def restore(self, level: int, errors: list[float]) -> None:
+        """Goes on where another curriculum was."""
+        self.level = min(max(level, 1), self.levels)
+        self._errors = deque(errors, maxlen=EPISODES)
+
+    def _level_of(self, difficulty: Difficulty) -> int:
+        return max(difficulty[name] - low for name, (low, _) in self.task.ranges.items()) + 1

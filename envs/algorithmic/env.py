@@ -1,0 +1,162 @@
+"""The algorithmic tasks as Gymnasium environments, one at a time and many at once."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from ntm_rl.envs.algorithmic.curriculum import Curriculum
+from ntm_rl.envs.algorithmic.playback import Playback
+from ntm_rl.envs.algorithmic.registry import make_task
+from ntm_rl.envs.algorithmic.render import draw, write_out
+from ntm_rl.envs.algorithmic.task import FloatArray
+from ntm_rl.errors import InputError
+
+RENDER_MODES = ["rgb_array", "ansi"]
+RENDER_FPS = 8
+
+
+class AlgorithmicEnv(gym.Env[FloatArray, Any]):
+    """Plays an algorithmic task; the class of the task says what is seen, done and paid.
+
+    `info["target"]` is the right answer to the observation that comes with it, `info["mask"]` whether one is asked for.
+
+    Args:
+        task: Name of the task.
+        curriculum: "uniform" (difficulties uniform in the task's ranges) or "lookahead" (from easy to hard).
+        render_mode: "rgb_array" or "ansi": what was seen, what was said and what would have been right.
+        **options: The task's options.
+
+    Raises:
+        InputError: unknown task or option, or an impossible difficulty.
+    """
+
+    metadata = {"render_modes": RENDER_MODES, "render_fps": RENDER_FPS}  # noqa: RUF012  (Gymnasium's own convention)
+
+    def __init__(self, task: str, *, curriculum: str = "uniform", render_mode: str | None = None, **options: Any):
+        check_render_mode(render_mode)
+        self.render_mode = render_mode
+        made = make_task(task, **options)
+        self.curriculum = Curriculum(made, curriculum)
+        self._playback = Playback(made, 1, self.curriculum)
+        self.observation_space, self.action_space = self._playback.observation_space, self._playback.action_space
+        self._first = np.zeros(1, dtype=np.int64)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[FloatArray, dict[str, Any]]:
+        """Begins a new sequence."""
+        super().reset(seed=seed)
+        self._playback.begin(self._first, [self.np_random])
+        return self._playback.observations()[0], self._info()
+
+    def step(self, action: Any) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
+        """Answers what is seen, and sees the next.
+
+        Raises:
+            InputError: an action that is not in the action space.
+        """
+        if not self.action_space.contains(action):
+            raise InputError(f"action = {action!r}: must be in {self.action_space}")
+        rewards, ended = self._playback.answer(np.asarray(action))
+        return self._playback.observations()[0], float(rewards[0]), bool(ended[0]), False, self._info()
+
+    def render(self) -> Any:
+        """Returns the episode so far as a picture `[height, width, 3]` or as text."""
+        return None if self.render_mode is None else render(self._playback, 0, self.render_mode)
+
+    def _info(self) -> dict[str, Any]:
+        info = self._playback.info()
+        return {"target": info["target"][0], "mask": bool(info["mask"][0])}
+
+
+class AlgorithmicVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
+    """Plays copies of an algorithmic task, all at once; arguments as `AlgorithmicEnv`.
+
+    Copy i of an environment seeded with s plays the episodes of an `AlgorithmicEnv` seeded with s + i, as long as the
+    curriculum, which all copies share, is "uniform". Finished copies restart within the step
+    (`AutoresetMode.SAME_STEP`).
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        task: str,
+        *,
+        curriculum: str = "uniform",
+        render_mode: str | None = None,
+        **options: Any,
+    ):
+        check_render_mode(render_mode)
+        self.metadata = {
+            "render_modes": RENDER_MODES,
+            "render_fps": RENDER_FPS,
+            "autoreset_mode": AutoresetMode.SAME_STEP,
+        }
+        self.render_mode = render_mode
+        self.num_envs = num_envs
+        made = make_task(task, **options)
+        self.curriculum = Curriculum(made, curriculum)
+        self._playback = Playback(made, num_envs, self.curriculum)
+        self.single_observation_space = self._playback.observation_space
+        self.single_action_space = self._playback.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._all = np.arange(num_envs)
+        self._everywhere = np.ones(num_envs, dtype=np.bool_)
+        self._generators = [np.random.default_rng() for _ in self._all]
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[FloatArray, dict[str, Any]]:
+        """Begins new sequences, in all copies or in those of `options["reset_mask"]`."""
+        if seed is not None:
+            seeds = seed if isinstance(seed, list) else [seed + copy for copy in range(self.num_envs)]
+            for copy, each in enumerate(seeds):
+                if each is not None:
+                    self._generators[copy] = gym.utils.seeding.np_random(each)[0]
+        mask = (options or {}).get("reset_mask")
+        self._playback.begin(self._all if mask is None else np.flatnonzero(mask), self._generators)
+        return self._playback.observations(), self._info()
+
+    def step(
+        self, actions: NDArray[Any]
+    ) -> tuple[FloatArray, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Answers what is seen in every copy."""
+        rewards, ended = self._playback.answer(np.asarray(actions))
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        if not ended.any():
+            return self._playback.observations(), rewards, ended, truncated, self._info()
+        last = {
+            "final_obs": self._playback.observations(),
+            "_final_obs": ended,
+            "final_info": self._info(),
+            "_final_info": ended,
+        }
+        self._playback.begin(np.flatnonzero(ended), self._generators)
+        return self._playback.observations(), rewards, ended, truncated, {**self._info(), **last}
+
+    def render(self) -> Any:
+        """Returns of each copy the episode so far, as a picture or as text."""
+        mode = self.render_mode
+        return None if mode is None else tuple(render(self._playback, copy, mode) for copy in range(self.num_envs))
+
+    def _info(self) -> dict[str, Any]:
+        info = self._playback.info()
+        return {**info, "_target": self._everywhere, "_mask": self._everywhere}
+
+
+def check_render_mode(mode: str | None) -> None:
+    """Raises an `InputError` for a way to render that there is not."""
+    if mode not in (None, *RENDER_MODES):
+        raise InputError(f"render_mode = {mode!r}: must be one of {', '.join(RENDER_MODES)}, or None")
+
+
+def render(playback: Playback, copy: int, mode: str) -> Any:
+    """Shows the episode of one copy as far as it has been played."""
+    episode, answers = playback.episode(copy)
+    show = draw if mode == "rgb_array" else write_out
+    return show(*episode, answers, int(playback.time[copy]))

@@ -1,0 +1,102 @@
+"""Episodes of an algorithmic task being played: what its single and its vector environment share."""
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from ntm_rl.envs.algorithmic.curriculum import Curriculum
+from ntm_rl.envs.algorithmic.task import BoolArray, Difficulty, Episode, FloatArray, Task
+
+
+class Playback:
+    """E copies of a task, each at its own step of its own sequence.
+
+    Args:
+        task: The task.
+        copies: E.
+        curriculum: Draws difficulties and hears how they went; shared by the copies.
+
+    Attributes:
+        observation_space: Of one copy.
+        action_space: Of one copy.
+        time: Step of each copy, `[E]`.
+    """
+
+    def __init__(self, task: Task, copies: int, curriculum: Curriculum):
+        self.task, self.copies, self.curriculum = task, copies, curriculum
+        self.observation_space = spaces.Box(task.input_low, task.input_high, dtype=np.float32)
+        self.action_space: spaces.Discrete | spaces.MultiBinary = (
+            spaces.Discrete(2) if task.output_size == 1 else spaces.MultiBinary(task.output_size)
+        )
+        self.time = np.zeros(copies, dtype=np.int64)
+        self._all = np.arange(copies)
+        self._lengths = np.zeros(copies, dtype=np.int64)
+        self._wrong = np.zeros(copies)  # share of wrong bits so far
+        self._difficulties: list[Difficulty] = [{} for _ in range(copies)]
+        self._room = 0  # steps for which there is room in the blocks below
+        self._make_room(1)
+
+    def begin(self, copies: NDArray[np.int64], generators: list[np.random.Generator]) -> None:
+        """Writes new episodes for some copies, each with the generator of that copy."""
+        for copy in copies.tolist():
+            difficulty = self.curriculum.draw(generators[copy])
+            inputs, targets, mask = self.task.write(generators[copy], difficulty)
+            steps = len(mask)
+            if steps >= self._room:
+                self._make_room(steps + 1)
+            self._inputs[copy, :steps], self._targets[copy, :steps] = inputs, targets
+            self._weights[copy, :steps] = mask / np.count_nonzero(mask)
+            # The step after the last, in which an earlier, longer episode may have left something.
+            self._inputs[copy, steps], self._targets[copy, steps], self._weights[copy, steps] = 0, 0, 0
+            self._difficulties[copy], self._lengths[copy] = difficulty, steps
+        self.time[copies] = 0
+        self._wrong[copies] = 0
+
+    def observations(self) -> FloatArray:
+        """Returns what the copies see now, `[E, I]`."""
+        seen: FloatArray = self._inputs[self._all, self.time]
+        return seen
+
+    def info(self) -> dict[str, Any]:
+        """Returns the right answers to what is seen now, `[E, O]`, and where an answer is asked for, `[E]`."""
+        return {"target": self._targets[self._all, self.time], "mask": self._weights[self._all, self.time] > 0}
+
+    def answer(self, actions: NDArray[Any]) -> tuple[NDArray[np.float64], BoolArray]:
+        """Takes an answer of every copy, `[E, O]` or `[E]`, and moves on; returns rewards and which copies ended."""
+        bits = actions.reshape(self.copies, -1)
+        self._answers[self._all, self.time] = bits
+        wrong = (bits != self._targets[self._all, self.time]).sum(axis=1) / self.task.output_size
+        weights = self._weights[self._all, self.time]
+        self._wrong += wrong * weights
+        self.time += 1
+        ended = self.time == self._lengths
+        if ended.any():
+            for copy in np.flatnonzero(ended).tolist():
+                self.curriculum.report(self._difficulties[copy], float(self._wrong[copy]))
+        return (1 - 2 * wrong) * weights, ended
+
+    def episode(self, copy: int) -> tuple[Episode, FloatArray]:
+        """Returns the episode that a copy plays, and the answers `[T, O]` it has given, zeros where not yet."""
+        steps = int(self._lengths[copy])
+        is_past = np.arange(steps) < self.time[copy]
+        answers = np.where(is_past[:, None], self._answers[copy, :steps], 0).astype(np.float32)
+        targets = self._targets[copy, :steps].astype(np.float32)
+        return Episode(self._inputs[copy, :steps], targets, self._weights[copy, :steps] > 0), answers
+
+    def _make_room(self, steps: int) -> None:
+        """Makes room for so many steps, and keeps the episodes under way."""
+        grown = steps - self._room
+
+        def larger(name: str, channels: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
+            more = np.zeros((self.copies, grown, *channels), dtype=dtype)
+            return np.concatenate([getattr(self, name), more], axis=1) if self._room else more
+
+        # Of each episode, and blank after its last step: what is seen, right and said, and an answer's share of the
+        # return, 1 / (steps that ask for one).
+        self._inputs = larger("_inputs", (self.task.input_size,), np.float32)
+        self._targets = larger("_targets", (self.task.output_size,), np.int8)
+        self._answers = larger("_answers", (self.task.output_size,), np.int8)
+        self._weights = larger("_weights", (), np.float64)
+        self._room = steps
