@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl import addressing
-from ntm_rl.core import MemoryCore, register_core, require_at_least, require_one_of
+from ntm_rl.core import MemoryCore, register_core, require_at_least, require_bool, require_one_of
 from ntm_rl.errors import InputError
 from ntm_rl.kernels.fused import FusedNtm
 from ntm_rl.kernels.loader import load_kernels
@@ -108,14 +108,17 @@ class Ntm(MemoryCore):
             write_heads=write_heads,
             hidden_size=hidden_size,
         )
-        require_at_least(1 if init == "tape" else 0, shift_range=shift_range)
-        require_at_least(2 * shift_range + 1, slots=slots)
+        if init == "tape":
+            require_at_least(1, " where init = 'tape'", shift_range=shift_range)
+        require_at_least(0, shift_range=shift_range)
+        require_at_least(2 * shift_range + 1, " = 2 * shift_range + 1", slots=slots)
         require_one_of(get_args(Controller), controller=controller)
         require_one_of(get_args(MemoryInit), memory_init=memory_init)
         require_one_of(get_args(Init), init=init)
         require_one_of(get_args(Backend), backend=backend)
-        if not clip > 0:
-            raise InputError(f"clip = {clip}: must be above 0")
+        require_bool(learned_start=learned_start)
+        if not isinstance(clip, int | float) or isinstance(clip, bool) or not clip > 0:
+            raise InputError(f"clip = {clip!r}: must be a number above 0")
         self.input_size, self.hidden_size, self.slots, self.width = input_size, hidden_size, slots, width
         self.read_heads, self.write_heads, self.heads = read_heads, write_heads, read_heads + write_heads
         self.controller, self.shifts, self.clip, self.backend = controller, 2 * shift_range + 1, clip, backend

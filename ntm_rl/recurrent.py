@@ -32,10 +32,9 @@ class _TorchRecurrentCore(MemoryCore):
 
     def _set_sizes(self, input_size: int, hidden_size: int, layers: int) -> None:
         require_at_least(1, input_size=input_size, hidden_size=hidden_size, layers=layers)
-        self.input_size = input_size
-        self.output_size = hidden_size
-        self.layers = layers
-        self.state_size = 1 + self.parts * layers * hidden_size
+        # torch's modules refuse NumPy's integers, of which sizes of Gymnasium's spaces are made.
+        self.input_size, self.output_size, self.layers = int(input_size), int(hidden_size), int(layers)
+        self.state_size = 1 + self.parts * self.layers * self.output_size
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `MemoryCore.forward`."""
@@ -195,7 +194,7 @@ class Lstm(_TorchRecurrentCore):
     ):
         super().__init__()
         self._set_sizes(input_size, hidden_size, layers)
-        self.network = nn.LSTM(input_size, hidden_size, layers)
+        self.network = nn.LSTM(self.input_size, self.output_size, self.layers)
 
 
 @register_core("gru")
@@ -213,4 +212,4 @@ class Gru(_TorchRecurrentCore):
     ):
         super().__init__()
         self._set_sizes(input_size, hidden_size, layers)
-        self.network = nn.GRU(input_size, hidden_size, layers)
+        self.network = nn.GRU(self.input_size, self.output_size, self.layers)

@@ -1,5 +1,6 @@
 """What every registered core must do, whatever is in its state; LSTM and GRU also against torch's, step by step."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -167,6 +168,33 @@ def test_unknown_cores_and_options_suggest_the_nearest():
         make_core("gru", 3, hiden_size=4)
     with pytest.raises(InputError, match="layers = 0: must be at least 1"):
         make_core("lstm", 3, layers=0)
+
+
+@every_core
+@pytest.mark.parametrize(("input_size", "shown"), [("x", "'x'"), (2.5, r"2\.5"), (None, "None"), (True, "True")])
+def test_an_input_size_that_is_no_integer_is_named(name, options, input_size, shown):
+    with pytest.raises(InputError, match=f"^input_size = {shown}: must be an integer, at least 1$"):
+        make_core(name, input_size, **options)
+
+
+@every_core
+def test_sizes_may_be_numpys_integers(name, options):
+    core = make_core(name, np.int64(3), **{**options, "hidden_size": np.int64(6)})
+    outputs, _ = core(torch.zeros(2, 1, 3), core.initial_state(1))
+    assert outputs.shape == (2, 1, core.output_size)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("key", ["hidden_size", "layers"])
+def test_sizes_that_are_no_integers_are_named(kind, key):
+    with pytest.raises(InputError, match=rf"^{key} = 2\.5: must be an integer, at least 1$"):
+        make_core(kind, 3, **{key: 2.5})
+
+
+@pytest.mark.parametrize("name", [None, 3, ["ntm"]])
+def test_a_core_name_that_is_no_text_is_an_unknown_core(name):
+    with pytest.raises(InputError, match="unknown core; valid are ntm, lstm, gru"):
+        make_core(name, 3)
 
 
 def test_a_core_of_ones_own_is_found_by_name(monkeypatch):
