@@ -20,7 +20,8 @@ Backend = Literal["auto", "eager", "compile", "fused"]
 
 GATES = {"lstm": 4, "gru": 3, "feedforward": 1}  # rows of hidden_size in the controller's weights
 BLANK = 1e-6  # contents of a constant initial memory (Collier and Beel 2018, section 3.1)
-TAPE_STAY_ON_LOCATION, TAPE_MOVE_ON, TAPE_SHARP, TAPE_SOFT = -4.0, 4.0, 2.0, -2.0
+# As soft as it stays on location: sharpening by 1 + softplus(-4) makes up for a share sigmoid(-4) of contents a step.
+TAPE_STAY_ON_LOCATION, TAPE_MOVE_ON, TAPE_SHARP, TAPE_SOFT = -4.0, 4.0, 2.0, -4.0
 TAPE_WEIGHT_SCALE = 0.1
 
 

@@ -184,6 +184,26 @@ def test_a_tapes_write_head_steps_on_by_one_slot_and_its_read_head_stays_soft():
     assert visited == [step % 10 for step in range(1, 13)]
 
 
+@pytest.mark.parametrize("controller", CONTROLLERS)
+@pytest.mark.parametrize("slots", [64, 128])
+def test_a_tapes_read_weighting_stays_what_was_learned_while_the_heads_step_on(slots, controller):
+    def entropy(weighting):
+        return -(weighting * weighting.log()).sum()
+
+    torch.manual_seed(0)
+    core = Ntm(4, slots=slots, hidden_size=32, init="tape", controller=controller)
+    state, visited = core.initial_state(1), []
+    start = core.unpack(state).weightings[0, 0].detach()
+    with torch.no_grad():
+        for inputs in torch.randn(64, 1, 1, 4):
+            _, state = core(inputs, state)
+            read, write = core.unpack(state).weightings[0]
+            visited.append(write.argmax().item())
+    assert visited == [step % slots for step in range(1, 65)]
+    torch.testing.assert_close(entropy(read), entropy(start), rtol=0.02, atol=0)
+    assert (read - start.roll(64)).abs().sum() / 2 < 0.1  # of the weight, less than a tenth is elsewhere
+
+
 def test_unpacking_an_unused_state_shows_the_beginning():
     core = Ntm(3, slots=5, width=4, hidden_size=6, read_heads=2)
     parts = core.unpack(core.initial_state(2))
