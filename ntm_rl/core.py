@@ -136,6 +136,16 @@ def core_options(name: str) -> tuple[str, ...]:
     return tuple(key for key in annotations if key not in ("input_size", "return"))
 
 
+def host_sees(device: torch.device) -> bool:
+    """Whether looking at values costs nothing; elsewhere it waits for the device, and on meta there are none."""
+    return device.type == "cpu"
+
+
+def is_autocast_on(device: torch.device) -> bool:
+    """Whether autocast is on; torch itself raises for meta, which has none."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
 def require_at_least(minimum: int, reason: str = "", **values: int) -> None:
     """Raises an `InputError`, with `reason`, for the first of `values` that is no integer or below `minimum`."""
     for key, value in values.items():

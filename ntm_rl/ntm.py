@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl import addressing
-from ntm_rl.core import MemoryCore, register_core, require_at_least, require_bool, require_one_of
+from ntm_rl.core import (
+    MemoryCore,
+    host_sees,
+    is_autocast_on,
+    register_core,
+    require_at_least,
+    require_bool,
+    require_one_of,
+)
 from ntm_rl.errors import InputError
 from ntm_rl.kernels.fused import FusedNtm
 from ntm_rl.kernels.loader import load_kernels
@@ -153,7 +161,7 @@ class Ntm(MemoryCore):
         dtype = self.head_layer.weight.dtype
         run = self._run_fused if self._is_fused(inputs.device) else self._unroll
         inputs, state = inputs.to(dtype), state.to(dtype)
-        if not torch.is_autocast_enabled(inputs.device.type):
+        if not is_autocast_on(inputs.device):
             return run(inputs, state, resets)
         with torch.autocast(inputs.device.type, enabled=False):
             return run(inputs, state, resets)
@@ -354,8 +362,8 @@ class Ntm(MemoryCore):
 
 
 def _may_reset(resets: Tensor) -> bool:
-    """Whether a step's `resets` `[B]` must be looked at; on other devices looking is what would be slow."""
-    return resets.device.type != "cpu" or bool(resets.any())
+    """Whether a step's `resets` `[B]` must be applied; where the host does not see them, they always are."""
+    return not host_sees(resets.device) or bool(resets.any())
 
 
 def _where(condition: Tensor, chosen: NtmState, otherwise: NtmState) -> NtmState:
