@@ -50,6 +50,10 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(_HOME[name]), name)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})
+
+
 def _register_environments() -> None:
     from ntm_rl.envs.registration import register_environments
 

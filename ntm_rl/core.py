@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib import import_module
-from numbers import Real
+from numbers import Integral
 from typing import Any, NamedTuple, final
 
 import torch
@@ -108,7 +108,9 @@ def core_class(name: str) -> type[MemoryCore]:
     """
     names = core_names()
     if name not in names:
-        raise InputError(f"core = {name!r}: unknown core; valid are {', '.join(names)}.{did_you_mean(name, names)}")
+        raise InputError(
+            f"core = {name!r}: unknown core; valid are {', '.join(names)}.{did_you_mean(str(name), names)}"
+        )
     return _CORES[name]
 
 
@@ -134,11 +136,30 @@ def core_options(name: str) -> tuple[str, ...]:
     return tuple(key for key in annotations if key not in ("input_size", "return"))
 
 
-def require_at_least(minimum: float, **values: float) -> None:
-    """Raises an `InputError` for the first of `values` that is below `minimum`."""
+def host_sees(device: torch.device) -> bool:
+    """Whether looking at values costs nothing; elsewhere it waits for the device, and on meta there are none."""
+    return device.type == "cpu"
+
+
+def is_autocast_on(device: torch.device) -> bool:
+    """Whether autocast is on; torch itself raises for meta, which has none."""
+    return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
+def require_at_least(minimum: int, reason: str = "", **values: int) -> None:
+    """Raises an `InputError`, with `reason`, for the first of `values` that is no integer or below `minimum`."""
     for key, value in values.items():
-        if not isinstance(value, Real) or isinstance(value, bool) or not value >= minimum:
-            raise InputError(f"{key} = {value!r}: must be at least {minimum}")
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise InputError(f"{key} = {value!r}: must be an integer, at least {minimum}{reason}")
+        if value < minimum:
+            raise InputError(f"{key} = {value}: must be at least {minimum}{reason}")
+
+
+def require_bool(**values: bool) -> None:
+    """Raises an `InputError` for the first of `values` that is neither true nor false."""
+    for key, value in values.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{key} = {value!r}: must be true or false")
 
 
 def require_one_of(valid: tuple[str, ...], **values: str) -> None:

@@ -8,7 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl import addressing
-from ntm_rl.core import MemoryCore, register_core, require_at_least, require_one_of
+from ntm_rl.core import (
+    MemoryCore,
+    host_sees,
+    is_autocast_on,
+    register_core,
+    require_at_least,
+    require_bool,
+    require_one_of,
+)
 from ntm_rl.errors import InputError
 from ntm_rl.kernels.fused import FusedNtm
 from ntm_rl.kernels.loader import load_kernels
@@ -20,7 +28,8 @@ Backend = Literal["auto", "eager", "compile", "fused"]
 
 GATES = {"lstm": 4, "gru": 3, "feedforward": 1}  # rows of hidden_size in the controller's weights
 BLANK = 1e-6  # contents of a constant initial memory (Collier and Beel 2018, section 3.1)
-TAPE_STAY_ON_LOCATION, TAPE_MOVE_ON, TAPE_SHARP, TAPE_SOFT = -4.0, 4.0, 2.0, -2.0
+# As soft as it stays on location: sharpening by 1 + softplus(-4) makes up for a share sigmoid(-4) of contents a step.
+TAPE_STAY_ON_LOCATION, TAPE_MOVE_ON, TAPE_SHARP, TAPE_SOFT = -4.0, 4.0, 2.0, -4.0
 TAPE_WEIGHT_SCALE = 0.1
 
 
@@ -108,14 +117,17 @@ class Ntm(MemoryCore):
             write_heads=write_heads,
             hidden_size=hidden_size,
         )
-        require_at_least(1 if init == "tape" else 0, shift_range=shift_range)
-        require_at_least(2 * shift_range + 1, slots=slots)
+        if init == "tape":
+            require_at_least(1, " where init = 'tape'", shift_range=shift_range)
+        require_at_least(0, shift_range=shift_range)
+        require_at_least(2 * shift_range + 1, " = 2 * shift_range + 1", slots=slots)
         require_one_of(get_args(Controller), controller=controller)
         require_one_of(get_args(MemoryInit), memory_init=memory_init)
         require_one_of(get_args(Init), init=init)
         require_one_of(get_args(Backend), backend=backend)
-        if not clip > 0:
-            raise InputError(f"clip = {clip}: must be above 0")
+        require_bool(learned_start=learned_start)
+        if not isinstance(clip, int | float) or isinstance(clip, bool) or not clip > 0:
+            raise InputError(f"clip = {clip!r}: must be a number above 0")
         self.input_size, self.hidden_size, self.slots, self.width = input_size, hidden_size, slots, width
         self.read_heads, self.write_heads, self.heads = read_heads, write_heads, read_heads + write_heads
         self.controller, self.shifts, self.clip, self.backend = controller, 2 * shift_range + 1, clip, backend
@@ -149,7 +161,7 @@ class Ntm(MemoryCore):
         dtype = self.head_layer.weight.dtype
         run = self._run_fused if self._is_fused(inputs.device) else self._unroll
         inputs, state = inputs.to(dtype), state.to(dtype)
-        if not torch.is_autocast_enabled(inputs.device.type):
+        if not is_autocast_on(inputs.device):
             return run(inputs, state, resets)
         with torch.autocast(inputs.device.type, enabled=False):
             return run(inputs, state, resets)
@@ -350,8 +362,8 @@ class Ntm(MemoryCore):
 
 
 def _may_reset(resets: Tensor) -> bool:
-    """Whether a step's `resets` `[B]` must be looked at; on other devices looking is what would be slow."""
-    return resets.device.type != "cpu" or bool(resets.any())
+    """Whether a step's `resets` `[B]` must be applied; where the host does not see them, they always are."""
+    return not host_sees(resets.device) or bool(resets.any())
 
 
 def _where(condition: Tensor, chosen: NtmState, otherwise: NtmState) -> NtmState:

@@ -1,12 +1,13 @@
 """LSTM and GRU cores on torch's fused modules: the baselines of every comparison."""
 
 import itertools
+from contextlib import nullcontext
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ntm_rl.core import MemoryCore, register_core, require_at_least
+from ntm_rl.core import MemoryCore, host_sees, is_autocast_on, register_core, require_at_least
 
 # Below this width a step of the torch modules costs about the same however many sequences it advances.
 WORTH_CUTTING = 32
@@ -24,7 +25,8 @@ class _TorchRecurrentCore(MemoryCore):
 
     Where no reset falls the sequence is one call. Otherwise it is cut at the resets into pieces that do not know of
     each other, and all pieces run side by side as one padded block: still no loop over steps. (torch's own packed
-    sequences would save the padding but take four times as long on a CPU.)
+    sequences would save the padding but take four times as long on a CPU.) To find the resets the host must look at
+    them; on a device where it would have to wait for that, sequences with resets run step by step.
     """
 
     parts: int  # state tensors of the torch module: 2 for the LSTM, 1 for the GRU
@@ -32,10 +34,9 @@ class _TorchRecurrentCore(MemoryCore):
 
     def _set_sizes(self, input_size: int, hidden_size: int, layers: int) -> None:
         require_at_least(1, input_size=input_size, hidden_size=hidden_size, layers=layers)
-        self.input_size = input_size
-        self.output_size = hidden_size
-        self.layers = layers
-        self.state_size = 1 + self.parts * layers * hidden_size
+        # torch's modules refuse NumPy's integers, of which sizes of Gymnasium's spaces are made.
+        self.input_size, self.output_size, self.layers = int(input_size), int(hidden_size), int(layers)
+        self.state_size = 1 + self.parts * self.layers * self.output_size
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `MemoryCore.forward`."""
@@ -59,23 +60,39 @@ class _TorchRecurrentCore(MemoryCore):
         if resets is not None:
             state = state.masked_fill(resets[0].unsqueeze(-1), 0)
         dtype = next(self.parameters()).dtype
-        with torch.autocast(inputs.device.type, enabled=False):
+        is_autocast = is_autocast_on(inputs.device)
+        with torch.autocast(inputs.device.type, enabled=False) if is_autocast else nullcontext():
             inputs, state = inputs.to(dtype), state.to(dtype)
-            if resets is not None and len(inputs) > 1 and bool(resets[1:].any()):
-                return self._run_pieces(inputs, state, resets, wants_state)
-            if len(inputs) == 1 and self.layers == 1 and not torch.is_grad_enabled():
-                return self._step(inputs[0], state)
-            outputs, after = self.network(inputs, self._split(state))
-            return outputs, self._join(after)
+            if len(inputs) == 1 and not torch.is_grad_enabled():
+                output, after = self._step(inputs[0], state)
+                return output.unsqueeze(0), after
+            if resets is not None and len(inputs) > 1:
+                if not host_sees(resets.device):
+                    return self._run_steps(inputs, state, resets)
+                if bool(resets[1:].any()):
+                    return self._run_pieces(inputs, state, resets, wants_state)
+            outputs, last = self.network(inputs, self._split(state))
+            return outputs, self._join(last)
 
     def _step(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One step by torch's cell function, which spares a rollout the overhead of the sequence module."""
-        weights = self.network.all_weights[0]
-        if self.parts == 2:
-            hidden, cell = torch.lstm_cell(inputs, state[:, 1:].chunk(2, dim=1), *weights)
-            return hidden.unsqueeze(0), torch.cat([torch.ones_like(state[:, :1]), hidden, cell], dim=1)
-        hidden = torch.gru_cell(inputs, state[:, 1:], *weights)
-        return hidden.unsqueeze(0), torch.cat([torch.ones_like(state[:, :1]), hidden], dim=1)
+        """One step by torch's cell functions, which spare a rollout the overhead of the sequence module."""
+        last = state[:, 1:].chunk(self.parts * self.layers, dim=1)
+        hiddens, cells = [], []
+        for layer, weights in enumerate(self.network.all_weights):
+            if self.parts == 2:
+                inputs, cell = torch.lstm_cell(inputs, (last[layer], last[self.layers + layer]), *weights)
+                cells.append(cell)
+            else:
+                inputs = torch.gru_cell(inputs, last[layer], *weights)
+            hiddens.append(inputs)
+        return inputs, torch.cat([torch.ones_like(state[:, :1]), *hiddens, *cells], dim=1)
+
+    def _run_steps(self, inputs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = []
+        for step_inputs, reset in zip(inputs, resets, strict=True):
+            output, state = self._step(step_inputs, state.masked_fill(reset.unsqueeze(1), 0))
+            outputs.append(output)
+        return torch.stack(outputs), state
 
     def _run_pieces(
         self, inputs: Tensor, state: Tensor, resets: Tensor, wants_state: bool
@@ -195,7 +212,7 @@ class Lstm(_TorchRecurrentCore):
     ):
         super().__init__()
         self._set_sizes(input_size, hidden_size, layers)
-        self.network = nn.LSTM(input_size, hidden_size, layers)
+        self.network = nn.LSTM(self.input_size, self.output_size, self.layers)
 
 
 @register_core("gru")
@@ -213,4 +230,4 @@ class Gru(_TorchRecurrentCore):
     ):
         super().__init__()
         self._set_sizes(input_size, hidden_size, layers)
-        self.network = nn.GRU(input_size, hidden_size, layers)
+        self.network = nn.GRU(self.input_size, self.output_size, self.layers)

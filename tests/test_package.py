@@ -53,6 +53,11 @@ def test_public_names_load_on_first_use():
         _ = ntm_rl.nothing
 
 
+def test_public_names_are_listed_before_they_load():
+    code = "import ntm_rl, sys; print(set(ntm_rl.__all__) <= set(dir(ntm_rl)), 'torch' in sys.modules)"
+    assert python(code).stdout.strip() == "True False"
+
+
 def test_policies_are_registered_by_name_in_recurrent_ppo():
     code = (
         "import ntm_rl.agents; from sb3_contrib import RecurrentPPO; "

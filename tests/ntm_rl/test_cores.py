@@ -1,9 +1,14 @@
-"""What every registered core must do, whatever is in its state; LSTM and GRU also against torch's, step by step."""
+"""What every registered core must do, whatever is in its state; LSTM and GRU also against torch's."""
 
+import itertools
+from contextlib import contextmanager
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ntm_rl.core import MemoryCore, core_class, core_names, core_options, make_core, register_core
 from ntm_rl.errors import InputError
@@ -123,24 +128,95 @@ def test_saved_weights_give_the_same_outputs(name, options):
     assert torch.equal(core(inputs, state, resets)[0], other(inputs, state, resets)[0])
 
 
+def cut_by_hand(core, inputs, state, resets) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs and last state of torch's module run over the pieces of each sequence, one after the other."""
+    columns, states = [], []
+    for b in range(len(state)):
+        hidden, cell = (None if part is None else part[b].unsqueeze(1) for part in core.unpack(state))
+        begins = [t for t in range(len(inputs)) if t == 0 or resets[t, b]]
+        pieces = []
+        for begin, end in itertools.pairwise([*begins, len(inputs)]):
+            carried = hidden if cell is None else (hidden, cell)
+            carried = None if resets[begin, b] else carried  # torch begins with zeros
+            output, carried = core.network(inputs[begin:end, b : b + 1], carried)
+            pieces.append(output)
+        columns.append(torch.cat(pieces))
+        last = (carried,) if cell is None else carried
+        states.append(torch.cat([torch.ones(1, dtype=state.dtype), *(part.flatten() for part in last)]))
+    return torch.cat(columns, dim=1), torch.stack(states)
+
+
+@contextmanager
+def on_the_host(sees: bool):
+    """Runs cores as if on a device whose values the host sees, or does not see, without waiting."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("ntm", "recurrent"):
+            patch.setattr(f"ntm_rl.{module}.host_sees", lambda device: sees)
+        yield
+
+
+@pytest.mark.parametrize("sees", [True, False])
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 @pytest.mark.parametrize("layers", [1, 2])
-@settings(max_examples=30, deadline=None)
-@given(st.tuples(st.integers(1, 40), st.integers(1, 40), st.floats(0, 0.6), st.integers(0, 999)))
-def test_recurrent_cores_equal_torchs_modules_zeroed_by_hand_at_resets(kind, layers, shape):
+@settings(max_examples=12, deadline=None)
+@given(st.tuples(st.integers(1, 40), st.integers(1, 12), st.floats(0, 0.6), st.integers(0, 999)))
+def test_recurrent_cores_and_their_gradients_equal_torchs_modules_on_pieces_cut_by_hand(kind, layers, sees, shape):
     core = build(kind, {"hidden_size": 4, "layers": layers})
     inputs, state, resets = sequence(core, shape)
-    outputs, after = core(inputs, state, resets)
-    parts = core.unpack(state)
-    running = [part.transpose(0, 1).contiguous() for part in parts if part is not None]
-    for step in range(len(inputs)):
-        running = [part * ~resets[step].view(1, -1, 1) for part in running]
-        carried = tuple(running) if kind == "lstm" else running[0]
-        output, carried = core.network(inputs[step : step + 1], carried)
-        running = list(carried) if kind == "lstm" else [carried]
-        torch.testing.assert_close(outputs[step], output[0])
-    for found, expected in zip(core.unpack(after), running, strict=False):
-        torch.testing.assert_close(found, expected.transpose(0, 1))
+    wanted = [inputs.requires_grad_(), state.requires_grad_(), *core.parameters()]
+    expected = cut_by_hand(core, inputs, state, resets)
+    with on_the_host(sees):
+        found = core(inputs, state, resets)
+        torch.testing.assert_close(core.outputs(inputs, state, resets), found[0])
+    torch.testing.assert_close(found, expected)
+    weights = [torch.randn_like(each) for each in expected]
+    gradients = [torch.autograd.grad(each, wanted, weights, materialize_grads=True) for each in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+class NothingIsLookedAt(TorchDispatchMode):
+    """Fails where the host looks at a value, for which it would wait for a GPU."""
+
+    LOOKS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket.__name__ not in self.LOOKS, func
+        return func(*args, **(kwargs or {}))
+
+
+@every_core
+def test_without_sight_of_resets_nothing_is_looked_at_and_all_is_the_same(name, options):
+    core = build(name, {**options, "backend": "eager"} if name == "ntm" else options)
+    inputs, state, resets = sequence(core, (6, 4, 0.4, 5))
+    wanted = [inputs.requires_grad_(), state.requires_grad_(), *core.parameters()]
+    assert resets[1:].any()
+    expected = core(inputs, state, resets)
+    with on_the_host(sees=False), NothingIsLookedAt():
+        found = core(inputs, state, resets)
+        gradients = torch.autograd.grad([each.sum() for each in found], wanted, allow_unused=True)
+        with torch.no_grad():
+            core(inputs[:1], state, resets[:1])
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        gradients, torch.autograd.grad([each.sum() for each in expected], wanted, allow_unused=True)
+    )
+    with NothingIsLookedAt(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+        bool(resets.any())
+
+
+@every_core
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("with_resets", [True, False])
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_a_core_runs_on_the_meta_device_where_there_are_no_values(name, options, steps, with_resets, with_gradients):
+    core = build(name, options).to("meta")
+    inputs = torch.zeros(steps, 2, 3, device="meta")
+    resets = torch.zeros(steps, 2, dtype=torch.bool, device="meta") if with_resets else None
+    with torch.set_grad_enabled(with_gradients):
+        outputs, state = core(inputs, core.initial_state(2), resets)
+    assert outputs.is_meta and outputs.shape == (steps, 2, core.output_size)
+    assert state.is_meta and state.shape == (2, core.state_size)
+    assert outputs.requires_grad == with_gradients
 
 
 @every_core
@@ -167,6 +243,33 @@ def test_unknown_cores_and_options_suggest_the_nearest():
         make_core("gru", 3, hiden_size=4)
     with pytest.raises(InputError, match="layers = 0: must be at least 1"):
         make_core("lstm", 3, layers=0)
+
+
+@every_core
+@pytest.mark.parametrize(("input_size", "shown"), [("x", "'x'"), (2.5, r"2\.5"), (None, "None"), (True, "True")])
+def test_an_input_size_that_is_no_integer_is_named(name, options, input_size, shown):
+    with pytest.raises(InputError, match=f"^input_size = {shown}: must be an integer, at least 1$"):
+        make_core(name, input_size, **options)
+
+
+@every_core
+def test_sizes_may_be_numpys_integers(name, options):
+    core = make_core(name, np.int64(3), **{**options, "hidden_size": np.int64(6)})
+    outputs, _ = core(torch.zeros(2, 1, 3), core.initial_state(1))
+    assert outputs.shape == (2, 1, core.output_size)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("key", ["hidden_size", "layers"])
+def test_sizes_that_are_no_integers_are_named(kind, key):
+    with pytest.raises(InputError, match=rf"^{key} = 2\.5: must be an integer, at least 1$"):
+        make_core(kind, 3, **{key: 2.5})
+
+
+@pytest.mark.parametrize("name", [None, 3, ["ntm"]])
+def test_a_core_name_that_is_no_text_is_an_unknown_core(name):
+    with pytest.raises(InputError, match="unknown core; valid are ntm, lstm, gru"):
+        make_core(name, 3)
 
 
 def test_a_core_of_ones_own_is_found_by_name(monkeypatch):

@@ -184,6 +184,26 @@ def test_a_tapes_write_head_steps_on_by_one_slot_and_its_read_head_stays_soft():
     assert visited == [step % 10 for step in range(1, 13)]
 
 
+@pytest.mark.parametrize("controller", CONTROLLERS)
+@pytest.mark.parametrize("slots", [64, 128])
+def test_a_tapes_read_weighting_stays_what_was_learned_while_the_heads_step_on(slots, controller):
+    def entropy(weighting):
+        return -(weighting * weighting.log()).sum()
+
+    torch.manual_seed(0)
+    core = Ntm(4, slots=slots, hidden_size=32, init="tape", controller=controller)
+    state, visited = core.initial_state(1), []
+    start = core.unpack(state).weightings[0, 0].detach()
+    with torch.no_grad():
+        for inputs in torch.randn(64, 1, 1, 4):
+            _, state = core(inputs, state)
+            read, write = core.unpack(state).weightings[0]
+            visited.append(write.argmax().item())
+    assert visited == [step % slots for step in range(1, 65)]
+    torch.testing.assert_close(entropy(read), entropy(start), rtol=0.02, atol=0)
+    assert (read - start.roll(64)).abs().sum() / 2 < 0.1  # of the weight, less than a tenth is elsewhere
+
+
 def test_unpacking_an_unused_state_shows_the_beginning():
     core = Ntm(3, slots=5, width=4, hidden_size=6, read_heads=2)
     parts = core.unpack(core.initial_state(2))
@@ -196,15 +216,27 @@ def test_unpacking_an_unused_state_shows_the_beginning():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"slots": 2}, "slots = 2: must be at least 3"),
-        ({"slots": "many"}, "slots = 'many': must be at least 3"),
+        ({"slots": 2}, r"slots = 2: must be at least 3 = 2 \* shift_range \+ 1$"),
+        ({"slots": 6, "shift_range": 3}, r"slots = 6: must be at least 7 = 2 \* shift_range \+ 1$"),
+        ({"slots": "many"}, "slots = 'many': must be an integer, at least 3"),
+        ({"slots": 32.5}, r"slots = 32\.5: must be an integer, at least 3"),
         ({"width": 0}, "width = 0: must be at least 1"),
         ({"read_heads": 0}, "read_heads = 0: must be at least 1"),
         ({"write_heads": -1}, "write_heads = -1: must be at least 1"),
         ({"hidden_size": 0}, "hidden_size = 0: must be at least 1"),
+        ({"hidden_size": 2.5}, r"hidden_size = 2\.5: must be an integer, at least 1"),
+        ({"read_heads": True}, "read_heads = True: must be an integer, at least 1"),
+        ({"write_heads": None}, "write_heads = None: must be an integer, at least 1"),
         ({"shift_range": -1}, "shift_range = -1: must be at least 0"),
-        ({"shift_range": 0, "init": "tape"}, "shift_range = 0: must be at least 1"),
-        ({"clip": 0.0}, "clip = 0.0: must be above 0"),
+        ({"shift_range": 0, "init": "tape"}, "shift_range = 0: must be at least 1 where init = 'tape'"),
+        ({"shift_range": "1"}, "shift_range = '1': must be an integer, at least 0"),
+        ({"clip": 0.0}, "clip = 0.0: must be a number above 0"),
+        ({"clip": "a"}, "clip = 'a': must be a number above 0"),
+        ({"clip": True}, "clip = True: must be a number above 0"),
+        ({"clip": float("nan")}, "clip = nan: must be a number above 0"),
+        ({"learned_start": "yes"}, "learned_start = 'yes': must be true or false"),
+        ({"learned_start": 1}, "learned_start = 1: must be true or false"),
+        ({"controller": None}, "controller = None: must be one of lstm, gru, feedforward"),
         ({"controller": "lstn"}, r"controller = 'lstn': must be one of lstm, gru, feedforward. Did you mean lstm\?"),
         ({"memory_init": "const"}, r"memory_init = 'const'.*Did you mean constant\?"),
         ({"backend": "fast"}, "backend = 'fast': must be one of auto, eager, compile, fused"),
