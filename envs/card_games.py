@@ -13,11 +13,9 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
-from numpy.typing import NDArray
 
-IntArray = NDArray[np.int64]
+from ntm_rl.envs.batched import BatchedEnv, BoolArray, FloatArray, IntArray
+
 RANKS, SUITS, COLORS, DECK = 13, 4, 2, 52
 NO_ANSWER = -1  # no action is right or wrong in this step
 
@@ -37,11 +35,8 @@ def colors_of(cards: IntArray) -> IntArray:
     return cards % COLORS
 
 
-class CardGame(VectorEnv[IntArray, IntArray, NDArray[Any]]):
+class CardGame(BatchedEnv):
     """Copies of a card game.
-
-    Finished copies restart within the step that ends them (`AutoresetMode.SAME_STEP`); the last observations are then
-    in `info["final_obs"]`. `reset(options={"reset_mask": ...})` restarts single copies.
 
     Args:
         num_envs: Copies.
@@ -54,16 +49,8 @@ class CardGame(VectorEnv[IntArray, IntArray, NDArray[Any]]):
     def __init__(
         self, num_envs: int, observation_space: spaces.Space[Any], actions: int, *, cards: int, decks: int = 1
     ):
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        self.num_envs = num_envs
-        self.single_observation_space = observation_space
-        self.single_action_space = spaces.Discrete(actions)
-        self.observation_space = batch_space(observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        super().__init__(num_envs, observation_space, actions)
         self._cards, self._decks = cards, decks
-        self._copies = np.arange(num_envs)
-        self._time = np.zeros(num_envs, dtype=np.int64)
-        self._observations = np.zeros((num_envs, *(observation_space.shape or ())), dtype=np.int64)
 
     @abstractmethod
     def deal(self, copies: IntArray, decks: list[IntArray]) -> IntArray:
@@ -77,39 +64,9 @@ class CardGame(VectorEnv[IntArray, IntArray, NDArray[Any]]):
             The first observations, `[E, ...]`.
         """
 
-    @abstractmethod
-    def play(self, actions: IntArray) -> tuple[IntArray, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Plays one step, without restarts: observations, rewards, and what terminated or was truncated."""
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[IntArray, dict[str, Any]]:
-        """Shuffles all decks, or those of the copies in `options["reset_mask"]`."""
-        super().reset(seed=seed)
-        mask = (options or {}).get("reset_mask")
-        copies = self._copies if mask is None else np.flatnonzero(mask)
-        self._observations = self._observations.copy()
-        self._observations[copies] = self._restart(copies)
-        return self._observations, {}
-
-    def step(
-        self, actions: IntArray
-    ) -> tuple[IntArray, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Plays one step in every copy."""
-        self._time += 1
-        observations, rewards, terminated, truncated = self.play(actions)
-        ended = terminated | truncated
-        info: dict[str, Any] = {}
-        if ended.any():
-            info = {"final_obs": observations.copy(), "_final_obs": ended}
-            finished = np.flatnonzero(ended)
-            observations[finished] = self._restart(finished)
-        self._observations = observations
-        return observations, rewards, terminated, truncated, info
-
-    def _restart(self, copies: IntArray) -> IntArray:
+    def begin(self, copies: IntArray, options: dict[str, Any]) -> IntArray:
+        """See `BatchedEnv.begin`; shuffles the decks."""
         sorted_decks = np.broadcast_to(np.arange(self._cards), (len(copies), self._cards))
-        self._time[copies] = 0
         return self.deal(copies, [self.np_random.permuted(sorted_decks, axis=1) for _ in range(self._decks)])
 
 
@@ -159,8 +116,8 @@ class ScriptedGame(CardGame):
         self._seen[copies] = seen
         return seen[:, 0]
 
-    def play(self, actions: IntArray) -> tuple[IntArray, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-        """See `CardGame.play`."""
+    def play(self, actions: IntArray) -> tuple[IntArray, FloatArray, BoolArray, BoolArray]:
+        """See `BatchedEnv.play`."""
         answers = self._answers[self._copies, self._time - 1]
         rewards = np.where(actions == answers, self._reward, -self._reward)
         rewards[answers == NO_ANSWER] = 0

@@ -6,9 +6,9 @@ from functools import partial
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 
-from ntm_rl.envs.card_games import COLORS, DECK, RANKS, CardGame, IntArray, colors_of, ranks_of
+from ntm_rl.envs.batched import BoolArray, FloatArray, IntArray
+from ntm_rl.envs.card_games import COLORS, DECK, RANKS, CardGame, colors_of, ranks_of
 
 NO_CARD = -1
 
@@ -48,8 +48,8 @@ class Concentration(CardGame):
         self._first[copies] = NO_CARD
         return self._shown[copies]
 
-    def play(self, actions: IntArray) -> tuple[IntArray, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-        """See `CardGame.play`."""
+    def play(self, actions: IntArray) -> tuple[IntArray, FloatArray, BoolArray, BoolArray]:
+        """See `BatchedEnv.play`."""
         copies = self._copies
         is_second = self._first != NO_CARD
         first = np.where(is_second, self._first, actions)

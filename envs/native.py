@@ -5,11 +5,13 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
+from ntm_rl.envs.batched import BatchedEnv
 from ntm_rl.envs.card_games import SCRIPTED_GAMES
+from ntm_rl.envs.cartpole import CARTPOLE
 from ntm_rl.envs.concentration import CONCENTRATION
 from ntm_rl.envs.previous_step import PreviousStepVector
 
-NATIVE: dict[str, Callable[[int], VectorEnv[Any, Any, Any]]] = {**SCRIPTED_GAMES, **CONCENTRATION}
+NATIVE: dict[str, Callable[[int], BatchedEnv]] = {**SCRIPTED_GAMES, **CONCENTRATION, **CARTPOLE}
 
 
 def make_native(

@@ -10,6 +10,8 @@ NO_VELOCITY = {
     "MountainCarContinuousNoVelocity-v0": "MountainCarContinuous-v0",
     "LunarLanderNoVelocity-v0": "LunarLander-v3",
 }
+# The masked id of each such task.
+MASKED = {original: f"ntm_rl/{name}" for name, original in NO_VELOCITY.items()}
 
 # Algorithmic tasks: our name, and the task's; their classes in `envs/algorithmic/` say what they are.
 ALGORITHMIC = {

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from ntm_rl.envs.factory import EnvSettings, check_time_limit, make_env
 from ntm_rl.envs.native import NATIVE, make_native
 from ntm_rl.envs.observations import row
+from ntm_rl.envs.registration import MASKED
 from ntm_rl.errors import InputError
 
 
@@ -166,8 +167,9 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
         raise InputError(f"n_envs = {n_envs}: must be at least 1")
     check_time_limit(settings)
     venv: VecEnv
-    if _is_native(settings):
-        envs = make_native(settings.id, n_envs, settings.previous_action, settings.previous_reward)
+    native_id = _native_id(settings)
+    if native_id is not None:
+        envs = make_native(native_id, n_envs, settings.previous_action, settings.previous_reward)
         venv = VectorEnvAdapter(envs)
     else:
         makers = [partial(_monitored, settings)] * n_envs
@@ -186,17 +188,21 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
     return venv
 
 
-def _is_native(settings: EnvSettings) -> bool:
-    """Whether the environment is played by a native vector environment, which takes no arguments of its own."""
+def _native_id(settings: EnvSettings) -> str | None:
+    """Returns the id in `NATIVE` whose environment plays the settings; None: single environments must."""
     if settings.vectorization not in ("auto", "native"):
-        return False
+        return None
+    env_id = settings.id
     changed = [key for key in ("kwargs", "mask_velocity", "max_episode_steps") if getattr(settings, key)]
-    if settings.id in NATIVE and not changed:
-        return True
+    if settings.mask_velocity and MASKED.get(env_id) in NATIVE:
+        env_id = MASKED[env_id]
+        changed.remove("mask_velocity")
+    if env_id in NATIVE and not changed:
+        return env_id
     if settings.vectorization == "native":
         why = f"it does not know env.{changed[0]}" if settings.id in NATIVE else f"there is one for {', '.join(NATIVE)}"
         raise InputError(f"env.vectorization = 'native': {settings.id} has no native vector environment here: {why}")
-    return False
+    return None
 
 
 def _monitored(settings: EnvSettings) -> Monitor:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ntm_rl.core import MemoryCore, host_sees, is_autocast_on, register_core, require_at_least
 
-# Below this width a step of the torch modules costs about the same however many sequences it advances.
-WORTH_CUTTING = 32
+# A call of a torch module costs about as much as so many steps of one sequence (measured forward and backward).
+STEPS_OF_A_CALL = 100
 
 
 class RecurrentState(NamedTuple):
@@ -148,9 +148,8 @@ class _Pieces:
         lengths: steps of each piece.
         first_of_sequence: for each of the B sequences the piece that begins at t = 0.
         last_of_sequence: for each of the B sequences the piece that ends at t = T - 1.
-        bands: rows that are run in one call. A new band begins when half of the pieces are done, if they are
-            many, which bounds the padding, and after each end of a sequence if `at_ends`, where a
-            state has to be taken out.
+        bands: rows that are run in one call. A new band begins where leaving out the pieces that are done spares
+            more than a call costs, and after each end of a sequence if `at_ends`, where a state has to be taken out.
         position: for each of the `[T * B]` steps the index in the outputs of all bands, flattened and joined.
         order_of_ends: for each of the B sequences its place among the bands' `ending`.
     """
@@ -187,14 +186,22 @@ class _Pieces:
 
 
 def _band_rows(active: list[int], ends: set[int]) -> list[tuple[int, int]]:
-    """Cuts the rows that have active pieces into bands `[top, bottom)`."""
+    """Cuts the rows that have active pieces into bands `[top, bottom)`: at `ends`, and where it spares enough steps."""
     longest = sum(count > 0 for count in active)
-    cuts = [0]
-    for row in range(1, longest):
-        wide = active[cuts[-1]]
-        if row in ends or (wide > WORTH_CUTTING and 2 * active[row] <= wide):
-            cuts.append(row)
-    return list(itertools.pairwise([*cuts, longest]))
+    return [
+        band
+        for top, bottom in itertools.pairwise(sorted({0, longest, *(row for row in ends if row < longest)}))
+        for band in _cut(active, top, bottom)
+    ]
+
+
+def _cut(active: list[int], top: int, bottom: int) -> list[tuple[int, int]]:
+    spared = [(active[top] - active[row]) * (bottom - row) for row in range(top, bottom)]
+    most = max(spared)
+    if most <= STEPS_OF_A_CALL:
+        return [(top, bottom)]
+    row = top + spared.index(most)
+    return [*_cut(active, top, row), *_cut(active, row, bottom)]
 
 
 @register_core("lstm")

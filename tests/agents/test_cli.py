@@ -117,7 +117,7 @@ def test_lists_show_and_copy(capsys):
         (["train", "popgym/nothing"], "config = 'popgym/nothing': no such file and no such packaged config"),
         (["train", CONFIG, "ppo.gama=1"], "Did you mean ppo.gamma?"),
         (["train", CONFIG, "env.id=Nothing-v0"], "env.id = 'Nothing-v0': unknown environment"),
-        (["train", CONFIG, "env.id=CartPole-v1", "env.vectorization=native"], "env.vectorization = 'native'"),
+        (["train", CONFIG, "env.id=Pendulum-v1", "env.vectorization=native"], "env.vectorization = 'native'"),
         (["evaluate", "nowhere"], "run = 'nowhere': no such folder"),
         (["resume", "."], "run = '.': not a run: it has no config.yaml"),
     ],

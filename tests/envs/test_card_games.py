@@ -9,8 +9,10 @@ from gymnasium.vector import AutoresetMode
 from ntm_rl.envs.card_games import NO_ANSWER, SCRIPTED_GAMES, CountRecall
 from ntm_rl.envs.concentration import CONCENTRATION, NO_CARD, Concentration
 from ntm_rl.envs.native import NATIVE
+from ntm_rl.errors import InputError
 
 COPIES = 3
+GAMES = {**SCRIPTED_GAMES, **CONCENTRATION}
 
 
 def deal(game: gym.Env, decks: list[np.ndarray]) -> object:
@@ -52,10 +54,10 @@ def turn_card(game: Concentration, copy: int, rng: np.random.Generator) -> int:
     return rng.choice(np.flatnonzero(down))
 
 
-@pytest.mark.parametrize("env_id", NATIVE)
+@pytest.mark.parametrize("env_id", GAMES)
 def test_the_same_cards_and_actions_give_popgyms_observations_rewards_and_ends(env_id):
     rng = np.random.default_rng(0)
-    batched = NATIVE[env_id](COPIES)
+    batched = GAMES[env_id](COPIES)
     singles = [gym.make(env_id, disable_env_checker=True).unwrapped for _ in range(COPIES)]
     waiting = [[] for _ in range(COPIES)]
     deal_batched = batched.deal
@@ -104,7 +106,8 @@ def test_perfect_play_returns_one_where_every_scored_step_can_be_known(env_id):
     game.reset(seed=0)
     total = np.zeros(2)
     for step in range(game._steps):
-        _, rewards, terminated, truncated, _ = game.step(game._answers[game._copies, game._time])
+        answers = game._answers[game._copies, game._time]
+        _, rewards, terminated, truncated, _ = game.step(np.where(answers == NO_ANSWER, 0, answers))
         total += rewards
         assert terminated.all() == (step == game._steps - 1)
         assert not truncated.any()
@@ -116,7 +119,7 @@ def test_perfect_play_returns_one_where_every_scored_step_can_be_known(env_id):
 def test_a_seed_decides_the_cards_and_copies_differ(env_id):
     plays = []
     for seed in (1, 1, 2):
-        game = NATIVE[env_id](4)
+        game = GAMES[env_id](4)
         game.reset(seed=seed)
         plays.append(np.stack([game.step(np.full(4, step % 4))[0] for step in range(20)]))
     first, second, other = plays
@@ -165,13 +168,25 @@ def test_concentration_terminates_with_the_last_pair_and_else_is_truncated():
             assert (info["final_obs"][0] < 2).all()
 
 
+@pytest.mark.parametrize("env_id", GAMES)
+def test_actions_that_do_not_exist_are_refused(env_id):
+    game = GAMES[env_id](2)
+    game.reset(seed=0)
+    last = game.single_action_space.n - 1
+    game.step([0, last])
+    for actions in ([0, -1], [0, last + 1], [0.0, 0.5], [0], [[0, 0]]):
+        with pytest.raises(InputError, match=rf"must be 2 whole numbers from 0 to {last}"):
+            game.step(np.array(actions))
+    assert game._time.tolist() == [1, 1]  # a refused step did not happen
+
+
 def test_games_declare_that_they_restart_within_a_step():
     assert all(game(1).metadata["autoreset_mode"] is AutoresetMode.SAME_STEP for game in NATIVE.values())
 
 
-@pytest.mark.parametrize("env_id", [*SCRIPTED_GAMES, *CONCENTRATION])
+@pytest.mark.parametrize("env_id", GAMES)
 def test_spaces_are_popgyms(env_id):
-    game, single = NATIVE[env_id](1), gym.make(env_id, disable_env_checker=True)
+    game, single = GAMES[env_id](1), gym.make(env_id, disable_env_checker=True)
     assert game.single_action_space == single.action_space
     own = single.observation_space
     if isinstance(own, gym.spaces.Tuple):  # Autoencode's, which no policy reads as it is

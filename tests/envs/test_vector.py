@@ -233,7 +233,12 @@ GAME = "popgym-RepeatPreviousEasy-v0"
         (EnvSettings(GAME, vectorization="sync"), DummyVecEnv),
         (EnvSettings(GAME, previous_action=True), VectorEnvAdapter),
         (EnvSettings(GAME, max_episode_steps=9), DummyVecEnv),
-        (EnvSettings(CARTPOLE), DummyVecEnv),
+        (EnvSettings(CARTPOLE), VectorEnvAdapter),
+        (EnvSettings(CARTPOLE, mask_velocity=True), VectorEnvAdapter),
+        (EnvSettings("ntm_rl/CartPoleNoVelocity-v0"), VectorEnvAdapter),
+        (EnvSettings(CARTPOLE, kwargs={"sutton_barto_reward": True}), DummyVecEnv),
+        (EnvSettings(CARTPOLE, mask_velocity=True, max_episode_steps=9), DummyVecEnv),
+        (EnvSettings("MountainCarContinuous-v0", mask_velocity=True), DummyVecEnv),
         (EnvSettings(CARTPOLE, vectorization="subprocess"), SubprocVecEnv),
         (EnvSettings(CARTPOLE, normalize_observation=True), VecNormalize),
     ],
@@ -303,11 +308,12 @@ def test_an_evaluation_leaves_the_normalisation_as_it_is():
     [
         (EnvSettings(CARTPOLE), 0, r"n_envs = 0: must be at least 1"),
         (
-            EnvSettings(CARTPOLE, vectorization="native"),
+            EnvSettings("Pendulum-v1", vectorization="native"),
             1,
-            r"env.vectorization = 'native'.*CartPole-v1.*there is one for",
+            r"env.vectorization = 'native'.*Pendulum-v1.*there is one for",
         ),
         (EnvSettings(GAME, vectorization="native", max_episode_steps=9), 1, r"does not know env.max_episode_steps"),
+        (EnvSettings(GAME, vectorization="native", mask_velocity=True), 1, r"does not know env.mask_velocity"),
         (EnvSettings(GAME, max_episode_steps=0), 1, r"env.max_episode_steps = 0: must be at least 1"),
     ],
 )

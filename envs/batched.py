@@ -1,0 +1,90 @@
+"""What the environments share that step all their copies at once."""
+
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from ntm_rl.errors import InputError
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
+
+
+class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
+    """Copies of an environment with array observations and numbered actions.
+
+    Finished copies restart within the step that ends them (`AutoresetMode.SAME_STEP`); the last observations are then
+    in `info["final_obs"]`. `reset(options={"reset_mask": ...})` restarts single copies.
+
+    Args:
+        num_envs: Copies.
+        observation_space: Of one copy.
+        actions: How many there are.
+    """
+
+    def __init__(self, num_envs: int, observation_space: spaces.Space[Any], actions: int):
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.num_envs = num_envs
+        self.single_observation_space = observation_space
+        self.single_action_space = spaces.Discrete(actions)
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._actions = actions
+        self._copies = np.arange(num_envs)
+        self._time = np.zeros(num_envs, dtype=np.int64)
+        self._observations = np.zeros((num_envs, *(observation_space.shape or ())), dtype=observation_space.dtype)
+
+    @abstractmethod
+    def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[Any]:
+        """Begins episodes in `copies` `[E]` and returns their first observations `[E, ...]`.
+
+        `options` are those of `reset`, none where a finished copy restarts by itself.
+        """
+
+    @abstractmethod
+    def play(self, actions: IntArray) -> tuple[NDArray[Any], FloatArray, BoolArray, BoolArray]:
+        """Plays one step, without restarts: observations, rewards, and what terminated or was truncated."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Begins an episode in all copies, or in those of `options["reset_mask"]`."""
+        super().reset(seed=seed)
+        options = options or {}
+        mask = options.get("reset_mask")
+        copies = self._copies if mask is None else np.flatnonzero(mask)
+        self._observations = self._observations.copy()
+        self._observations[copies] = self._begin(copies, options)
+        return self._observations, {}
+
+    def step(self, actions: IntArray) -> tuple[NDArray[Any], FloatArray, BoolArray, BoolArray, dict[str, Any]]:
+        """Plays one step in every copy.
+
+        Raises:
+            InputError: there is an action that does not exist, or not one for each copy.
+        """
+        actions = np.asarray(actions)
+        if not self.action_space.contains(actions):
+            raise InputError(
+                f"actions = {actions}: must be {self.num_envs} whole numbers from 0 to {self._actions - 1}"
+            )
+        self._time += 1
+        observations, rewards, terminated, truncated = self.play(actions)
+        ended = terminated | truncated
+        info: dict[str, Any] = {}
+        if ended.any():
+            info = {"final_obs": observations.copy(), "_final_obs": ended}
+            finished = np.flatnonzero(ended)
+            observations[finished] = self._begin(finished, {})
+        self._observations = observations
+        return observations, rewards, terminated, truncated, info
+
+    def _begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[Any]:
+        self._time[copies] = 0
+        return self.begin(copies, options)
