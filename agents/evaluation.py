@@ -10,11 +10,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 
 from ntm_rl.agents.checkpoints import latest_checkpoint, load_checkpoint
 from ntm_rl.agents.export import LoadedAgent, load_agent
-from ntm_rl.agents.network import SequenceNetwork, load_network
 from ntm_rl.agents.ppo import MemoryPPO
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import SupervisedSettings
-from ntm_rl.agents.supervised import Score, SupervisedTrainer, label, score
+from ntm_rl.agents.supervised import Score, label, load_supervised, score
 from ntm_rl.agents.training import make_model
 from ntm_rl.envs.algorithmic.task import Difficulty
 from ntm_rl.envs.vector import make_vec_env
@@ -120,23 +119,3 @@ def evaluate_supervised(
         )
         for difficulty in chosen
     }
-
-
-def load_supervised(run: Run, settings: SupervisedSettings, *, best: bool = False) -> SequenceNetwork:
-    """Loads a supervised run's network: the finished one, else its latest checkpoint; or the best.
-
-    Raises:
-        InputError: there is none, or it is damaged or of another task.
-    """
-    folder = run.best if best else run.agent
-    if folder.is_dir():
-        network, card = load_network(folder)
-        task = card.get("extra", {}).get("task")
-        if task != settings.task.name:
-            raise InputError(f"{folder}: a network of task {task!r}; the run's config says {settings.task.name!r}")
-        return network
-    if best:
-        raise InputError(f"run = {str(run.path)!r}: it has no best network yet")
-    trainer = SupervisedTrainer(settings)
-    trainer.load(latest_checkpoint(run.checkpoints))
-    return trainer.network

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal, get_type_hints
@@ -213,7 +214,10 @@ def supervised_schema() -> type[SupervisedSettings]:
         for name, schema in options.items()
     }
     tasks["name"] = (Literal[tuple(TASKS)], Field(description="Which task."))
-    task = create_model("TaskSection", __base__=Section, **tasks)
+    with warnings.catch_warnings():
+        # A task's name may be that of one of pydantic's methods (copy), which nobody calls on a section.
+        warnings.filterwarnings("ignore", message="Field name .* shadows an attribute")
+        task = create_model("TaskSection", __base__=Section, **tasks)
     return create_model(
         "SupervisedSettings",
         __base__=SupervisedSettings,

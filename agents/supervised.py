@@ -17,7 +17,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor
 
 from ntm_rl.agents.checkpoints import count, latest_checkpoint, read_checkpoint, write_checkpoint
-from ntm_rl.agents.network import SequenceNetwork, save_network
+from ntm_rl.agents.network import SequenceNetwork, load_network, save_network
 from ntm_rl.agents.optimizers import make_optimizer
 from ntm_rl.agents.progress import ProgressDisplay
 from ntm_rl.agents.random_states import restore_random_states
@@ -192,6 +192,26 @@ class SupervisedTrainer:
         self.optimizer.load_state_dict(optimizer)
         restore_random_states(groups["random"], document["random"])
         self.sequences, self.best = sequences, best
+
+
+def load_supervised(run: Run, settings: SupervisedSettings, *, best: bool = False) -> SequenceNetwork:
+    """Loads a supervised run's network: the finished one, else its latest checkpoint; or the best.
+
+    Raises:
+        InputError: there is none, or it is damaged or of another task.
+    """
+    folder = run.best if best else run.agent
+    if folder.is_dir():
+        network, card = load_network(folder)
+        task = card.get("extra", {}).get("task")
+        if task != settings.task.name:
+            raise InputError(f"{folder}: a network of task {task!r}; the run's config says {settings.task.name!r}")
+        return network
+    if best:
+        raise InputError(f"run = {str(run.path)!r}: it has no best network yet")
+    trainer = SupervisedTrainer(settings)
+    trainer.load(latest_checkpoint(run.checkpoints))
+    return trainer.network
 
 
 def _learn(trainer: SupervisedTrainer, run: Run, show_progress: bool) -> SupervisedResult:

@@ -2,7 +2,6 @@
 
 import signal
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +16,22 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
-from ntm_rl.agents.callbacks import BestAgentCallback, CheckpointCallback, StopOnSignal
+from ntm_rl.agents.callbacks import (
+    BestAgentCallback,
+    CheckpointCallback,
+    CurriculumCallback,
+    StopOnSignal,
+    restore_curricula,
+)
 from ntm_rl.agents.checkpoints import latest_checkpoint, load_checkpoint
 from ntm_rl.agents.export import save_agent
 from ntm_rl.agents.ppo import MemoryPPO
 from ntm_rl.agents.progress import ProgressCallback
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import Settings
+from ntm_rl.agents.storage import StorageError
 from ntm_rl.agents.tracking import WandbWriter, make_logger, start_wandb
+from ntm_rl.agents.warm_start import warm_start
 from ntm_rl.envs.vector import make_vec_env
 
 
@@ -60,7 +67,9 @@ def train(settings: Settings, config: str, *, show_progress: bool = True) -> Tra
     """
     env = make_vec_env(settings.env_settings, settings.n_envs, settings.seed)
     model = make_model(settings, env)  # before the folder: what fails here leaves nothing behind
-    return _learn(settings, Run.create(settings, config), model, show_progress, {})
+    if settings.policy.init_from is not None:
+        warm_start(model.policy, Run.open(settings.policy.init_from))
+    return _learn(settings, Run.create(settings, config), model, show_progress, -np.inf)
 
 
 def resume(run: Run, settings: Settings, *, show_progress: bool = True) -> TrainResult:
@@ -72,7 +81,12 @@ def resume(run: Run, settings: Settings, *, show_progress: bool = True) -> Train
     checkpoint = latest_checkpoint(run.checkpoints)
     model = make_model(settings, make_vec_env(settings.env_settings, settings.n_envs, settings.seed))
     extra = load_checkpoint(checkpoint, model)
-    return _learn(settings, run, model, show_progress, extra)
+    try:
+        restore_curricula(model.get_env(), extra.get("curricula", []))  # type: ignore[arg-type]
+        best = float(extra.get("best", -np.inf))
+    except (TypeError, ValueError) as error:  # whatever hostile values make the parsers raise
+        raise StorageError(f"{checkpoint}: its extra values are damaged: {error}") from error
+    return _learn(settings, run, model, show_progress, best)
 
 
 def make_model(settings: Settings, env: VecEnv) -> MemoryPPO:
@@ -106,9 +120,7 @@ def policy_name(space: spaces.Space[Any]) -> str:
     return "CnnNtmPolicy" if is_image_space(space) else "MlpNtmPolicy"
 
 
-def _learn(
-    settings: Settings, run: Run, model: MemoryPPO, show_progress: bool, extra: Mapping[str, Any]
-) -> TrainResult:
+def _learn(settings: Settings, run: Run, model: MemoryPPO, show_progress: bool, best_mean: float) -> TrainResult:
     tracking = settings.tracking
     writer = start_wandb(
         run.path,
@@ -120,10 +132,10 @@ def _learn(
         tags=tuple(tracking.tags),
     )
     card = {"env": settings.env.id, "core": settings.core, "seed": settings.seed}
-    best = BestAgentCallback(run.best, settings.ppo.stats_window_size, card, float(extra.get("best", -np.inf)))
+    best = BestAgentCallback(run.best, settings.ppo.stats_window_size, card, best_mean)
     checkpoints = CheckpointCallback(run.checkpoints, settings.checkpoint.every, settings.checkpoint.keep, best)
     stop = StopOnSignal(checkpoints)
-    callbacks: list[BaseCallback] = [checkpoints, best, stop]
+    callbacks: list[BaseCallback] = [checkpoints, best, stop, CurriculumCallback()]
     first, began = model.num_timesteps, time.monotonic()
     with ExitStack() as stack:
         stack.callback(model.get_env().close)  # type: ignore[union-attr]

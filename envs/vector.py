@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from ntm_rl.envs.factory import EnvSettings, check_time_limit, make_env
-from ntm_rl.envs.native import NATIVE, make_native
+from ntm_rl.envs.native import CONFIGURABLE, NATIVE, make_native
 from ntm_rl.envs.observations import row
 from ntm_rl.envs.registration import MASKED
 from ntm_rl.errors import InputError
@@ -169,7 +169,7 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
     venv: VecEnv
     native_id = _native_id(settings)
     if native_id is not None:
-        envs = make_native(native_id, n_envs, settings.previous_action, settings.previous_reward)
+        envs = make_native(native_id, n_envs, settings.kwargs, settings.previous_action, settings.previous_reward)
         venv = VectorEnvAdapter(envs)
     else:
         makers = [partial(_monitored, settings)] * n_envs
@@ -193,7 +193,8 @@ def _native_id(settings: EnvSettings) -> str | None:
     if settings.vectorization not in ("auto", "native"):
         return None
     env_id = settings.id
-    changed = [key for key in ("kwargs", "mask_velocity", "max_episode_steps") if getattr(settings, key)]
+    unknown = ["mask_velocity", "max_episode_steps", *(() if settings.id in CONFIGURABLE else ("kwargs",))]
+    changed = [key for key in unknown if getattr(settings, key)]
     if settings.mask_velocity and MASKED.get(env_id) in NATIVE:
         env_id = MASKED[env_id]
         changed.remove("mask_velocity")
