@@ -3,6 +3,7 @@
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from ntm_rl.errors import InputError
 SEQUENCES = "time/total_sequences"
 KIND = "supervised checkpoint"
 LONGER_EVERY = 10  # validations: longer sequences cost many times as much
+RECENT = 100  # updates whose gradients' norms say what is usual
 NATS_PER_BIT = math.log(2)
 
 
@@ -119,6 +121,7 @@ class SupervisedTrainer:
         self.last: float | None = None
         self._rng = np.random.default_rng(settings.seed)
         self._parameters = list(self.network.parameters())
+        self._norms: deque[float] = deque(maxlen=RECENT)
 
     def update(self) -> tuple[Tensor, Tensor, Tensor]:
         """Learns from one batch; returns its bits per sequence, share of wrong bits and gradient norm."""
@@ -132,7 +135,8 @@ class SupervisedTrainer:
         cost.backward()
         if optimizer.clip_value is not None:
             torch.nn.utils.clip_grad_value_(self._parameters, optimizer.clip_value)
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, optimizer.clip_norm or math.inf)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._largest_norm())
+        self._norms.append(float(norm))
         if optimizer.learning_rate_schedule == "linear":
             share = max(1 - self.sequences / settings.total_sequences, 0)
             for group in self.optimizer.param_groups:
@@ -143,6 +147,18 @@ class SupervisedTrainer:
         if self.curriculum.level < self.curriculum.levels:
             self.curriculum.report(difficulty, float(wrong))
         return cost.detach(), wrong, norm
+
+    def _largest_norm(self) -> float:
+        """Returns the norm to which a gradient is clipped.
+
+        Once a task is solved gradients are a thousandth of what they were; one rare sequence's is not, and a step as
+        large as at the beginning can undo everything.
+        """
+        optimizer = self.settings.optimizer
+        largest = math.inf if optimizer.clip_norm is None else optimizer.clip_norm
+        if optimizer.clip_spikes is None or len(self._norms) < RECENT:
+            return largest
+        return min(largest, optimizer.clip_spikes * float(np.median(self._norms)))
 
     def validate(self, difficulty: Difficulty | None = None) -> Score:
         """Scores the network on fresh sequences, of one difficulty or of those of training."""
@@ -165,6 +181,7 @@ class SupervisedTrainer:
             "best": self.best if math.isfinite(self.best) else None,
             "level": self.curriculum.level,
             "errors": self.curriculum.errors,
+            "norms": list(self._norms),
             "generator": self._rng.bit_generator.state,
         }
         keep = self.settings.checkpoint.keep
@@ -184,6 +201,7 @@ class SupervisedTrainer:
             sequences, best = count(document["sequences"]), document["best"]
             best = math.inf if best is None else float(best)
             level, errors = count(document["level"]), [float(error) for error in document["errors"]]
+            norms = [float(norm) for norm in document["norms"]]
             self._rng.bit_generator.state = document["generator"]
         except Exception as error:  # whatever hostile values make the parsers raise
             raise StorageError(f"{path}: not a {KIND}: {error!r}") from error
@@ -192,6 +210,7 @@ class SupervisedTrainer:
         self.optimizer.load_state_dict(optimizer)
         restore_random_states(groups["random"], document["random"])
         self.sequences, self.best = sequences, best
+        self._norms = deque(norms, maxlen=RECENT)
 
 
 def load_supervised(run: Run, settings: SupervisedSettings, *, best: bool = False) -> SequenceNetwork:
