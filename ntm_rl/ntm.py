@@ -1,7 +1,7 @@
 """The Neural Turing Machine core: Graves, Wayne and Danihelka (2014), arXiv:1410.5401."""
 
 import math
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -146,12 +146,8 @@ class Ntm(MemoryCore):
         self._build_controller()
         self.head_layer = nn.Linear(hidden_size, sum(self._head_sizes))
         self._build_start(memory_init, learned_start, init)
-        is_fixed = memory_init == "constant" and not learned_start and init == "plain"
-        self.fixed_start: Tensor | None
-        # Made once where nothing can change it, for the sake of single steps.
-        self.register_buffer("fixed_start", None, persistent=False)
-        if is_fixed:
-            self.fixed_start = self._make_start()
+        self._has_fixed_start = memory_init == "constant" and not learned_start and init == "plain"
+        self._fixed_start: Tensor | None = None
         if init == "tape":
             self._bias_heads_to_a_tape()
 
@@ -283,22 +279,34 @@ class Ntm(MemoryCore):
 
     def _start(self) -> Tensor:
         """Returns the state in which an episode begins, `[1, S]`, differentiable where it is learned."""
-        return self._make_start() if self.fixed_start is None else self.fixed_start
+        if not self._has_fixed_start or torch.compiler.is_compiling():
+            return self._make_start()
+        # Kept for the sake of single steps; not as a buffer, which `to_empty` would leave with anything in it.
+        start, bias = self._fixed_start, self.bias
+        if start is None or start.device != bias.device or start.dtype != bias.dtype:
+            with torch.inference_mode(False):  # a tensor made in inference mode is of no use to a training
+                start = self._fixed_start = self._make_start()
+        return start
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._fixed_start = None  # its read vectors are among what is loaded
 
     def _make_start(self) -> Tensor:
         read_weightings = self._first_weightings(self.start_read_logits, self.read_heads)
         write_weightings = self._first_weightings(self.start_write_logits, self.write_heads)
         weightings = torch.cat([read_weightings, write_weightings]).unsqueeze(0)
+        memory = self.start_memory
+        if memory is None:
+            memory = self.bias.new_full((self.slots, self.width), BLANK)
         controller = weightings.new_zeros(1, self._part_sizes[-2] + self._part_sizes[-1])
         hidden, cell = controller.split(self._part_sizes[-2:], dim=1)
-        return self._join(
-            NtmState(self.start_memory.unsqueeze(0), weightings, self.start_reads.unsqueeze(0), hidden, cell)
-        )
+        return self._join(NtmState(memory.unsqueeze(0), weightings, self.start_reads.unsqueeze(0), hidden, cell))
 
     def _first_weightings(self, logits: Tensor | None, heads: int) -> Tensor:
         if logits is not None:
             return torch.softmax(logits, dim=-1)
-        weighting = self.start_memory.new_zeros(heads, self.slots)
+        weighting = self.bias.new_zeros(heads, self.slots)
         weighting[:, 0] = 1  # not uniform: over identical slots a uniform weighting could never become anything else
         return weighting
 
@@ -321,16 +329,15 @@ class Ntm(MemoryCore):
             self.weight_feedback = uniform(rows, reads + (self.hidden_size if self.controller == "lstm" else 0))
 
     def _build_start(self, memory_init: MemoryInit, learned_start: bool, init: Init) -> None:
-        self.start_memory: Tensor
+        self.start_memory: Tensor | None
         self.start_reads: Tensor
         if memory_init == "learned":
             self.start_memory = nn.Parameter(0.05 * torch.randn(self.slots, self.width))
         else:
             bound = 1 / math.sqrt(self.slots + self.width)
             random = torch.empty(self.slots, self.width).uniform_(-bound, bound)
-            contents = random if memory_init == "random" else torch.full_like(random, BLANK)
             # A constant is no part of what is saved: weights of a random beginning do not load in its place.
-            self.register_buffer("start_memory", contents, persistent=memory_init == "random")
+            self.register_buffer("start_memory", random if memory_init == "random" else None)
         reads = torch.zeros(self.read_heads, self.width)
         if learned_start:
             self.start_reads = nn.Parameter(reads)

@@ -174,6 +174,49 @@ def test_recurrent_cores_and_their_gradients_equal_torchs_modules_on_pieces_cut_
     torch.testing.assert_close(*gradients)
 
 
+@every_core
+@pytest.mark.parametrize("way", ["filled", "used before", "assigned"])
+def test_a_core_built_on_meta_is_whole_once_its_weights_are_loaded(name, options, way):
+    core = build(name, options)
+    with torch.device("meta"):
+        other = make_core(name, 3, **options).double()
+    if way != "assigned":
+        other.to_empty(device="cpu")
+        for tensor in itertools.chain(other.parameters(), other.buffers()):
+            tensor.data.fill_(torch.nan)  # uninitialised memory may hold anything
+    if way == "used before":
+        other(torch.zeros(1, 1, 3, dtype=torch.float64), other.initial_state(1))
+    other.load_state_dict(core.state_dict(), assign=way == "assigned")
+    inputs, state, resets = sequence(core, (4, 2, 0.3, 3))
+    assert resets.any()
+    assert torch.equal(core(inputs, state, resets)[0], other(inputs, state, resets)[0])
+    torch.testing.assert_close(core.unpack(core.initial_state(2)), other.unpack(other.initial_state(2)), rtol=0, atol=0)
+
+
+@every_core
+def test_a_core_first_used_in_inference_mode_can_be_trained(name, options):
+    core = build(name, options)
+    inputs, state, resets = sequence(core, (4, 2, 0.3, 3))
+    fresh = build(name, options)
+    with torch.inference_mode():
+        fresh(inputs, fresh.initial_state(2))
+    for each in (core, fresh):
+        each(inputs, state, resets)[0].sum().backward()
+    for expected, found in zip(core.parameters(), fresh.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad)
+
+
+@every_core
+def test_a_core_follows_a_change_of_precision_and_its_inputs_and_states_do(name, options):
+    core = build(name, options)
+    inputs, state, resets = sequence(core, (3, 2, 0.5, 4))
+    expected = core(inputs, state, resets)
+    core.float()
+    found = core(inputs, state, resets)
+    assert [each.dtype for each in (*found, core.initial_state(1))] == 3 * [torch.float32]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, check_dtype=False)
+
+
 class NothingIsLookedAt(TorchDispatchMode):
     """Fails where the host looks at a value, for which it would wait for a GPU."""
 
