@@ -94,7 +94,9 @@ def speed(only: str | None = None, repeats: int = 7) -> Iterator[Row]:
     torch.set_num_threads(before)
 
 
-def _training_step(core: MemoryCore, inputs: Tensor) -> Callable[[], None]:
+def training_step(core: MemoryCore, inputs: Tensor) -> Callable[[], None]:
+    """Returns what runs a core forward and backward over `[T, B, I]` inputs."""
+
     def step() -> None:
         outputs = core.outputs(inputs, core.initial_state(inputs.shape[1]))
         outputs.sum().backward()
@@ -110,12 +112,12 @@ def _sequence(
     def measure(repeats: int) -> Measure:
         block = torch.randn(steps, batch, inputs)
         options = {"slots": slots, "width": width, "hidden_size": hidden}
-        ours = _training_step(make_core("ntm", inputs, **options), block)
+        ours = training_step(make_core("ntm", inputs, **options), block)
         if peer == "lstm":
             network = nn.LSTM(inputs, hidden)
             other: Callable[[], Any] = lambda: network(block)[0].sum().backward()  # noqa: E731
         elif peer == "eager":
-            other = _training_step(make_core("ntm", inputs, backend="eager", **options), block)
+            other = training_step(make_core("ntm", inputs, backend="eager", **options), block)
         else:
             other = _dnc(block, options)
         mine, theirs = alternate(repeats, ours, other)
@@ -164,10 +166,12 @@ def _single_step(repeats: int) -> Measure:
 _SAME: dict[str, Any] = {"n_steps": 128, "batch_size": 256, "n_epochs": 4, "seed": 0}
 
 
-def _training(core: str, env_id: str, n_envs: int = 8) -> MemoryPPO:
+def make_training(core: str, env_id: str, n_envs: int = 8, batch_size: int = 256) -> MemoryPPO:
+    """Returns the training whose speed is measured: 128 units, the core's other options as they come."""
     options = {"core": core, "core_kwargs": {"hidden_size": 128}}
     env = make_vec_env(EnvSettings(env_id), n_envs, seed=0)
-    return MemoryPPO("MlpNtmPolicy", env, sequence_length=32, policy_kwargs=options, device="cpu", **_SAME)
+    sizes = {**_SAME, "batch_size": batch_size}
+    return MemoryPPO("MlpNtmPolicy", env, sequence_length=32, policy_kwargs=options, device="cpu", **sizes)
 
 
 def _peer_training(env_id: str) -> RecurrentPPO:
@@ -180,7 +184,7 @@ def _ppo(core: str, env_id: str) -> Callable[[int], Measure]:
 
     def measure(repeats: int) -> Measure:
         steps = 2 * 128 * 8
-        models = _training(core, env_id), _peer_training(env_id)
+        models = make_training(core, env_id), _peer_training(env_id)
         ours, peer = alternate(repeats, *(lambda model=model: model.learn(steps) for model in models))
         return steps / ours, steps / peer, "steps/s"
 
@@ -189,8 +193,7 @@ def _ppo(core: str, env_id: str) -> Callable[[int], Measure]:
 
 def _ppo_of_many(repeats: int) -> Measure:
     """The NTM on 64 batched environments, against the goal of 10,000 steps/s."""
-    model = _training("ntm", CARDS, n_envs=64)
-    model.batch_size = 2048
+    model = make_training("ntm", CARDS, n_envs=64, batch_size=2048)
     steps = 2 * 128 * 64
     return steps / alternate(repeats, lambda: model.learn(steps))[0], 10_000.0, "steps/s"
 
@@ -207,9 +210,9 @@ def peak_memory() -> float:
 def _memory(repeats: int) -> Measure:
     """Peak resident memory of a process that trains, a process each."""
     peaks = {}
-    for call in ("_training('ntm', CARTPOLE)", "_peer_training(CARTPOLE)"):
+    for call in ("make_training('ntm', CARTPOLE)", "_peer_training(CARTPOLE)"):
         code = (
-            f"from ntm_rl.agents.benchmarks import CARTPOLE, peak_memory, _training, "
+            f"from ntm_rl.agents.benchmarks import CARTPOLE, peak_memory, make_training, "
             f"_peer_training; {call}.learn(8192); print(peak_memory())"
         )
         run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)

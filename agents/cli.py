@@ -65,9 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("config", metavar="CONFIG")
     show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
     show.add_argument("--keys", action="store_true", help="print every key with its type, default and meaning")
-    benchmark = _command(commands, "benchmark", _benchmark, "measure speed against other libraries")
-    benchmark.add_argument("what", choices=("speed",))
-    benchmark.add_argument("--only", metavar="NAME", help="one row alone")
+    benchmark = _command(commands, "benchmark", _benchmark, "measure speed against other libraries, or its growth")
+    benchmark.add_argument("what", choices=("speed", "growth"))
+    benchmark.add_argument("--only", metavar="NAME", help="one row, or one axis of growth, alone")
+    benchmark.add_argument("--plot", metavar="FILE.png", help="draw the growth")
     copy = _command(commands, "copy", _copy, "copy a packaged config to a file of your own", has_json=False)
     copy.add_argument("config", metavar="CONFIG")
     copy.add_argument("file", metavar="FILE")
@@ -229,11 +230,20 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _benchmark(options: argparse.Namespace) -> int:
+    rows = (_growth if options.what == "growth" else _speed)(options)
+    if options.json:
+        print(json.dumps([vars(row) for row in rows]))
+    return 0
+
+
+def _speed(options: argparse.Namespace) -> list[Any]:
     from ntm_rl.agents.benchmarks import speed
 
-    rows = []
+    if options.plot is not None:
+        raise InputError(f"plot = {options.plot!r}: only `ntm-rl benchmark growth` has something to draw")
+    rows: list[Any] = []
     for row in speed(options.only):
-        rows.append(vars(row))
+        rows.append(row)
         if not options.json:
             verdict = "met" if row.met else "NOT met"
             print(
@@ -241,9 +251,24 @@ def _benchmark(options: argparse.Namespace) -> int:
                 f"(goal {row.goal}: {verdict}; {row.threads} thread{'s' * (row.threads > 1)})",
                 flush=True,
             )
-    if options.json:
-        print(json.dumps(rows))
-    return 0
+    return rows
+
+
+def _growth(options: argparse.Namespace) -> list[Any]:
+    from ntm_rl.agents.growth import check_plot, growth, plot
+
+    if options.plot is not None:
+        check_plot(options.plot)
+    rows: list[Any] = []
+    for row in growth(options.only):
+        if not options.json:
+            if not rows:
+                print(f"{'axis':8}{'value':>8}{'NTM':>12}{'LSTM':>12}  unit")
+            print(f"{row.axis:8}{row.value:8}{row.ours:12,.1f}{row.peer:12,.1f}  {row.unit}", flush=True)
+        rows.append(row)
+    if options.plot is not None:
+        plot(rows, options.plot)
+    return rows
 
 
 def _copy(options: argparse.Namespace) -> int:

@@ -60,6 +60,7 @@ class _TorchRecurrentCore(MemoryCore):
         if resets is not None:
             state = state.masked_fill(resets[0].unsqueeze(-1), 0)
         dtype = next(self.parameters()).dtype
+        # To enter autocast's context costs a rollout's step 10 µs.
         is_autocast = is_autocast_on(inputs.device)
         with torch.autocast(inputs.device.type, enabled=False) if is_autocast else nullcontext():
             inputs, state = inputs.to(dtype), state.to(dtype)
