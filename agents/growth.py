@@ -1,7 +1,12 @@
-"""How cost grows with one size while the others stay: the NTM beside an LSTM of the same hidden size."""
+"""How cost grows with one size while the others stay: the NTM beside an LSTM of the same hidden size.
+
+Seconds are the processor's, of one thread: on an idle machine those of the clock on the wall, and on a busy one not
+bent by what else runs, which a curve over sizes shows more than the ratio of two alternating runs does.
+"""
 
 import io
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -49,7 +54,7 @@ class Axis:
     measure: Callable[[str, Sequence[int], int], list[Point]]
 
 
-def growth(only: str | None = None, repeats: int = 7) -> Iterator[Point]:
+def growth(only: str | None = None, repeats: int = 15) -> Iterator[Point]:
     """Yields the points of all axes, or of one, as they are measured, on one torch thread.
 
     Raises:
@@ -70,7 +75,7 @@ def _sequences(axis: str, values: Sequence[int], repeats: int) -> list[Point]:
     sizes = [{**BASE, axis: value} for value in values]
     ntm = [_ntm(**size) for size in sizes]
     lstm = [_lstm(size["steps"], size["batch"]) for size in (sizes if axis in OF_BOTH else [BASE])]
-    seconds = alternate(repeats, *ntm, *lstm)
+    seconds = alternate(repeats, *ntm, *lstm, clock=time.process_time)
     ours, peers = seconds[: len(ntm)], seconds[len(ntm) :]
     if len(peers) == 1:
         peers *= len(ours)
@@ -92,11 +97,9 @@ def _lstm(steps: int, batch: int) -> Callable[[], object]:
 
 def _trainings(axis: str, values: Sequence[int], repeats: int) -> list[Point]:
     """Environment steps a second of whole trainings by MemoryPPO, a rollout a repeat."""
-    learn = [_training(core, n_envs) for n_envs in values for core in ("ntm", "lstm")]
-    speeds = [
-        ROLLOUT * n_envs / seconds
-        for n_envs, seconds in zip([n for n in values for _ in range(2)], alternate(repeats, *learn), strict=True)
-    ]
+    sizes = [(core, n_envs) for n_envs in values for core in ("ntm", "lstm")]
+    seconds = alternate(repeats, *(_training(*size) for size in sizes), clock=time.process_time)
+    speeds = [ROLLOUT * n_envs / taken for (_, n_envs), taken in zip(sizes, seconds, strict=True)]
     return [Point(axis, *row, "steps/s") for row in zip(values, speeds[::2], speeds[1::2], strict=True)]
 
 
@@ -149,7 +152,10 @@ def plot(points: Sequence[Point], file: str) -> None:
         panel.plot(values, [point.ours for point in mine], "o-", label="NTM")
         panel.plot(values, [point.peer for point in mine], "s--", label="LSTM")
         panel.set_xscale("log", base=2)
-        panel.set_yscale("log")
+        panel.set_yscale("log", base=2)
+        figures = [figure for point in mine for figure in (point.ours, point.peer)]
+        panel.set_ylim(2 ** math.floor(math.log2(min(figures))), 2 ** math.ceil(math.log2(max(figures))))
+        panel.yaxis.set_major_formatter("{x:,.0f}")
         panel.set_xticks(values, [str(value) for value in values])
         panel.set_xlabel(AXES[name].title)
         panel.set_ylabel(mine[0].unit)
