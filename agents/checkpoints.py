@@ -27,7 +27,7 @@ from ntm_rl.agents.storage import (
 from ntm_rl.errors import InputError
 
 FORMAT = 1
-PARTS = ("policy", "optimizer", "random", "normalizer")  # what the tensors' names begin with
+PARTS = ("policy", "average", "optimizer", "random", "normalizer")  # what the tensors' names begin with
 HOW = ("fused", "foreach", "capturable")  # an optimizer computes: a matter of the machine, not of the training
 
 

@@ -86,10 +86,13 @@ class OptimizerSettings(Section):
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of rmsprop and sgd.")
     l2: float = Field(0.0, ge=0, description="Weight of the squared weights' half sum in the loss.")
     clip_norm: float | None = Field(10.0, gt=0, description="Largest norm of a gradient; null: none.")
-    clip_spikes: float | None = Field(
-        10.0, gt=0, description="Largest norm of a gradient as a multiple of the recent ones' median; null: none."
-    )
     clip_value: float | None = Field(None, gt=0, description="Largest element of a gradient; null: none.")
+    averaging: float = Field(
+        0.999,
+        ge=0,
+        lt=1,
+        description="Decay of the running mean of the weights, which is what is validated and kept; 0: the last alone.",
+    )
 
 
 class ValidationSettings(Section):

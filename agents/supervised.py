@@ -3,7 +3,6 @@
 import math
 import signal
 import time
-from collections import deque
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ntm_rl.agents.checkpoints import count, latest_checkpoint, read_checkpoint, write_checkpoint
 from ntm_rl.agents.network import SequenceNetwork, load_network, save_network
@@ -25,7 +25,7 @@ from ntm_rl.agents.random_states import restore_random_states
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import SupervisedSettings
 from ntm_rl.agents.signals import SignalListener
-from ntm_rl.agents.storage import StorageError, put_weights
+from ntm_rl.agents.storage import StorageError, put_weights, require_matching
 from ntm_rl.agents.tracking import make_logger, start_wandb
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
 from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Task
@@ -34,7 +34,6 @@ from ntm_rl.errors import InputError
 SEQUENCES = "time/total_sequences"
 KIND = "supervised checkpoint"
 LONGER_EVERY = 10  # validations: longer sequences cost many times as much
-RECENT = 100  # updates whose gradients' norms say what is usual
 NATS_PER_BIT = math.log(2)
 
 
@@ -103,6 +102,7 @@ class SupervisedTrainer:
 
     Attributes:
         network: What is trained.
+        average: The running mean of its weights, which is what is validated and kept.
         sequences: Seen so far.
         best: The lowest cost of a validation so far, in bits per sequence.
         last: The cost of the last validation of this process, None without any.
@@ -116,12 +116,14 @@ class SupervisedTrainer:
         sizes = self.task.input_size, self.task.output_size
         self.network = SequenceNetwork(settings.core, *sizes, **settings.core_kwargs).to(get_device(settings.device))
         self.optimizer = make_optimizer(settings.optimizer, self.network)
+        # A rare sequence can throw a solved task's weights off for some hundred updates; their mean stays put.
+        decay = get_ema_multi_avg_fn(settings.optimizer.averaging)
+        self.average = AveragedModel(self.network, multi_avg_fn=decay)
         self.curriculum = Curriculum(self.task, settings.curriculum)
         self.sequences, self.best = 0, math.inf
         self.last: float | None = None
         self._rng = np.random.default_rng(settings.seed)
         self._parameters = list(self.network.parameters())
-        self._norms: deque[float] = deque(maxlen=RECENT)
 
     def update(self) -> tuple[Tensor, Tensor, Tensor]:
         """Learns from one batch; returns its bits per sequence, share of wrong bits and gradient norm."""
@@ -135,36 +137,30 @@ class SupervisedTrainer:
         cost.backward()
         if optimizer.clip_value is not None:
             torch.nn.utils.clip_grad_value_(self._parameters, optimizer.clip_value)
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._largest_norm())
-        self._norms.append(float(norm))
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, optimizer.clip_norm or math.inf)
         if optimizer.learning_rate_schedule == "linear":
             share = max(1 - self.sequences / settings.total_sequences, 0)
             for group in self.optimizer.param_groups:
                 group["lr"] = optimizer.learning_rate * share
         self.optimizer.step()
+        self.average.update_parameters(self.network)
         self.sequences += settings.batch_size
         wrong = ((logits.detach() > 0) != (targets > 0))[mask].float().mean()
         if self.curriculum.level < self.curriculum.levels:
             self.curriculum.report(difficulty, float(wrong))
         return cost.detach(), wrong, norm
 
-    def _largest_norm(self) -> float:
-        """Returns the norm to which a gradient is clipped.
-
-        Once a task is solved gradients are a thousandth of what they were; one rare sequence's is not, and a step as
-        large as at the beginning can undo everything.
-        """
-        optimizer = self.settings.optimizer
-        largest = math.inf if optimizer.clip_norm is None else optimizer.clip_norm
-        if optimizer.clip_spikes is None or len(self._norms) < RECENT:
-            return largest
-        return min(largest, optimizer.clip_spikes * float(np.median(self._norms)))
-
     def validate(self, difficulty: Difficulty | None = None) -> Score:
         """Scores the network on fresh sequences, of one difficulty or of those of training."""
         # Of their own generator: validating more or less often does not change the training.
         rng = np.random.default_rng([self.settings.seed, self.sequences, 1])
-        return score(self.network, self.task.sample(self.settings.validation.sequences, rng, difficulty), self.task)
+        return score(self.averaged, self.task.sample(self.settings.validation.sequences, rng, difficulty), self.task)
+
+    @property
+    def averaged(self) -> SequenceNetwork:
+        """The network with the mean weights."""
+        network: SequenceNetwork = self.average.module  # type: ignore[assignment]
+        return network
 
     def card(self) -> dict[str, Any]:
         """Returns what an exported network says of its training."""
@@ -181,11 +177,11 @@ class SupervisedTrainer:
             "best": self.best if math.isfinite(self.best) else None,
             "level": self.curriculum.level,
             "errors": self.curriculum.errors,
-            "norms": list(self._norms),
             "generator": self._rng.bit_generator.state,
         }
         keep = self.settings.checkpoint.keep
-        write_checkpoint(folder, self.sequences, self.network, self.optimizer, document, keep=keep)
+        average = {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
+        write_checkpoint(folder, self.sequences, self.network, self.optimizer, document, average, keep=keep)
 
     def load(self, path: Path) -> None:
         """Puts a training back where `save` found it; everything is checked before anything changes.
@@ -194,6 +190,7 @@ class SupervisedTrainer:
             StorageError: damaged, or of another task or network.
         """
         groups, document, optimizer = read_checkpoint(path, KIND, self.network, self.optimizer)
+        require_matching(path, groups["average"], self.average.state_dict())
         if document.get("task") != self.settings.task.name:
             task = self.settings.task.name
             raise StorageError(f"{path}: a checkpoint of task {document.get('task')!r}; the config's is {task!r}")
@@ -201,16 +198,15 @@ class SupervisedTrainer:
             sequences, best = count(document["sequences"]), document["best"]
             best = math.inf if best is None else float(best)
             level, errors = count(document["level"]), [float(error) for error in document["errors"]]
-            norms = [float(norm) for norm in document["norms"]]
             self._rng.bit_generator.state = document["generator"]
         except Exception as error:  # whatever hostile values make the parsers raise
             raise StorageError(f"{path}: not a {KIND}: {error!r}") from error
         self.curriculum.restore(level, errors)
         put_weights(self.network, groups["policy"])
+        self.average.load_state_dict(groups["average"])
         self.optimizer.load_state_dict(optimizer)
         restore_random_states(groups["random"], document["random"])
         self.sequences, self.best = sequences, best
-        self._norms = deque(norms, maxlen=RECENT)
 
 
 def load_supervised(run: Run, settings: SupervisedSettings, *, best: bool = False) -> SequenceNetwork:
@@ -230,7 +226,7 @@ def load_supervised(run: Run, settings: SupervisedSettings, *, best: bool = Fals
         raise InputError(f"run = {str(run.path)!r}: it has no best network yet")
     trainer = SupervisedTrainer(settings)
     trainer.load(latest_checkpoint(run.checkpoints))
-    return trainer.network
+    return trainer.averaged
 
 
 def _learn(trainer: SupervisedTrainer, run: Run, show_progress: bool) -> SupervisedResult:
@@ -254,7 +250,7 @@ def _learn(trainer: SupervisedTrainer, run: Run, show_progress: bool) -> Supervi
             logger.dump(trainer.sequences)
         trainer.save(run.checkpoints)
         seconds = time.monotonic() - began
-        save_network(trainer.network, run.agent, trainer.card())
+        save_network(trainer.averaged, run.agent, trainer.card())
         if writer is not None:
             name = f"agent-{run.path.parent.name}-{run.path.name}"
             writer.log_agent(name, run.agent, ["latest"], {"sequences": trainer.sequences})
@@ -302,7 +298,7 @@ def _validate(trainer: SupervisedTrainer, logger: Logger, run: Run) -> None:
         logger.record("validation/bits_above_optimum", result.bits - result.floor)
     if result.bits < trainer.best:
         trainer.best = result.bits
-        save_network(trainer.network, run.best, {**trainer.card(), "bits": result.bits})
+        save_network(trainer.averaged, run.best, {**trainer.card(), "bits": result.bits})
     if trainer.sequences // validation.every % LONGER_EVERY == 0:
         for difficulty in validation.longer:
             longer, name = trainer.validate(difficulty), label(difficulty)
