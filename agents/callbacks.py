@@ -74,7 +74,8 @@ class CheckpointCallback(BaseCallback):
         if self.saved_at != self.model.num_timesteps:
             known = self.best is not None and np.isfinite(self.best.best)
             extra: dict[str, Any] = {"best": self.best.best} if known and self.best is not None else {}
-            extra["curricula"] = [[each.level, each.errors] for each in curricula(self.training_env)]
+            levels = [[each.level, each.errors] for each in curricula(self.training_env)]
+            extra |= {"curricula": levels} if levels else {}
             save_checkpoint(self.model, self.folder, keep=self.keep, extra=extra)  # type: ignore[arg-type]
             self.saved_at = self.model.num_timesteps
 

@@ -59,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=10_000, help="seed of the environments (10000)")
     evaluate.add_argument("--stochastic", action="store_true", help="sample actions instead of the most likely")
     evaluate.add_argument("--best", action="store_true", help="the best agent of the training instead of the last")
+    inspect = _command(commands, "inspect", _inspect, "draw a run's learning curve, answers and use of its memory")
+    inspect.add_argument("run", metavar="RUN", help="the run's folder, into whose figures/ the pictures go")
+    inspect.add_argument(
+        "others", nargs="*", metavar="RUN", help="runs for the same learning curve, such as other seeds"
+    )
     listing = _command(commands, "list", _list, "list environments, memory cores or packaged configs")
     listing.add_argument("what", choices=("envs", "cores", "configs"))
     show = _command(commands, "show", _show, "print a config as it would be trained", has_json=False)
@@ -186,6 +191,19 @@ def _difficulty(text: str) -> dict[str, int]:
         return {name: int(value) for name, value in (part.split("=") for part in text.split(","))}
     except ValueError as error:
         raise InputError(f"--difficulty {text}: must be like length=10,repeats=20") from error
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from ntm_rl.agents.inspection import inspect
+    from ntm_rl.agents.runs import Run
+
+    files = inspect(Run.open(options.run), [Run.open(other) for other in options.others])
+    print(
+        json.dumps({name: str(file) for name, file in files.items()})
+        if options.json
+        else "\n".join(map(str, files.values()))
+    )
+    return 0
 
 
 def _list(options: argparse.Namespace) -> int:

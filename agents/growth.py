@@ -4,19 +4,17 @@ Seconds are the processor's, of one thread: on an idle machine those of the cloc
 bent by what else runs, which a curve over sizes shows more than the ratio of two alternating runs does.
 """
 
-import io
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ntm_rl.agents.benchmarks import CARDS, alternate, make_training, training_step
-from ntm_rl.agents.storage import write_atomically
+from ntm_rl.agents.plotting import require_matplotlib, save_png
 from ntm_rl.core import make_core
 from ntm_rl.errors import InputError, did_you_mean
 
@@ -128,8 +126,7 @@ def check_plot(file: str) -> None:
         raise InputError(f"plot = {file!r}: must end in .png")
     if not path.parent.is_dir():
         raise InputError(f"plot = {file!r}: there is no folder {str(path.parent)!r}")
-    if find_spec("matplotlib") is None:
-        raise InputError(f'plot = {file!r}: matplotlib is not installed; run: pip install "ntm-rl[plot]"')
+    require_matplotlib(f"plot = {file!r}")
 
 
 def plot(points: Sequence[Point], file: str) -> None:
@@ -161,6 +158,4 @@ def plot(points: Sequence[Point], file: str) -> None:
         panel.set_ylabel(mine[0].unit)
         panel.grid(alpha=0.3)
         panel.legend()
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=80)
-    write_atomically(Path(file), image.getvalue())
+    save_png(figure, Path(file))

@@ -224,7 +224,7 @@ class Ntm(MemoryCore):
 
     def _step(self, from_input: Tensor, last: NtmState) -> NtmState:
         hidden, cell = self._control(from_input, last)
-        heads = self._head_parameters(hidden)
+        heads = self.head_parameters(hidden)
         content = addressing.content_weighting(last.memory, heads.keys, heads.strengths)
         gated = addressing.interpolate(content, last.weightings, heads.gates)
         weightings = addressing.sharpen(addressing.shift(gated, heads.shifts), heads.exponents)
@@ -250,7 +250,8 @@ class Ntm(MemoryCore):
         candidate = torch.tanh(gates[:, -self.hidden_size :] + reset_gate * recurrent)
         return torch.lerp(candidate, last.hidden, update_gate), last.cell
 
-    def _head_parameters(self, hidden: Tensor) -> HeadParameters:
+    def head_parameters(self, hidden: Tensor) -> HeadParameters:
+        """Returns what a controller output `[B, H]` says to the heads."""
         raw = self.head_layer(hidden).clamp(-self.clip, self.clip).split(self._head_sizes, dim=1)
         keys, strengths, gates, shifts, exponents, erases, adds = raw
         return HeadParameters(
