@@ -1,6 +1,9 @@
 """The Neural Turing Machine core: Graves, Wayne and Danihelka (2014), arXiv:1410.5401."""
 
 import math
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import torch
@@ -71,6 +74,9 @@ class HeadParameters(NamedTuple):
     exponents: Tensor
     erases: Tensor
     adds: Tensor
+
+
+Step = Callable[[Tensor, NtmState], NtmState]
 
 
 @register_core("ntm")
@@ -148,6 +154,7 @@ class Ntm(MemoryCore):
         self._build_start(memory_init, learned_start, init)
         self._has_fixed_start = memory_init == "constant" and not learned_start and init == "plain"
         self._fixed_start: Tensor | None = None
+        self._compiled_steps: dict[str, Step] = {}
         if init == "tape":
             self._bias_heads_to_a_tape()
 
@@ -213,7 +220,7 @@ class Ntm(MemoryCore):
         parts = self._split(torch.where(fresh, start, state))
         start_parts = self._split(start)
         projected = F.linear(inputs, self.weight_input, self.bias)  # [T, B, G], one product for all steps
-        run_step = torch.compile(self._step) if self.backend == "compile" else self._step
+        run_step = self._step_for(inputs.device)
         outputs = []
         for step, from_input in enumerate(projected):
             if resets is not None and step > 0 and _may_reset(resets[step]):
@@ -221,6 +228,18 @@ class Ntm(MemoryCore):
             parts = run_step(from_input, parts)
             outputs.append(torch.cat([parts.hidden, parts.reads.flatten(1)], dim=1))
         return torch.stack(outputs), self._join(parts)
+
+    def _step_for(self, device: torch.device) -> Step:
+        """Returns a step as it is, or compiled, which is done once for a kind of device."""
+        is_best = self.backend == "auto" and device.type == "cuda" and _has_triton()
+        if (self.backend != "compile" and not is_best) or torch.compiler.is_compiling():
+            return self._step
+        if device.type not in self._compiled_steps:
+            self._compiled_steps[device.type] = _compile(self._step, device)
+        return self._compiled_steps[device.type]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled_steps": {}}  # they hold this very core; a copy of it compiles its own
 
     def _step(self, from_input: Tensor, last: NtmState) -> NtmState:
         hidden, cell = self._control(from_input, last)
@@ -367,6 +386,22 @@ class Ntm(MemoryCore):
         by_head[:, self.shifts // 2 + 1] = TAPE_MOVE_ON
         bias[exponents][: self.read_heads] = TAPE_SOFT
         bias[exponents][self.read_heads :] = TAPE_SHARP
+
+
+@cache
+def _has_triton() -> bool:
+    """Whether torch can compile for a GPU."""
+    return find_spec("triton") is not None
+
+
+def _compile(step: Step, device: torch.device) -> Step:
+    compiled = torch.compile(step, mode="reduce-overhead" if device.type == "cuda" else "default")
+
+    def run(from_input: Tensor, last: NtmState) -> NtmState:
+        # Cloned: a CUDA graph writes over what its last replay returned. Contiguous: or each layout is compiled anew.
+        return compiled(from_input, NtmState(*(part.clone(memory_format=torch.contiguous_format) for part in last)))
+
+    return run
 
 
 def _may_reset(resets: Tensor) -> bool:

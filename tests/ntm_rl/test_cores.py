@@ -17,6 +17,7 @@ CORES = [(name, {"hidden_size": 6}) for name in core_names()] + [
     ("ntm", {"hidden_size": 6, "controller": "gru", "read_heads": 2, "shift_range": 2, "init": "tape"}),
     ("ntm", {"hidden_size": 6, "controller": "feedforward", "memory_init": "learned", "learned_start": True}),
     ("ntm", {"hidden_size": 6, "backend": "eager"}),
+    ("ntm", {"hidden_size": 6, "memory_init": "random", "write_heads": 2, "shift_range": 0}),
     ("lstm", {"hidden_size": 6, "layers": 2}),
     ("gru", {"hidden_size": 6, "layers": 2}),
 ]
@@ -102,6 +103,35 @@ def test_the_flat_state_has_the_stated_size_begins_all_zero_and_is_alive_after_a
     assert torch.equal(after[:, 0], torch.ones(2, dtype=torch.float64))
     sizes = sum(part[0].numel() for part in core.unpack(after) if part is not None)
     assert sizes == core.state_size - 1
+
+
+@every_core
+def test_an_all_zero_state_is_the_beginning_that_unpack_shows(name, options):
+    core = build(name, options)
+    inputs, state, _ = sequence(core, (3, 2, 0.0, 1))
+    parts = [part.flatten(1) for part in core.unpack(core.initial_state(2)) if part is not None]
+    alive = torch.ones(2, 1, dtype=torch.float64)
+    expected = core(inputs, torch.cat([alive, *parts], dim=1))
+    torch.testing.assert_close(core(inputs, torch.zeros_like(state)), expected)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_unpacked_states_of_recurrent_cores_have_a_part_for_each_layer(layers):
+    for kind, has_cell in [("lstm", True), ("gru", False)]:
+        core = build(kind, {"hidden_size": 6, "layers": layers})
+        hidden, cell = core.unpack(core(torch.ones(1, 2, 3, dtype=torch.float64), core.initial_state(2))[1])
+        assert hidden.shape == (2, layers, 6)
+        assert (cell.shape == (2, layers, 6)) if has_cell else cell is None
+
+
+@every_core
+def test_huge_inputs_leave_outputs_states_and_gradients_finite(name, options):
+    core = build(name, options).float()
+    inputs = (1e4 * torch.randn(100, 2, 3)).requires_grad_()
+    outputs, state = core(inputs, core.initial_state(2), torch.rand(100, 2) < 0.05)
+    outputs.square().mean().backward()
+    for tensor in (outputs, state, inputs.grad, *(each.grad for each in core.parameters() if each.grad is not None)):
+        assert torch.isfinite(tensor).all()
 
 
 @every_core

@@ -1,6 +1,8 @@
 """The fused kernel against the eager NTM, its specification; and how it is built."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 
@@ -147,6 +149,13 @@ def test_a_core_inside_torch_compile_gives_the_same():
     torch.testing.assert_close(compiled(inputs, state), core(inputs, state))
 
 
+# torch.compile imports what torch deprecates, and looks at gradients of which torch warns.
+compiles = pytest.mark.filterwarnings(
+    "ignore:.torch.jit.script_method. is deprecated:DeprecationWarning", "ignore:The .grad attribute:UserWarning"
+)
+
+
+@compiles
 @pytest.mark.slow
 def test_the_compiled_step_gives_the_same():
     torch.manual_seed(0)
@@ -155,6 +164,89 @@ def test_the_compiled_step_gives_the_same():
     compiled.load_state_dict(eager.state_dict())
     inputs = torch.randn(3, 2, 3)
     torch.testing.assert_close(compiled(inputs, eager.initial_state(2)), eager(inputs, eager.initial_state(2)))
+
+
+@compiles
+def test_a_core_compiles_its_step_once_for_each_kind_of_use(monkeypatch):
+    made, graphs, compiler = [], [], torch.compile
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    def compile_and_count(step, **options):
+        made.append(options)
+        return compiler(step, backend=count)
+
+    torch.manual_seed(0)
+    options = {"slots": 4, "width": 2, "hidden_size": 3}
+    core, eager = (Ntm(3, backend=backend, **options) for backend in ("compile", "eager"))
+    eager.load_state_dict(core.state_dict())
+    inputs, resets = torch.randn(4, 2, 3), torch.tensor(4 * [[False, True]])
+    monkeypatch.setattr(torch, "compile", compile_and_count)
+    seen = []
+    for _ in range(3):
+        found, expected = (each(inputs, each.initial_state(2), resets) for each in (core, eager))
+        torch.testing.assert_close(found, expected)
+        gradients = [
+            torch.autograd.grad(outputs.sum(), list(each.parameters()))
+            for each, (outputs, _) in ((core, found), (eager, expected))
+        ]
+        torch.testing.assert_close(*gradients)
+        with torch.no_grad():
+            torch.testing.assert_close(core(inputs, core.initial_state(2), resets), expected)
+        seen.append(len(graphs))
+    assert made == [{"mode": "default"}]
+    assert 0 < seen[0] <= 3 and seen == 3 * seen[:1]
+
+
+def test_a_compiled_core_is_copied_saved_and_sent_without_what_was_compiled(monkeypatch):
+    made = []
+    monkeypatch.setattr(torch, "compile", lambda step, **_: made.append(step.__self__) or (lambda *given: step(*given)))
+    core = Ntm(3, slots=4, width=2, hidden_size=3, backend="compile")
+    inputs, state = torch.randn(2, 1, 3), core.initial_state(1)
+    expected, _ = core(inputs, state)
+    for other in (copy.deepcopy(core), pickle.loads(pickle.dumps(core))):
+        assert torch.equal(other(inputs, state)[0], expected)
+        assert made[-1] is other  # not the first core's step, whose weights are others'
+    assert core.state_dict().keys() == Ntm(3, backend="eager").state_dict().keys()
+    assert torch.equal(core(inputs, state)[0], expected)
+    assert len(made) == 3
+
+
+def test_a_cuda_graph_that_overwrites_its_last_outputs_does_no_harm(monkeypatch):
+    def compile_to_replays(step, **_):
+        returned = []
+
+        def replay(*given):
+            for part in returned:
+                part.fill_(torch.nan)
+            returned[:] = [part.clone() for part in step(*given)]
+            return type(given[1])(*returned)
+
+        return replay
+
+    monkeypatch.setattr(torch, "compile", compile_to_replays)
+    torch.manual_seed(0)
+    eager, replayed = (Ntm(3, slots=4, width=2, hidden_size=3, backend=backend) for backend in ("eager", "compile"))
+    replayed.load_state_dict(eager.state_dict())
+    inputs, state, resets = torch.randn(6, 2, 3), eager.initial_state(2), torch.rand(6, 2) < 0.3
+    with torch.no_grad():
+        found = replayed(inputs, state, resets)
+        replayed(inputs, state, resets)
+        torch.testing.assert_close(found, eager(inputs, state, resets))
+
+
+@pytest.mark.parametrize("has_triton", [True, False])
+def test_auto_compiles_on_a_gpu_if_triton_is_there_and_is_fused_on_a_cpu(monkeypatch, has_triton):
+    made = []
+    monkeypatch.setattr(torch, "compile", lambda step, **options: made.append(options) or step)
+    monkeypatch.setattr("ntm_rl.ntm._has_triton", lambda: has_triton)
+    core, gpu, cpu = Ntm(3), torch.device("cuda"), torch.device("cpu")
+    assert core._step_for(cpu) == core._step and core._is_fused(cpu) and not core._is_fused(gpu)
+    assert (core._step_for(gpu) != core._step) == has_triton
+    assert core._step_for(gpu) == core._step_for(gpu)
+    assert made == ([{"mode": "reduce-overhead"}] if has_triton else [])
 
 
 def test_without_a_compiler_there_is_one_warning_and_the_eager_path(monkeypatch, tmp_path):

@@ -136,8 +136,11 @@ def test_gradients_equal_finite_differences(controller):
     assert torch.autograd.gradcheck(run, (inputs, state, *parameters))
 
 
-def test_learned_beginnings_are_trained_through_an_all_zero_state_and_through_resets():
-    core = Ntm(2, slots=4, width=3, hidden_size=4, memory_init="learned", learned_start=True)
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_learned_beginnings_are_trained_through_an_all_zero_state_and_through_resets(controller, backend):
+    options = {"memory_init": "learned", "learned_start": True, "controller": controller, "backend": backend}
+    core = Ntm(2, slots=4, width=3, hidden_size=4, **options)
     learned = [core.start_memory, core.start_reads, core.start_read_logits, core.start_write_logits]
     for state, resets in [
         (core.initial_state(1), None),
@@ -161,6 +164,22 @@ def test_nothing_overflows_for_many_slots_long_sequences_and_huge_inputs(control
     assert torch.isfinite(outputs).all() and torch.isfinite(state).all()
     assert torch.isfinite(inputs.grad).all()
     assert all(torch.isfinite(parameter.grad).all() for parameter in core.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_heads_sharpened_to_the_fiftieth_power_stay_on_the_simplex_and_are_trained(controller, backend):
+    torch.manual_seed(0)
+    core = Ntm(3, slots=16, width=4, hidden_size=8, clip=60.0, controller=controller, backend=backend)
+    with torch.no_grad():
+        core.head_layer.bias.split(core._head_sizes)[4].fill_(49.0)
+    inputs = torch.randn(50, 2, 3, requires_grad=True)
+    outputs, state = core(inputs, core.initial_state(2))
+    torch.testing.assert_close(core.unpack(state).weightings.sum(-1), torch.ones(2, 2))
+    outputs.square().mean().backward()
+    for tensor in (outputs, state, inputs.grad, *(parameter.grad for parameter in core.parameters())):
+        assert torch.isfinite(tensor).all()
+    assert core.head_layer.weight.grad.abs().sum() > 0
 
 
 def test_identical_slots_come_apart():
