@@ -33,6 +33,7 @@ from ntm_rl.errors import InputError
 
 SEQUENCES = "time/total_sequences"
 KIND = "supervised checkpoint"
+MAX_OVERFLOWS = 20
 LONGER_EVERY = 10  # validations: longer sequences cost many times as much
 NATS_PER_BIT = math.log(2)
 
@@ -105,6 +106,7 @@ class SupervisedTrainer:
         average: The running mean of its weights, which is what is validated and kept.
         sequences: Seen so far.
         best: The lowest cost of a validation so far, in bits per sequence.
+        overflows: Batches in a row whose gradient was not finite.
         last: The cost of the last validation of this process, None without any.
     """
 
@@ -122,6 +124,7 @@ class SupervisedTrainer:
         self.curriculum = Curriculum(self.task, settings.curriculum)
         self.sequences, self.best = 0, math.inf
         self.last: float | None = None
+        self.overflows = 0
         self._rng = np.random.default_rng(settings.seed)
         self._parameters = list(self.network.parameters())
 
@@ -135,20 +138,44 @@ class SupervisedTrainer:
         cost = _bits(logits, targets, mask).mean()
         self.optimizer.zero_grad()
         cost.backward()
-        if optimizer.clip_value is not None:
-            torch.nn.utils.clip_grad_value_(self._parameters, optimizer.clip_value)
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, optimizer.clip_norm or math.inf)
-        if optimizer.learning_rate_schedule == "linear":
-            share = max(1 - self.sequences / settings.total_sequences, 0)
-            for group in self.optimizer.param_groups:
-                group["lr"] = optimizer.learning_rate * share
-        self.optimizer.step()
-        self.average.update_parameters(self.network)
+        norm = self._step(float(cost))
         self.sequences += settings.batch_size
         wrong = ((logits.detach() > 0) != (targets > 0))[mask].float().mean()
         if self.curriculum.level < self.curriculum.levels:
             self.curriculum.report(difficulty, float(wrong))
         return cost.detach(), wrong, norm
+
+    def _step(self, cost: float) -> Tensor:
+        """Changes the weights by the gradient; returns its norm before clipping.
+
+        A gradient that overflowed is left out: through hundreds of steps of a recurrent network that happens, and the
+        next sequences are as good. Many in a row are a training that has failed.
+
+        Raises:
+            InputError: the cost, or too many gradients in a row, are not finite.
+        """
+        settings = self.settings.optimizer
+        if settings.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(self._parameters, settings.clip_value)
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip_norm or math.inf)
+        if settings.learning_rate_schedule == "linear":
+            share = max(1 - self.sequences / self.settings.total_sequences, 0)
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.learning_rate * share
+        if math.isfinite(norm):
+            self.overflows = 0
+            self.optimizer.step()
+            self.average.update_parameters(self.network)
+            return norm
+        self.overflows += 1
+        if self.overflows == MAX_OVERFLOWS or not math.isfinite(cost):
+            gradients = f"the gradients of {MAX_OVERFLOWS} batches in a row are"
+            what = gradients if math.isfinite(cost) else "the cost is"
+            raise InputError(
+                f"{what} not finite at sequence {self.sequences:,}; the checkpoints are whole. Lower "
+                "optimizer.learning_rate or optimizer.clip_norm"
+            )
+        return torch.zeros_like(norm)
 
     def validate(self, difficulty: Difficulty | None = None) -> Score:
         """Scores the network on fresh sequences, of one difficulty or of those of training."""
@@ -273,11 +300,6 @@ def _learn_a_while(
         before = trainer.sequences
         sums = [total + float(each) for total, each in zip(sums, trainer.update(), strict=True)]
         updates += 1
-        if not math.isfinite(sums[0] + sums[2]):
-            raise InputError(
-                f"the cost or its gradient is not finite at sequence {trainer.sequences:,}; the last checkpoint in "
-                f"{run.checkpoints} is whole. Lower optimizer.learning_rate or optimizer.clip_norm"
-            )
         if _passes(before, trainer.sequences, settings.validation.every):
             _validate(trainer, logger, run)
         if _passes(before, trainer.sequences, settings.checkpoint.every):

@@ -117,8 +117,24 @@ def test_a_cost_that_is_not_finite_ends_the_training_in_one_line(tmp_path, monke
     with torch.no_grad():
         trainer.network.output.weight.fill_(math.nan)
     monkeypatch.setattr(supervised, "SupervisedTrainer", lambda _: trainer)
-    with pytest.raises(InputError, match=r"not finite at sequence 2; .* Lower optimizer.learning_rate"):
+    with pytest.raises(InputError, match=r"the cost is not finite at sequence 0; .* Lower optimizer.learning_rate"):
         train_supervised(settings, "algorithmic/copy", show_progress=False)
+
+
+def test_a_gradient_that_overflows_is_left_out_and_twenty_in_a_row_end_the_training(tmp_path):
+    trainer = SupervisedTrainer(small(tmp_path))
+    trainer.update()
+    before = [parameter.clone() for parameter in trainer.network.parameters()]
+    hook = trainer.network.output.weight.register_hook(lambda gradient: gradient * math.inf)
+    trainer.update()
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True))
+    hook.remove()
+    trainer.update()
+    assert not torch.equal(before[0], next(trainer.network.parameters()))
+    trainer.network.output.weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(InputError, match="the gradients of 20 batches in a row are not finite"):
+        for _ in range(20):
+            trainer.update()
 
 
 def test_what_is_wrong_with_a_supervised_config_comes_in_one_line_each():
