@@ -130,7 +130,7 @@ class SupervisedTrainer:
 
     def update(self) -> tuple[Tensor, Tensor, Tensor]:
         """Learns from one batch; returns its bits per sequence, share of wrong bits and gradient norm."""
-        settings, optimizer = self.settings, self.settings.optimizer
+        settings = self.settings
         difficulty = self.curriculum.draw(self._rng)
         batch = self.task.sample(settings.batch_size, self._rng, difficulty)
         logits = self.network(_tensor(self.network, batch.inputs))
@@ -138,7 +138,7 @@ class SupervisedTrainer:
         cost = _bits(logits, targets, mask).mean()
         self.optimizer.zero_grad()
         cost.backward()
-        norm = self._step(float(cost))
+        norm = self._step(cost.item())
         self.sequences += settings.batch_size
         wrong = ((logits.detach() > 0) != (targets > 0))[mask].float().mean()
         if self.curriculum.level < self.curriculum.levels:
