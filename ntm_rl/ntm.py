@@ -190,27 +190,24 @@ class Ntm(MemoryCore):
         return True
 
     def _run_fused(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
-        projected = torch.addmm(self.bias, inputs.flatten(0, 1), self.weight_input.t()).view(*inputs.shape[:2], -1)
-        if self.controller == "gru":
-            # A fourth block: what the candidate gets from the hidden state, which the reset gate scales.
-            projected = torch.cat([projected, self.bias_candidate.expand(*projected.shape[:2], -1)], dim=2)
-        weights = (self._feedback(), self.head_layer.weight, self.head_layer.bias)
-        arguments = (projected, state.contiguous(), self._start(), resets, *weights, self._kernel_sizes, self.clip)
+        head = self.head_layer
+        tensors = (inputs, state, self._start(), resets, *self._gate_weights(), head.weight, head.bias)
         if torch.is_grad_enabled():
-            outputs, last = FusedNtm.apply(*arguments)  # type: ignore[no-untyped-call]
+            outputs, last = FusedNtm.apply(*tensors, self._kernel_sizes, self.clip)  # type: ignore[no-untyped-call]
             return outputs, last
-        outputs, last = torch.ops.ntm_rl.ntm_infer.default(*arguments)
+        outputs, last = torch.ops.ntm_rl.ntm_infer.default(*tensors, self._kernel_sizes, self.clip)
         return outputs, last
 
-    def _feedback(self) -> Tensor:
-        """Returns what read vectors and hidden state do to the gates, `[G, R * M + H]`, as the kernel takes it."""
+    def _gate_weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns what inputs `[G, I]`, bias `[G]`, and read vectors and hidden state `[G, F]` do to the gates."""
         if self.controller != "gru":
-            return self.weight_feedback
+            return self.weight_input, self.bias, self.weight_feedback
         # Four blocks instead of three: the candidate's share of the hidden state is kept apart.
         size = self.hidden_size
-        reads = torch.cat([self.weight_read, self.weight_read.new_zeros(size, self.weight_read.shape[1])])
+        inputs, reads = (F.pad(weight, (0, 0, 0, size)) for weight in (self.weight_input, self.weight_read))
         gates, candidate = self.weight_hidden.split([2 * size, size])
-        return torch.cat([reads, torch.cat([gates, torch.zeros_like(candidate), candidate])], dim=1)
+        hidden = torch.cat([gates, torch.zeros_like(candidate), candidate])
+        return inputs, torch.cat([self.bias, self.bias_candidate]), torch.cat([reads, hidden], dim=1)
 
     def _unroll(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         start = self._start()

@@ -1,7 +1,8 @@
 // The NTM over whole sequences on a CPU, forward and backward; ntm_rl/ntm.py is the specification.
 //
-// Letters as there: T steps, B batch, N slots, M width, R read heads, W write heads, K = R + W, S shifts, H units of the
-// controller, P head parameters, G rows of the controller's gates, F = R * M (+ H) what is fed back to the controller.
+// Letters as there: T steps, B batch, I inputs, N slots, M width, R read heads, W write heads, K = R + W, S shifts, H
+// units of the controller, P head parameters, G rows of the controller's gates, F = R * M (+ H) what is fed back to the
+// controller.
 // All matrix products are ATen's and run over the batch; what happens at the memory is done an element of the batch at
 // a time, while its memory is in the cache.
 
@@ -11,7 +12,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -32,15 +33,16 @@ constexpr double kLogEpsilon = 1e-8;   // addressing.LOG_EPSILON
 enum Controller : int64_t { kLstm = 0, kGru = 1, kFeedforward = 2 };
 
 struct Sizes {
-  int64_t T, B, N, M, R, W, K, S, H, P, G, F, O;
+  int64_t T, B, I, N, M, R, W, K, S, H, P, G, F, O;
   int64_t memory, weightings, reads, state;  // elements of one batch element
   Controller controller;
   double clip;
 
-  Sizes(const Tensor& projected, at::IntArrayRef shape, double clip_) : clip(clip_) {
-    T = projected.size(0), B = projected.size(1), G = projected.size(2);
+  Sizes(const Tensor& inputs, at::IntArrayRef shape, double clip_) : clip(clip_) {
+    T = inputs.size(0), B = inputs.size(1), I = inputs.size(2);
     N = shape[0], M = shape[1], R = shape[2], W = shape[3], S = shape[4], H = shape[5];
     controller = static_cast<Controller>(shape[6]);
+    G = H * (controller == kFeedforward ? 1 : 4);
     K = R + W;
     P = K * (M + 3 + S) + 2 * W * M;
     F = R * M + (controller == kFeedforward ? 0 : H);
@@ -191,22 +193,21 @@ struct Heads {
   }
 };
 
-// The controller's part of a step for one batch element: what the inputs say is added to the gates, which are activated
-// in place.
+// The controller's part of a step for one batch element: the gates are activated in place.
 template <typename s>
-inline void control(const Sizes& z, s* __restrict g, const s* __restrict p, const s* hidden_in, const s* cell_in,
-                    s* __restrict hidden, s* cell) {
+inline void control(const Sizes& z, s* __restrict g, const s* hidden_in, const s* cell_in, s* __restrict hidden,
+                    s* cell) {
   const int64_t H = z.H;
   if (z.controller == kFeedforward) {
 #pragma omp simd
-    for (int64_t i = 0; i < H; ++i) hidden[i] = g[i] = tanh_(g[i] + p[i]);
+    for (int64_t i = 0; i < H; ++i) hidden[i] = g[i] = tanh_(g[i]);
   } else if (z.controller == kLstm) {
 #pragma omp simd
-    for (int64_t i = 0; i < 2 * H; ++i) g[i] = sigmoid(g[i] + p[i]);
+    for (int64_t i = 0; i < 2 * H; ++i) g[i] = sigmoid(g[i]);
 #pragma omp simd
-    for (int64_t i = 2 * H; i < 3 * H; ++i) g[i] = tanh_(g[i] + p[i]);
+    for (int64_t i = 2 * H; i < 3 * H; ++i) g[i] = tanh_(g[i]);
 #pragma omp simd
-    for (int64_t i = 3 * H; i < 4 * H; ++i) g[i] = sigmoid(g[i] + p[i]);
+    for (int64_t i = 3 * H; i < 4 * H; ++i) g[i] = sigmoid(g[i]);
 #pragma omp simd
     for (int64_t i = 0; i < H; ++i) {
       cell[i] = g[H + i] * cell_in[i] + g[i] * g[2 * H + i];
@@ -214,11 +215,10 @@ inline void control(const Sizes& z, s* __restrict g, const s* __restrict p, cons
     }
   } else {  // gates: reset, update, candidate from the input, candidate from the hidden state
 #pragma omp simd
-    for (int64_t i = 0; i < 2 * H; ++i) g[i] = sigmoid(g[i] + p[i]);
+    for (int64_t i = 0; i < 2 * H; ++i) g[i] = sigmoid(g[i]);
 #pragma omp simd
     for (int64_t i = 0; i < H; ++i) {
-      g[3 * H + i] += p[3 * H + i];
-      g[2 * H + i] = tanh_(g[2 * H + i] + p[2 * H + i] + g[i] * g[3 * H + i]);
+      g[2 * H + i] = tanh_(g[2 * H + i] + g[i] * g[3 * H + i]);
       hidden[i] = g[2 * H + i] + g[H + i] * (hidden_in[i] - g[2 * H + i]);
     }
   }
@@ -240,17 +240,25 @@ struct Parts {
   }
 };
 
-// Every block that a sequence fills, one row a step and batch element.
+// Rows of what a sequence computes, one a batch element; of every step, or of the last one alone (step = 0).
+template <typename s>
+struct Block {
+  s* data;
+  int64_t step, row;
+  s* at(int64_t t, int64_t b) const { return data + t * step + b * row; }
+};
+
 template <typename s>
 struct Blocks {
-  s *gates, *fed, *raw, *outputs, *memory, *weightings, *content, *similarity, *norms, *cell;
+  Block<s> gates, fed, raw, outputs, memory, weightings, content, similarity, norms, cell;
+  const bool* fresh;
+  const s *state, *start;
 
-  Parts<s> entering(const Sizes& z, int64_t t, int64_t b, const bool* fresh, const s* state, const s* start) const {
+  Parts<s> entering(const Sizes& z, int64_t t, int64_t b) const {
     if (fresh[t * z.B + b]) return Parts<s>::of(start, z);
     if (t == 0) return Parts<s>::of(state + b * z.state, z);
-    const int64_t row = (t - 1) * z.B + b;
-    return {memory + row * z.memory, weightings + row * z.weightings, outputs + row * z.O + z.H,
-            outputs + row * z.O, cell + row * z.H};
+    return {memory.at(t - 1, b), weightings.at(t - 1, b), outputs.at(t - 1, b) + z.H, outputs.at(t - 1, b),
+            cell.at(t - 1, b)};
   }
 };
 
@@ -480,8 +488,22 @@ inline void control_backward(const Sizes& z, const s* g, const Parts<s>& in, con
 
 int64_t grain(const Sizes& z) { return std::max<int64_t>(1, 16384 / (z.memory * z.K)); }
 
-using Saved =
-    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+// to [m, n] = keep * to + a [m, k] b [k, n]; their rows are a_row, b_row and to_row elements apart. a_transposed,
+// b_transposed: it lies there as [k, m], as [n, k].
+template <typename s>
+void multiply(int64_t m, int64_t n, int64_t k, const s* a, int64_t a_row, bool a_transposed, const s* b, int64_t b_row,
+              bool b_transposed, s keep, s* to, int64_t to_row) {
+  const auto lies = [](const s* data, int64_t rows, int64_t columns, int64_t row, bool transposed) {
+    const int64_t across = transposed ? row : 1, down = transposed ? 1 : row;
+    return at::from_blob(const_cast<s*>(data), {rows, columns}, {down, across}, c10::CppTypeToScalarType<s>::value);
+  };
+  Tensor result = lies(to, m, n, to_row, false);
+  at::addmm_out(result, result, lies(a, m, k, a_row, a_transposed), lies(b, k, n, b_row, b_transposed), keep);
+}
+
+void make_contiguous(std::initializer_list<Tensor*> tensors) {
+  for (Tensor* tensor : tensors) *tensor = tensor->contiguous();
+}
 
 // Steps that begin with the start state: at resets, and at t = 0 where the state is not alive; [T, B].
 Tensor starts(const Sizes& z, const Tensor& state, const std::optional<Tensor>& resets) {
@@ -499,179 +521,224 @@ Tensor starts(const Sizes& z, const Tensor& state, const std::optional<Tensor>& 
   return fresh;
 }
 
+template <typename s>
+Blocks<s> every_step(const Sizes& z, const Tensor& fresh, const Tensor& state, const Tensor& start,
+                     const Tensor& gates, const Tensor& fed, const Tensor& raw, const Tensor& outputs,
+                     const Tensor& memory, const Tensor& weightings, const Tensor& content, const Tensor& similarity,
+                     const Tensor& norms, const Tensor& cell) {
+  auto block = [&](const Tensor& of) { return Block<s>{of.data_ptr<s>(), of.stride(0), of.size(2)}; };
+  return {block(gates), block(fed), block(raw), block(outputs), block(memory), block(weightings), block(content),
+          block(similarity), block(norms), block(cell), fresh.data_ptr<bool>(), state.data_ptr<s>(),
+          start.data_ptr<s>()};
+}
+
+// Runs the sequence and fills the blocks.
+template <typename s>
+void run(const Sizes& z, const Blocks<s>& at_, const Tensor& inputs, const Tensor& weight_input, const Tensor& bias,
+         const Tensor& feedback, const Tensor& head_weight, const Tensor& head_bias) {
+  for (int64_t row = 0; row < z.T * z.B; ++row) std::copy_n(bias.data_ptr<s>(), z.G, at_.gates.data + row * z.G);
+  multiply(z.T * z.B, z.G, z.I, inputs.data_ptr<s>(), z.I, false, weight_input.data_ptr<s>(), z.I, true, s(1),
+           at_.gates.at(0, 0), z.G);
+  for (int64_t t = 0; t < z.T; ++t) {
+    at::parallel_for(0, z.B, grain(z), [&](int64_t from, int64_t to) {
+      for (int64_t b = from; b < to; ++b) {
+        const Parts<s> in = at_.entering(z, t, b);
+        s* row = at_.fed.at(t, b);
+        std::copy_n(in.reads, z.reads, row);
+        if (z.controller != kFeedforward) std::copy_n(in.hidden, z.H, row + z.reads);
+        std::copy_n(head_bias.data_ptr<s>(), z.P, at_.raw.at(t, b));
+      }
+    });
+    multiply(z.B, z.G, z.F, at_.fed.at(t, 0), z.F, false, feedback.data_ptr<s>(), z.F, true, s(1), at_.gates.at(t, 0),
+             z.G);
+    at::parallel_for(0, z.B, grain(z), [&](int64_t from, int64_t to) {
+      for (int64_t b = from; b < to; ++b) {
+        const Parts<s> in = at_.entering(z, t, b);
+        control(z, at_.gates.at(t, b), in.hidden, in.cell, at_.outputs.at(t, b), at_.cell.at(t, b));
+      }
+    });
+    multiply(z.B, z.P, z.H, at_.outputs.at(t, 0), z.O, false, head_weight.data_ptr<s>(), z.H, true, s(1),
+             at_.raw.at(t, 0), z.P);
+    at::parallel_for(0, z.B, grain(z), [&](int64_t from, int64_t to) {
+      Scratch<s> scratch(z);
+      for (int64_t b = from; b < to; ++b) {
+        BY_WIDTH(z.M, address<s, WIDTH>(z, at_.entering(z, t, b), at_.raw.at(t, b), at_.memory.at(t, b),
+                                        at_.weightings.at(t, b), at_.content.at(t, b), at_.similarity.at(t, b),
+                                        at_.norms.at(t, b), at_.outputs.at(t, b) + z.H, scratch))
+      }
+    });
+  }
+}
+
+// A state of the last step's parts that are not written there yet.
+template <typename s>
+void finish(const Sizes& z, const Blocks<s>& at_, s* last) {
+  for (int64_t b = 0; b < z.B; ++b) {
+    s* to = last + b * z.state;
+    *to = 1;
+    to = std::copy_n(at_.outputs.at(z.T - 1, b) + z.H, z.reads, to + 1 + z.memory + z.weightings);
+    std::copy_n(at_.outputs.at(z.T - 1, b), z.H, to);
+  }
+}
+
+using Saved =
+    std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
 // Returns outputs [T, B, O], the last state [B, state], and what the backward needs.
-Saved ntm_forward(const Tensor& projected, const Tensor& state, const Tensor& start, const std::optional<Tensor>& resets,
-                  const Tensor& feedback, const Tensor& head_weight, const Tensor& head_bias, at::IntArrayRef shape,
+Saved ntm_forward(Tensor inputs, Tensor state, Tensor start, const std::optional<Tensor>& resets, Tensor weight_input,
+                  Tensor bias, Tensor feedback, Tensor head_weight, Tensor head_bias, at::IntArrayRef shape,
                   double clip) {
   const at::AutoDispatchBelowADInplaceOrView guard;  // gradients are ours: the calls below need not look for theirs
-  const Sizes z(projected, shape, clip);
-  auto block = [&](int64_t width) { return at::empty({z.T, z.B, width}, projected.options()); };
+  make_contiguous({&inputs, &state, &start, &weight_input, &bias, &feedback, &head_weight, &head_bias});
+  const Sizes z(inputs, shape, clip);
+  auto block = [&](int64_t width) { return at::empty({z.T, z.B, width}, inputs.options()); };
   Tensor gates = block(z.G), fed = block(z.F), raw = block(z.P), outputs = block(z.O), memory = block(z.memory),
-         weightings = block(z.weightings), content = block(z.weightings), similarity = block(z.weightings), norms = block(z.N),
-         cell = block(z.controller == kLstm ? z.H : 0), last = at::empty({z.B, z.state}, projected.options()), fresh = starts(z, state, resets);
-  const Tensor feedback_t = feedback.t(), head_t = head_weight.t();
-  const std::vector<Tensor> gates_at = gates.unbind(0), fed_at = fed.unbind(0),
-                            raw_at = raw.unbind(0), hidden_at = outputs.narrow(2, 0, z.H).unbind(0);
-  AT_DISPATCH_FLOATING_TYPES(projected.scalar_type(), "ntm_forward", [&] {
+         weightings = block(z.weightings), content = block(z.weightings), similarity = block(z.weightings),
+         norms = block(z.N), cell = block(z.controller == kLstm ? z.H : 0),
+         last = at::empty({z.B, z.state}, inputs.options()), fresh = starts(z, state, resets);
+  AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "ntm_forward", [&] {
     using s = scalar_t;
-    const Blocks<s> at_{gates.data_ptr<s>(), fed.data_ptr<s>(), raw.data_ptr<s>(), outputs.data_ptr<s>(),
-                        memory.data_ptr<s>(), weightings.data_ptr<s>(), content.data_ptr<s>(),
-                        similarity.data_ptr<s>(), norms.data_ptr<s>(), cell.data_ptr<s>()};
-    const bool* is_fresh = fresh.data_ptr<bool>();
-    const s *state_ = state.data_ptr<s>(), *start_ = start.data_ptr<s>(), *inputs_ = projected.data_ptr<s>();
-    auto entering = [&](int64_t t, int64_t b) { return at_.entering(z, t, b, is_fresh, state_, start_); };
-    auto over_batch = [&](auto&& body) {
-      at::parallel_for(0, z.B, grain(z), body);
-    };
-    for (int64_t t = 0; t < z.T; ++t) {
-      over_batch([&](int64_t from, int64_t to) {
-        for (int64_t b = from; b < to; ++b) {
-          const Parts<s> in = entering(t, b);
-          s* row = at_.fed + (t * z.B + b) * z.F;
-          std::copy_n(in.reads, z.reads, row);
-          if (z.controller != kFeedforward) std::copy_n(in.hidden, z.H, row + z.reads);
-        }
-      });
-      at::mm_out(const_cast<Tensor&>(gates_at[t]), fed_at[t], feedback_t);
-      over_batch([&](int64_t from, int64_t to) {
-        for (int64_t b = from; b < to; ++b) {
-          const Parts<s> in = entering(t, b);
-          const int64_t row = t * z.B + b;
-          control(z, at_.gates + row * z.G, inputs_ + row * z.G, in.hidden, in.cell, at_.outputs + row * z.O, at_.cell + row * z.H);
-        }
-      });
-      at::addmm_out(const_cast<Tensor&>(raw_at[t]), head_bias, hidden_at[t], head_t);
-      over_batch([&](int64_t from, int64_t to) {
-        Scratch<s> scratch(z);
-        for (int64_t b = from; b < to; ++b) {
-          const Parts<s> in = entering(t, b);
-          const int64_t row = t * z.B + b, w = row * z.weightings;
-          BY_WIDTH(z.M, address<s, WIDTH>(z, in, at_.raw + row * z.P, at_.memory + row * z.memory, at_.weightings + w,
-                                          at_.content + w, at_.similarity + w, at_.norms + row * z.N,
-                                          at_.outputs + row * z.O + z.H, scratch))
-        }
-      });
-    }
-    s* flat = last.data_ptr<s>();
+    const Blocks<s> at_ = every_step<s>(z, fresh, state, start, gates, fed, raw, outputs, memory, weightings, content,
+                                        similarity, norms, cell);
+    run<s>(z, at_, inputs, weight_input, bias, feedback, head_weight, head_bias);
     for (int64_t b = 0; b < z.B; ++b) {
-      const int64_t row = (z.T - 1) * z.B + b;
-      s* to = flat + b * z.state;
-      *to++ = 1;
-      to = std::copy_n(at_.memory + row * z.memory, z.memory, to);
-      to = std::copy_n(at_.weightings + row * z.weightings, z.weightings, to);
-      to = std::copy_n(at_.outputs + row * z.O + z.H, z.reads, to);
-      to = std::copy_n(at_.outputs + row * z.O, z.H, to);
-      if (z.controller == kLstm) std::copy_n(at_.cell + row * z.H, z.H, to);
+      s* to = last.data_ptr<s>() + b * z.state + 1;
+      to = std::copy_n(at_.memory.at(z.T - 1, b), z.memory, to);
+      to = std::copy_n(at_.weightings.at(z.T - 1, b), z.weightings, to);
+      if (z.controller == kLstm) std::copy_n(at_.cell.at(z.T - 1, b), z.H, to + z.reads + z.H);
     }
+    finish(z, at_, last.data_ptr<s>());
   });
   return {outputs, last, fresh, gates, fed, raw, memory, weightings, content, similarity, norms, cell};
 }
 
-// The same where nobody will ask for gradients.
-std::tuple<Tensor, Tensor> ntm_infer(const Tensor& projected, const Tensor& state, const Tensor& start,
-                                     const std::optional<Tensor>& resets, const Tensor& feedback,
-                                     const Tensor& head_weight, const Tensor& head_bias, at::IntArrayRef shape,
-                                     double clip) {
-  const Saved all = ntm_forward(projected, state, start, resets, feedback, head_weight, head_bias, shape, clip);
-  return {std::get<0>(all), std::get<1>(all)};
+// The same where nobody will ask for gradients: of most blocks the last step alone is kept, in the last state itself.
+std::tuple<Tensor, Tensor> ntm_infer(Tensor inputs, Tensor state, Tensor start, const std::optional<Tensor>& resets,
+                                     Tensor weight_input, Tensor bias, Tensor feedback, Tensor head_weight,
+                                     Tensor head_bias, at::IntArrayRef shape, double clip) {
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  make_contiguous({&inputs, &state, &start, &weight_input, &bias, &feedback, &head_weight, &head_bias});
+  const Sizes z(inputs, shape, clip);
+  Tensor outputs = at::empty({z.T, z.B, z.O}, inputs.options()), last = at::empty({z.B, z.state}, inputs.options()),
+         fresh = starts(z, state, resets),
+         scratch = at::empty({z.B * (z.T * z.G + z.F + z.P + 2 * z.weightings + z.N)}, inputs.options());
+  AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "ntm_infer", [&] {
+    using s = scalar_t;
+    s *free = scratch.data_ptr<s>(), *flat = last.data_ptr<s>();
+    auto take = [&](int64_t steps, int64_t row) {
+      const Block<s> block{free, steps == 1 ? 0 : z.B * row, row};
+      free += steps * z.B * row;
+      return block;
+    };
+    auto within = [&](int64_t offset) { return Block<s>{flat + offset, 0, z.state}; };
+    const Blocks<s> at_{take(z.T, z.G), take(1, z.F), take(1, z.P), {outputs.data_ptr<s>(), z.B * z.O, z.O},
+                        within(1), within(1 + z.memory), take(1, z.weightings), take(1, z.weightings), take(1, z.N),
+                        within(z.state - z.H), fresh.data_ptr<bool>(), state.data_ptr<s>(), start.data_ptr<s>()};
+    run<s>(z, at_, inputs, weight_input, bias, feedback, head_weight, head_bias);
+    finish(z, at_, flat);
+  });
+  return {outputs, last};
 }
 
-// Returns gradients of projected, state, start (a row a batch element), feedback, head_weight and head_bias.
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> ntm_backward(
-    const Tensor& d_outputs, const Tensor& d_last, const Tensor& projected, const Tensor& state, const Tensor& start,
-    const Tensor& feedback, const Tensor& head_weight, const Tensor& outputs, const Tensor& fresh, const Tensor& gates,
-    const Tensor& fed, const Tensor& raw, const Tensor& memory, const Tensor& weightings, const Tensor& content,
-    const Tensor& similarity, const Tensor& norms, const Tensor& cell, at::IntArrayRef shape, double clip) {
+// Returns gradients of inputs (empty where nobody needs them), state, start (a row a batch element), weight_input,
+// bias, feedback, head_weight and head_bias.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> ntm_backward(
+    Tensor d_outputs, Tensor d_last, bool needs_inputs, Tensor inputs, Tensor state, Tensor start, Tensor weight_input,
+    Tensor feedback, Tensor head_weight, const Tensor& outputs, const Tensor& fresh, const Tensor& gates, const Tensor& fed, const Tensor& raw,
+    const Tensor& memory, const Tensor& weightings, const Tensor& content, const Tensor& similarity,
+    const Tensor& norms, const Tensor& cell, at::IntArrayRef shape, double clip) {
   const at::AutoDispatchBelowADInplaceOrView guard;
-  const Sizes z(projected, shape, clip);
-  const auto options = projected.options();
-  Tensor d_gates = at::empty({z.T, z.B, z.G}, options), d_raw = at::empty({z.T, z.B, z.P}, options),
-         d_state = at::zeros({z.B, z.state}, options), d_start = at::zeros({z.B, z.state}, options),
-         d_hidden = at::empty({z.B, z.H}, options), d_fed = at::empty({z.B, z.F}, options);
-  // What flows backwards in time lies in a flat state, gradient of the last state first.
+  make_contiguous({&d_outputs, &d_last, &inputs, &state, &start, &weight_input, &feedback, &head_weight});
+  const Sizes z(inputs, shape, clip);
+  const auto options = inputs.options();
+  const int64_t rows = z.T * z.B;
+  Tensor d_gates = at::empty({rows, z.G}, options), d_raw = at::empty({rows, z.P}, options),
+         d_start = at::zeros({z.B, z.state}, options), d_hidden = at::empty({z.B, z.H}, options),
+         d_fed = at::empty({z.B, z.F}, options), d_inputs = at::empty({needs_inputs ? z.T : 0, z.B, z.I}, options),
+         d_weight_input = at::empty({z.G, z.I}, options), d_feedback = at::empty({z.G, z.F}, options),
+         d_head_weight = at::empty({z.P, z.H}, options);
+  // What flows backwards in time lies in a flat state, gradient of the last state first, of the given state last.
   Tensor carried = d_last.clone();
-  const std::vector<Tensor> d_gates_at = d_gates.unbind(0), d_raw_at = d_raw.unbind(0);
-  AT_DISPATCH_FLOATING_TYPES(projected.scalar_type(), "ntm_backward", [&] {
+  AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "ntm_backward", [&] {
     using s = scalar_t;
-    const Blocks<s> at_{gates.data_ptr<s>(), fed.data_ptr<s>(), raw.data_ptr<s>(), outputs.data_ptr<s>(),
-                        memory.data_ptr<s>(), weightings.data_ptr<s>(), content.data_ptr<s>(),
-                        similarity.data_ptr<s>(), norms.data_ptr<s>(), cell.data_ptr<s>()};
-    const bool* is_fresh = fresh.data_ptr<bool>();
-    const s *state_ = state.data_ptr<s>(), *start_ = start.data_ptr<s>(), *d_out = d_outputs.data_ptr<s>();
-    s *flow = carried.data_ptr<s>(), *d_hidden_ = d_hidden.data_ptr<s>(), *d_fed_ = d_fed.data_ptr<s>();
+    const Blocks<s> at_ = every_step<s>(z, fresh, state, start, gates, fed, raw, outputs, memory, weightings, content,
+                                        similarity, norms, cell);
+    const s* d_out = d_outputs.data_ptr<s>();
+    s *flow = carried.data_ptr<s>(), *d_hidden_ = d_hidden.data_ptr<s>(), *d_fed_ = d_fed.data_ptr<s>(),
+      *d_gates_ = d_gates.data_ptr<s>(), *d_raw_ = d_raw.data_ptr<s>();
     auto flowing = [&](int64_t b) {
       const Parts<s> parts = Parts<s>::of(flow + b * z.state, z);
       return Carried<s>{const_cast<s*>(parts.memory), const_cast<s*>(parts.weightings), const_cast<s*>(parts.reads),
                         const_cast<s*>(parts.hidden), const_cast<s*>(parts.cell)};
     };
-    auto entering = [&](int64_t t, int64_t b) { return at_.entering(z, t, b, is_fresh, state_, start_); };
     for (int64_t t = z.T - 1; t >= 0; --t) {
       at::parallel_for(0, z.B, grain(z), [&](int64_t from, int64_t to) {
         Scratch<s> scratch(z);
         for (int64_t b = from; b < to; ++b) {
-          const Parts<s> in = entering(t, b);
-          const int64_t row = t * z.B + b, w = row * z.weightings;
+          const int64_t row = t * z.B + b;
           Carried<s> carry = flowing(b);
           add_scaled(carry.reads, s(1), d_out + row * z.O + z.H, z.reads);
-          BY_WIDTH(z.M, address_backward<s, WIDTH>(z, in, at_.raw + row * z.P, at_.memory + row * z.memory,
-                                                   at_.weightings + w, at_.content + w, at_.similarity + w,
-                                                   at_.norms + row * z.N, carry.reads, carry, d_raw.data_ptr<s>() + row * z.P, scratch))
+          BY_WIDTH(z.M, address_backward<s, WIDTH>(z, at_.entering(z, t, b), at_.raw.at(t, b), at_.memory.at(t, b),
+                                                   at_.weightings.at(t, b), at_.content.at(t, b),
+                                                   at_.similarity.at(t, b), at_.norms.at(t, b), carry.reads, carry,
+                                                   d_raw_ + row * z.P, scratch))
           s* d_h = d_hidden_ + b * z.H;
           for (int64_t i = 0; i < z.H; ++i) d_h[i] = carry.hidden[i] + d_out[row * z.O + i];
         }
       });
-      d_hidden.addmm_(d_raw_at[t], head_weight);
+      multiply(z.B, z.H, z.P, d_raw_ + t * z.B * z.P, z.P, false, head_weight.data_ptr<s>(), z.H, false, s(1),
+               d_hidden_, z.H);
       at::parallel_for(0, z.B, grain(z), [&](int64_t from, int64_t to) {
         for (int64_t b = from; b < to; ++b) {
-          const int64_t row = t * z.B + b;
           const Carried<s> carry = flowing(b);
           std::fill_n(carry.hidden, z.H, s(0));
-          control_backward(z, at_.gates + row * z.G, entering(t, b), at_.cell + row * z.H, d_hidden_ + b * z.H,
-                           carry.cell, d_gates.data_ptr<s>() + row * z.G, carry.hidden);
+          control_backward(z, at_.gates.at(t, b), at_.entering(z, t, b), at_.cell.at(t, b), d_hidden_ + b * z.H,
+                           carry.cell, d_gates_ + (t * z.B + b) * z.G, carry.hidden);
         }
       });
-      at::mm_out(d_fed, d_gates_at[t], feedback);
+      multiply(z.B, z.F, z.G, d_gates_ + t * z.B * z.G, z.G, false, feedback.data_ptr<s>(), z.F, false, s(0), d_fed_,
+               z.F);
       at::parallel_for(0, z.B, grain(z), [&](int64_t from, int64_t to) {
         for (int64_t b = from; b < to; ++b) {
           const Carried<s> carry = flowing(b);
           std::copy_n(d_fed_ + b * z.F, z.reads, carry.reads);
           if (z.controller != kFeedforward) add_scaled(carry.hidden, s(1), d_fed_ + b * z.F + z.reads, z.H);
-          if (is_fresh[t * z.B + b]) {  // the episode began here: what came before is not its cause
+          if (at_.fresh[t * z.B + b]) {  // the episode began here: what came before is not its cause
             add_scaled(d_start.data_ptr<s>() + b * z.state, s(1), flow + b * z.state, z.state);
             std::fill_n(flow + b * z.state, z.state, s(0));
           }
         }
       });
     }
-    std::copy_n(flow, z.B * z.state, d_state.data_ptr<s>());
     for (int64_t b = 0; b < z.B; ++b)  // nothing depends on the alive flag's size
-      d_state.data_ptr<s>()[b * z.state] = d_start.data_ptr<s>()[b * z.state] = 0;
+      flow[b * z.state] = d_start.data_ptr<s>()[b * z.state] = 0;
+    if (needs_inputs)
+      multiply(rows, z.I, z.G, d_gates_, z.G, false, weight_input.data_ptr<s>(), z.I, false, s(0),
+               d_inputs.data_ptr<s>(), z.I);
+    multiply(z.G, z.I, rows, d_gates_, z.G, true, inputs.data_ptr<s>(), z.I, false, s(0),
+             d_weight_input.data_ptr<s>(), z.I);
+    multiply(z.G, z.F, rows, d_gates_, z.G, true, fed.data_ptr<s>(), z.F, false, s(0), d_feedback.data_ptr<s>(), z.F);
+    multiply(z.P, z.H, rows, d_raw_, z.P, true, outputs.data_ptr<s>(), z.O, false, s(0), d_head_weight.data_ptr<s>(),
+             z.H);
   });
-  const int64_t rows = z.T * z.B;
-  const Tensor gates_rows = d_gates.view({rows, z.G}), raw_rows = d_raw.view({rows, z.P});
-  return {d_gates,
-          d_state,
-          d_start,
-          gates_rows.t().mm(fed.view({rows, z.F})),
-          raw_rows.t().mm(outputs.view({rows, z.O}).narrow(1, 0, z.H)),
-          raw_rows.sum(0)};
+  return {d_inputs, carried, d_start, d_weight_input, d_gates.sum(0), d_feedback, d_head_weight, d_raw.sum(0)};
 }
 
 }  // namespace
 
 TORCH_LIBRARY(ntm_rl, library) {
   library.def(
-      "ntm_forward(Tensor projected, Tensor state, Tensor start, Tensor? resets, Tensor feedback, Tensor head_weight, "
-      "Tensor head_bias, int[] shape, float clip) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
-      "Tensor, Tensor, Tensor, Tensor)");
+      "ntm_forward(Tensor inputs, Tensor state, Tensor start, Tensor? resets, Tensor weight_input, Tensor bias, "
+      "Tensor feedback, Tensor head_weight, Tensor head_bias, int[] shape, float clip) -> (Tensor, Tensor, Tensor, "
+      "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.def(
-      "ntm_infer(Tensor projected, Tensor state, Tensor start, Tensor? resets, Tensor feedback, Tensor head_weight, "
-      "Tensor head_bias, int[] shape, float clip) -> (Tensor, Tensor)");
+      "ntm_infer(Tensor inputs, Tensor state, Tensor start, Tensor? resets, Tensor weight_input, Tensor bias, "
+      "Tensor feedback, Tensor head_weight, Tensor head_bias, int[] shape, float clip) -> (Tensor, Tensor)");
   library.def(
-      "ntm_backward(Tensor d_outputs, Tensor d_last, Tensor projected, Tensor state, Tensor start, "
-      "Tensor feedback, Tensor head_weight, Tensor outputs, Tensor fresh, Tensor gates, Tensor fed, Tensor raw, Tensor memory, "
-      "Tensor weightings, Tensor content, Tensor similarity, Tensor norms, Tensor cell, int[] shape, float clip) -> (Tensor, Tensor, "
-      "Tensor, Tensor, Tensor, Tensor)");
+      "ntm_backward(Tensor d_outputs, Tensor d_last, bool needs_inputs, Tensor inputs, Tensor state, Tensor start, "
+      "Tensor weight_input, Tensor feedback, Tensor head_weight, Tensor outputs, Tensor fresh, Tensor gates, "
+      "Tensor fed, Tensor raw, Tensor memory, Tensor weightings, Tensor content, Tensor similarity, Tensor norms, "
+      "Tensor cell, int[] shape, float clip) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(ntm_rl, CPU, library) {

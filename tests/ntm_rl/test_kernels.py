@@ -97,6 +97,31 @@ def test_they_also_agree_at_the_sizes_that_are_trained():
 
 
 @pytest.mark.parametrize("controller", ["lstm", "gru", "feedforward"])
+def test_a_batch_of_none_gives_what_the_eager_path_gives(controller):
+    options = {"controller": controller, "hidden_size": 3, "memory_init": "learned", "learned_start": True}
+    found = []
+    for core in pair(options):
+        inputs, state = torch.zeros(2, 0, 4, requires_grad=True), core.initial_state(0)
+        results = core(inputs, state, torch.zeros(2, 0, dtype=torch.bool))
+        sum(result.sum() for result in results).backward()
+        with torch.no_grad():
+            results += core(inputs, state)
+        found.append([*results, inputs.grad, *(parameter.grad for parameter in core.parameters())])
+    torch.testing.assert_close(*found)
+
+
+def test_the_strides_of_what_comes_in_do_not_matter():
+    eager, fused = pair({"hidden_size": 3})
+    inputs, state = torch.randn(3, 2, 4).mT.contiguous().mT, torch.rand(fused.state_size, 3).T[:2]
+    resets = torch.tensor([[False, True, True], [False, False, True]]).T
+    assert not any(tensor.is_contiguous() for tensor in (inputs, state, resets))
+    expected = eager(inputs, state, resets)
+    torch.testing.assert_close(fused(inputs, state, resets), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(inputs, state, resets), expected)
+
+
+@pytest.mark.parametrize("controller", ["lstm", "gru", "feedforward"])
 def test_gradients_equal_finite_differences(controller):
     torch.manual_seed(0)
     options = {"slots": 4, "width": 2, "hidden_size": 3, "memory_init": "learned", "learned_start": True}
