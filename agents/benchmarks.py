@@ -11,12 +11,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from sb3_contrib import RecurrentPPO
 from torch import Tensor, nn
 
 from ntm_rl.agents.ppo import MemoryPPO
 from ntm_rl.core import MemoryCore, make_core
+from ntm_rl.envs.algorithmic.env import AlgorithmicVectorEnv
 from ntm_rl.envs.factory import EnvSettings
 from ntm_rl.envs.vector import make_vec_env
 from ntm_rl.errors import InputError, did_you_mean
@@ -200,6 +202,19 @@ def _ppo_of_many(repeats: int) -> Measure:
     return steps / alternate(repeats, lambda: model.learn(steps))[0], 10_000.0, "steps/s"
 
 
+def _environment(repeats: int) -> Measure:
+    """64 copies of the copy task without an agent, against the goal of 300,000 steps/s."""
+    envs = AlgorithmicVectorEnv(64, "copy")
+    envs.reset(seed=0)
+    actions = np.zeros(envs.action_space.shape or (), dtype=np.int8)
+
+    def thousand() -> None:
+        for _ in range(1000):
+            envs.step(actions)
+
+    return 64_000 / alternate(repeats, thousand)[0], 300_000.0, "steps/s"
+
+
 def peak_memory() -> float:
     """Returns the most MiB that this process has had in memory (Linux).
 
@@ -240,5 +255,6 @@ COMPARISONS: dict[str, Comparison] = {
     "ppo_ntm_cartpole": Comparison(_ppo("ntm", CARTPOLE), ">=", 4),
     "ppo_ntm_repeat_previous": Comparison(_ppo("ntm", CARDS), ">=", 4),
     "ppo_ntm_64_envs_vs_10000": Comparison(_ppo_of_many, ">=", 1),
+    "copy_env_64_vs_300000": Comparison(_environment, ">=", 1),
     "memory_of_ppo_ntm": Comparison(_memory, "<=", 1),
 }
