@@ -26,14 +26,13 @@ from ntm_rl.kernels.loader import load_kernels
 
 Controller = Literal["lstm", "gru", "feedforward"]
 MemoryInit = Literal["constant", "learned", "random"]
-Init = Literal["plain", "sharp", "tape"]
+Init = Literal["plain", "tape"]
 Backend = Literal["auto", "eager", "compile", "fused"]
 
 GATES = {"lstm": 4, "gru": 3, "feedforward": 1}  # rows of hidden_size in the controller's weights
 BLANK = 1e-6  # contents of a constant initial memory (Collier and Beel 2018, section 3.1)
 # As soft as it stays on location: sharpening by 1 + softplus(-4) makes up for a share sigmoid(-4) of contents a step.
 TAPE_STAY_ON_LOCATION, TAPE_MOVE_ON, TAPE_SHARP, TAPE_SOFT = -4.0, 4.0, 2.0, -4.0
-SHARP = 2.0  # gamma = 1 + softplus(2) = 3.1 to begin with
 TAPE_WEIGHT_SCALE = 0.1
 
 
@@ -108,9 +107,7 @@ class Ntm(MemoryCore):
         ] = "constant",
         learned_start: Annotated[bool, "Learn the first weightings and read vectors."] = False,
         init: Annotated[
-            Init,
-            "Initial biases: plain, sharp (weightings begin sharper and stay so over longer sequences), or tape (heads "
-            "step on by one slot and the first read weighting is learned).",
+            Init, "Initial biases: plain, or tape (heads step on by one slot and the first read weighting is learned)."
         ] = "plain",
         clip: Annotated[float, "Range to which the controller's output to the heads is clipped."] = 20.0,
         backend: Annotated[
@@ -155,12 +152,10 @@ class Ntm(MemoryCore):
         self._build_controller()
         self.head_layer = nn.Linear(hidden_size, sum(self._head_sizes))
         self._build_start(memory_init, learned_start, init)
-        self._has_fixed_start = memory_init == "constant" and not learned_start and init != "tape"
+        self._has_fixed_start = memory_init == "constant" and not learned_start and init == "plain"
         self._fixed_start: Tensor | None = None
         self._compiled_steps: dict[str, Step] = {}
-        if init == "sharp":
-            self._bias_heads_to_be_sharp()
-        elif init == "tape":
+        if init == "tape":
             self._bias_heads_to_a_tape()
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -373,11 +368,6 @@ class Ntm(MemoryCore):
         learn_read = learned_start or tape
         self.start_read_logits = logits(self.read_heads, 0.1 if tape else 1.0) if learn_read else None
         self.start_write_logits = logits(self.write_heads, 1.0) if learned_start and not tape else None
-
-    @torch.no_grad()
-    def _bias_heads_to_be_sharp(self) -> None:
-        exponents = self.head_layer.bias.split(self._head_sizes)[4]  # position in HeadParameters
-        exponents.add_(SHARP)
 
     @torch.no_grad()
     def _bias_heads_to_a_tape(self) -> None:

@@ -265,16 +265,3 @@ def test_unpacking_an_unused_state_shows_the_beginning():
 def test_impossible_options_name_key_value_and_what_is_valid(options, message):
     with pytest.raises(InputError, match=message):
         Ntm(3, **options)
-
-
-def test_sharp_heads_begin_with_a_large_exponent_and_are_plain_otherwise():
-    torch.manual_seed(0)
-    plain = Ntm(3, slots=8, width=4, hidden_size=6)
-    torch.manual_seed(0)
-    sharp = Ntm(3, slots=8, width=4, hidden_size=6, init="sharp")
-    hidden = torch.randn(5, 6)
-    ours, theirs = sharp.head_parameters(hidden), plain.head_parameters(hidden)
-    raw = torch.log(torch.expm1(theirs.exponents - 1))  # the inverse of gamma = 1 + softplus(raw)
-    torch.testing.assert_close(ours.exponents, 1 + torch.nn.functional.softplus(raw + 2), rtol=1e-4, atol=1e-4)
-    for name in ("keys", "strengths", "gates", "shifts", "erases", "adds"):
-        assert torch.equal(getattr(ours, name), getattr(theirs, name))
