@@ -16,7 +16,7 @@ from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import SupervisedSettings
 from ntm_rl.agents.settings import AnySettings
 from ntm_rl.agents.storage import make_folder
-from ntm_rl.agents.supervised import SEQUENCES, label, load_supervised, track
+from ntm_rl.agents.supervised import SEQUENCES, label, load_supervised
 from ntm_rl.agents.tracking import STEPS
 from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Task
 from ntm_rl.errors import InputError
@@ -200,7 +200,7 @@ def _send(run: Run, settings: AnySettings, figures: "Mapping[str, Figure]") -> N
     """Sends figures to the W&B run of a run, if it was tracked."""
     if not (run.path / "wandb").is_dir() or not isinstance(settings, SupervisedSettings):
         return
-    writer = track(run, settings)
+    writer = run.track(settings, SEQUENCES)
     if writer is not None:
         values = {f"figures/{name}": LoggedFigure(figure, close=False) for name, figure in figures.items()}
         writer.write(values, {name: () for name in values}, settings.total_sequences)

@@ -11,6 +11,7 @@ import yaml
 
 from ntm_rl.agents.settings import AnySettings, check_settings, to_yaml
 from ntm_rl.agents.storage import StorageError, write_atomically
+from ntm_rl.agents.tracking import STEPS, WandbWriter, start_wandb
 from ntm_rl.errors import InputError
 
 
@@ -71,6 +72,12 @@ class Run:
         if not isinstance(data, dict):
             raise InputError(f"{self.config_file}: must be a mapping of keys to values")
         return check_settings(data, str(self.config_file))
+
+    def track(self, settings: AnySettings, steps_key: str = STEPS) -> WandbWriter | None:
+        """Starts, or goes on with, the run's W&B run; see `start_wandb`."""
+        options = settings.tracking.model_dump()
+        options["tags"] = tuple(options["tags"])
+        return start_wandb(self.path, settings.model_dump(), mode=settings.wandb, steps_key=steps_key, **options)
 
     @property
     def config_file(self) -> Path:

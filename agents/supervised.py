@@ -26,7 +26,7 @@ from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import SupervisedSettings
 from ntm_rl.agents.signals import SignalListener
 from ntm_rl.agents.storage import StorageError, put_weights, require_matching
-from ntm_rl.agents.tracking import WandbWriter, make_logger, start_wandb
+from ntm_rl.agents.tracking import make_logger
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
 from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Task
 from ntm_rl.errors import InputError
@@ -258,7 +258,7 @@ def load_supervised(run: Run, settings: SupervisedSettings, *, best: bool = Fals
 
 def _learn(trainer: SupervisedTrainer, run: Run, show_progress: bool) -> SupervisedResult:
     settings = trainer.settings
-    writer = track(run, settings)
+    writer = run.track(settings, SEQUENCES)
     first, began = trainer.sequences, time.monotonic()
     with ExitStack() as stack:
         logger = make_logger(run.path, writer, first, SEQUENCES)
@@ -281,13 +281,6 @@ def _learn(trainer: SupervisedTrainer, run: Run, show_progress: bool) -> Supervi
             writer.log_agent(name, run.agent, ["latest"], {"sequences": trainer.sequences})
     speed = (trainer.sequences - first) / max(seconds, 1e-9)
     return SupervisedResult(run.path, trainer.last, trainer.sequences, speed, stop.received)
-
-
-def track(run: Run, settings: SupervisedSettings) -> WandbWriter | None:
-    """Starts, or goes on with, the W&B run of a supervised run."""
-    tracking = settings.tracking.model_dump()
-    tracking["tags"] = tuple(tracking["tags"])
-    return start_wandb(run.path, settings.model_dump(), mode=settings.wandb, steps_key=SEQUENCES, **tracking)
 
 
 def _learn_a_while(

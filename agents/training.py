@@ -30,7 +30,7 @@ from ntm_rl.agents.progress import ProgressCallback
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import Settings
 from ntm_rl.agents.storage import StorageError
-from ntm_rl.agents.tracking import WandbWriter, make_logger, start_wandb
+from ntm_rl.agents.tracking import WandbWriter, make_logger
 from ntm_rl.agents.warm_start import warm_start
 from ntm_rl.envs.vector import make_vec_env
 
@@ -121,16 +121,7 @@ def policy_name(space: spaces.Space[Any]) -> str:
 
 
 def _learn(settings: Settings, run: Run, model: MemoryPPO, show_progress: bool, best_mean: float) -> TrainResult:
-    tracking = settings.tracking
-    writer = start_wandb(
-        run.path,
-        settings.model_dump(),
-        mode=settings.wandb,
-        project=tracking.project,
-        entity=tracking.entity,
-        group=tracking.group,
-        tags=tuple(tracking.tags),
-    )
+    writer = run.track(settings)
     card = {"env": settings.env.id, "core": settings.core, "seed": settings.seed}
     best = BestAgentCallback(run.best, settings.ppo.stats_window_size, card, best_mean)
     checkpoints = CheckpointCallback(run.checkpoints, settings.checkpoint.every, settings.checkpoint.keep, best)
