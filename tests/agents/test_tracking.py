@@ -26,7 +26,11 @@ from wandb.proto import wandb_internal_pb2
 from ntm_rl.agents import MemoryPPO, tracking
 from ntm_rl.agents.callbacks import CheckpointCallback
 from ntm_rl.agents.checkpoints import load_checkpoint
+from ntm_rl.agents.inspection import inspect
+from ntm_rl.agents.runs import Run
+from ntm_rl.agents.settings import load_settings
 from ntm_rl.agents.storage import StorageError
+from ntm_rl.agents.supervised import SEQUENCES, train_supervised
 from ntm_rl.agents.tracking import STEPS, WandbWriter, default_mode, make_logger, start_wandb
 
 
@@ -144,6 +148,22 @@ def test_a_real_training_that_was_killed_and_resumed_is_logged_against_environme
         rows = list(csv.DictReader(file))
     assert [int(row[STEPS]) for row in rows] == [*range(64, 449, 64)]
     assert all(float(row["rollout/ep_rew_mean"]) > 0 for row in rows)
+
+
+def test_a_supervised_training_and_its_pictures_are_logged_against_sequences(tmp_path):
+    sizes = ["memory.ntm.slots=8", "memory.ntm.width=4", "memory.ntm.hidden_size=6", "task.copy.max_length=3"]
+    often = ["total_sequences=40", "validation.every=20", "validation.sequences=4", "log_every=20"]
+    settings = load_settings("algorithmic/copy", [*sizes, *often, f"run_dir={tmp_path}", "wandb=offline"])
+    run = Run.open(train_supervised(settings, "algorithmic/copy", show_progress=False).run)
+    time.sleep(1.1)  # W&B names the folders of a run's parts by the second
+    inspect(run)
+    configs, history, artifacts = read_wandb(run.path)
+    assert configs[0]["task"]["name"] == "copy"
+    assert len({config["_id"] for config in configs}) == 1
+    rows = [row for row in history if "validation/bits_per_sequence" in row]
+    assert [row[SEQUENCES] for row in rows] == [20, 40]
+    assert any(key.startswith("figures/memory_use") for row in history for key in row)
+    assert any("agent-copy-" in name for name in artifacts)
 
 
 def test_the_csv_goes_on_after_a_resume_without_gap_or_repetition_and_takes_new_columns(run_dir):
