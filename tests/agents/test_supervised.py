@@ -221,7 +221,7 @@ def test_a_hostile_card_is_one_clear_error(tmp_path, change, monkeypatch):
 
 
 def ppo_settings(tmp_path, *overrides):
-    core = ("memory.ntm.slots=8", "memory.ntm.width=4", "memory.ntm.hidden_size=12")
+    core = ("memory.ntm.slots=8", "memory.ntm.width=4", "memory.ntm.hidden_size=12", "memory.ntm.controller=lstm")
     kwargs = "env.kwargs={bits: 2, max_length: 3}"
     return load_settings(
         "algorithmic/copy_ppo", [*core, kwargs, "n_envs=16", "wandb=disabled", f"run_dir={tmp_path}", *overrides]
