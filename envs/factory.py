@@ -65,6 +65,19 @@ def check_time_limit(settings: EnvSettings) -> None:
         raise InputError(f"env.max_episode_steps = {limit}: must be at least 1, or null for the environment's own")
 
 
+def rom_of(env_id: str) -> str:
+    """Returns the name of the ROM that an Atari id such as `ALE/MsPacman-v5` plays.
+
+    Raises:
+        InputError: ALE is not installed, or has no such id.
+    """
+    import_family(env_id)
+    try:
+        return str(gym.spec(env_id).kwargs["game"])
+    except gym.error.UnregisteredEnv as error:
+        raise InputError(f"env.id = {env_id!r}: {_unknown(env_id, error)}") from error
+
+
 def _make(settings: EnvSettings, render_mode: str | None) -> gym.Env[Any, Any]:
     try:
         return gym.make(

@@ -1,5 +1,6 @@
 """Which ids are played by a native vector environment, and how."""
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from ntm_rl.envs.algorithmic.env import AlgorithmicVectorEnv
+from ntm_rl.envs.atari import PREFIX, WHOLE_GAMES, AtariVectorEnv
 from ntm_rl.envs.card_games import SCRIPTED_GAMES
 from ntm_rl.envs.cartpole import CARTPOLE
 from ntm_rl.envs.concentration import CONCENTRATION
+from ntm_rl.envs.factory import rom_of
 from ntm_rl.envs.previous_step import PreviousStepVector
 from ntm_rl.envs.registration import ALGORITHMIC
-from ntm_rl.errors import InputError
+from ntm_rl.errors import InputError, did_you_mean
 
 # Those that take the same keyword arguments as their single environments.
 CONFIGURABLE: dict[str, Callable[..., VectorEnv[Any, Any, Any]]] = {
@@ -26,18 +29,46 @@ NATIVE: dict[str, Callable[..., VectorEnv[Any, Any, Any]]] = {
 }
 
 
+def is_atari(env_id: str) -> bool:
+    """Whether ALE plays an id."""
+    return env_id.startswith(PREFIX)
+
+
+def is_native(env_id: str) -> bool:
+    """Whether a native vector environment plays an id."""
+    return env_id in NATIVE or is_atari(env_id)
+
+
+def takes_kwargs(env_id: str) -> bool:
+    """Whether an id's native vector environment is told more than how many copies."""
+    return env_id in CONFIGURABLE or is_atari(env_id)
+
+
 def make_native(
-    env_id: str, num_envs: int, kwargs: dict[str, Any], previous_action: bool = False, previous_reward: bool = False
+    env_id: str,
+    num_envs: int,
+    kwargs: dict[str, Any],
+    previous_action: bool = False,
+    previous_reward: bool = False,
+    training: bool = True,
 ) -> VectorEnv[Any, Any, Any]:
-    """Makes the native vector environment of an id in `NATIVE`, wrapped like `make_env`'s single ones.
+    """Makes the native vector environment of an id for which `is_native`, wrapped like `make_env`'s single ones.
 
     Raises:
-        InputError: keyword arguments that it does not take.
+        InputError: unknown game, or keyword arguments that it does not take.
     """
     try:
-        envs = NATIVE[env_id](num_envs, **kwargs)
+        envs = _atari(env_id, num_envs, kwargs, training) if is_atari(env_id) else NATIVE[env_id](num_envs, **kwargs)
     except (TypeError, InputError) as error:
         raise InputError(f"env.kwargs = {kwargs}: {env_id} does not take them: {error}") from error
     if previous_action or previous_reward:
         return PreviousStepVector(envs, previous_action, previous_reward)
     return envs
+
+
+def _atari(env_id: str, num_envs: int, kwargs: dict[str, Any], training: bool) -> AtariVectorEnv:
+    options = [name for name in inspect.signature(AtariVectorEnv).parameters if name not in ("num_envs", "game")]
+    for key in kwargs:
+        if key not in options:
+            raise InputError(f"unknown option {key!r}.{did_you_mean(key, options) or ' Valid: ' + ', '.join(options)}")
+    return AtariVectorEnv(num_envs, game=rom_of(env_id), **{**kwargs, **({} if training else WHOLE_GAMES)})

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from ntm_rl.envs.factory import EnvSettings, check_time_limit, make_env
-from ntm_rl.envs.native import CONFIGURABLE, NATIVE, make_native
+from ntm_rl.envs.native import NATIVE, is_atari, is_native, make_native, takes_kwargs
 from ntm_rl.envs.observations import row
 from ntm_rl.envs.registration import MASKED
 from ntm_rl.errors import InputError
@@ -88,12 +88,13 @@ class VectorEnvAdapter(VecEnv):
                 **_info_row(last_info, index),
                 "terminal_observation": row(last, index),
                 "TimeLimit.truncated": bool(truncated[index] and not terminated[index]),
-                "episode": {
+            }
+            if "episode" not in last_info:  # an environment whose episodes are parts of a game tells of whole ones
+                infos[index]["episode"] = {
                     "r": float(self._returns[index]),
                     "l": int(self._lengths[index]),
                     "t": time.time() - self._began,
-                },
-            }
+                }
         if not self._resets_itself:
             observations, _ = self.envs.reset(options={"reset_mask": dones})
         self._returns[finished] = 0
@@ -169,7 +170,8 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
     venv: VecEnv
     native_id = _native_id(settings)
     if native_id is not None:
-        envs = make_native(native_id, n_envs, settings.kwargs, settings.previous_action, settings.previous_reward)
+        previous = settings.previous_action, settings.previous_reward
+        envs = make_native(native_id, n_envs, settings.kwargs, *previous, training)
         venv = VectorEnvAdapter(envs)
     else:
         makers = [partial(_monitored, settings)] * n_envs
@@ -189,19 +191,23 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
 
 
 def _native_id(settings: EnvSettings) -> str | None:
-    """Returns the id in `NATIVE` whose environment plays the settings; None: single environments must."""
+    """Returns the id whose native vector environment plays the settings; None: single environments must."""
     if settings.vectorization not in ("auto", "native"):
         return None
     env_id = settings.id
-    unknown = ["mask_velocity", "max_episode_steps", *(() if settings.id in CONFIGURABLE else ("kwargs",))]
+    unknown = ["mask_velocity", "max_episode_steps", *(() if takes_kwargs(env_id) else ("kwargs",))]
     changed = [key for key in unknown if getattr(settings, key)]
     if settings.mask_velocity and MASKED.get(env_id) in NATIVE:
         env_id = MASKED[env_id]
         changed.remove("mask_velocity")
-    if env_id in NATIVE and not changed:
+    if is_native(env_id) and not changed:
         return env_id
+    if is_atari(env_id):  # single ones show raw frames: another task
+        raise InputError(
+            f"env.{changed[0]} = {getattr(settings, changed[0])}: not for Atari; use env.kwargs.max_frames"
+        )
     if settings.vectorization == "native":
-        why = f"it does not know env.{changed[0]}" if settings.id in NATIVE else f"there is one for {', '.join(NATIVE)}"
+        why = f"it does not know env.{changed[0]}" if is_native(env_id) else f"there is one for {', '.join(NATIVE)}"
         raise InputError(f"env.vectorization = 'native': {settings.id} has no native vector environment here: {why}")
     return None
 
@@ -212,8 +218,9 @@ def _monitored(settings: EnvSettings) -> Monitor:
 
 def _info_row(info: dict[str, Any], index: int) -> dict[str, Any]:
     """Returns one copy's part of an info as Gymnasium batches them: `key` holds a value where `_key` says so."""
+    has_masks = any(key.startswith("_") for key in info)  # statistics of an episode stand without
     return {
         key: _info_row(value, index) if isinstance(value, dict) else value[index]
         for key, value in info.items()
-        if f"_{key}" in info and info[f"_{key}"][index]
+        if (f"_{key}" in info and info[f"_{key}"][index]) or not has_masks
     }
