@@ -15,12 +15,12 @@ from stable_baselines3.common.torch_layers import (
     CombinedExtractor,
     FlattenExtractor,
     MlpExtractor,
-    NatureCNN,
 )
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from ntm_rl.agents import categorical
+from ntm_rl.agents.vision import ImageExtractor
 from ntm_rl.core import MemoryCore, make_core, require_one_of
 from ntm_rl.errors import InputError
 
@@ -214,6 +214,10 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         return latent_pi, self.mlp_extractor.forward_critic(for_critic.flatten(0, 1))
 
     def _features(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> Tensor:
+        takes_bytes = isinstance(extractor, ImageExtractor) and self.normalize_images
+        if takes_bytes and isinstance(obs, Tensor) and obs.dtype == torch.uint8:
+            features: Tensor = extractor(obs)  # SB3 would blow the images up to float32 first
+            return features
         return super(ActorCriticPolicy, self).extract_features(obs, extractor)
 
     def _critic_core(self) -> MemoryCore:
@@ -316,9 +320,12 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
 
 
 class CnnNtmPolicy(MlpNtmPolicy):
-    """`MlpNtmPolicy` for image observations, through SB3's Nature CNN (Mnih et al. 2015)."""
+    """`MlpNtmPolicy` for image observations, through an `ImageExtractor`: the Nature CNN or IMPALA's ResNet.
 
-    default_features_extractor = NatureCNN
+    `features_extractor_kwargs=dict(architecture="impala", precision="bf16", features_dim=256)` changes it.
+    """
+
+    default_features_extractor = ImageExtractor
 
 
 class MultiInputNtmPolicy(MlpNtmPolicy):

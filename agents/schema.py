@@ -40,6 +40,12 @@ class PolicySettings(Section):
         "Tanh", description="Activation of these layers."
     )
     ortho_init: bool = Field(True, description="Orthogonal initialisation of these layers.")
+    extractor: Literal["nature", "impala"] = Field(
+        "nature", description="What sees images: the Nature CNN or IMPALA's ResNet; not for images within a Dict."
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="Of its convolutions; auto: bfloat16 where the device computes in it."
+    )
     init_from: str | None = Field(
         None, description="Folder of a run whose memory core, and output layer if it fits, the training begins with."
     )

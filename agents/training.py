@@ -33,6 +33,7 @@ from ntm_rl.agents.storage import StorageError
 from ntm_rl.agents.tracking import WandbWriter, make_logger
 from ntm_rl.agents.warm_start import warm_start
 from ntm_rl.envs.vector import make_vec_env
+from ntm_rl.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,18 @@ def make_model(settings: Settings, env: VecEnv) -> MemoryPPO:
     options = settings.ppo.model_dump()
     if options.pop("learning_rate_schedule") == "linear":
         options["learning_rate"] = LinearSchedule(options["learning_rate"], 0.0, 1.0)
+    policy = policy_name(env.observation_space)
+    if policy == "CnnNtmPolicy":
+        seeing = {"architecture": settings.policy.extractor, "precision": settings.policy.precision}
+    elif settings.policy.extractor != "nature":
+        raise InputError(f"policy.extractor = {settings.policy.extractor!r}: {env.observation_space} is no image")
+    else:
+        seeing = {}
     return MemoryPPO(
-        policy_name(env.observation_space),
+        policy,
         env,
         policy_kwargs={
+            "features_extractor_kwargs": seeing,
             "core": settings.core,
             "core_kwargs": settings.core_kwargs,
             "critic": settings.policy.critic,
