@@ -14,12 +14,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_atari_env
 from torch import Tensor, nn
 
 from ntm_rl.agents.ppo import MemoryPPO
+from ntm_rl.agents.training import policy_name
 from ntm_rl.core import MemoryCore, make_core
 from ntm_rl.envs.algorithmic.env import AlgorithmicVectorEnv
-from ntm_rl.envs.factory import EnvSettings
+from ntm_rl.envs.factory import EnvSettings, import_family
 from ntm_rl.envs.vector import make_vec_env
 from ntm_rl.errors import InputError, did_you_mean
 
@@ -170,12 +174,13 @@ def _single_step(repeats: int) -> Measure:
 _SAME: dict[str, Any] = {"n_steps": 128, "batch_size": 256, "n_epochs": 4, "seed": 0}
 
 
-def make_training(core: str, env_id: str, n_envs: int = 8, batch_size: int = 256) -> MemoryPPO:
+def make_training(core: str, env_id: str, n_envs: int = 8, batch_size: int = 256, **kwargs: Any) -> MemoryPPO:
     """Returns the training whose speed is measured: 128 units, the core's other options as they come."""
     options = {"core": core, "core_kwargs": {"hidden_size": 128}}
-    env = make_vec_env(EnvSettings(env_id), n_envs, seed=0)
+    env = make_vec_env(EnvSettings(env_id, kwargs=kwargs), n_envs, seed=0)
     sizes = {**_SAME, "batch_size": batch_size}
-    return MemoryPPO("MlpNtmPolicy", env, sequence_length=32, policy_kwargs=options, device="cpu", **sizes)
+    policy = policy_name(env.observation_space)
+    return MemoryPPO(policy, env, sequence_length=32, policy_kwargs=options, device="cpu", **sizes)
 
 
 def _peer_training(env_id: str) -> RecurrentPPO:
@@ -185,12 +190,29 @@ def _peer_training(env_id: str) -> RecurrentPPO:
 
 def _ppo(core: str, env_id: str) -> Callable[[int], Measure]:
     """Environment steps a second of whole trainings, two rollouts a repeat."""
+    return lambda repeats: _steps_per_second(repeats, make_training(core, env_id), _peer_training(env_id))
+
+
+def _steps_per_second(repeats: int, *models: BaseAlgorithm) -> Measure:
+    steps = 2 * 128 * 8
+    ours, peer = alternate(repeats, *(lambda model=model: model.learn(steps) for model in models))
+    return steps / ours, steps / peer, "steps/s"
+
+
+def _pong(is_recurrent: bool) -> Callable[[int], Measure]:
+    """The NTM on Pong against SB3's trainings, single frames for all: what SB3 recommends would be four."""
 
     def measure(repeats: int) -> Measure:
-        steps = 2 * 128 * 8
-        models = make_training(core, env_id), _peer_training(env_id)
-        ours, peer = alternate(repeats, *(lambda model=model: model.learn(steps) for model in models))
-        return steps / ours, steps / peer, "steps/s"
+        if find_spec("cv2") is None:
+            raise InputError("the peer of this row needs OpenCV; run: pip install opencv-python-headless")
+        import_family("ALE/")
+        env = make_atari_env("PongNoFrameskip-v4", n_envs=8, seed=0)
+        peer: BaseAlgorithm = (
+            RecurrentPPO("CnnLstmPolicy", env, policy_kwargs={"lstm_hidden_size": 128}, device="cpu", **_SAME)
+            if is_recurrent
+            else PPO("CnnPolicy", env, device="cpu", **_SAME)
+        )
+        return _steps_per_second(min(repeats, 5), make_training("ntm", "ALE/Pong-v5", stack=1), peer)
 
     return measure
 
@@ -256,5 +278,7 @@ COMPARISONS: dict[str, Comparison] = {
     "ppo_ntm_repeat_previous": Comparison(_ppo("ntm", CARDS), ">=", 4),
     "ppo_ntm_64_envs_vs_10000": Comparison(_ppo_of_many, ">=", 1),
     "copy_env_64_vs_300000": Comparison(_environment, ">=", 1),
+    "pong_ntm_vs_sb3_ppo": Comparison(_pong(is_recurrent=False), ">=", 3, threads=2),
+    "pong_ntm_vs_recurrent_ppo": Comparison(_pong(is_recurrent=True), ">=", 4, threads=2),
     "memory_of_ppo_ntm": Comparison(_memory, "<=", 1),
 }
