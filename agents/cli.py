@@ -59,6 +59,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=10_000, help="seed of the environments (10000)")
     evaluate.add_argument("--stochastic", action="store_true", help="sample actions instead of the most likely")
     evaluate.add_argument("--best", action="store_true", help="the best agent of the training instead of the last")
+    film = _command(commands, "record", _record, "film whole episodes of a trained agent")
+    film.add_argument("run", metavar="RUN", help="the run's folder, under whose videos/ the film goes")
+    film.add_argument("--out", metavar="FILE.mp4", help="where it goes instead")
+    film.add_argument("--episodes", type=int, default=1, metavar="N", help="how many (1)")
+    film.add_argument("--seed", type=int, default=10_000, help="seed of the environment (10000)")
+    film.add_argument("--stochastic", action="store_true", help="sample actions instead of the most likely")
+    film.add_argument("--best", action="store_true", help="the best agent of the training instead of the last")
     inspect = _command(commands, "inspect", _inspect, "draw a run's learning curve, answers and use of its memory")
     inspect.add_argument("run", metavar="RUN", help="the run's folder, into whose figures/ the pictures go")
     inspect.add_argument(
@@ -203,6 +210,28 @@ def _inspect(options: argparse.Namespace) -> int:
         if options.json
         else "\n".join(map(str, files.values()))
     )
+    return 0
+
+
+def _record(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from ntm_rl.agents.recording import record
+    from ntm_rl.agents.runs import Run
+
+    out = Path(options.out) if options.out else None
+    result = record(
+        Run.open(options.run),
+        out,
+        options.episodes,
+        seed=options.seed,
+        deterministic=not options.stochastic,
+        best=options.best,
+    )
+    if options.json:
+        print(json.dumps({"path": str(result.path), "returns": result.returns, "steps": result.steps}))
+    else:
+        print(f"{result.path}: {result.steps:,} steps, returns {', '.join(f'{each:g}' for each in result.returns)}")
     return 0
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from ntm_rl.agents.checkpoints import latest_checkpoint, load_checkpoint
 from ntm_rl.agents.export import LoadedAgent, load_agent
 from ntm_rl.agents.ppo import MemoryPPO
 from ntm_rl.agents.runs import Run
-from ntm_rl.agents.schema import SupervisedSettings
+from ntm_rl.agents.schema import Settings, SupervisedSettings
 from ntm_rl.agents.supervised import Score, label, load_supervised, score
 from ntm_rl.agents.training import make_model
 from ntm_rl.envs.algorithmic.task import Difficulty
@@ -62,17 +63,7 @@ def evaluate(
     if isinstance(settings, SupervisedSettings):
         raise InputError(f"run = {str(run.path)!r}: a supervised run plays no episodes; use evaluate_supervised")
     env = make_vec_env(settings.env_settings, min(episodes, MAX_COPIES), seed, training=False)
-    agent: LoadedAgent | MemoryPPO
-    folder = run.best if best else run.agent
-    if folder.is_dir():
-        agent = load_agent(folder, settings.device)
-        if settings.env.normalize_observation or settings.env.normalize_reward:
-            env = env.venv  # type: ignore[attr-defined]  # the agent brings its own statistics
-    elif best:
-        raise InputError(f"run = {str(run.path)!r}: it has no best agent yet")
-    else:
-        agent = make_model(settings, env)
-        load_checkpoint(latest_checkpoint(run.checkpoints), agent)
+    agent, env = load_run_agent(run, settings, env, best=best)
     with warnings.catch_warnings():
         # The adapter reports episodes itself, which SB3's look for a Monitor wrapper cannot see.
         warnings.filterwarnings("ignore", message="Evaluation environment is not wrapped")
@@ -85,6 +76,23 @@ def evaluate(
         )
     env.close()
     return Evaluation(run.path, episodes, float(np.mean(returns)), float(np.std(returns)), float(np.mean(lengths)))
+
+
+def load_run_agent(run: Run, settings: Settings, env: VecEnv, *, best: bool) -> tuple[LoadedAgent | MemoryPPO, VecEnv]:
+    """Loads a run's agent, finished, best, or else of its latest checkpoint, and the environment as it wants it.
+
+    Raises:
+        InputError: no agent, or a damaged one.
+    """
+    folder = run.best if best else run.agent
+    if folder.is_dir():
+        agent = load_agent(folder, settings.device)
+        return agent, env.venv if isinstance(env, VecNormalize) else env  # the agent brings its own statistics
+    if best:
+        raise InputError(f"run = {str(run.path)!r}: it has no best agent yet")
+    model = make_model(settings, env)
+    load_checkpoint(latest_checkpoint(run.checkpoints), model)
+    return model, env
 
 
 def evaluate_supervised(

@@ -70,10 +70,14 @@ class LoadedAgent:
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """As `predict` of an SB3 model, on the environment's own observations."""
-        if self.statistics:
-            scale = self.card["normalization"]
-            observation = normalize(observation, self.statistics, scale["epsilon"], scale["clip"])
-        return self.policy.predict(observation, state, episode_start, deterministic)
+        return self.policy.predict(self.normalized(observation), state, episode_start, deterministic)
+
+    def normalized(self, observation: Any) -> Any:
+        """Returns an observation as the policy was trained on."""
+        if not self.statistics:
+            return observation
+        scale = self.card["normalization"]
+        return normalize(observation, self.statistics, scale["epsilon"], scale["clip"])
 
 
 def save_agent(

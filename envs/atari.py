@@ -94,6 +94,7 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         channels = stack if grayscale else 3 * stack
         self.single_observation_space = spaces.Box(0, 255, (channels, size, size), np.uint8)
         self.single_action_space = self._ale.single_action_space
+        self.action_meanings = [action.name for action in self._ale.ale.get_action_set()]
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._rng = np.random.default_rng()
