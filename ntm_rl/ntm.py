@@ -21,19 +21,16 @@ from ntm_rl.core import (
     require_one_of,
 )
 from ntm_rl.errors import InputError
+from ntm_rl.heads import CONTENT_SPREAD, HeadParameters, Init, bias_heads
 from ntm_rl.kernels.fused import FusedNtm
 from ntm_rl.kernels.loader import load_kernels
 
 Controller = Literal["lstm", "gru", "feedforward"]
 MemoryInit = Literal["constant", "learned", "random"]
-Init = Literal["plain", "tape"]
 Backend = Literal["auto", "eager", "compile", "fused"]
 
 GATES = {"lstm": 4, "gru": 3, "feedforward": 1}  # rows of hidden_size in the controller's weights
 BLANK = 1e-6  # contents of a constant initial memory (Collier and Beel 2018, section 3.1)
-# As soft as it stays on location: sharpening by 1 + softplus(-4) makes up for a share sigmoid(-4) of contents a step.
-TAPE_STAY_ON_LOCATION, TAPE_MOVE_ON, TAPE_SHARP, TAPE_SOFT = -4.0, 4.0, 2.0, -4.0
-TAPE_WEIGHT_SCALE = 0.1
 
 
 class NtmState(NamedTuple):
@@ -52,28 +49,6 @@ class NtmState(NamedTuple):
     reads: Tensor
     hidden: Tensor
     cell: Tensor
-
-
-class HeadParameters(NamedTuple):
-    """What the controller says to the heads in one step, each within its valid range (section 3.3).
-
-    Attributes:
-        keys: `[B, K, M]`.
-        strengths: beta, `[B, K]`, positive.
-        gates: g, `[B, K]` in (0, 1).
-        shifts: s, `[B, K, S]` on the simplex.
-        exponents: gamma, `[B, K]`, at least 1.
-        erases: `[B, W, M]` in (0, 1).
-        adds: `[B, W, M]`.
-    """
-
-    keys: Tensor
-    strengths: Tensor
-    gates: Tensor
-    shifts: Tensor
-    exponents: Tensor
-    erases: Tensor
-    adds: Tensor
 
 
 Step = Callable[[Tensor, NtmState], NtmState]
@@ -107,7 +82,9 @@ class Ntm(MemoryCore):
         ] = "constant",
         learned_start: Annotated[bool, "Learn the first weightings and read vectors."] = False,
         init: Annotated[
-            Init, "Initial biases: plain, or tape (heads step on by one slot and the first read weighting is learned)."
+            Init,
+            "How heads begin: plain, content (sharp look-ups of a memory whose slots differ), or tape (they step by "
+            "one slot, each its own way, and the first read weighting is learned).",
         ] = "plain",
         clip: Annotated[float, "Range to which the controller's output to the heads is clipped."] = 20.0,
         backend: Annotated[
@@ -131,6 +108,8 @@ class Ntm(MemoryCore):
         require_one_of(get_args(MemoryInit), memory_init=memory_init)
         require_one_of(get_args(Init), init=init)
         require_one_of(get_args(Backend), backend=backend)
+        if init == "content" and memory_init == "constant":
+            raise InputError("memory_init = 'constant': must be learned or random where init = 'content'")
         require_bool(learned_start=learned_start)
         if not isinstance(clip, int | float) or isinstance(clip, bool) or not clip > 0:
             raise InputError(f"clip = {clip!r}: must be a number above 0")
@@ -152,11 +131,15 @@ class Ntm(MemoryCore):
         self._build_controller()
         self.head_layer = nn.Linear(hidden_size, sum(self._head_sizes))
         self._build_start(memory_init, learned_start, init)
-        self._has_fixed_start = memory_init == "constant" and not learned_start and init == "plain"
+        self._has_fixed_start = memory_init == "constant" and not learned_start and init != "tape"
         self._fixed_start: Tensor | None = None
         self._compiled_steps: dict[str, Step] = {}
-        if init == "tape":
-            self._bias_heads_to_a_tape()
+        bias_heads(
+            init,
+            HeadParameters(*self.head_layer.weight.split(self._head_sizes)),
+            HeadParameters(*self.head_layer.bias.split(self._head_sizes)),
+            read_heads,
+        )
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `MemoryCore.forward`."""
@@ -348,10 +331,11 @@ class Ntm(MemoryCore):
     def _build_start(self, memory_init: MemoryInit, learned_start: bool, init: Init) -> None:
         self.start_memory: Tensor | None
         self.start_reads: Tensor
+        spread = CONTENT_SPREAD if init == "content" else 1.0
         if memory_init == "learned":
-            self.start_memory = nn.Parameter(0.05 * torch.randn(self.slots, self.width))
+            self.start_memory = nn.Parameter(0.05 * spread * torch.randn(self.slots, self.width))
         else:
-            bound = 1 / math.sqrt(self.slots + self.width)
+            bound = spread / math.sqrt(self.slots + self.width)
             random = torch.empty(self.slots, self.width).uniform_(-bound, bound)
             # A constant is no part of what is saved: weights of a random beginning do not load in its place.
             self.register_buffer("start_memory", random if memory_init == "random" else None)
@@ -368,21 +352,6 @@ class Ntm(MemoryCore):
         learn_read = learned_start or tape
         self.start_read_logits = logits(self.read_heads, 0.1 if tape else 1.0) if learn_read else None
         self.start_write_logits = logits(self.write_heads, 1.0) if learned_start and not tape else None
-
-    @torch.no_grad()
-    def _bias_heads_to_a_tape(self) -> None:
-        """Biases the heads to step on by one slot, sharp write heads, soft read heads."""
-        weight = self.head_layer.weight.split(self._head_sizes)
-        bias = self.head_layer.bias.split(self._head_sizes)
-        gates, shifts, exponents = 2, 3, 4  # positions in HeadParameters
-        for group in (gates, shifts, exponents):
-            weight[group].mul_(TAPE_WEIGHT_SCALE)
-        bias[gates].fill_(TAPE_STAY_ON_LOCATION)
-        by_head = bias[shifts].view(self.heads, self.shifts)
-        by_head.zero_()
-        by_head[:, self.shifts // 2 + 1] = TAPE_MOVE_ON
-        bias[exponents][: self.read_heads] = TAPE_SOFT
-        bias[exponents][self.read_heads :] = TAPE_SHARP
 
 
 @cache

@@ -223,6 +223,30 @@ def test_a_tapes_read_weighting_stays_what_was_learned_while_the_heads_step_on(s
     assert (read - start.roll(64)).abs().sum() / 2 < 0.1  # of the weight, less than a tenth is elsewhere
 
 
+def test_heads_of_a_tape_step_on_back_and_not_at_all_in_turn():
+    core = Ntm(3, slots=10, width=4, hidden_size=8, read_heads=2, write_heads=4, init="tape")
+    _, state = core(torch.zeros(3, 1, 3), core.initial_state(1))
+    parts, start = core.unpack(state), core.unpack(core.initial_state(1))
+    assert parts.weightings[0, 2:].argmax(-1).tolist() == [3, 7, 0, 3]
+    for head, moved in ((0, 3), (1, -3)):
+        expected = start.weightings[0, head].roll(moved)
+        torch.testing.assert_close(parts.weightings[0, head], expected, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("memory_init", ["learned", "random"])
+def test_heads_that_begin_by_content_find_the_slot_their_key_names(memory_init):
+    torch.manual_seed(0)
+    core = Ntm(3, slots=64, width=16, hidden_size=8, memory_init=memory_init, init="content")
+    contents = core.unpack(core.initial_state(1)).memory[0]
+    with torch.no_grad():
+        core.head_layer.weight.zero_()
+        core.head_layer.bias[:32] = contents[[5, 40]].flatten()  # the keys of the read head and of the write head
+    _, state = core(torch.randn(3, 1, 3), core.initial_state(1))
+    weightings = core.unpack(state).weightings[0]
+    assert weightings.argmax(-1).tolist() == [5, 40]  # a write leaves enough of the name
+    assert weightings.max(-1).values.min() > 0.4
+
+
 def test_unpacking_an_unused_state_shows_the_beginning():
     core = Ntm(3, slots=5, width=4, hidden_size=6, read_heads=2)
     parts = core.unpack(core.initial_state(2))
@@ -248,6 +272,7 @@ def test_unpacking_an_unused_state_shows_the_beginning():
         ({"write_heads": None}, "write_heads = None: must be an integer, at least 1"),
         ({"shift_range": -1}, "shift_range = -1: must be at least 0"),
         ({"shift_range": 0, "init": "tape"}, "shift_range = 0: must be at least 1 where init = 'tape'"),
+        ({"init": "content"}, "memory_init = 'constant': must be learned or random where init = 'content'"),
         ({"shift_range": "1"}, "shift_range = '1': must be an integer, at least 0"),
         ({"clip": 0.0}, "clip = 0.0: must be a number above 0"),
         ({"clip": "a"}, "clip = 'a': must be a number above 0"),
@@ -259,7 +284,7 @@ def test_unpacking_an_unused_state_shows_the_beginning():
         ({"controller": "lstn"}, r"controller = 'lstn': must be one of lstm, gru, feedforward. Did you mean lstm\?"),
         ({"memory_init": "const"}, r"memory_init = 'const'.*Did you mean constant\?"),
         ({"backend": "fast"}, "backend = 'fast': must be one of auto, eager, compile, fused"),
-        ({"init": "tap"}, r"init = 'tap': must be one of plain, tape. Did you mean tape\?"),
+        ({"init": "tap"}, r"init = 'tap': must be one of plain, content, tape. Did you mean tape\?"),
     ],
 )
 def test_impossible_options_name_key_value_and_what_is_valid(options, message):
