@@ -20,7 +20,21 @@ CORES = [(name, {"hidden_size": 6}) for name in core_names()] + [
     ("ntm", {"hidden_size": 6, "memory_init": "random", "write_heads": 2, "shift_range": 0}),
     ("lstm", {"hidden_size": 6, "layers": 2}),
     ("gru", {"hidden_size": 6, "layers": 2}),
+    ("elman", {"hidden_size": 6, "layers": 2}),
+    ("gated_delta", {"hidden_size": 6, "layers": 2, "convolution": 1}),
+    ("gated_delta", {"hidden_size": 6, "heads": 1, "width": 1, "convolution": 2}),
+    ("gtrxl", {"hidden_size": 6, "window": 2, "layers": 3}),
+    ("gtrxl", {"hidden_size": 6, "window": 1, "heads": 1, "width": 1, "layers": 1}),
+    ("feedforward", {"hidden_size": 6, "layers": 2}),
+    ("frame_stack", {"hidden_size": 6, "frames": 1}),
+    ("frame_stack", {"hidden_size": 6, "frames": 7, "layers": 2}),
 ]
+# For finite differences, whose cost is that of the state.
+SMALL = {
+    "ntm": {"slots": 5, "width": 2},
+    "gated_delta": {"heads": 2, "width": 2},
+    "gtrxl": {"heads": 2, "width": 2, "window": 2, "layers": 2},
+}
 every_core = pytest.mark.parametrize(("name", "options"), CORES, ids=str)
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 5), st.floats(0, 0.6), st.integers(0, 999))
 
@@ -136,8 +150,7 @@ def test_huge_inputs_leave_outputs_states_and_gradients_finite(name, options):
 
 @every_core
 def test_gradients_equal_finite_differences_with_resets_inside(name, options):
-    small = {"slots": 5, "width": 2} if name == "ntm" else {}
-    core = build(name, {**options, "hidden_size": 2, **small})
+    core = build(name, {**options, "hidden_size": 2, **SMALL.get(name, {})})
     inputs, state, _ = sequence(core, (4, 2, 0.0, 2))
     resets = torch.tensor([[False, False], [True, False], [False, False], [False, True]])
 
@@ -310,7 +323,7 @@ def test_arguments_that_do_not_fit_are_named_and_nothing_is_read_beyond_them(nam
 
 
 def test_unknown_cores_and_options_suggest_the_nearest():
-    with pytest.raises(InputError, match=r"core = 'lstn': unknown core; valid are ntm, lstm, gru. Did you mean lstm\?"):
+    with pytest.raises(InputError, match=r"core = 'lstn': unknown core; valid are ntm, lstm, gru, .*\. Did you mean lstm\?"):
         core_class("lstn")
     with pytest.raises(InputError, match=r"hiden_size: core 'gru' has no such option.*Did you mean hidden_size\?"):
         make_core("gru", 3, hiden_size=4)

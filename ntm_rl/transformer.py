@@ -1,0 +1,197 @@
+"""The Gated Transformer-XL: Parisotto et al. (2020), "Stabilizing Transformers for RL", arXiv:1910.06764."""
+
+import math
+from typing import Annotated, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ntm_rl.core import MemoryCore, register_core, require_at_least, without_autocast
+from ntm_rl.episodes import Recent, episode_numbers
+
+FIRST_GATE_BIAS = 2.0  # a layer begins near the identity: the paper's b_g
+LONGEST_PERIOD = 10_000.0  # of the sinusoids of distances, as in "Attention is all you need", section 3.5
+BEFORE_EPISODE = -1  # number of the episode of rows that hold nothing yet
+
+
+class GtrxlState(NamedTuple):
+    """Parts of the state.
+
+    Attributes:
+        filled: How many steps of the window hold something, `[B, 1]`; they are the last.
+        window: Inputs of each layer in the last steps, `[B, layers, window, hidden]`.
+    """
+
+    filled: Tensor
+    window: Tensor
+
+
+class GruGate(nn.Module):
+    """Gating in place of a residual connection, as a gated recurrent unit (section 3.2 of the paper)."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.from_update = nn.Linear(size, 3 * size, bias=False)  # W_r, W_z, W_g
+        self.from_stream = nn.Linear(size, 2 * size, bias=False)  # U_r, U_z
+        self.from_reset = nn.Linear(size, size, bias=False)  # U_g
+        self.bias = nn.Parameter(torch.full((size,), FIRST_GATE_BIAS))
+
+    def forward(self, stream: Tensor, update: Tensor) -> Tensor:
+        """Returns what of the stream x stays and what of a sublayer's output y comes in, `[..., size]` as both."""
+        reset, gate, candidate = self.from_update(update).chunk(3, dim=-1)
+        stream_reset, stream_gate = self.from_stream(stream).chunk(2, dim=-1)
+        reset = torch.sigmoid(reset + stream_reset)
+        gate = torch.sigmoid(gate + stream_gate - self.bias)
+        candidate = torch.tanh(candidate + self.from_reset(reset * stream))
+        return torch.lerp(stream, candidate, gate)
+
+
+class RelativeAttention(nn.Module):
+    """Multi-head attention over a window of past steps by content and distance (Dai et al. 2019, section 3.3).
+
+    The score of a step at distance d is (q + u) . k + (q + v) . W_R s(d), with s the sinusoids of d.
+    """
+
+    def __init__(self, size: int, heads: int, width: int):
+        super().__init__()
+        self.heads, self.width = heads, width
+        inner = heads * width
+        self.query = nn.Linear(size, inner, bias=False)
+        self.key = nn.Linear(size, inner, bias=False)
+        self.value = nn.Linear(size, inner, bias=False)
+        self.distance = nn.Linear(size, inner, bias=False)
+        self.content_bias = nn.Parameter(torch.zeros(heads, width))  # u
+        self.distance_bias = nn.Parameter(torch.zeros(heads, width))  # v
+        self.merge = nn.Linear(inner, size, bias=False)
+
+    def forward(self, context: Tensor, visible: Tensor, distances: Tensor) -> Tensor:
+        """Lets each of the last T steps look at the W steps before it and at itself.
+
+        Args:
+            context: `[W + T, B, size]`.
+            visible: Whether a step may look at another, `[B, 1, T, W + T]`.
+            distances: Sinusoids of the distances from W to 0, `[W + 1, size]`.
+
+        Returns:
+            `[T, B, size]`.
+        """
+        steps, heads = visible.shape[2], (self.heads, self.width)
+        queries, scale = self.query(context[-steps:]).unflatten(2, heads), 1 / math.sqrt(self.width)
+        by_content = scale * (queries + self.content_bias).permute(1, 2, 0, 3)  # [B, K, T, M]
+        by_distance = scale * (queries + self.distance_bias).permute(1, 2, 0, 3)
+        distance_keys = self.distance(distances).unflatten(1, heads).permute(1, 2, 0)  # [K, M, W + 1]
+        distance_scores = by_distance @ distance_keys
+        if steps == 1:
+            return self.merge(self._look_once(context, by_content, distance_scores, visible))
+        keys = self.key(context).unflatten(2, heads).permute(1, 2, 3, 0)  # [B, K, M, W + T]
+        values = self.value(context).unflatten(2, heads).permute(1, 2, 0, 3)
+        scores = by_content @ keys + _to_positions(distance_scores)
+        weights = torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=3)
+        return self.merge((weights @ values).permute(2, 0, 1, 3).flatten(2))
+
+    def _look_once(self, context: Tensor, queries: Tensor, distance_scores: Tensor, visible: Tensor) -> Tensor:
+        """One step's attention: the query and the mean go through the projections, not all W + 1 steps."""
+        rows = context.transpose(0, 1)  # [B, W + 1, size]
+        key, value = (layer.weight.unflatten(0, (self.heads, self.width)) for layer in (self.key, self.value))
+        asked = torch.einsum("bkm,kms->bks", queries.squeeze(2), key)
+        scores = asked @ rows.transpose(1, 2) + distance_scores.squeeze(2)  # [B, K, W + 1]
+        weights = torch.softmax(scores.masked_fill(~visible.squeeze(2), -torch.inf), dim=2)
+        return torch.einsum("bks,kms->bkm", weights @ rows, value).flatten(1).unsqueeze(0)
+
+
+def _to_positions(scores: Tensor) -> Tensor:
+    """Moves row t of scores by distance `[..., T, W + 1]` right by t: scores by position `[..., T, W + T]`."""
+    steps, distances = scores.shape[-2:]
+    total = distances + steps - 1
+    return F.pad(scores, (0, steps)).flatten(-2)[..., : steps * total].unflatten(-1, (steps, total))
+
+
+def sinusoids(window: int, like: Tensor, size: int) -> Tensor:
+    """Returns the sinusoids of the distances from `window` to 0, `[window + 1, size]`."""
+    distances = torch.arange(window, -1, -1, device=like.device, dtype=like.dtype)
+    half = -(-size // 2)
+    exponents = torch.arange(half, device=like.device, dtype=like.dtype) / half
+    angles = distances.unsqueeze(1) * LONGEST_PERIOD**-exponents
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :size]
+
+
+class _Layer(nn.Module):
+    """Norm, attention, gate; norm, perceptron, gate (the paper's figure 1, right)."""
+
+    def __init__(self, size: int, heads: int, width: int):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(size)
+        self.attention = RelativeAttention(size, heads, width)
+        self.attention_gate = GruGate(size)
+        self.perceptron = nn.Sequential(
+            nn.LayerNorm(size), nn.Linear(size, 2 * size), nn.ReLU(), nn.Linear(2 * size, size), nn.ReLU()
+        )
+        self.perceptron_gate = GruGate(size)
+
+    def forward(self, context: Tensor, visible: Tensor, distances: Tensor) -> Tensor:
+        stream = context[-visible.shape[2] :]
+        seen = F.relu(self.attention(self.attention_norm(context), visible, distances))
+        stream = self.attention_gate(stream, seen)
+        return self.perceptron_gate(stream, self.perceptron(stream))
+
+
+@register_core("gtrxl")
+class Gtrxl(MemoryCore):
+    """Gated Transformer-XL: each step attends to the `window` steps before it, within its episode.
+
+    The state holds what each layer saw in these steps, as Transformer-XL's memory does; gradients reach it where it
+    requires them. In L layers a step sees as far as L windows back.
+
+    Everything runs in the parameters' precision, also under autocast.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden_size: Annotated[int, "Features between the layers, and of the output."] = 64,
+        heads: Annotated[int, "Attention heads."] = 4,
+        width: Annotated[int, "Width of a head's queries, keys and values."] = 16,
+        layers: Annotated[int, "Stacked layers."] = 2,
+        window: Annotated[int, "Past steps to which a step attends in each layer."] = 64,
+    ):
+        super().__init__()
+        sizes = {"hidden_size": hidden_size, "heads": heads, "width": width, "layers": layers, "window": window}
+        require_at_least(1, input_size=input_size, **sizes)
+        self.input_size, self.output_size = int(input_size), int(hidden_size)
+        self.layers, self.window = int(layers), int(window)
+        self.state_size = 2 + self.layers * self.window * self.output_size
+        self.embed = nn.Linear(self.input_size, self.output_size)
+        self.stack = nn.ModuleList(_Layer(self.output_size, int(heads), int(width)) for _ in range(self.layers))
+
+    def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `MemoryCore.forward`."""
+        self.check_shapes(inputs, state, resets)
+        dtype = self.embed.weight.dtype
+        with without_autocast(inputs.device):
+            return self._run(inputs.to(dtype), state.to(dtype), episode_numbers(inputs, resets))
+
+    def unpack(self, state: Tensor) -> GtrxlState:
+        """Returns the parts of a flat state `[B, S]`."""
+        window = state[:, 2:].unflatten(1, (self.layers, self.window, self.output_size))
+        return GtrxlState(state[:, 1:2], window)
+
+    def _run(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
+        before = self.unpack(state)
+        place = torch.arange(self.window + len(inputs), device=inputs.device)
+        empty = place[: self.window].unsqueeze(1) < self.window - before.filled.t().round()  # [W, B]
+        numbers = torch.cat([torch.where(empty, BEFORE_EPISODE, torch.zeros_like(episodes[:1])), episodes])
+        past = place - place[: len(inputs)].unsqueeze(1)  # window at the step itself, 0 at the farthest it sees
+        near = (past >= 0) & (past <= self.window)  # [T, W + T]
+        visible = near & (numbers.t().unsqueeze(1) == episodes.t().unsqueeze(2))  # [B, T, W + T]
+        visible = visible.unsqueeze(1)
+        distances = sinusoids(self.window, state, self.output_size)
+
+        x, windows = self.embed(inputs), []
+        for layer, rows in zip(self.stack, before.window.unbind(1), strict=True):
+            context = Recent(torch.cat([rows.transpose(0, 1), x]), numbers)
+            windows.append(context.last(self.window).flatten(1))
+            x = layer(context.steps, visible, distances)
+        filled = (numbers[-self.window :] == numbers[-1]).sum(0).to(x.dtype)
+        return x, torch.cat([torch.ones_like(filled).unsqueeze(1), filled.unsqueeze(1), *windows], dim=1)
