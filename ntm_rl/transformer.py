@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl.core import MemoryCore, register_core, require_at_least, without_autocast
-from ntm_rl.episodes import Recent, episode_numbers
+from ntm_rl.episodes import episode_numbers
 
 FIRST_GATE_BIAS = 2.0  # a layer begins near the identity: the paper's b_g
 LONGEST_PERIOD = 10_000.0  # of the sinusoids of distances, as in "Attention is all you need", section 3.5
@@ -69,35 +69,36 @@ class RelativeAttention(nn.Module):
         """Lets each of the last T steps look at the W steps before it and at itself.
 
         Args:
-            context: `[W + T, B, size]`.
+            context: `[B, W + T, size]`.
             visible: Whether a step may look at another, `[B, 1, T, W + T]`.
             distances: Sinusoids of the distances from W to 0, `[W + 1, size]`.
 
         Returns:
-            `[T, B, size]`.
+            `[B, T, size]`.
         """
-        steps, heads = visible.shape[2], (self.heads, self.width)
-        queries, scale = self.query(context[-steps:]).unflatten(2, heads), 1 / math.sqrt(self.width)
-        by_content = scale * (queries + self.content_bias).permute(1, 2, 0, 3)  # [B, K, T, M]
-        by_distance = scale * (queries + self.distance_bias).permute(1, 2, 0, 3)
-        distance_keys = self.distance(distances).unflatten(1, heads).permute(1, 2, 0)  # [K, M, W + 1]
-        distance_scores = by_distance @ distance_keys
+        steps, scale = visible.shape[2], 1 / math.sqrt(self.width)
+        queries = self._by_head(self.query(context[:, -steps:]))  # [B, K, T, M]
+        by_content = scale * (queries + self.content_bias.unsqueeze(1))
+        by_distance = scale * (queries + self.distance_bias.unsqueeze(1))
+        distance_keys = self.distance(distances).unflatten(1, (self.heads, self.width)).permute(1, 2, 0)
+        scores = _to_positions(by_distance @ distance_keys)  # [B, K, T, W + T]
+        hidden = ~visible
         if steps == 1:
-            return self.merge(self._look_once(context, by_content, distance_scores, visible))
-        keys = self.key(context).unflatten(2, heads).permute(1, 2, 3, 0)  # [B, K, M, W + T]
-        values = self.value(context).unflatten(2, heads).permute(1, 2, 0, 3)
-        scores = by_content @ keys + _to_positions(distance_scores)
-        weights = torch.softmax(scores.masked_fill(~visible, -torch.inf), dim=3)
-        return self.merge((weights @ values).permute(2, 0, 1, 3).flatten(2))
+            return self.merge(self._look_once(context, by_content, scores, hidden))
+        scores = (scores + by_content @ self._by_head(self.key(context)).mT).masked_fill(hidden, -torch.inf)
+        means = torch.softmax(scores, dim=3) @ self._by_head(self.value(context))
+        return self.merge(means.transpose(1, 2).flatten(2))
 
-    def _look_once(self, context: Tensor, queries: Tensor, distance_scores: Tensor, visible: Tensor) -> Tensor:
+    def _look_once(self, context: Tensor, queries: Tensor, scores: Tensor, hidden: Tensor) -> Tensor:
         """One step's attention: the query and the mean go through the projections, not all W + 1 steps."""
-        rows = context.transpose(0, 1)  # [B, W + 1, size]
         key, value = (layer.weight.unflatten(0, (self.heads, self.width)) for layer in (self.key, self.value))
-        asked = torch.einsum("bkm,kms->bks", queries.squeeze(2), key)
-        scores = asked @ rows.transpose(1, 2) + distance_scores.squeeze(2)  # [B, K, W + 1]
-        weights = torch.softmax(scores.masked_fill(~visible.squeeze(2), -torch.inf), dim=2)
-        return torch.einsum("bks,kms->bkm", weights @ rows, value).flatten(1).unsqueeze(0)
+        asked = torch.einsum("bktm,kms->bks", queries, key)
+        scores = (scores.squeeze(2) + asked @ context.mT).masked_fill(hidden.squeeze(2), -torch.inf)  # [B, K, W + 1]
+        means = torch.softmax(scores, dim=2) @ context
+        return torch.einsum("bks,kms->bkm", means, value).flatten(1).unsqueeze(1)
+
+    def _by_head(self, steps: Tensor) -> Tensor:
+        return steps.unflatten(2, (self.heads, self.width)).transpose(1, 2)
 
 
 def _to_positions(scores: Tensor) -> Tensor:
@@ -130,7 +131,7 @@ class _Layer(nn.Module):
         self.perceptron_gate = GruGate(size)
 
     def forward(self, context: Tensor, visible: Tensor, distances: Tensor) -> Tensor:
-        stream = context[-visible.shape[2] :]
+        stream = context[:, -visible.shape[2] :]
         seen = F.relu(self.attention(self.attention_norm(context), visible, distances))
         stream = self.attention_gate(stream, seen)
         return self.perceptron_gate(stream, self.perceptron(stream))
@@ -178,20 +179,20 @@ class Gtrxl(MemoryCore):
         return GtrxlState(state[:, 1:2], window)
 
     def _run(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
-        before = self.unpack(state)
-        place = torch.arange(self.window + len(inputs), device=inputs.device)
-        empty = place[: self.window].unsqueeze(1) < self.window - before.filled.t().round()  # [W, B]
-        numbers = torch.cat([torch.where(empty, BEFORE_EPISODE, torch.zeros_like(episodes[:1])), episodes])
-        past = place - place[: len(inputs)].unsqueeze(1)  # window at the step itself, 0 at the farthest it sees
-        near = (past >= 0) & (past <= self.window)  # [T, W + T]
-        visible = near & (numbers.t().unsqueeze(1) == episodes.t().unsqueeze(2))  # [B, T, W + T]
-        visible = visible.unsqueeze(1)
+        before, episodes = self.unpack(state), episodes.t()
+        place = torch.arange(self.window + episodes.shape[1], device=inputs.device)
+        empty = place[: self.window] < self.window - before.filled.round()  # [B, W]
+        numbers = torch.cat([torch.where(empty, BEFORE_EPISODE, 0), episodes], dim=1)  # [B, W + T]
+        past = place - place[: episodes.shape[1]].unsqueeze(1)  # from 0, the farthest seen, to W, the step itself
+        near = (past >= 0) & (past <= self.window)
+        visible = (near & (numbers.unsqueeze(1) == episodes.unsqueeze(2))).unsqueeze(1)  # [B, 1, T, W + T]
+        ended = numbers[:, -self.window :] != numbers[:, -1:]
         distances = sinusoids(self.window, state, self.output_size)
 
-        x, windows = self.embed(inputs), []
+        x, windows = self.embed(inputs).transpose(0, 1), []
         for layer, rows in zip(self.stack, before.window.unbind(1), strict=True):
-            context = Recent(torch.cat([rows.transpose(0, 1), x]), numbers)
-            windows.append(context.last(self.window).flatten(1))
-            x = layer(context.steps, visible, distances)
-        filled = (numbers[-self.window :] == numbers[-1]).sum(0).to(x.dtype)
-        return x, torch.cat([torch.ones_like(filled).unsqueeze(1), filled.unsqueeze(1), *windows], dim=1)
+            context = torch.cat([rows, x], dim=1)
+            windows.append(context[:, -self.window :].masked_fill(ended.unsqueeze(2), 0).flatten(1))
+            x = layer(context, visible, distances)
+        filled = (~ended).sum(1, keepdim=True).to(x.dtype)
+        return x.transpose(0, 1), torch.cat([torch.ones_like(filled), filled, *windows], dim=1)
