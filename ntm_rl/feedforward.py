@@ -1,5 +1,6 @@
 """Cores that remember nothing, or the last few inputs: what a memory has to beat."""
 
+from itertools import pairwise
 from typing import Annotated, NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ class _StackedMlp(MemoryCore):
         self.input_size, self.output_size, self.frames = int(input_size), int(hidden_size), int(frames)
         self.state_size = 1 + (self.frames - 1) * self.input_size
         sizes = [self.frames * self.input_size, *int(layers) * [self.output_size]]
-        blocks = [[nn.Linear(*pair), nn.Tanh()] for pair in zip(sizes, sizes[1:], strict=False)]
+        blocks = [[nn.Linear(*pair), nn.Tanh()] for pair in pairwise(sizes)]
         self.network = nn.Sequential(*(module for block in blocks for module in block))
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -42,7 +43,8 @@ class _StackedMlp(MemoryCore):
         return outputs, torch.cat([torch.ones_like(state[:, :1]), last], dim=1)
 
     def _before(self, state: Tensor) -> Tensor:
-        return state[:, 1:].unflatten(1, (self.frames - 1, self.input_size))
+        inputs: Tensor = state[:, 1:].unflatten(1, (self.frames - 1, self.input_size))
+        return inputs
 
 
 @register_core("feedforward")

@@ -115,7 +115,8 @@ def _cut(steps: Tensor, chunk: int, repeat_last: bool = False) -> Tensor:
     if missing:
         fill = steps[-1:].expand(missing, *steps.shape[1:])
         steps = torch.cat([steps, fill if repeat_last else torch.zeros_like(fill)])
-    return steps.unflatten(0, (-1, chunk)).movedim(1, 3).contiguous()
+    chunks: Tensor = steps.unflatten(0, (-1, chunk))
+    return chunks.movedim(1, 3).contiguous()
 
 
 class _Convolution(torch.autograd.Function):
@@ -173,7 +174,7 @@ class _Layer(nn.Module):
         """Returns the layer's outputs `[T, B, hidden]`, the memory and the recent projections after the last step."""
         mixed, gates, rates, time_steps = self.project(self.norm(x)).split(self.sizes, dim=2)
         joined = Recent.join(recent, mixed, episodes)
-        mixed = F.silu(_Convolution.apply(*joined, self.kernel))
+        mixed = F.silu(_Convolution.apply(*joined, self.kernel))  # type: ignore[no-untyped-call]
         queries, keys, values = mixed.unflatten(2, (3, self.heads, self.width)).unbind(2)  # [T, B, K, M]
         log_decays = -self.log_rates.exp() * F.softplus(time_steps + self.time_bias)
         rule = Rule(
@@ -212,8 +213,8 @@ class GatedDelta(MemoryCore):
         convolution: Annotated[int, "Steps over which queries, keys and values are convolved; 1: none."] = 4,
     ):
         super().__init__()
-        sizes = {"hidden_size": hidden_size, "heads": heads, "width": width, "layers": layers}
-        require_at_least(1, input_size=input_size, **sizes, convolution=convolution)
+        require_at_least(1, input_size=input_size, hidden_size=hidden_size, heads=heads)
+        require_at_least(1, width=width, layers=layers, convolution=convolution)
         self.input_size, self.output_size, self.layers = int(input_size), int(hidden_size), int(layers)
         self._memory = (self.layers, int(heads), int(width), int(width))
         self._recent = (self.layers, int(convolution) - 1, 3 * int(heads) * int(width))

@@ -82,30 +82,35 @@ class RelativeAttention(nn.Module):
         by_distance = scale * (queries + self.distance_bias.unsqueeze(1))
         distance_keys = self.distance(distances).unflatten(1, (self.heads, self.width)).permute(1, 2, 0)
         scores = _to_positions(by_distance @ distance_keys)  # [B, K, T, W + T]
-        hidden = ~visible
-        if steps == 1:
-            return self.merge(self._look_once(context, by_content, scores, hidden))
-        scores = (scores + by_content @ self._by_head(self.key(context)).mT).masked_fill(hidden, -torch.inf)
-        means = torch.softmax(scores, dim=3) @ self._by_head(self.value(context))
-        return self.merge(means.transpose(1, 2).flatten(2))
+        scores = scores.masked_fill(~visible, -torch.inf)
+        look = self._look_once if steps == 1 else self._look
+        merged: Tensor = self.merge(look(context, by_content, scores))
+        return merged
 
-    def _look_once(self, context: Tensor, queries: Tensor, scores: Tensor, hidden: Tensor) -> Tensor:
+    def _look(self, context: Tensor, queries: Tensor, scores: Tensor) -> Tensor:
+        scores = scores + queries @ self._by_head(self.key(context)).mT
+        means = torch.softmax(scores, dim=3) @ self._by_head(self.value(context))
+        return means.transpose(1, 2).flatten(2)
+
+    def _look_once(self, context: Tensor, queries: Tensor, scores: Tensor) -> Tensor:
         """One step's attention: the query and the mean go through the projections, not all W + 1 steps."""
         key, value = (layer.weight.unflatten(0, (self.heads, self.width)) for layer in (self.key, self.value))
         asked = torch.einsum("bktm,kms->bks", queries, key)
-        scores = (scores.squeeze(2) + asked @ context.mT).masked_fill(hidden.squeeze(2), -torch.inf)  # [B, K, W + 1]
+        scores = scores.squeeze(2) + asked @ context.mT  # [B, K, W + 1]
         means = torch.softmax(scores, dim=2) @ context
         return torch.einsum("bks,kms->bkm", means, value).flatten(1).unsqueeze(1)
 
     def _by_head(self, steps: Tensor) -> Tensor:
-        return steps.unflatten(2, (self.heads, self.width)).transpose(1, 2)
+        by_head: Tensor = steps.unflatten(2, (self.heads, self.width))
+        return by_head.transpose(1, 2)
 
 
 def _to_positions(scores: Tensor) -> Tensor:
     """Moves row t of scores by distance `[..., T, W + 1]` right by t: scores by position `[..., T, W + T]`."""
     steps, distances = scores.shape[-2:]
     total = distances + steps - 1
-    return F.pad(scores, (0, steps)).flatten(-2)[..., : steps * total].unflatten(-1, (steps, total))
+    moved: Tensor = F.pad(scores, (0, steps)).flatten(-2)[..., : steps * total].unflatten(-1, (steps, total))
+    return moved
 
 
 def sinusoids(window: int, like: Tensor, size: int) -> Tensor:
@@ -134,7 +139,8 @@ class _Layer(nn.Module):
         stream = context[:, -visible.shape[2] :]
         seen = F.relu(self.attention(self.attention_norm(context), visible, distances))
         stream = self.attention_gate(stream, seen)
-        return self.perceptron_gate(stream, self.perceptron(stream))
+        output: Tensor = self.perceptron_gate(stream, self.perceptron(stream))
+        return output
 
 
 @register_core("gtrxl")
@@ -158,8 +164,8 @@ class Gtrxl(MemoryCore):
         window: Annotated[int, "Past steps to which a step attends in each layer."] = 64,
     ):
         super().__init__()
-        sizes = {"hidden_size": hidden_size, "heads": heads, "width": width, "layers": layers, "window": window}
-        require_at_least(1, input_size=input_size, **sizes)
+        require_at_least(1, input_size=input_size, hidden_size=hidden_size, heads=heads)
+        require_at_least(1, width=width, layers=layers, window=window)
         self.input_size, self.output_size = int(input_size), int(hidden_size)
         self.layers, self.window = int(layers), int(window)
         self.state_size = 2 + self.layers * self.window * self.output_size

@@ -149,6 +149,20 @@ def test_huge_inputs_leave_outputs_states_and_gradients_finite(name, options):
 
 
 @every_core
+def test_gradients_of_long_sequences_are_finite_with_resets_and_under_autocast(name, options):
+    core = build(name, options).float()
+    inputs = torch.randn(300, 2, 3, requires_grad=True)
+    resets = torch.rand(300, 2) < 0.01
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs, state = core(inputs, core.initial_state(2), resets)
+    assert outputs.dtype == state.dtype == torch.float32  # the parameters' precision
+    torch.testing.assert_close(outputs, core(inputs, core.initial_state(2), resets)[0])
+    outputs[-1].sum().backward()
+    for tensor in (outputs, state, inputs.grad, *(each.grad for each in core.parameters() if each.grad is not None)):
+        assert torch.isfinite(tensor).all()
+
+
+@every_core
 def test_gradients_equal_finite_differences_with_resets_inside(name, options):
     core = build(name, {**options, "hidden_size": 2, **SMALL.get(name, {})})
     inputs, state, _ = sequence(core, (4, 2, 0.0, 2))
@@ -193,7 +207,7 @@ def cut_by_hand(core, inputs, state, resets) -> tuple[torch.Tensor, torch.Tensor
 def on_the_host(sees: bool):
     """Runs cores as if on a device whose values the host sees, or does not see, without waiting."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("ntm", "recurrent"):
+        for module in ("ntm", "recurrent"):  # the others never look
             patch.setattr(f"ntm_rl.{module}.host_sees", lambda device: sees)
         yield
 
@@ -323,7 +337,9 @@ def test_arguments_that_do_not_fit_are_named_and_nothing_is_read_beyond_them(nam
 
 
 def test_unknown_cores_and_options_suggest_the_nearest():
-    with pytest.raises(InputError, match=r"core = 'lstn': unknown core; valid are ntm, lstm, gru, .*\. Did you mean lstm\?"):
+    with pytest.raises(
+        InputError, match=r"core = 'lstn': unknown core; valid are ntm, lstm, gru, .*\. Did you mean lstm\?"
+    ):
         core_class("lstn")
     with pytest.raises(InputError, match=r"hiden_size: core 'gru' has no such option.*Did you mean hidden_size\?"):
         make_core("gru", 3, hiden_size=4)
