@@ -93,7 +93,9 @@ def _rollout(core: MemoryCore) -> Callable[[], None]:
 
 def table(costs: Iterable[Cost]) -> str:
     """Returns the costs as a Markdown table."""
-    head = "| core | hidden_size | parameters | state | training, µs/step | rollout, µs/step |\n|---|---|---|---|---|---|"
+    head = (
+        "| core | hidden_size | parameters | state | training, µs/step | rollout, µs/step |\n|---|---|---|---|---|---|"
+    )
     rows = [
         f"| {cost.core} | {cost.hidden_size} | {cost.parameters:,} | {cost.state_size:,} "
         f"| {cost.training:,.0f} | {cost.rollout:,.0f} |"

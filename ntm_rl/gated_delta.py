@@ -59,11 +59,13 @@ def delta_step(rule: Rule, memory: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Outputs `[1, B, K, M]` and the new memory.
     """
-    queries, keys, values, rates, log_decays = (each[0].unsqueeze(2) for each in rule)
-    memory = memory * log_decays.exp().unsqueeze(3)
-    changes = rates.unsqueeze(3) * (values - keys @ memory)  # [B, K, 1, M]
-    memory = memory + keys.transpose(2, 3) * changes
-    return (queries @ memory).squeeze(2).unsqueeze(0), memory
+    queries, keys, values = (each[0].unsqueeze(3) for each in rule[:3])  # [B, K, M, 1]
+    rates, decays = rule.rates[0].unsqueeze(2), rule.log_decays[0].exp()
+    memory = memory * decays.view(*decays.shape, 1, 1)
+    # Sums of products: for so many small matrices quicker than their product.
+    changes = rates * (values.squeeze(3) - (keys * memory).sum(2))  # [B, K, M]
+    memory = memory + keys * changes.unsqueeze(2)
+    return (queries * memory).sum(2).unsqueeze(0), memory
 
 
 def delta_chunks(rule: Rule, memory: Tensor, episodes: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
@@ -171,11 +173,14 @@ class _Layer(nn.Module):
         self.time_bias = nn.Parameter(time_steps + torch.log(-torch.expm1(-time_steps)))  # softplus's inverse
 
     def forward(self, x: Tensor, memory: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the layer's outputs `[T, B, hidden]`, the memory and the recent projections after the last step."""
+        """Returns the layer's outputs `[T, B, hidden]`, the memory and the recent projections after the last step.
+
+        Where T = 1, memory and projections are already those of the step's episode.
+        """
         mixed, gates, rates, time_steps = self.project(self.norm(x)).split(self.sizes, dim=2)
-        joined = Recent.join(recent, mixed, episodes)
-        mixed = F.silu(_Convolution.apply(*joined, self.kernel))  # type: ignore[no-untyped-call]
-        queries, keys, values = mixed.unflatten(2, (3, self.heads, self.width)).unbind(2)  # [T, B, K, M]
+        convolve = self._convolve_step if len(x) == 1 else self._convolve
+        mixed, recent = convolve(mixed, recent, episodes)
+        queries, keys, values = F.silu(mixed).unflatten(2, (3, self.heads, self.width)).unbind(2)  # [T, B, K, M]
         log_decays = -self.log_rates.exp() * F.softplus(time_steps + self.time_bias)
         rule = Rule(
             _normalize(queries),
@@ -184,12 +189,18 @@ class _Layer(nn.Module):
             torch.sigmoid(rates),
             log_decays.clamp(min=LEAST_LOG_DECAY),
         )
-        if len(x) == 1:
-            read, memory = delta_step(rule, memory.masked_fill(episodes.view(-1, 1, 1, 1) > 0, 0))
-        else:
-            read, memory = delta_chunks(rule, memory, episodes)
+        read, memory = delta_step(rule, memory) if len(x) == 1 else delta_chunks(rule, memory, episodes)
         read = self.output_norm(read).flatten(2)  # [T, B, K * M]
-        return x + self.output(read * F.silu(gates)), memory, joined.last(self.convolution - 1)
+        return x + self.output(read * F.silu(gates)), memory, recent
+
+    def _convolve(self, mixed: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
+        joined = Recent.join(recent, mixed, episodes)
+        convolved: Tensor = _Convolution.apply(*joined, self.kernel)  # type: ignore[no-untyped-call]
+        return convolved, joined.last(self.convolution - 1)
+
+    def _convolve_step(self, mixed: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
+        seen = torch.cat([recent, mixed.transpose(0, 1)], dim=1)  # [B, C, 3 * K * M], the oldest first
+        return (seen * self.kernel.flip(0)).sum(1).unsqueeze(0), seen[:, 1:]
 
 
 @register_core("gated_delta")
@@ -239,6 +250,8 @@ class GatedDelta(MemoryCore):
         return GatedDeltaState(memory.unflatten(1, self._memory), recent.unflatten(1, self._recent))
 
     def _run(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
+        if len(inputs) == 1:
+            state = state.masked_fill(episodes.t() > 0, 0)
         x, before = self.embed(inputs), self.unpack(state)
         memories, recents = [], []
         for layer, memory, recent in zip(self.stack, before.memory.unbind(1), before.recent.unbind(1), strict=True):

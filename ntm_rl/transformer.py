@@ -80,8 +80,8 @@ class RelativeAttention(nn.Module):
         queries = self._by_head(self.query(context[:, -steps:]))  # [B, K, T, M]
         by_content = scale * (queries + self.content_bias.unsqueeze(1))
         by_distance = scale * (queries + self.distance_bias.unsqueeze(1))
-        distance_keys = self.distance(distances).unflatten(1, (self.heads, self.width)).permute(1, 2, 0)
-        scores = _to_positions(by_distance @ distance_keys)  # [B, K, T, W + T]
+        distance_keys = self.distance(distances).unflatten(1, (self.heads, self.width))  # [W + 1, K, M]
+        scores = _to_positions(torch.einsum("bktm,dkm->bktd", by_distance, distance_keys))  # [B, K, T, W + T]
         scores = scores.masked_fill(~visible, -torch.inf)
         look = self._look_once if steps == 1 else self._look
         merged: Tensor = self.merge(look(context, by_content, scores))
@@ -192,13 +192,13 @@ class Gtrxl(MemoryCore):
         past = place - place[: episodes.shape[1]].unsqueeze(1)  # from 0, the farthest seen, to W, the step itself
         near = (past >= 0) & (past <= self.window)
         visible = (near & (numbers.unsqueeze(1) == episodes.unsqueeze(2))).unsqueeze(1)  # [B, 1, T, W + T]
-        ended = numbers[:, -self.window :] != numbers[:, -1:]
+        kept = (numbers[:, -self.window :] == numbers[:, -1:]).to(state.dtype)  # what of the window is of the episode
         distances = sinusoids(self.window, state, self.output_size)
 
         x, windows = self.embed(inputs).transpose(0, 1), []
         for layer, rows in zip(self.stack, before.window.unbind(1), strict=True):
             context = torch.cat([rows, x], dim=1)
-            windows.append(context[:, -self.window :].masked_fill(ended.unsqueeze(2), 0).flatten(1))
+            windows.append((context[:, -self.window :] * kept.unsqueeze(2)).flatten(1))
             x = layer(context, visible, distances)
-        filled = (~ended).sum(1, keepdim=True).to(x.dtype)
+        filled = kept.sum(1, keepdim=True)
         return x.transpose(0, 1), torch.cat([torch.ones_like(filled), filled, *windows], dim=1)
