@@ -90,10 +90,10 @@ def delta_chunks(rule: Rule, memory: Tensor, episodes: Tensor, chunk: int = CHUN
     log_products = log_decays.cumsum(3)  # log gamma, [n, B, K, C]
     numbers = _cut(episodes.unsqueeze(2), chunk, repeat_last=True)  # [n, B, 1, C]
     before = F.pad(numbers[:-1, ..., -1:], (0, 0, 0, 0, 0, 0, 1, 0))  # of the step before each chunk
-    from_start = log_products.masked_fill(numbers != before, -torch.inf).exp().unsqueeze(4)  # gamma_t
+    from_start = (log_products + _barrier(numbers != before, keys)).exp().unsqueeze(4)  # gamma_t
     later = torch.ones(chunk, chunk, dtype=torch.bool, device=keys.device).triu(1)
-    apart = later | (numbers.unsqueeze(4) != numbers.unsqueeze(3))  # [n, B, 1, C, C]
-    between = (log_products.unsqueeze(4) - log_products.unsqueeze(3)).masked_fill(apart, -torch.inf).exp()
+    apart = _barrier(later | (numbers.unsqueeze(4) != numbers.unsqueeze(3)), keys)  # [n, B, 1, C, C]
+    between = (log_products.unsqueeze(4) - log_products.unsqueeze(3) + apart).exp()  # gamma_t / gamma_i
 
     writing = rates * keys
     coupling = between * (writing @ keys.transpose(3, 4))  # of which the solver sees what is below the diagonal
@@ -119,6 +119,11 @@ def _cut(steps: Tensor, chunk: int, repeat_last: bool = False) -> Tensor:
         steps = torch.cat([steps, fill if repeat_last else torch.zeros_like(fill)])
     chunks: Tensor = steps.unflatten(0, (-1, chunk))
     return chunks.movedim(1, 3).contiguous()
+
+
+def _barrier(where: Tensor, like: Tensor) -> Tensor:
+    """Returns what added to a logarithm makes it that of 0 `where` it says so; quicker than to fill in all heads."""
+    return torch.zeros(where.shape, dtype=like.dtype, device=like.device).masked_fill_(where, -torch.inf)
 
 
 class _Convolution(torch.autograd.Function):
