@@ -185,12 +185,13 @@ class _Layer(nn.Module):
         mixed, gates, rates, time_steps = self.project(self.norm(x)).split(self.sizes, dim=2)
         convolve = self._convolve_step if len(x) == 1 else self._convolve
         mixed, recent = convolve(mixed, recent, episodes)
-        queries, keys, values = F.silu(mixed).unflatten(2, (3, self.heads, self.width)).unbind(2)  # [T, B, K, M]
+        directions, values = F.silu(mixed).unflatten(2, (3, self.heads, self.width)).split([2, 1], dim=2)
+        queries, keys = _normalize(directions).unbind(2)  # [T, B, K, M]
         log_decays = -self.log_rates.exp() * F.softplus(time_steps + self.time_bias)
         rule = Rule(
-            _normalize(queries),
-            _normalize(keys),
-            values,
+            queries,
+            keys,
+            values.squeeze(2),
             torch.sigmoid(rates),
             log_decays.clamp(min=LEAST_LOG_DECAY),
         )
