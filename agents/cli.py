@@ -77,9 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("config", metavar="CONFIG")
     show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
     show.add_argument("--keys", action="store_true", help="print every key with its type, default and meaning")
-    benchmark = _command(commands, "benchmark", _benchmark, "measure speed against other libraries, or its growth")
-    benchmark.add_argument("what", choices=("speed", "growth"))
-    benchmark.add_argument("--only", metavar="NAME", help="one row, or one axis of growth, alone")
+    benchmark = _command(
+        commands, "benchmark", _benchmark, "measure speed against other libraries, its growth, or what each core costs"
+    )
+    benchmark.add_argument("what", choices=("speed", "growth", "cores"))
+    benchmark.add_argument("--only", metavar="NAME", help="one row, one axis of growth, or one core, alone")
     benchmark.add_argument("--plot", metavar="FILE.png", help="draw the growth")
     copy = _command(commands, "copy", _copy, "copy a packaged config to a file of your own", has_json=False)
     copy.add_argument("config", metavar="CONFIG")
@@ -277,7 +279,9 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _benchmark(options: argparse.Namespace) -> int:
-    rows = (_growth if options.what == "growth" else _speed)(options)
+    if options.plot is not None and options.what != "growth":
+        raise InputError(f"plot = {options.plot!r}: only `ntm-rl benchmark growth` has something to draw")
+    rows = {"speed": _speed, "growth": _growth, "cores": _core_costs}[options.what](options)
     if options.json:
         print(json.dumps([vars(row) for row in rows]))
     return 0
@@ -286,8 +290,6 @@ def _benchmark(options: argparse.Namespace) -> int:
 def _speed(options: argparse.Namespace) -> list[Any]:
     from ntm_rl.agents.benchmarks import speed
 
-    if options.plot is not None:
-        raise InputError(f"plot = {options.plot!r}: only `ntm-rl benchmark growth` has something to draw")
     rows: list[Any] = []
     for row in speed(options.only):
         rows.append(row)
@@ -316,6 +318,15 @@ def _growth(options: argparse.Namespace) -> list[Any]:
     if options.plot is not None:
         plot(rows, options.plot)
     return rows
+
+
+def _core_costs(options: argparse.Namespace) -> list[Any]:
+    from ntm_rl.agents.core_costs import core_costs, table
+
+    rows = core_costs(options.only)
+    if not options.json:
+        print(table(rows))
+    return list(rows)
 
 
 def _copy(options: argparse.Namespace) -> int:

@@ -10,8 +10,12 @@ if TYPE_CHECKING:
     from ntm_rl.agents import CnnNtmPolicy, MemoryPPO, MlpNtmPolicy, MultiInputNtmPolicy
     from ntm_rl.core import MemoryCore, core_names, make_core, register_core
     from ntm_rl.errors import InputError
+    from ntm_rl.feedforward import Feedforward, FrameStack
+    from ntm_rl.gated_delta import GatedDelta
+    from ntm_rl.matching import matched_options
     from ntm_rl.ntm import Ntm
-    from ntm_rl.recurrent import Gru, Lstm
+    from ntm_rl.recurrent import Elman, Gru, Lstm
+    from ntm_rl.transformer import Gtrxl
 
 _HOME = {
     "CnnNtmPolicy": "ntm_rl.agents",
@@ -23,14 +27,25 @@ _HOME = {
     "make_core": "ntm_rl.core",
     "register_core": "ntm_rl.core",
     "InputError": "ntm_rl.errors",
+    "Feedforward": "ntm_rl.feedforward",
+    "FrameStack": "ntm_rl.feedforward",
+    "GatedDelta": "ntm_rl.gated_delta",
+    "matched_options": "ntm_rl.matching",
     "Ntm": "ntm_rl.ntm",
+    "Elman": "ntm_rl.recurrent",
     "Gru": "ntm_rl.recurrent",
     "Lstm": "ntm_rl.recurrent",
+    "Gtrxl": "ntm_rl.transformer",
 }
 
 __all__ = [
     "CnnNtmPolicy",
+    "Elman",
+    "Feedforward",
+    "FrameStack",
+    "GatedDelta",
     "Gru",
+    "Gtrxl",
     "InputError",
     "Lstm",
     "MemoryCore",
@@ -40,6 +55,7 @@ __all__ = [
     "Ntm",
     "core_names",
     "make_core",
+    "matched_options",
     "register_core",
 ]
 

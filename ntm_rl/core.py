@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from numbers import Integral
 from typing import Any, NamedTuple, final
@@ -77,7 +78,13 @@ class MemoryCore(nn.Module, ABC):
 
 
 _CORES: dict[str, type[MemoryCore]] = {}
-_BUILT_IN_MODULES = ("ntm_rl.ntm", "ntm_rl.recurrent")
+_BUILT_IN_MODULES = (
+    "ntm_rl.ntm",
+    "ntm_rl.recurrent",
+    "ntm_rl.gated_delta",
+    "ntm_rl.transformer",
+    "ntm_rl.feedforward",
+)
 
 
 def register_core(name: str) -> Callable[[type[MemoryCore]], type[MemoryCore]]:
@@ -144,6 +151,11 @@ def host_sees(device: torch.device) -> bool:
 def is_autocast_on(device: torch.device) -> bool:
     """Whether autocast is on; torch itself raises for meta, which has none."""
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Returns a context without autocast; where there is none it is free, which a rollout's step notices (10 µs)."""
+    return torch.autocast(device.type, enabled=False) if is_autocast_on(device) else nullcontext()
 
 
 def require_at_least(minimum: int, reason: str = "", **values: int) -> None:

@@ -1,6 +1,7 @@
-"""LSTM and GRU cores on torch's fused modules: the baselines of every comparison."""
+"""LSTM, GRU and Elman cores on torch's fused modules: the baselines of every comparison."""
 
 import itertools
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Annotated, Any, NamedTuple
 
@@ -14,14 +15,14 @@ STEPS_OF_A_CALL = 100
 
 
 class RecurrentState(NamedTuple):
-    """Parts of an LSTM's or GRU's state: `hidden` and, for the LSTM, `cell`, both `[B, layers, H]`."""
+    """Parts of the state: `hidden` and, for the LSTM, `cell`, both `[B, layers, H]`."""
 
     hidden: Tensor
     cell: Tensor | None
 
 
 class _TorchRecurrentCore(MemoryCore):
-    """What the two cores share: a torch module run over whole sequences, resets included.
+    """What these cores share: a torch module run over whole sequences, resets included.
 
     Where no reset falls the sequence is one call. Otherwise it is cut at the resets into pieces that do not know of
     each other, and all pieces run side by side as one padded block: still no loop over steps. (torch's own packed
@@ -29,8 +30,9 @@ class _TorchRecurrentCore(MemoryCore):
     them; on a device where it would have to wait for that, sequences with resets run step by step.
     """
 
-    parts: int  # state tensors of the torch module: 2 for the LSTM, 1 for the GRU
-    network: nn.LSTM | nn.GRU
+    parts: int  # state tensors of the torch module: 2 for the LSTM, 1 for the others
+    network: nn.LSTM | nn.GRU | nn.RNN
+    run_cell: Callable[..., Tensor]  # one step of one layer, where the state is one tensor
 
     def _set_sizes(self, input_size: int, hidden_size: int, layers: int) -> None:
         require_at_least(1, input_size=input_size, hidden_size=hidden_size, layers=layers)
@@ -84,7 +86,7 @@ class _TorchRecurrentCore(MemoryCore):
                 inputs, cell = torch.lstm_cell(inputs, (last[layer], last[self.layers + layer]), *weights)
                 cells.append(cell)
             else:
-                inputs = torch.gru_cell(inputs, last[layer], *weights)
+                inputs = self.run_cell(inputs, last[layer], *weights)
             hiddens.append(inputs)
         return inputs, torch.cat([torch.ones_like(state[:, :1]), *hiddens, *cells], dim=1)
 
@@ -228,6 +230,7 @@ class Gru(_TorchRecurrentCore):
     """Gated recurrent unit (Cho et al. 2014), `torch.nn.GRU`."""
 
     parts = 1
+    run_cell = staticmethod(torch.gru_cell)
 
     def __init__(
         self,
@@ -239,3 +242,22 @@ class Gru(_TorchRecurrentCore):
         super().__init__()
         self._set_sizes(input_size, hidden_size, layers)
         self.network = nn.GRU(self.input_size, self.output_size, self.layers)
+
+
+@register_core("elman")
+class Elman(_TorchRecurrentCore):
+    """Elman's simple recurrent network (1990), `torch.nn.RNN`: one tanh layer that sees its last output."""
+
+    parts = 1
+    run_cell = staticmethod(torch.rnn_tanh_cell)
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden_size: Annotated[int, "Units of each layer."] = 128,
+        layers: Annotated[int, "Stacked layers."] = 1,
+    ):
+        super().__init__()
+        self._set_sizes(input_size, hidden_size, layers)
+        self.network = nn.RNN(self.input_size, self.output_size, self.layers)

@@ -39,6 +39,14 @@ def test_repeat_previous_is_solved_within_a_million_steps(core, seed, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_gated_delta_rule_solves_repeat_previous_in_a_quarter_of_a_million_steps(seed, tmp_path):
+    overrides = ["core=gated_delta", f"seed={seed}", "total_timesteps=250000", "wandb=disabled", f"run_dir={tmp_path}"]
+    settings = load_settings("popgym/repeat_previous_easy", overrides)
+    assert train(settings, "popgym/repeat_previous_easy", show_progress=False).mean_return >= 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_unmodified_recurrent_ppo_solves_cartpole_without_velocities_in_50_000_steps(seed):
     env = VecNormalize(make_vec_env("ntm_rl/CartPoleNoVelocity-v0", 8, seed=seed), gamma=0.98)
     model = RecurrentPPO(

@@ -85,6 +85,22 @@ def test_every_space_trains_and_predicts(algorithm, observation, action):
     model.predict(obs, state)
 
 
+@pytest.mark.parametrize("algorithm", [MemoryPPO, RecurrentPPO])
+@pytest.mark.parametrize("core", core_names())
+def test_every_core_trains_and_predicts_by_name(algorithm, core):
+    kwargs = dict(core=core, core_kwargs=dict(hidden_size=8), net_arch=[8])
+    model = algorithm("MlpNtmPolicy", RandomEnv(*_spaces()), n_steps=16, batch_size=16, policy_kwargs=kwargs, seed=0)
+    before = [each.clone() for each in model.policy.core.parameters()]
+    model.learn(32)
+    after = list(model.policy.core.parameters())
+    assert all(torch.isfinite(each).all() for each in after)
+    assert any(not torch.equal(*pair) for pair in zip(before, after, strict=True))
+    obs = model.observation_space.sample()
+    _, state = model.predict(obs)
+    assert state[0][..., 0].item() == 1
+    model.predict(obs, state, episode_start=np.array([False]))
+
+
 @pytest.mark.parametrize("core", core_names())
 @pytest.mark.parametrize("critic", ["shared", "detached", "separate"])
 def test_a_rollout_replays_to_the_same_values_and_log_probabilities(core, critic):

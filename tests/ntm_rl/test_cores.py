@@ -20,7 +20,21 @@ CORES = [(name, {"hidden_size": 6}) for name in core_names()] + [
     ("ntm", {"hidden_size": 6, "memory_init": "random", "write_heads": 2, "shift_range": 0}),
     ("lstm", {"hidden_size": 6, "layers": 2}),
     ("gru", {"hidden_size": 6, "layers": 2}),
+    ("elman", {"hidden_size": 6, "layers": 2}),
+    ("gated_delta", {"hidden_size": 6, "layers": 2, "convolution": 1}),
+    ("gated_delta", {"hidden_size": 6, "heads": 1, "width": 1, "convolution": 2}),
+    ("gtrxl", {"hidden_size": 6, "window": 2, "layers": 3}),
+    ("gtrxl", {"hidden_size": 6, "window": 1, "heads": 1, "width": 1, "layers": 1}),
+    ("feedforward", {"hidden_size": 6, "layers": 2}),
+    ("frame_stack", {"hidden_size": 6, "frames": 1}),
+    ("frame_stack", {"hidden_size": 6, "frames": 7, "layers": 2}),
 ]
+# For finite differences, whose cost is that of the state.
+SMALL = {
+    "ntm": {"slots": 5, "width": 2},
+    "gated_delta": {"heads": 2, "width": 2},
+    "gtrxl": {"heads": 2, "width": 2, "window": 2, "layers": 2},
+}
 every_core = pytest.mark.parametrize(("name", "options"), CORES, ids=str)
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 5), st.floats(0, 0.6), st.integers(0, 999))
 
@@ -135,9 +149,22 @@ def test_huge_inputs_leave_outputs_states_and_gradients_finite(name, options):
 
 
 @every_core
+def test_gradients_of_long_sequences_are_finite_with_resets_and_under_autocast(name, options):
+    core = build(name, options).float()
+    inputs = torch.randn(300, 2, 3, requires_grad=True)
+    resets = torch.rand(300, 2) < 0.01
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs, state = core(inputs, core.initial_state(2), resets)
+    assert outputs.dtype == state.dtype == torch.float32  # the parameters' precision
+    torch.testing.assert_close(outputs, core(inputs, core.initial_state(2), resets)[0])
+    outputs[-1].sum().backward()
+    for tensor in (outputs, state, inputs.grad, *(each.grad for each in core.parameters() if each.grad is not None)):
+        assert torch.isfinite(tensor).all()
+
+
+@every_core
 def test_gradients_equal_finite_differences_with_resets_inside(name, options):
-    small = {"slots": 5, "width": 2} if name == "ntm" else {}
-    core = build(name, {**options, "hidden_size": 2, **small})
+    core = build(name, {**options, "hidden_size": 2, **SMALL.get(name, {})})
     inputs, state, _ = sequence(core, (4, 2, 0.0, 2))
     resets = torch.tensor([[False, False], [True, False], [False, False], [False, True]])
 
@@ -180,7 +207,7 @@ def cut_by_hand(core, inputs, state, resets) -> tuple[torch.Tensor, torch.Tensor
 def on_the_host(sees: bool):
     """Runs cores as if on a device whose values the host sees, or does not see, without waiting."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("ntm", "recurrent"):
+        for module in ("ntm", "recurrent"):  # the others never look
             patch.setattr(f"ntm_rl.{module}.host_sees", lambda device: sees)
         yield
 
@@ -310,7 +337,9 @@ def test_arguments_that_do_not_fit_are_named_and_nothing_is_read_beyond_them(nam
 
 
 def test_unknown_cores_and_options_suggest_the_nearest():
-    with pytest.raises(InputError, match=r"core = 'lstn': unknown core; valid are ntm, lstm, gru. Did you mean lstm\?"):
+    with pytest.raises(
+        InputError, match=r"core = 'lstn': unknown core; valid are ntm, lstm, gru, .*\. Did you mean lstm\?"
+    ):
         core_class("lstn")
     with pytest.raises(InputError, match=r"hiden_size: core 'gru' has no such option.*Did you mean hidden_size\?"):
         make_core("gru", 3, hiden_size=4)

@@ -1,0 +1,43 @@
+"""The costs of the cores, on one repeat."""
+
+import json
+
+import pytest
+
+from ntm_rl.agents.cli import main
+from ntm_rl.agents.core_costs import Cost, core_costs, table
+from ntm_rl.core import core_names, make_core
+
+
+def test_every_core_is_measured_at_about_the_same_parameters():
+    costs = core_costs(repeats=1)
+    assert tuple(cost.core for cost in costs) == core_names()
+    for cost in costs:
+        core = make_core(cost.core, 64, hidden_size=cost.hidden_size)
+        assert cost.parameters == sum(each.numel() for each in core.parameters())
+        assert abs(cost.parameters - 100_000) <= 10_000 and cost.state_size == core.state_size
+        assert cost.training > 0 and cost.rollout > 0
+    by_name = {cost.core: cost for cost in costs}
+    assert by_name["feedforward"].training < by_name["gtrxl"].training
+
+
+def test_the_table_is_markdown():
+    text = table([Cost("gru", 7, 1234, 8, 12.3, 4.6)])
+    assert text.splitlines()[2] == "| gru | 7 | 1,234 | 8 | 12 | 5 |"
+
+
+def test_the_command_prints_one_core_or_json(capsys):
+    assert main(["benchmark", "cores", "--only", "feedforward"]) == 0
+    assert capsys.readouterr().out.splitlines()[2].startswith("| feedforward | 1")
+    assert main(["benchmark", "cores", "--only", "elman", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["core"] == "elman" and row["state_size"] == row["hidden_size"] + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--only", "lstn"], "core = 'lstn': unknown core"), (["--plot", "x.png"], "only `ntm-rl benchmark growth`")],
+)
+def test_a_mistake_is_one_line(arguments, message, capsys):
+    assert main(["benchmark", "cores", *arguments]) == 2
+    assert message in capsys.readouterr().err
