@@ -77,14 +77,36 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("config", metavar="CONFIG")
     show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
     show.add_argument("--keys", action="store_true", help="print every key with its type, default and meaning")
-    benchmark = _command(commands, "benchmark", _benchmark, "measure speed against other libraries, or its growth")
-    benchmark.add_argument("what", choices=("speed", "growth"))
-    benchmark.add_argument("--only", metavar="NAME", help="one row, or one axis of growth, alone")
-    benchmark.add_argument("--plot", metavar="FILE.png", help="draw the growth")
+    benchmark = commands.add_parser("benchmark", help="measure speed, its growth, or learning on memory tasks")
+    _add_benchmarks(benchmark.add_subparsers(required=True, metavar="WHAT"))
     copy = _command(commands, "copy", _copy, "copy a packaged config to a file of your own", has_json=False)
     copy.add_argument("config", metavar="CONFIG")
     copy.add_argument("file", metavar="FILE")
     return parser
+
+
+def _add_benchmarks(benchmarks: Any) -> None:
+    speed = _command(benchmarks, "speed", _speed, "measure speed against other libraries")
+    speed.add_argument("--only", metavar="NAME", help="one row alone")
+    growth = _command(benchmarks, "growth", _growth, "measure how cost grows with one size")
+    growth.add_argument("--only", metavar="NAME", help="one axis alone")
+    growth.add_argument("--plot", metavar="FILE.png", help="draw the growth")
+    memory = _command(benchmarks, "memory", _memory, "train cores on a suite of memory tasks and compare them")
+    memory.add_argument("--suite", required=True, metavar="NAME", help="popgym-small, minigrid, algorithmic, ...")
+    memory.add_argument("--tasks", type=_names, metavar="A,B", help="some of its tasks alone")
+    memory.add_argument("--cores", type=_names, default=["ntm", "lstm", "gru"], metavar="A,B", help="(ntm,lstm,gru)")
+    memory.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each, seeded from 0 on (3)")
+    memory.add_argument("--timesteps", type=int, metavar="N", help="of each training, in place of the configs' own")
+    memory.add_argument("--out", type=Path, metavar="DIR", help="where runs and report go (runs/benchmark/SUITE)")
+    memory.add_argument("--jobs", type=int, default=1, metavar="J", help="trainings at once (1)")
+    memory.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="for all trainings, such as wandb=disabled"
+    )
+    memory.add_argument("--report-only", action="store_true", help="write the report of what is finished")
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 def _command(
@@ -276,18 +298,9 @@ def _show(options: argparse.Namespace) -> int:
     return 0
 
 
-def _benchmark(options: argparse.Namespace) -> int:
-    rows = (_growth if options.what == "growth" else _speed)(options)
-    if options.json:
-        print(json.dumps([vars(row) for row in rows]))
-    return 0
-
-
-def _speed(options: argparse.Namespace) -> list[Any]:
+def _speed(options: argparse.Namespace) -> int:
     from ntm_rl.agents.benchmarks import speed
 
-    if options.plot is not None:
-        raise InputError(f"plot = {options.plot!r}: only `ntm-rl benchmark growth` has something to draw")
     rows: list[Any] = []
     for row in speed(options.only):
         rows.append(row)
@@ -298,10 +311,10 @@ def _speed(options: argparse.Namespace) -> list[Any]:
                 f"(goal {row.goal}: {verdict}; {row.threads} thread{'s' * (row.threads > 1)})",
                 flush=True,
             )
-    return rows
+    return _print_rows(rows, options.json)
 
 
-def _growth(options: argparse.Namespace) -> list[Any]:
+def _growth(options: argparse.Namespace) -> int:
     from ntm_rl.agents.growth import check_plot, growth, plot
 
     if options.plot is not None:
@@ -315,7 +328,32 @@ def _growth(options: argparse.Namespace) -> list[Any]:
         rows.append(row)
     if options.plot is not None:
         plot(rows, options.plot)
-    return rows
+    return _print_rows(rows, options.json)
+
+
+def _print_rows(rows: list[Any], as_json: bool) -> int:
+    if as_json:
+        print(json.dumps([vars(row) for row in rows]))
+    return 0
+
+
+def _memory(options: argparse.Namespace) -> int:
+    from ntm_rl.agents.grid import plan, run_grid
+    from ntm_rl.agents.report import check_report, write_report
+
+    check_report()
+    out: Path = options.out or Path("runs", "benchmark", options.suite)
+    stopped = None
+    if not options.report_only:
+        sizes = {"tasks": options.tasks, "timesteps": options.timesteps, "overrides": options.set}
+        cells = plan(options.suite, options.cores, options.seeds, **sizes)
+        stopped = run_grid(cells, out, jobs=options.jobs, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    if stopped is not None:
+        print(f"Stopped by {stopped.name}; the same command goes on, --report-only reports", file=sys.stderr)
+        return SIGNAL_BASE + int(stopped)
+    report = write_report(options.suite, out)
+    print(json.dumps(report) if options.json else Path(report["report"]).read_text(), end="\n" * options.json)
+    return 0
 
 
 def _copy(options: argparse.Namespace) -> int:
