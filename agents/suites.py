@@ -8,7 +8,7 @@ from ntm_rl.errors import InputError, did_you_mean
 
 @dataclass(frozen=True)
 class Task:
-    """One task of a suite: a packaged config, `key=value` overrides, and a column title for its report."""
+    """One task of a suite: its name, a packaged config, and `key=value` overrides."""
 
     name: str
     config: str
@@ -36,35 +36,36 @@ def _popgym(name: str) -> Task:
 def _tmaze(length: int, sequence_length: int) -> Task:
     """The whole corridor fits into a sequence, so that gradients reach its beginning; always four minibatches."""
     sizes = {"n_steps": sequence_length, "sequence_length": sequence_length, "batch_size": 8 * sequence_length}
-    overrides = [f"env.kwargs.length={length}", *(f"ppo.{key}={value}" for key, value in sizes.items())]
-    return Task(f"length-{length}", "memory/passive_tmaze", tuple(overrides))
+    overrides = [f"ppo.{key}={value}" for key, value in sizes.items()]
+    return _by_length("memory/passive_tmaze", length, 2_000_000, overrides)
 
 
 def _chain(length: int) -> Task:
-    return Task(f"length-{length}", "memory/memory_chain", (f"env.kwargs.length={length}",))
+    return _by_length("memory/memory_chain", length, 1_000_000)
 
 
+def _by_length(config: str, length: int, timesteps: int, overrides: Iterable[str] = ()) -> Task:
+    sizes = (f"env.kwargs.length={length}", f"total_timesteps={timesteps}")
+    return Task(f"length-{length}", config, (*sizes, *overrides))
+
+
+_GAMES = (
+    "RepeatFirstEasy",
+    "RepeatPreviousEasy",
+    "RepeatPreviousMedium",
+    "CountRecallEasy",
+    "AutoencodeEasy",
+    "ConcentrationEasy",
+    "HigherLowerEasy",
+    "NoisyPositionOnlyCartPoleEasy",
+)
 # A curriculum would be measured at the difficulty that each core has reached, so there is none.
 _UNIFORM = "env.kwargs.curriculum=uniform"
 
 SUITES: Mapping[str, Suite] = {
     "popgym-small": Suite(
         "Eight games of POPGym (Morad et al. 2023)",
-        tuple(
-            map(
-                _popgym,
-                (
-                    "RepeatFirstEasy",
-                    "RepeatPreviousEasy",
-                    "RepeatPreviousMedium",
-                    "CountRecallEasy",
-                    "AutoencodeEasy",
-                    "ConcentrationEasy",
-                    "HigherLowerEasy",
-                    "NoisyPositionOnlyCartPoleEasy",
-                ),
-            )
-        ),
+        tuple(map(_popgym, _GAMES)),
     ),
     "minigrid": Suite(
         "MiniGrid's Memory seen through 3 x 3 tiles",
