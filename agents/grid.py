@@ -34,8 +34,8 @@ from ntm_rl.errors import InputError
 from ntm_rl.matching import matched_options
 
 RESULT = "cell.json"
-# What may differ between two parts of a training without making it another one.
-IRRELEVANT = ("run_dir", "wandb", "tracking", "device", "threads", "checkpoint")
+# What may differ between the trainings of a task by a core without making them parts of two grids.
+IRRELEVANT = ("seed", "run_dir", "wandb", "tracking", "device", "threads", "checkpoint")
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
@@ -61,9 +61,9 @@ class Cell:
         Raises:
             InputError: an override that is not valid.
         """
-        settings = load_settings(self.config, [*self.overrides, f"run_dir={out}"])
+        settings = load_settings(self.config, self.overrides)
         assert isinstance(settings, Settings)
-        return settings
+        return settings.model_copy(update={"run_dir": str(out)})
 
 
 @dataclass(frozen=True)
@@ -201,16 +201,24 @@ def check_folder(cells: Sequence[Cell], out: Path) -> None:
     for other in SUITES:
         if other != suite and (out / other).is_dir():
             raise InputError(f"out = {str(out)!r}: holds a grid of the suite {other!r}; choose another folder")
-    for cell in cells:
-        wanted = cell.settings(out)
-        for run in _runs(cell, out):
-            difference = _difference(run.settings().model_dump(), wanted.model_dump())
+    begun = {task: _settings_of_runs(out / suite / task) for task in {cell.task for cell in cells}}
+    for cell in {cell.name: cell for cell in cells}.values():
+        wanted = cell.settings(out).model_dump()
+        for core, settings in begun[cell.task]:
+            ignored = IRRELEVANT if core == cell.core else (*IRRELEVANT, "core", "memory")
+            difference = _difference(settings, wanted, ignored)
             if difference is not None:
                 key, old, new = difference
                 raise InputError(
-                    f"out = {str(out)!r}: holds another grid, whose {cell.name} has {key} = {old} and not {new}; "
-                    "choose another folder"
+                    f"out = {str(out)!r}: holds another grid, whose {suite}/{cell.task}/{core} has {key} = {old} and "
+                    f"not {new}; choose another folder"
                 )
+
+
+def _settings_of_runs(folder: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Returns the core and the settings of every run of a task."""
+    runs = [Run(path.parent) for path in folder.glob("*/*-seed*/config.yaml")]
+    return [(run.path.parent.name, run.settings().model_dump()) for run in runs]
 
 
 def run_cell(cell: Cell, out: Path, show_progress: bool = True) -> signal.Signals | None:
@@ -359,16 +367,18 @@ def _has_checkpoint(run: Run) -> bool:
     return False
 
 
-def _difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:
+def _difference(
+    old: Mapping[str, Any], new: Mapping[str, Any], ignored: Sequence[str] = ()
+) -> tuple[str, Any, Any] | None:
     """Returns the first key, dotted, in which two settings differ, and its values."""
     for key in new:
-        if not prefix and key in IRRELEVANT:
+        if key in ignored:
             continue
         mine, theirs = old.get(key), new[key]
         if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-            found = _difference(mine, theirs, f"{prefix}{key}.")
+            found = _difference(mine, theirs)
             if found is not None:
-                return found
+                return f"{key}.{found[0]}", *found[1:]
         elif mine != theirs:
-            return f"{prefix}{key}", mine, theirs
+            return key, mine, theirs
     return None

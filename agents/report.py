@@ -79,7 +79,7 @@ def _sections(suite: str, results: Sequence[Result], overall: Mapping[str, Inter
     tasks, cores, seeds = _tasks(results), _cores(results), _seeds(results)
     yield f"# {suite}: {find_suite(suite).title}"
     yield (
-        f"{len(results)} trainings by MemoryPPO: {len(tasks)} tasks, {len(cores)} cores ({', '.join(cores)}), seeds "
+        f"Trainings by MemoryPPO: {len(results)}. Tasks: {len(tasks)}. Cores: {', '.join(cores)}. Seeds: "
         f"{', '.join(map(str, seeds))}. Written on {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} processors of "
         f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}. The runs lie in "
         f"`{suite}/TASK/CORE/`, each with its config."

@@ -180,10 +180,12 @@ def test_a_folder_of_another_grid_is_refused(overrides, message):
         run_grid(cells("lstm", overrides=overrides), OUT)
     with pytest.raises(InputError, match=r"total_timesteps = 512 and not 1024"):
         run_grid(cells("lstm", timesteps=1024), OUT)
+    with pytest.raises(InputError, match=r"whose memory_len/length-2/lstm has total_timesteps = 512 and not 1024"):
+        run_grid(cells("ntm", timesteps=1024), OUT)  # another core, but another budget too
     other = plan("tmaze", ["lstm"], 1, tasks=["length-20"], overrides=TINY)
     with pytest.raises(InputError, match=r"out = 'out': holds a grid of the suite 'memory_len'"):
         run_grid(other, OUT)
-    grid.check_folder(cells("lstm", overrides=("checkpoint.every=999", "device=cpu")), OUT)  # no other training
+    grid.check_folder(cells("gru,lstm", 2, overrides=("checkpoint.every=999", "device=cpu")), OUT)  # the same grid
 
 
 @pytest.mark.parametrize(

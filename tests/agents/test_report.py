@@ -42,7 +42,7 @@ def write_runs(out: Path) -> None:
 def test_tables_hold_means_ranges_and_published_scores():
     lines = render(SUITE, RESULTS, aggregate(RESULTS)).splitlines()
     assert lines[0] == "# popgym-small: Eight games of POPGym (Morad et al. 2023)"
-    assert lines[2].startswith("5 trainings by MemoryPPO: 2 tasks, 2 cores (ntm, lstm), seeds 0, 1. Written on ")
+    assert lines[2].startswith("Trainings by MemoryPPO: 5. Tasks: 2. Cores: ntm, lstm. Seeds: 0, 1. Written on ")
     tables = [line for line in lines if line.startswith("|") and "---" not in line]
     assert tables == [
         "| task | ntm | lstm | POPGym's GRU | POPGym's best |",
