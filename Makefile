@@ -27,7 +27,7 @@ format: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[popgym,minigrid,plot,video,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[popgym,minigrid,plot,stats,video,dev]"
 	touch $@
 
 clean:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import ntm_rl
+from ntm_rl.agents.cli_benchmarks import add_benchmarks
+from ntm_rl.agents.signals import SIGNAL_BASE
 from ntm_rl.errors import InputError
 
 BAD_INPUT = 2
-SIGNAL_BASE = 128  # a shell's convention for "ended by signal n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,12 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("config", metavar="CONFIG")
     show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
     show.add_argument("--keys", action="store_true", help="print every key with its type, default and meaning")
-    benchmark = _command(
-        commands, "benchmark", _benchmark, "measure speed against other libraries, its growth, or what each core costs"
-    )
-    benchmark.add_argument("what", choices=("speed", "growth", "cores"))
-    benchmark.add_argument("--only", metavar="NAME", help="one row, one axis of growth, or one core, alone")
-    benchmark.add_argument("--plot", metavar="FILE.png", help="draw the growth")
+    benchmark = commands.add_parser("benchmark", help="measure speed, what cores cost, or what they learn")
+    add_benchmarks(benchmark.add_subparsers(required=True, metavar="WHAT"), _command)
     copy = _command(commands, "copy", _copy, "copy a packaged config to a file of your own", has_json=False)
     copy.add_argument("config", metavar="CONFIG")
     copy.add_argument("file", metavar="FILE")
@@ -276,57 +273,6 @@ def _show(options: argparse.Namespace) -> int:
     for key, kind, default, sentence in describe_keys(settings):
         print(f"{key}: {kind} = {default}\n    {sentence}")
     return 0
-
-
-def _benchmark(options: argparse.Namespace) -> int:
-    if options.plot is not None and options.what != "growth":
-        raise InputError(f"plot = {options.plot!r}: only `ntm-rl benchmark growth` has something to draw")
-    rows = {"speed": _speed, "growth": _growth, "cores": _core_costs}[options.what](options)
-    if options.json:
-        print(json.dumps([vars(row) for row in rows]))
-    return 0
-
-
-def _speed(options: argparse.Namespace) -> list[Any]:
-    from ntm_rl.agents.benchmarks import speed
-
-    rows: list[Any] = []
-    for row in speed(options.only):
-        rows.append(row)
-        if not options.json:
-            verdict = "met" if row.met else "NOT met"
-            print(
-                f"{row.name}: {row.ours:,.4g} {row.unit} against {row.peer:,.4g} {row.unit}, ratio {row.ratio:.3g} "
-                f"(goal {row.goal}: {verdict}; {row.threads} thread{'s' * (row.threads > 1)})",
-                flush=True,
-            )
-    return rows
-
-
-def _growth(options: argparse.Namespace) -> list[Any]:
-    from ntm_rl.agents.growth import check_plot, growth, plot
-
-    if options.plot is not None:
-        check_plot(options.plot)
-    rows: list[Any] = []
-    for row in growth(options.only):
-        if not options.json:
-            if not rows:
-                print(f"{'axis':8}{'value':>8}{'NTM':>12}{'LSTM':>12}  unit")
-            print(f"{row.axis:8}{row.value:8}{row.ours:12,.1f}{row.peer:12,.1f}  {row.unit}", flush=True)
-        rows.append(row)
-    if options.plot is not None:
-        plot(rows, options.plot)
-    return rows
-
-
-def _core_costs(options: argparse.Namespace) -> list[Any]:
-    from ntm_rl.agents.core_costs import core_costs, table
-
-    rows = core_costs(options.only)
-    if not options.json:
-        print(table(rows))
-    return list(rows)
 
 
 def _copy(options: argparse.Namespace) -> int:

@@ -5,6 +5,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+SIGNAL_BASE = 128  # a shell's convention: ended by signal n is exit code 128 + n
+
 
 class SignalListener:
     """Notes SIGINT or SIGTERM instead of dying from it; a second signal raises KeyboardInterrupt.

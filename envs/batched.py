@@ -74,8 +74,7 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
             raise InputError(
                 f"actions = {actions}: must be {self.num_envs} whole numbers from 0 to {self._actions - 1}"
             )
-        self._time += 1
-        observations, rewards, terminated, truncated = self.play(actions)
+        observations, rewards, terminated, truncated = self.advance(actions)
         ended = terminated | truncated
         info: dict[str, Any] = {}
         if ended.any():
@@ -84,6 +83,11 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
             observations[finished] = self._begin(finished, {})
         self._observations = observations
         return observations, rewards, terminated, truncated, info
+
+    def advance(self, actions: IntArray) -> tuple[NDArray[Any], FloatArray, BoolArray, BoolArray]:
+        """Counts a step and plays it; see `play`."""
+        self._time += 1
+        return self.play(actions)
 
     def _begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[Any]:
         self._time[copies] = 0

@@ -1,4 +1,4 @@
-"""Gymnasium's CartPole, all copies stepped at once."""
+"""Gymnasium's CartPole and POPGym's versions of it, all copies stepped at once."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,6 @@ POLE_MOMENT = POLE_MASS * HALF_LENGTH
 FORCE = 10.0
 SECONDS = 0.02  # of a step
 MAX_POSITION, MAX_ANGLE = 2.4, 12 * 2 * math.pi / 360
-TIME_LIMIT = 500
 
 
 class CartPole(BatchedEnv):
@@ -33,10 +32,22 @@ class CartPole(BatchedEnv):
     Args:
         num_envs: Copies.
         shown: Which of position, velocity, angle and angular velocity are observed.
+        time_limit: Steps after which an episode is truncated.
+        reward: Of every step.
+        noise: Standard deviation of what is added to observations, which stay within their bounds.
     """
 
-    def __init__(self, num_envs: int, shown: list[int] | None = None):
+    def __init__(
+        self,
+        num_envs: int,
+        shown: list[int] | None = None,
+        *,
+        time_limit: int = 500,
+        reward: float = 1.0,
+        noise: float = 0.0,
+    ):
         self._shown = [0, 1, 2, 3] if shown is None else shown
+        self._time_limit, self._reward, self._noise = time_limit, reward, noise
         high = np.array([2 * MAX_POSITION, np.inf, 2 * MAX_ANGLE, np.inf], dtype=np.float32)[self._shown]
         super().__init__(num_envs, spaces.Box(-high, high, dtype=np.float32), 2)
         self._state = np.zeros((4, num_envs))  # a row each: position, velocity, angle, angular velocity
@@ -45,7 +56,7 @@ class CartPole(BatchedEnv):
         """See `BatchedEnv.begin`; `options` may hold bounds `low` and `high` of the first state."""
         low, high = maybe_parse_reset_bounds(options, -0.05, 0.05)
         self._state[:, copies] = self.np_random.uniform(low, high, (len(copies), 4)).T
-        return self._look()[copies]
+        return self._look(copies)
 
     def play(self, actions: IntArray) -> tuple[NDArray[np.float32], FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`; the equations are those of https://coneural.org/florian/papers/05_cart_pole.pdf."""
@@ -60,13 +71,33 @@ class CartPole(BatchedEnv):
         x_acc = push - POLE_MOMENT * theta_acc * cosine / TOTAL_MASS
         self._state = self._state + SECONDS * np.stack([x_dot, x_acc, theta_dot, theta_acc])  # Euler's method
         terminated = (np.abs(self._state[0]) > MAX_POSITION) | (np.abs(self._state[2]) > MAX_ANGLE)
-        return self._look(), np.ones(self.num_envs), terminated, self._time == TIME_LIMIT
+        rewards = np.full(self.num_envs, self._reward)
+        return self._look(self._copies), rewards, terminated, self._time == self._time_limit
 
-    def _look(self) -> NDArray[np.float32]:
-        return self._state[self._shown].T.astype(np.float32, order="C")
+    def _look(self, copies: IntArray) -> NDArray[np.float32]:
+        seen = self._state[self._shown][:, copies].T.astype(np.float32, order="C")
+        if not self._noise:
+            return seen
+        space = self.single_observation_space
+        assert isinstance(space, spaces.Box)
+        noise = self.np_random.normal(0, self._noise, seen.shape).astype(np.float32)
+        noisy: NDArray[np.float32] = np.clip(seen + noise, space.low, space.high)
+        return noisy
+
+
+def _popgym(time_limit: int, noise: float = 0.0) -> Callable[[int], CartPole]:
+    """Returns what makes a `CartPole` of POPGym: positions alone, and returns of 1 at best."""
+    shown = POSITIONS["CartPole"]
+    return partial(CartPole, shown=shown, time_limit=time_limit, reward=1 / time_limit, noise=noise)
 
 
 CARTPOLE: dict[str, Callable[[int], CartPole]] = {
     "CartPole-v1": CartPole,
     "ntm_rl/CartPoleNoVelocity-v0": partial(CartPole, shown=POSITIONS["CartPole"]),
+    "popgym-PositionOnlyCartPoleEasy-v0": _popgym(200),
+    "popgym-PositionOnlyCartPoleMedium-v0": _popgym(400),
+    "popgym-PositionOnlyCartPoleHard-v0": _popgym(600),
+    "popgym-NoisyPositionOnlyCartPoleEasy-v0": _popgym(200, noise=0.1),
+    "popgym-NoisyPositionOnlyCartPoleMedium-v0": _popgym(200, noise=0.2),
+    "popgym-NoisyPositionOnlyCartPoleHard-v0": _popgym(200, noise=0.3),
 }

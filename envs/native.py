@@ -13,13 +13,17 @@ from ntm_rl.envs.card_games import SCRIPTED_GAMES
 from ntm_rl.envs.cartpole import CARTPOLE
 from ntm_rl.envs.concentration import CONCENTRATION
 from ntm_rl.envs.factory import rom_of
+from ntm_rl.envs.memory.memory_chain import MemoryChainVectorEnv
+from ntm_rl.envs.memory.passive_tmaze import PassiveTMazeVectorEnv
 from ntm_rl.envs.previous_step import PreviousStepVector
 from ntm_rl.envs.registration import ALGORITHMIC
 from ntm_rl.errors import InputError, did_you_mean
 
 # Those that take the same keyword arguments as their single environments.
 CONFIGURABLE: dict[str, Callable[..., VectorEnv[Any, Any, Any]]] = {
-    f"ntm_rl/{name}": partial(AlgorithmicVectorEnv, task=task) for name, task in ALGORITHMIC.items()
+    **{f"ntm_rl/{name}": partial(AlgorithmicVectorEnv, task=task) for name, task in ALGORITHMIC.items()},
+    "ntm_rl/PassiveTMaze-v0": PassiveTMazeVectorEnv,
+    "ntm_rl/MemoryChain-v0": MemoryChainVectorEnv,
 }
 NATIVE: dict[str, Callable[..., VectorEnv[Any, Any, Any]]] = {
     **SCRIPTED_GAMES,

@@ -25,6 +25,12 @@ ALGORITHMIC = {
     "Addition-v0": "addition",
 }
 
+# Diagnostic environments of memory: our name, and what the names of their two classes begin with.
+DIAGNOSTIC = {
+    "PassiveTMaze-v0": "ntm_rl.envs.memory.passive_tmaze:PassiveTMaze",
+    "MemoryChain-v0": "ntm_rl.envs.memory.memory_chain:MemoryChain",
+}
+
 
 def register_environments() -> None:
     """Registers the ids by the name of what makes them: nothing but Gymnasium is imported."""
@@ -50,4 +56,11 @@ def register_environments() -> None:
             vector_entry_point="ntm_rl.envs.algorithmic.env:AlgorithmicVectorEnv",
             disable_env_checker=True,
             kwargs={"task": task},
+        )
+    for name, kind in DIAGNOSTIC.items():
+        gym.register(
+            f"ntm_rl/{name}",
+            entry_point=f"{kind}Env",
+            vector_entry_point=f"{kind}VectorEnv",
+            disable_env_checker=True,
         )

@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from ntm_rl.agents.cli import main
 from ntm_rl.agents.core_costs import Cost, core_costs, table
 from ntm_rl.core import core_names, make_core
@@ -34,10 +32,6 @@ def test_the_command_prints_one_core_or_json(capsys):
     assert row["core"] == "elman" and row["state_size"] == row["hidden_size"] + 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(["--only", "lstn"], "core = 'lstn': unknown core"), (["--plot", "x.png"], "only `ntm-rl benchmark growth`")],
-)
-def test_a_mistake_is_one_line(arguments, message, capsys):
-    assert main(["benchmark", "cores", *arguments]) == 2
-    assert message in capsys.readouterr().err
+def test_a_mistake_is_one_line(capsys):
+    assert main(["benchmark", "cores", "--only", "lstn"]) == 2
+    assert "core = 'lstn': unknown core" in capsys.readouterr().err

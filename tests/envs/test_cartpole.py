@@ -1,7 +1,8 @@
-"""The batched CartPole beside Gymnasium's own, from the same first states and played with the same actions."""
+"""The batched CartPole beside Gymnasium's and POPGym's, from the same states and played with the same actions."""
 
 import gymnasium as gym
 import numpy as np
+import popgym  # noqa: F401  (registers its ids)
 import pytest
 
 from ntm_rl.envs import EnvSettings, make_env, make_vec_env
@@ -12,6 +13,7 @@ SETTINGS = {
     "CartPole-v1": EnvSettings("CartPole-v1"),
     "ntm_rl/CartPoleNoVelocity-v0": EnvSettings("CartPole-v1", mask_velocity=True),
 }
+POPGYM = [env_id for env_id in CARTPOLE if env_id.startswith("popgym-")]
 COPIES = 6
 
 
@@ -30,7 +32,18 @@ def actions_for(state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.stack([rng.integers(2, size=COPIES), balanced, drifting])[np.arange(COPIES) % 3, np.arange(COPIES)]
 
 
-@pytest.mark.parametrize("env_id", CARTPOLE)
+class Noise:
+    """Stands in for POPGym's random generator: gives back noise drawn elsewhere."""
+
+    def __init__(self):
+        self.waiting = []
+
+    def normal(self, mean, deviation):
+        assert mean == 0
+        return self.waiting.pop(0)
+
+
+@pytest.mark.parametrize("env_id", SETTINGS)
 def test_the_same_states_and_actions_give_gymnasiums_numbers_exactly(env_id):
     rng = np.random.default_rng(0)
     batched = CARTPOLE[env_id](COPIES)
@@ -63,7 +76,63 @@ def test_the_same_states_and_actions_give_gymnasiums_numbers_exactly(env_id):
     assert ends["angle"] > 100 and ends["position"] >= 10 and ends["time"] >= 8
 
 
-@pytest.mark.parametrize("env_id", CARTPOLE)
+@pytest.mark.parametrize("env_id", POPGYM)
+def test_the_same_states_actions_and_noise_give_popgyms_numbers(env_id):
+    rng = np.random.default_rng(0)
+    batched = CARTPOLE[env_id](COPIES)
+    singles = [gym.make(env_id, disable_env_checker=True).unwrapped for _ in range(COPIES)]
+    deviation, drawn = getattr(singles[0], "noise_sigma", [0])[0], []
+    look = batched._look
+
+    def watched_look(copies):
+        seen = look(copies)
+        drawn.append((seen.copy(), batched._state[[0, 2]][:, copies].T.astype(np.float32)))
+        return seen
+
+    batched._look = watched_look
+    batched.reset(seed=3)
+    for copy, single in enumerate(singles):
+        single.reset()
+        single.state = batched._state[:, copy].copy()
+    limit, ends, unclipped = singles[0].max_episode_length, {"fell": 0, "time": 0}, []
+    for _ in range(2 * limit + 50):
+        drawn.clear()
+        actions = actions_for(batched._state, rng)
+        seen, rewards, terminated, truncated, info = batched.step(actions)
+        shown, true = drawn[0]
+        unclipped.append(shown - true)
+        for copy, single in enumerate(singles):
+            noise = Noise()
+            noise.waiting = [(shown - true)[copy]]
+            single.np_random = noise
+            observation, reward, *ended, _ = single.step(actions[copy])
+            assert rewards[copy] == pytest.approx(reward)
+            assert [terminated[copy], truncated[copy]] == ended
+            last = info["final_obs"] if any(ended) else seen
+            np.testing.assert_allclose(last[copy], observation, atol=1e-6)
+            if any(ended):
+                ends["fell" if terminated[copy] else "time"] += 1
+                single.np_random = np.random.default_rng()
+                single.reset()
+                single.state = batched._state[:, copy].copy()
+    assert ends["fell"] > 20 and ends["time"] >= 2
+    measured = np.concatenate(unclipped)[:, 0].std()  # the position, whose bounds are far
+    assert measured == pytest.approx(deviation, rel=0.05)
+
+
+@pytest.mark.parametrize("env_id", POPGYM)
+def test_spaces_are_popgyms_and_noisy_observations_lie_in_them(env_id):
+    batched, single = CARTPOLE[env_id](2000), gym.make(env_id, disable_env_checker=True)
+    assert batched.single_observation_space == single.observation_space
+    assert batched.single_action_space == single.action_space
+    first, _ = batched.reset(seed=0)
+    assert first in batched.observation_space
+    deviation = getattr(single.unwrapped, "noise_sigma", [0])[0]
+    assert first[:, 0].std() == pytest.approx(np.hypot(deviation, 0.1 / np.sqrt(12)), rel=0.05)  # noise from the start
+    np.testing.assert_array_equal(first.min(axis=0) < -0.06, [deviation > 0] * 2)
+
+
+@pytest.mark.parametrize("env_id", SETTINGS)
 def test_spaces_are_gymnasiums_and_observations_lie_in_them(env_id):
     batched, single = CARTPOLE[env_id](3), make_env(SETTINGS[env_id])
     assert batched.single_observation_space == single.observation_space

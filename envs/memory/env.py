@@ -1,0 +1,102 @@
+"""What the diagnostic environments share: copies of one stepped at once, and one of them as a single environment."""
+
+from abc import abstractmethod
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from ntm_rl.envs.batched import BatchedEnv, IntArray
+from ntm_rl.errors import InputError
+
+FloatArray = NDArray[np.float32]
+RENDER_MODES = ["ansi"]
+RENDER_FPS = 8
+
+
+class DiagnosticVectorEnv(BatchedEnv):
+    """Copies of a diagnostic environment, each with a random generator of its own.
+
+    Copy i of an environment seeded with s plays the episodes of a single one seeded with s + i.
+
+    Args:
+        num_envs: Copies.
+        observation_space: Of one copy.
+        actions: How many there are.
+        render_mode: "ansi", or None.
+
+    Attributes:
+        generators: Of each copy.
+
+    Raises:
+        InputError: another render mode.
+    """
+
+    def __init__(self, num_envs: int, observation_space: spaces.Space[Any], actions: int, render_mode: str | None):
+        if render_mode not in (None, *RENDER_MODES):
+            raise InputError(f"render_mode = {render_mode!r}: must be one of {', '.join(RENDER_MODES)}, or None")
+        super().__init__(num_envs, observation_space, actions)
+        self.metadata = {**self.metadata, "render_modes": RENDER_MODES, "render_fps": RENDER_FPS}
+        self.render_mode = render_mode
+        self.generators = [np.random.default_rng() for _ in range(num_envs)]
+
+    @abstractmethod
+    def write_out(self, copy: int) -> str:
+        """Returns what a copy looks like, as lines of text."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[FloatArray, dict[str, Any]]:
+        """See `BatchedEnv.reset`."""
+        if seed is not None:
+            self.generators = [gym.utils.seeding.np_random(seed + copy)[0] for copy in range(self.num_envs)]
+        return super().reset(seed=seed, options=options)
+
+    def render(self) -> tuple[str, ...] | None:
+        """Returns of each copy what it looks like."""
+        return None if self.render_mode is None else tuple(self.write_out(copy) for copy in range(self.num_envs))
+
+    def draw(self, copies: IntArray, high: int, size: int) -> IntArray:
+        """Returns numbers from 0 to `high - 1`, `[E, size]`, each copy's from its own generator."""
+        return np.stack([self.generators[copy].integers(high, size=size) for copy in copies])
+
+
+class DiagnosticEnv(gym.Env[FloatArray, np.int64]):
+    """One copy of a diagnostic environment, played as a Gymnasium environment.
+
+    Args:
+        copies: The environment, with one copy.
+    """
+
+    metadata = {"render_modes": RENDER_MODES, "render_fps": RENDER_FPS}  # noqa: RUF012  (Gymnasium's own convention)
+
+    def __init__(self, copies: DiagnosticVectorEnv):
+        self._copies = copies
+        self.render_mode = copies.render_mode
+        self.observation_space, self.action_space = copies.single_observation_space, copies.single_action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[FloatArray, dict[str, Any]]:
+        """Begins an episode."""
+        super().reset(seed=seed)
+        self._copies.generators = [self.np_random]
+        observations, info = self._copies.reset()
+        return observations[0], info
+
+    def step(self, action: np.int64) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
+        """Plays one step.
+
+        Raises:
+            InputError: an action that does not exist.
+        """
+        if not self.action_space.contains(action):
+            raise InputError(f"action = {action!r}: must be in {self.action_space}")
+        observations, rewards, terminated, truncated = self._copies.advance(np.array([action]))
+        return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), {}
+
+    def render(self) -> Any:
+        """Returns what it looks like, as lines of text."""
+        return None if self.render_mode is None else self._copies.write_out(0)
