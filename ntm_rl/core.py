@@ -77,7 +77,7 @@ class MemoryCore(nn.Module, ABC):
 
 
 _CORES: dict[str, type[MemoryCore]] = {}
-_BUILT_IN_MODULES = ("ntm_rl.ntm", "ntm_rl.recurrent")
+_BUILT_IN_MODULES = ("ntm_rl.ntm", "ntm_rl.recurrent", "ntm_rl.dnc", "ntm_rl.sparse", "ntm_rl.mann")
 
 
 def register_core(name: str) -> Callable[[type[MemoryCore]], type[MemoryCore]]:

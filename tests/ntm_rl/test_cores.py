@@ -20,6 +20,9 @@ CORES = [(name, {"hidden_size": 6}) for name in core_names()] + [
     ("ntm", {"hidden_size": 6, "memory_init": "random", "write_heads": 2, "shift_range": 0}),
     ("lstm", {"hidden_size": 6, "layers": 2}),
     ("gru", {"hidden_size": 6, "layers": 2}),
+    ("dnc", {"hidden_size": 6, "read_heads": 2, "mask_content": True, "wipe_freed": True, "sharpen_links": True}),
+    ("sam", {"hidden_size": 6, "slots": 7, "heads": 2, "slots_read": 3}),
+    ("mann", {"hidden_size": 6, "heads": 3, "strengths": False}),
 ]
 every_core = pytest.mark.parametrize(("name", "options"), CORES, ids=str)
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 5), st.floats(0, 0.6), st.integers(0, 999))
@@ -136,7 +139,9 @@ def test_huge_inputs_leave_outputs_states_and_gradients_finite(name, options):
 
 @every_core
 def test_gradients_equal_finite_differences_with_resets_inside(name, options):
-    small = {"slots": 5, "width": 2} if name == "ntm" else {}
+    small = {"slots": 5, "width": 2} if "slots" in core_options(name) else {}
+    if name == "sam":
+        small["slots_read"] = 5  # which slots are read has no gradient
     core = build(name, {**options, "hidden_size": 2, **small})
     inputs, state, _ = sequence(core, (4, 2, 0.0, 2))
     resets = torch.tensor([[False, False], [True, False], [False, False], [False, True]])
@@ -180,7 +185,7 @@ def cut_by_hand(core, inputs, state, resets) -> tuple[torch.Tensor, torch.Tensor
 def on_the_host(sees: bool):
     """Runs cores as if on a device whose values the host sees, or does not see, without waiting."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("ntm", "recurrent"):
+        for module in ("ntm", "recurrent", "lstm_memory"):
             patch.setattr(f"ntm_rl.{module}.host_sees", lambda device: sees)
         yield
 
