@@ -22,6 +22,7 @@ from ntm_rl.addressing import NORM_EPSILON
 
 # An access of no more weight than this is none (delta in section 3.2).
 NEGLIGIBLE = 0.005
+TIE = 1e-10  # taken off a slot's score for each slot before it: of slots that are all empty the first are read
 BLOCK = 256  # slots of which a lookup in a large memory compares the best alone first
 
 
@@ -91,6 +92,7 @@ class _Memory:
         self.scales = _reciprocal_norms(memory)
         # Slots never accessed are the least recent ones, the first of them least of all.
         self.never = torch.arange(-slots, 0, dtype=memory.dtype, device=memory.device)
+        self.order = TIE * self.never.flip(0)
         self.last_access = torch.where(last_access < 0.5, self.never, last_access.round())
         self.clock = clock.round()
         self.count = count
@@ -115,7 +117,8 @@ class _Memory:
         self.flat.index_add_(0, rows, (shares.unsqueeze(3) * said.adds.unsqueeze(2)).flatten(0, 2))
         self.scales.scatter_(1, written, _reciprocal_norms(self.flat.index_select(0, rows)).view_as(written))
 
-        scores = torch.bmm(said.queries, self.contents.transpose(1, 2)) * self.scales.unsqueeze(1)  # [B, R, N]
+        products = torch.bmm(said.queries, self.contents.transpose(1, 2))
+        scores = torch.addcmul(self.order, products, self.scales.unsqueeze(1))  # [B, R, N]
         slots = largest(scores, self.count).sort(-1).values  # in one order, whatever their scores
         found = slots.flatten(1)
         holds = (self.scales.gather(1, found) > 0).view_as(slots)
@@ -289,17 +292,17 @@ class _Rolled:
 
 
 def largest(values: Tensor, count: int) -> Tensor:
-    """Returns where the `count` largest of `values` `[B, N]` or `[B, R, N]` are, in any order.
+    """Returns where the `count` largest of `values` `[B, N]` or `[B, R, N]` are, the largest first.
 
     In a large memory only the blocks with the largest maxima are looked into: no other can hold any of them.
     """
     blocks, rest = divmod(values.shape[-1], BLOCK)
     if rest or blocks < 4 * count:
-        return values.topk(count, dim=-1, sorted=False).indices
+        return values.topk(count, dim=-1).indices
     blocked = values.unflatten(-1, (blocks, BLOCK))
     best = blocked.amax(-1).topk(count, dim=-1, sorted=False).indices
     candidates = blocked.gather(-2, best.unsqueeze(-1).expand(*best.shape, BLOCK)).flatten(-2)
-    within = candidates.topk(count, dim=-1, sorted=False).indices
+    within = candidates.topk(count, dim=-1).indices
     return torch.add(within % BLOCK, best.gather(-1, within // BLOCK), alpha=BLOCK)
 
 
