@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
     show.add_argument("--keys", action="store_true", help="print every key with its type, default and meaning")
     benchmark = _command(commands, "benchmark", _benchmark, "measure speed against other libraries, or its growth")
-    benchmark.add_argument("what", choices=("speed", "growth"))
+    benchmark.add_argument("what", choices=("speed", "growth", "sparse"))
     benchmark.add_argument("--only", metavar="NAME", help="one row, or one axis of growth, alone")
     benchmark.add_argument("--plot", metavar="FILE.png", help="draw the growth")
     copy = _command(commands, "copy", _copy, "copy a packaged config to a file of your own", has_json=False)
@@ -277,7 +277,11 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _benchmark(options: argparse.Namespace) -> int:
-    rows = (_growth if options.what == "growth" else _speed)(options)
+    if options.plot is not None and options.what != "growth":
+        raise InputError(f"plot = {options.plot!r}: only `ntm-rl benchmark growth` has something to draw")
+    measures: dict[str, Callable[[argparse.Namespace], list[Any]]]
+    measures = {"speed": _speed, "growth": _growth, "sparse": _sparse}
+    rows = measures[options.what](options)
     if options.json:
         print(json.dumps([vars(row) for row in rows]))
     return 0
@@ -286,8 +290,6 @@ def _benchmark(options: argparse.Namespace) -> int:
 def _speed(options: argparse.Namespace) -> list[Any]:
     from ntm_rl.agents.benchmarks import speed
 
-    if options.plot is not None:
-        raise InputError(f"plot = {options.plot!r}: only `ntm-rl benchmark growth` has something to draw")
     rows: list[Any] = []
     for row in speed(options.only):
         rows.append(row)
@@ -315,6 +317,24 @@ def _growth(options: argparse.Namespace) -> list[Any]:
         rows.append(row)
     if options.plot is not None:
         plot(rows, options.plot)
+    return rows
+
+
+def _sparse(options: argparse.Namespace) -> list[Any]:
+    from ntm_rl.agents.sparse_growth import sparse_growth
+
+    if options.only is not None:
+        raise InputError(f"only = {options.only!r}: `ntm-rl benchmark sparse` is one table")
+    rows: list[Any] = []
+    for row in sparse_growth():
+        if not options.json:
+            if not rows:
+                print(f"{'slots':>8}{'SAM, ms':>12}{'NTM, ms':>12}{'SAM, MiB':>12}{'NTM, MiB':>12}")
+            print(
+                f"{row.slots:8}{row.ours:12,.1f}{row.peer:12,.1f}{row.ours_peak:12,.0f}{row.peer_peak:12,.0f}",
+                flush=True,
+            )
+        rows.append(row)
     return rows
 
 
