@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ntm_rl.agents import CnnNtmPolicy, MemoryPPO, MlpNtmPolicy, MultiInputNtmPolicy
     from ntm_rl.core import MemoryCore, core_names, make_core, register_core
+    from ntm_rl.dnc import Dnc
     from ntm_rl.errors import InputError
+    from ntm_rl.mann import Mann
     from ntm_rl.ntm import Ntm
     from ntm_rl.recurrent import Gru, Lstm
+    from ntm_rl.sparse import Sam
 
 _HOME = {
     "CnnNtmPolicy": "ntm_rl.agents",
@@ -22,22 +25,28 @@ _HOME = {
     "core_names": "ntm_rl.core",
     "make_core": "ntm_rl.core",
     "register_core": "ntm_rl.core",
+    "Dnc": "ntm_rl.dnc",
     "InputError": "ntm_rl.errors",
+    "Mann": "ntm_rl.mann",
     "Ntm": "ntm_rl.ntm",
     "Gru": "ntm_rl.recurrent",
     "Lstm": "ntm_rl.recurrent",
+    "Sam": "ntm_rl.sparse",
 }
 
 __all__ = [
     "CnnNtmPolicy",
+    "Dnc",
     "Gru",
     "InputError",
     "Lstm",
+    "Mann",
     "MemoryCore",
     "MemoryPPO",
     "MlpNtmPolicy",
     "MultiInputNtmPolicy",
     "Ntm",
+    "Sam",
     "core_names",
     "make_core",
     "register_core",

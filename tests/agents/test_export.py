@@ -18,6 +18,7 @@ from ntm_rl.agents import MemoryPPO
 from ntm_rl.agents.export import load_agent, save_agent
 from ntm_rl.agents.policies import POLICIES, MlpNtmPolicy
 from ntm_rl.agents.storage import StorageError, read_tensors, write_tensors
+from ntm_rl.core import core_names
 from ntm_rl.errors import InputError
 
 SMALL = dict(core_kwargs=dict(slots=5, width=3, hidden_size=8), net_arch=dict(pi=[8], vf=[8]))
@@ -45,7 +46,7 @@ def test_an_exported_agent_acts_as_the_model_did_on_the_environments_own_observa
 
 
 @pytest.mark.parametrize("critic", ["shared", "separate"])
-@pytest.mark.parametrize("core", ["ntm", "lstm", "gru"])
+@pytest.mark.parametrize("core", core_names())
 def test_every_core_and_critic_is_exported(core, critic, tmp_path):
     kwargs = dict(core=core, core_kwargs=dict(hidden_size=7), critic=critic, activation_fn=torch.nn.ReLU)
     policy = MlpNtmPolicy(spaces.Box(-1, 1, (3,)), spaces.MultiDiscrete([2, 3]), lambda _: 0.1, **kwargs)
