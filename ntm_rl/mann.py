@@ -3,11 +3,10 @@
 from typing import Annotated, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ntm_rl import addressing
-from ntm_rl.core import register_core, require_at_least, require_bool
+from ntm_rl.core import register_core, require_at_least
 from ntm_rl.dnc_addressing import free_list
 from ntm_rl.errors import InputError
 from ntm_rl.lstm_memory import SteppedLstmMemory
@@ -53,31 +52,25 @@ class Mann(SteppedLstmMemory):
         heads: Annotated[int, "Heads R, each of which reads and writes."] = 1,
         hidden_size: Annotated[int, "Units H of the LSTM controller."] = 128,
         usage_decay: Annotated[float, "What is left of a slot's usage after a step."] = 0.95,
-        strengths: Annotated[bool, "Let the controller say how sharp a head reads; the paper's heads cannot."] = True,
         clip: Annotated[float, "Range to which the controller's output to the memory is clipped."] = 20.0,
     ):
         super().__init__()
         require_at_least(1, input_size=input_size, width=width, heads=heads, hidden_size=hidden_size)
         require_at_least(heads, " = heads", slots=slots)
-        require_bool(strengths=strengths)
         if not isinstance(usage_decay, int | float) or isinstance(usage_decay, bool) or not 0 <= usage_decay < 1:
             raise InputError(f"usage_decay = {usage_decay!r}: must be a number of at least 0 and below 1")
-        self.slots, self.width, self.heads, self.usage_decay, self.strengths = (
-            *(slots, width, heads),
-            *(usage_decay, strengths),
-        )
-        interface = {"keys": heads * width, "gates": heads, "strengths": heads if strengths else 0}
+        self.slots, self.width, self.heads, self.usage_decay = slots, width, heads, usage_decay
+        interface = {"keys": heads * width, "gates": heads}
         shapes = {"memory": (slots, width), "usage": (slots,), "read_weightings": (heads, slots)}
         self._build(input_size, hidden_size, (heads, width), interface, shapes, clip)
 
     def _step(self, hidden: Tensor, cell: Tensor, last: MannState) -> MannState:
-        raw_keys, raw_gates, raw_strengths = self._interface(hidden)
+        raw_keys, raw_gates = self._interface(hidden)
         keys = raw_keys.unflatten(1, (self.heads, self.width))
         least_used = least_used_weightings(last.usage, self.heads)
         written = write_weightings(last.read_weightings, least_used, torch.sigmoid(raw_gates))
         memory = write(last.memory, least_used, written, keys)
-        strengths = 1 + F.softplus(raw_strengths) if self.strengths else torch.ones_like(raw_gates)
-        weightings = addressing.content_weighting(memory, keys, strengths)
+        weightings = torch.softmax(addressing.cosine_similarity(memory, keys), dim=-1)
         usage = decayed_usage(last.usage, weightings, written, self.usage_decay)
         reads = addressing.read(memory, weightings)
         return MannState(memory, usage, weightings, reads, hidden, cell)

@@ -22,7 +22,7 @@ CORES = [(name, {"hidden_size": 6}) for name in core_names()] + [
     ("gru", {"hidden_size": 6, "layers": 2}),
     ("dnc", {"hidden_size": 6, "read_heads": 2, "mask_content": True, "wipe_freed": True, "sharpen_links": True}),
     ("sam", {"hidden_size": 6, "slots": 7, "heads": 2, "slots_read": 3}),
-    ("mann", {"hidden_size": 6, "heads": 3, "strengths": False}),
+    ("mann", {"hidden_size": 6, "heads": 3}),
 ]
 every_core = pytest.mark.parametrize(("name", "options"), CORES, ids=str)
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 5), st.floats(0, 0.6), st.integers(0, 999))
