@@ -46,7 +46,7 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         action_space: Discrete, Box, MultiDiscrete or MultiBinary.
         lr_schedule: Learning rate as a function of the remaining progress (1 to 0).
         net_arch: Layers after the core, as in SB3; default `dict(pi=[64], vf=[64])`.
-        core: Name of a registered memory core: "ntm", "lstm", "gru" or your own.
+        core: Name of a registered memory core, of those that `ntm-rl list cores` lists or your own.
         core_kwargs: The core's options, e.g. `dict(slots=64, width=20)`.
         critic: "shared" (one core, trained by both losses), "detached" (one core, the value loss stops at its
             output) or "separate" (a second core for the critic, which costs twice the time).

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ntm_rl.agents import CnnNtmPolicy, MemoryPPO, MlpNtmPolicy, MultiInputNtmPolicy
     from ntm_rl.core import MemoryCore, core_names, make_core, register_core
+    from ntm_rl.dnc import Dnc
     from ntm_rl.errors import InputError
     from ntm_rl.feedforward import Feedforward, FrameStack
     from ntm_rl.gated_delta import GatedDelta
+    from ntm_rl.mann import Mann
     from ntm_rl.matching import matched_options
     from ntm_rl.ntm import Ntm
     from ntm_rl.recurrent import Elman, Gru, Lstm
+    from ntm_rl.sparse import Sam
     from ntm_rl.transformer import Gtrxl
 
 _HOME = {
@@ -26,20 +29,24 @@ _HOME = {
     "core_names": "ntm_rl.core",
     "make_core": "ntm_rl.core",
     "register_core": "ntm_rl.core",
+    "Dnc": "ntm_rl.dnc",
     "InputError": "ntm_rl.errors",
     "Feedforward": "ntm_rl.feedforward",
     "FrameStack": "ntm_rl.feedforward",
     "GatedDelta": "ntm_rl.gated_delta",
     "matched_options": "ntm_rl.matching",
+    "Mann": "ntm_rl.mann",
     "Ntm": "ntm_rl.ntm",
     "Elman": "ntm_rl.recurrent",
     "Gru": "ntm_rl.recurrent",
     "Lstm": "ntm_rl.recurrent",
     "Gtrxl": "ntm_rl.transformer",
+    "Sam": "ntm_rl.sparse",
 }
 
 __all__ = [
     "CnnNtmPolicy",
+    "Dnc",
     "Elman",
     "Feedforward",
     "FrameStack",
@@ -48,11 +55,13 @@ __all__ = [
     "Gtrxl",
     "InputError",
     "Lstm",
+    "Mann",
     "MemoryCore",
     "MemoryPPO",
     "MlpNtmPolicy",
     "MultiInputNtmPolicy",
     "Ntm",
+    "Sam",
     "core_names",
     "make_core",
     "matched_options",

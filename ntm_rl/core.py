@@ -81,6 +81,9 @@ _CORES: dict[str, type[MemoryCore]] = {}
 _BUILT_IN_MODULES = (
     "ntm_rl.ntm",
     "ntm_rl.recurrent",
+    "ntm_rl.dnc",
+    "ntm_rl.sparse",
+    "ntm_rl.mann",
     "ntm_rl.gated_delta",
     "ntm_rl.transformer",
     "ntm_rl.feedforward",

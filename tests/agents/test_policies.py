@@ -102,6 +102,22 @@ def test_every_core_trains_and_predicts_by_name(algorithm, core):
 
 
 @pytest.mark.parametrize("core", core_names())
+def test_every_core_trains_and_predicts_in_the_unmodified_recurrent_ppo(core):
+    kwargs = dict(core=core, core_kwargs=dict(hidden_size=8))
+    env = RandomEnv(*_spaces())
+    model = RecurrentPPO("MlpNtmPolicy", env, n_steps=16, batch_size=8, n_epochs=2, policy_kwargs=kwargs, seed=0)
+    before = torch.nn.utils.parameters_to_vector(model.policy.core.parameters()).clone()
+    model.learn(32)
+    after = torch.nn.utils.parameters_to_vector(model.policy.core.parameters())
+    assert torch.isfinite(after).all() and not torch.equal(before, after)
+    state, starts = None, np.ones(1, dtype=bool)
+    for _ in range(3):
+        action, state = model.predict(env.observation_space.sample(), state, episode_start=starts)
+        assert env.action_space.contains(action[()])
+        starts = np.zeros(1, dtype=bool)
+
+
+@pytest.mark.parametrize("core", core_names())
 @pytest.mark.parametrize("critic", ["shared", "detached", "separate"])
 def test_a_rollout_replays_to_the_same_values_and_log_probabilities(core, critic):
     """What sb3-contrib collected step by step it must find again in evaluate_actions: a PPO ratio of one."""

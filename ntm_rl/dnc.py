@@ -1,0 +1,171 @@
+"""The Differentiable Neural Computer core: Graves et al. (2016), Nature 538, with the fixes of arXiv:1904.10278."""
+
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ntm_rl import addressing, dnc_addressing
+from ntm_rl.core import register_core, require_at_least, require_bool
+from ntm_rl.lstm_memory import SteppedLstmMemory
+
+
+class DncState(NamedTuple):
+    """Parts of a DNC's state.
+
+    Attributes:
+        memory: `[B, N, M]`.
+        usage: u, `[B, N]`.
+        links: L, `[B, N, N]`.
+        precedence: p, `[B, N]`.
+        write_weighting: `[B, N]`.
+        read_weightings: `[B, R, N]`.
+        reads: read vectors `[B, R, M]`.
+        hidden: controller output `[B, H]`.
+        cell: of the LSTM controller, `[B, H]`.
+    """
+
+    memory: Tensor
+    usage: Tensor
+    links: Tensor
+    precedence: Tensor
+    write_weighting: Tensor
+    read_weightings: Tensor
+    reads: Tensor
+    hidden: Tensor
+    cell: Tensor
+
+
+class DncInterface(NamedTuple):
+    """What the controller says to the memory in one step; K = R + 1 heads, of which the write head comes last.
+
+    Attributes:
+        keys: `[B, K, M]`.
+        add: v, `[B, M]`.
+        modes: pi, `[B, R, 3]` on the simplex: backward, content, forward.
+        strengths: beta, `[B, K]`, at least 1.
+        sharpness: of the backward and then of the forward weightings, `[B, 2 R]`, at least 1.
+        erase: `[B, M]` in (0, 1).
+        free_gates: f, `[B, R]` in (0, 1).
+        allocation_gate: g^a, `[B, 1]` in (0, 1).
+        write_gate: g^w, `[B, 1]` in (0, 1).
+        masks: `[B, K, M]` in (0, 1).
+    """
+
+    keys: Tensor
+    add: Tensor
+    modes: Tensor
+    strengths: Tensor
+    sharpness: Tensor
+    erase: Tensor
+    free_gates: Tensor
+    allocation_gate: Tensor
+    write_gate: Tensor
+    masks: Tensor
+
+
+@register_core("dnc")
+class Dnc(SteppedLstmMemory):
+    """Differentiable Neural Computer: an LSTM with one write head and R read heads on an `[N, M]` memory.
+
+    One step: the controller sees the input and the last read vectors; slots just read are freed as the free gates
+    say; the write head writes to the least used slots or to slots like its key; a link matrix `[N, N]` notes which
+    slot was written after which; each read head goes on from where it read last, backward or forward along the links,
+    or to slots like its key. `dnc_addressing` has the equations.
+    """
+
+    parts = DncState
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        slots: Annotated[int, "Memory slots N; time and memory grow with its square."] = 32,
+        width: Annotated[int, "Width M of a slot."] = 16,
+        read_heads: Annotated[int, "Read heads R."] = 1,
+        hidden_size: Annotated[int, "Units H of the LSTM controller."] = 128,
+        mask_content: Annotated[bool, "Let each head look at a part of the slots' width alone."] = False,
+        wipe_freed: Annotated[bool, "Wipe the contents of slots that are freed."] = False,
+        sharpen_links: Annotated[bool, "Sharpen the forward and backward weightings."] = False,
+        clip: Annotated[float, "Range to which the controller's output to the memory is clipped."] = 20.0,
+    ):
+        super().__init__()
+        require_at_least(
+            1, input_size=input_size, slots=slots, width=width, read_heads=read_heads, hidden_size=hidden_size
+        )
+        require_bool(mask_content=mask_content, wipe_freed=wipe_freed, sharpen_links=sharpen_links)
+        self.slots, self.width, self.read_heads, self.heads = slots, width, read_heads, read_heads + 1
+        self.mask_content, self.wipe_freed, self.sharpen_links = mask_content, wipe_freed, sharpen_links
+        # Of the groups that one softplus and one sigmoid serve, in the order of DncInterface.
+        self._positive_sizes = [self.heads, 2 * read_heads if sharpen_links else 0]
+        self._gate_sizes = [width, read_heads, 1, 1, self.heads * width if mask_content else 0]
+        interface = {
+            "keys": self.heads * width,
+            "add": width,
+            "modes": 3 * read_heads,
+            "positive": sum(self._positive_sizes),
+            "gates": sum(self._gate_sizes),
+        }
+        shapes = {
+            "memory": (slots, width),
+            "usage": (slots,),
+            "links": (slots, slots),
+            "precedence": (slots,),
+            "write_weighting": (slots,),
+            "read_weightings": (read_heads, slots),
+        }
+        self._build(input_size, hidden_size, (read_heads, width), interface, shapes, clip)
+
+    def interface(self, hidden: Tensor) -> DncInterface:
+        """Returns what a controller output `[B, H]` says to the memory."""
+        keys, add, modes, positive, gates = self._interface(hidden)
+        strengths, sharpness = (1 + F.softplus(positive)).split(self._positive_sizes, dim=1)
+        erase, free_gates, allocation_gate, write_gate, masks = torch.sigmoid(gates).split(self._gate_sizes, dim=1)
+        return DncInterface(
+            keys=keys.unflatten(1, (self.heads, self.width)),
+            add=add,
+            modes=torch.softmax(modes.unflatten(1, (self.read_heads, 3)), dim=-1),
+            strengths=strengths,
+            sharpness=sharpness,
+            erase=erase,
+            free_gates=free_gates,
+            allocation_gate=allocation_gate,
+            write_gate=write_gate,
+            masks=masks.unflatten(1, (self.heads if self.mask_content else 0, self.width)),
+        )
+
+    def _step(self, hidden: Tensor, cell: Tensor, last: DncState) -> DncState:
+        said = self.interface(hidden)
+        read_heads, write_head = zip(*map(self._by_kind, (said.keys, said.strengths, said.masks)), strict=True)
+
+        kept = dnc_addressing.retention(said.free_gates, last.read_weightings)
+        usage = dnc_addressing.usage(last.usage, last.write_weighting, kept)
+        allocation = dnc_addressing.allocation(usage)
+        similar = self._content(last.memory, *write_head)[:, 0]
+        written = dnc_addressing.write_weighting(similar, allocation, said.allocation_gate, said.write_gate)
+        memory = dnc_addressing.write(
+            last.memory, written, said.erase, said.add, kept=kept if self.wipe_freed else None
+        )
+        links = dnc_addressing.links(last.links, last.precedence, written)
+        precedence = dnc_addressing.precedence(last.precedence, written)
+
+        backward = dnc_addressing.backward_weightings(links, last.read_weightings)
+        forward = dnc_addressing.forward_weightings(links, last.read_weightings)
+        if self.sharpen_links:
+            directions = addressing.sharpen(torch.cat([backward, forward], dim=1), said.sharpness)
+            backward, forward = directions.chunk(2, dim=1)
+        content = self._content(memory, *read_heads)
+        weightings = dnc_addressing.read_weightings(backward, content, forward, said.modes)
+        reads = addressing.read(memory, weightings)
+        return DncState(memory, usage, links, precedence, written, weightings, reads, hidden, cell)
+
+    def _by_kind(self, part: Tensor) -> Sequence[Tensor | None]:
+        """Returns what is said to the read heads and to the write head, of `[B, K, ...]`."""
+        return (None, None) if part.shape[1] == 0 else part.split([self.read_heads, 1], dim=1)
+
+    def _content(self, memory: Tensor, keys: Tensor, strengths: Tensor, masks: Tensor | None) -> Tensor:
+        if masks is None:
+            return addressing.content_weighting(memory, keys, strengths)
+        return dnc_addressing.masked_content_weighting(memory, keys, strengths, masks)
