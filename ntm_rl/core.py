@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, NamedTuple, final
 
 import torch
@@ -168,6 +168,13 @@ def require_at_least(minimum: int, reason: str = "", **values: int) -> None:
             raise InputError(f"{key} = {value!r}: must be an integer, at least {minimum}{reason}")
         if value < minimum:
             raise InputError(f"{key} = {value}: must be at least {minimum}{reason}")
+
+
+def require_positive(**values: float) -> None:
+    """Raises an `InputError` for the first of `values` that is no number above 0."""
+    for key, value in values.items():
+        if not isinstance(value, Real) or isinstance(value, bool) or not value > 0:
+            raise InputError(f"{key} = {value!r}: must be a number above 0")
 
 
 def require_bool(**values: bool) -> None:

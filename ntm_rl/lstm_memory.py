@@ -4,15 +4,13 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
-from numbers import Real
 from typing import Any, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ntm_rl.core import MemoryCore, host_sees, is_autocast_on
-from ntm_rl.errors import InputError
+from ntm_rl.core import MemoryCore, host_sees, is_autocast_on, require_positive
 
 
 class LstmController(nn.Module):
@@ -160,13 +158,6 @@ def steps_to_reset(resets: Tensor | None, steps: int) -> list[bool]:
         return [resets is not None] * steps
     begins: list[bool] = resets.any(1).tolist()
     return begins
-
-
-def require_positive(**values: float) -> None:
-    """Raises an `InputError` for the first of `values` that is no number above 0."""
-    for key, value in values.items():
-        if not isinstance(value, Real) or isinstance(value, bool) or not value > 0:
-            raise InputError(f"{key} = {value!r}: must be a number above 0")
 
 
 def _zeroed(part: Tensor, where: Tensor) -> Tensor:

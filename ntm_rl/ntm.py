@@ -19,6 +19,7 @@ from ntm_rl.core import (
     require_at_least,
     require_bool,
     require_one_of,
+    require_positive,
 )
 from ntm_rl.errors import InputError
 from ntm_rl.heads import CONTENT_SPREAD, HeadParameters, Init, bias_heads
@@ -111,8 +112,7 @@ class Ntm(MemoryCore):
         if init == "content" and memory_init == "constant":
             raise InputError("memory_init = 'constant': must be learned or random where init = 'content'")
         require_bool(learned_start=learned_start)
-        if not isinstance(clip, int | float) or isinstance(clip, bool) or not clip > 0:
-            raise InputError(f"clip = {clip!r}: must be a number above 0")
+        require_positive(clip=clip)
         self.input_size, self.hidden_size, self.slots, self.width = input_size, hidden_size, slots, width
         self.read_heads, self.write_heads, self.heads = read_heads, write_heads, read_heads + write_heads
         self.controller, self.shifts, self.clip, self.backend = controller, 2 * shift_range + 1, clip, backend

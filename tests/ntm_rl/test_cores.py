@@ -280,6 +280,17 @@ def test_a_core_follows_a_change_of_precision_and_its_inputs_and_states_do(name,
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, check_dtype=False)
 
 
+@every_core
+def test_autocast_changes_nothing(name, options):
+    core = build(name, options).float()
+    inputs, resets = torch.randn(4, 2, 3), torch.tensor([[False, False], [True, False], [False, True], [False, False]])
+    state = core.initial_state(2)
+    expected = core(inputs, state, resets)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = core(inputs, state, resets)
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
+
+
 class NothingIsLookedAt(TorchDispatchMode):
     """Fails where the host looks at a value, for which it would wait for a GPU."""
 

@@ -116,17 +116,18 @@ def test_steps_and_resets_equal_the_naive_implementation(options):
         assert parts.clock[b].item() == naive.clock
 
 
-@pytest.mark.parametrize("options", [{}, {"heads": 2}, {"slots": 7, "slots_read": 1}], ids=str)
-@pytest.mark.parametrize("wants_state", [True, False])
+@pytest.mark.parametrize(
+    ("options", "wants_state"), [({}, True), ({}, False), ({"heads": 2}, True), ({"slots_read": 1}, True)], ids=str
+)
 def test_gradients_equal_finite_differences_where_few_of_many_slots_are_read(options, wants_state):
     torch.manual_seed(1)
-    core = Sam(2, **{"slots": 8, "width": 3, "slots_read": 3, "hidden_size": 3, **options}).double()
+    core = Sam(2, **{"slots": 6, "width": 2, "slots_read": 2, "hidden_size": 2, **options}).double()
     with torch.no_grad():
         core.interface_layer.weight.mul_(3)
-    inputs = torch.randn(6, 2, 2, dtype=torch.float64, requires_grad=True)
+    inputs = torch.randn(5, 2, 2, dtype=torch.float64, requires_grad=True)
     state = full_state(core, 2).requires_grad_()
-    resets = torch.zeros(6, 2, dtype=torch.bool)
-    resets[3, 0] = resets[4, 0] = resets[2, 1] = True
+    resets = torch.zeros(5, 2, dtype=torch.bool)
+    resets[2, 0] = resets[3, 0] = resets[2, 1] = True
 
     def run(inputs, state, *_):
         if not wants_state:
