@@ -38,6 +38,14 @@ def test_repeat_previous_is_solved_within_a_million_steps(core, seed, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("core", ["ntm", "lstm"])
+@pytest.mark.parametrize("config", ["memory/passive_tmaze", "memory/memory_chain"])
+def test_what_was_told_once_is_remembered_over_10_and_20_steps(config, core, tmp_path):
+    settings = load_settings(config, [f"core={core}", "wandb=disabled", f"run_dir={tmp_path}", "threads=1"])
+    assert train(settings, config, show_progress=False).mean_return >= 0.95  # 0.5 and 0 without memory
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_unmodified_recurrent_ppo_solves_cartpole_without_velocities_in_50_000_steps(seed):
     env = VecNormalize(make_vec_env("ntm_rl/CartPoleNoVelocity-v0", 8, seed=seed), gamma=0.98)
