@@ -23,9 +23,11 @@ def add_benchmarks(benchmarks: Any, command: Callable[..., argparse.ArgumentPars
     memory = command(benchmarks, "memory", _memory, "train cores on a suite of memory tasks and compare them")
     memory.add_argument("--suite", required=True, metavar="NAME", help="popgym-small, minigrid, algorithmic, ...")
     memory.add_argument("--tasks", type=_names, metavar="A,B", help="some of its tasks alone")
-    memory.add_argument("--cores", type=_names, default=["ntm", "lstm", "gru"], metavar="A,B", help="(ntm,lstm,gru)")
+    memory.add_argument(
+        "--cores", type=_names, default=["ntm", "lstm", "gru"], metavar="A,B", help="which (ntm,lstm,gru)"
+    )
     memory.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each, seeded from 0 on (3)")
-    memory.add_argument("--timesteps", type=int, metavar="N", help="of each training, in place of the configs' own")
+    memory.add_argument("--timesteps", type=int, metavar="N", help="of each training, in place of the suite's")
     memory.add_argument("--out", type=Path, metavar="DIR", help="where runs and report go (runs/benchmark/SUITE)")
     memory.add_argument("--jobs", type=int, default=1, metavar="J", help="trainings at once (1)")
     memory.add_argument(

@@ -28,7 +28,7 @@ from ntm_rl.agents.signals import SignalListener
 from ntm_rl.agents.storage import StorageError, make_folder, write_atomically
 from ntm_rl.agents.suites import SUITES, Task, choose_tasks, find_suite
 from ntm_rl.agents.training import make_model, resume, train
-from ntm_rl.core import core_class
+from ntm_rl.core import core_class, core_names
 from ntm_rl.envs.vector import make_vec_env
 from ntm_rl.errors import InputError
 from ntm_rl.matching import matched_options
@@ -266,10 +266,11 @@ def read_results(suite: str, out: Path) -> list[Result]:
     """
     tasks = [task.name for task in find_suite(suite).tasks]
     folders = [path.parent for path in (out / suite).glob(f"*/*/*/{RESULT}")]
-    results = [read_result(folder) for folder in folders if folder.parts[-3] in tasks]
+    known = [folder for folder in folders if folder.parts[-3] in tasks and folder.parts[-2] in core_names()]
+    results = [read_result(folder) for folder in known]
     if not results:
         raise InputError(f"out = {str(out)!r}: no finished training of the suite {suite!r} in it")
-    cores = list(dict.fromkeys(result.core for result in sorted(results, key=lambda each: each.run.split("/")[-1])))
+    cores = core_names()
     return sorted(results, key=lambda each: (tasks.index(each.task), cores.index(each.core), each.seed))
 
 

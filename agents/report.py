@@ -160,15 +160,17 @@ def draw_curves(results: Sequence[Result], out: Path) -> "Figure":
                 continue
             steps = np.linspace(max(each.steps[0] for each in curves), min(each.steps[-1] for each in curves), POINTS)
             block = np.array([np.interp(steps, *each) for each in curves])
-            panel.plot(steps, np.median(block, axis=0), color=f"C{number}", label=core, linewidth=1.4)
-            panel.fill_between(steps, block.min(axis=0), block.max(axis=0), color=f"C{number}", alpha=0.2, linewidth=0)
+            panel.plot(steps / 1e6, np.median(block, axis=0), color=f"C{number}", label=core, linewidth=1.4)
+            panel.fill_between(
+                steps / 1e6, block.min(axis=0), block.max(axis=0), color=f"C{number}", alpha=0.2, linewidth=0
+            )
         panel.set_title(task, size=9)
         panel.tick_params(labelsize=7)
         panel.grid(alpha=0.3)
         if place == 1:
             panel.legend(fontsize=7)
         if place > len(tasks) - columns:
-            panel.set_xlabel("environment steps", size=8)
+            panel.set_xlabel("million environment steps", size=8)
     return figure
 
 
@@ -182,7 +184,7 @@ def draw_intervals(overall: Mapping[str, Interval]) -> "Figure":
         panel.plot([each.low, each.high], [number, number], color=f"C{number}", linewidth=9, alpha=0.4)
         panel.plot(each.estimate, number, "k|", markersize=14)
     panel.set_yticks(range(len(overall)), list(overall))
-    panel.invert_yaxis()
+    panel.set_ylim(len(overall) - 0.5, -0.5)
     panel.set_xlabel("interquartile mean of the scores", size=9)
     panel.grid(axis="x", alpha=0.3)
     return figure

@@ -38,6 +38,14 @@ def test_repeat_previous_is_solved_within_a_million_steps(core, seed, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("core", ["ntm", "lstm"])
+@pytest.mark.parametrize("config", ["memory/passive_tmaze", "memory/memory_chain"])
+def test_what_was_told_once_is_remembered_over_10_and_20_steps(config, core, tmp_path):
+    settings = load_settings(config, [f"core={core}", "wandb=disabled", f"run_dir={tmp_path}", "threads=1"])
+    assert train(settings, config, show_progress=False).mean_return >= 0.95  # 0.5 and 0 without memory
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_gated_delta_rule_solves_repeat_previous_in_a_quarter_of_a_million_steps(seed, tmp_path):
     overrides = ["core=gated_delta", f"seed={seed}", "total_timesteps=250000", "wandb=disabled", f"run_dir={tmp_path}"]
