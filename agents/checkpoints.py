@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -105,6 +105,7 @@ def write_checkpoint(
         **document,
     }
     path = folder / f"step-{step:012d}.safetensors"
+    _delete(folder.glob(".step-*.tmp"))  # what killed processes left, which may be what fills the disk
     write_tensors(path, {**parts, **tensors}, whole)
     _tidy(folder, path, keep)
     return path
@@ -202,10 +203,13 @@ def read_checkpoint(
 
 
 def _tidy(folder: Path, newest: Path, keep: int) -> None:
-    """Deletes old checkpoints and what killed processes left; never `newest`, nor any of later steps."""
-    old = [path for path in sorted(folder.glob("step-*.safetensors")) if path.name <= newest.name][:-keep]
-    for path in [*old, *folder.glob(".step-*.tmp")]:
-        with suppress(OSError):  # the new one is safe, which is what counts
+    """Deletes old checkpoints; never `newest`, nor any of later steps."""
+    _delete([path for path in sorted(folder.glob("step-*.safetensors")) if path.name <= newest.name][:-keep])
+
+
+def _delete(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):  # the new one is what counts
             path.unlink()
 
 
