@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.agents.checkpoints import save_checkpoint
+from ntm_rl.agents.environment_states import curricula
 from ntm_rl.agents.export import WEIGHTS, save_agent
 from ntm_rl.agents.signals import SignalListener
 from ntm_rl.agents.storage import StorageError, read_tensors
-from ntm_rl.envs.algorithmic.curriculum import Curriculum
+from ntm_rl.agents.tracking import pending_metrics
 
 
 class BestAgentCallback(BaseCallback):
@@ -74,8 +74,7 @@ class CheckpointCallback(BaseCallback):
         if self.saved_at != self.model.num_timesteps:
             known = self.best is not None and np.isfinite(self.best.best)
             extra: dict[str, Any] = {"best": self.best.best} if known and self.best is not None else {}
-            levels = [[each.level, each.errors] for each in curricula(self.training_env)]
-            extra |= {"curricula": levels} if levels else {}
+            extra["pending"] = pending_metrics(self.logger)
             save_checkpoint(self.model, self.folder, keep=self.keep, extra=extra)  # type: ignore[arg-type]
             self.saved_at = self.model.num_timesteps
 
@@ -108,25 +107,6 @@ class CurriculumCallback(BaseCallback):
 
     def _on_step(self) -> bool:
         return True
-
-
-def curricula(env: VecEnv) -> list[Curriculum]:
-    """Returns the curricula of an environment's copies, none if it has none; one that all share comes once."""
-    try:
-        found = env.get_attr("curriculum")
-    except AttributeError:
-        return []
-    return list({id(each): each for each in found if isinstance(each, Curriculum)}.values())
-
-
-def restore_curricula(env: VecEnv, saved: Any) -> None:
-    """Puts back the curricula that a checkpoint holds; copies in processes of their own begin theirs anew.
-
-    Raises:
-        ValueError, TypeError: the checkpoint's values are none.
-    """
-    for curriculum, (level, errors) in zip(curricula(env), saved, strict=False):
-        curriculum.restore(int(level), [float(error) for error in errors])
 
 
 class StopOnSignal(SignalListener, BaseCallback):

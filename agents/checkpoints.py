@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +13,7 @@ import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
 
+from ntm_rl.agents.environment_states import environment_state, pack, restore_environments, unpack
 from ntm_rl.agents.normalization import normalizer_state, restore_normalizer
 from ntm_rl.agents.random_states import check_random_states, random_states, restore_random_states
 from ntm_rl.agents.storage import (
@@ -27,7 +28,7 @@ from ntm_rl.agents.storage import (
 from ntm_rl.errors import InputError
 
 FORMAT = 1
-PARTS = ("policy", "average", "optimizer", "random", "normalizer")  # what the tensors' names begin with
+PARTS = ("policy", "average", "optimizer", "random", "normalizer", "environment")  # what the tensors' names begin with
 HOW = ("fused", "foreach", "capturable")  # an optimizer computes: a matter of the machine, not of the training
 
 
@@ -53,6 +54,8 @@ def save_checkpoint(
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None:
         tensors = {f"normalizer.{name}": tensor for name, tensor in normalizer_state(normalizer).items()}
+    arrays, environment = pack(environment_state(model))
+    tensors |= {f"environment.{name}": tensor for name, tensor in arrays.items()}
     document = {
         "kind": "checkpoint",
         "num_timesteps": model.num_timesteps,
@@ -60,6 +63,7 @@ def save_checkpoint(
         "episode_num": model._episode_num,
         "episodes": [{key: float(episode[key]) for key in "rlt"} for episode in model.ep_info_buffer or ()],
         "successes": [float(success) for success in model.ep_success_buffer or ()],
+        "environment": environment,
         "extra": dict(extra or {}),
     }
     return write_checkpoint(
@@ -101,9 +105,15 @@ def write_checkpoint(
         **document,
     }
     path = folder / f"step-{step:012d}.safetensors"
+    _delete(folder.glob(".step-*.tmp"))  # what killed processes left, which may be what fills the disk
     write_tensors(path, {**parts, **tensors}, whole)
     _tidy(folder, path, keep)
     return path
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether a folder holds checkpoints, usable or not."""
+    return any(folder.glob("step-*.safetensors"))
 
 
 def latest_checkpoint(folder: Path) -> Path:
@@ -122,10 +132,13 @@ def latest_checkpoint(folder: Path) -> Path:
     raise InputError(f"{folder}: no usable checkpoint; a training writes one every checkpoint.every steps")
 
 
-def load_checkpoint(path: Path, model: OnPolicyAlgorithm) -> dict[str, Any]:
+def load_checkpoint(path: Path, model: OnPolicyAlgorithm, *, environments: bool = True) -> dict[str, Any]:
     """Puts a training back where `save_checkpoint` found it; everything is checked before anything changes.
 
-    The environments begin new episodes: their state is not in the file.
+    Args:
+        path: The file.
+        model: Made with the same settings.
+        environments: Put the environments' states back too, where the file has them; else new episodes begin.
 
     Returns:
         The `extra` values saved with it.
@@ -141,6 +154,13 @@ def load_checkpoint(path: Path, model: OnPolicyAlgorithm) -> dict[str, Any]:
         successes = [float(success) for success in document.get("successes", [])]
         counters = {key: count(document[key]) for key in ("num_timesteps", "n_updates", "episode_num")}
         extra = dict(document["extra"])
+        state = unpack(groups["environment"], document.get("environment", {}))
+        if environments:
+            restore_environments(model, state, counters["num_timesteps"])
+        else:
+            model._last_obs = None
+    except InputError as error:
+        raise StorageError(f"{path}: {error}; was the config changed?") from error
     except Exception as error:  # whatever hostile values make the parsers raise
         raise StorageError(f"{path}: not a checkpoint of format {FORMAT}: {error!r}") from error
 
@@ -148,11 +168,12 @@ def load_checkpoint(path: Path, model: OnPolicyAlgorithm) -> dict[str, Any]:
     model.policy.optimizer.load_state_dict(optimizer)
     if normalizer is not None:
         restore_normalizer(normalizer, groups["normalizer"])
+        if model._last_obs is not None:
+            model._last_obs = normalizer.normalize_obs(model._last_obs)
     model.num_timesteps, model._n_updates = counters["num_timesteps"], counters["n_updates"]
     model._episode_num = counters["episode_num"]
     model.ep_info_buffer = deque(episodes, maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(successes, maxlen=model._stats_window_size)
-    model._last_obs = None  # makes learn() reset the environments, and with them the memory
     restore_random_states(groups["random"], document["random"])
     return extra
 
@@ -182,10 +203,13 @@ def read_checkpoint(
 
 
 def _tidy(folder: Path, newest: Path, keep: int) -> None:
-    """Deletes old checkpoints and what killed processes left; never `newest`, nor any of later steps."""
-    old = [path for path in sorted(folder.glob("step-*.safetensors")) if path.name <= newest.name][:-keep]
-    for path in [*old, *folder.glob(".step-*.tmp")]:
-        with suppress(OSError):  # the new one is safe, which is what counts
+    """Deletes old checkpoints; never `newest`, nor any of later steps."""
+    _delete([path for path in sorted(folder.glob("step-*.safetensors")) if path.name <= newest.name][:-keep])
+
+
+def _delete(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):  # the new one is what counts
             path.unlink()
 
 

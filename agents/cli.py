@@ -14,17 +14,18 @@ from ntm_rl.agents.signals import SIGNAL_BASE
 from ntm_rl.errors import InputError
 
 BAD_INPUT = 2
+CANNOT_WRITE = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns the exit code: 0, 2 for a mistake in the input, 128 + n for signal n."""
+    """Runs a command and returns the exit code, of which docs/reliability.md has the list."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
     except InputError as error:
         print(error, file=sys.stderr)
-        return BAD_INPUT
+        return _exit_code(error)
     except KeyboardInterrupt:  # a second one: StopOnSignal handles the first
         print("interrupted; `ntm-rl resume RUN` goes on from the last checkpoint", file=sys.stderr)
         return SIGNAL_BASE + signal.SIGINT
@@ -33,7 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:  # a folder that became read-only, a full disk under the log
         print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
-        return BAD_INPUT
+        return CANNOT_WRITE
+
+
+def _exit_code(error: InputError) -> int:
+    from ntm_rl.agents.storage import WriteError
+
+    return CANNOT_WRITE if isinstance(error, WriteError) else BAD_INPUT
 
 
 def _parser() -> argparse.ArgumentParser:

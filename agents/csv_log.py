@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.logger import KVWriter
 
-from ntm_rl.agents.storage import StorageError, write_atomically
+from ntm_rl.agents.storage import StorageError, WriteError, write_atomically
 
 
 class CsvWriter(KVWriter):
@@ -19,7 +19,7 @@ class CsvWriter(KVWriter):
         path: The file; what is in it stays.
 
     Raises:
-        StorageError: the file is no table; from `write`, also if the disk is full or permission was lost.
+        StorageError: the file is no table; from `write`, a `WriteError` if the disk is full or permission was lost.
     """
 
     def __init__(self, path: Path):
@@ -41,7 +41,7 @@ class CsvWriter(KVWriter):
             with self._path.open("a", newline="") as file:  # no handle stays open that could fail when it is closed
                 file.write(text.getvalue())
         except OSError as error:
-            raise StorageError(f"{self._path}: cannot be written: {error.strerror or error}") from error
+            raise WriteError(f"{self._path}: cannot be written: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Does nothing: the file is closed after every row."""

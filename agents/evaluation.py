@@ -91,7 +91,7 @@ def load_run_agent(run: Run, settings: Settings, env: VecEnv, *, best: bool) -> 
     if best:
         raise InputError(f"run = {str(run.path)!r}: it has no best agent yet")
     model = make_model(settings, env)
-    load_checkpoint(latest_checkpoint(run.checkpoints), model)
+    load_checkpoint(latest_checkpoint(run.checkpoints), model, environments=False)
     return model, env
 
 

@@ -304,6 +304,10 @@ class MemoryPPO(RecurrentPPO):
         if self.clip_range_vf is not None:
             self.logger.record("train/clip_range_vf", self.clip_range_vf(progress))  # type: ignore[operator]
 
+    def dump_logs(self, iteration: int = 0) -> None:
+        """See `OnPolicyAlgorithm.dump_logs`; iterations are those of the training, not of this call of `learn`."""
+        super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.n_envs))
+
     def learn(
         self,
         total_timesteps: int,

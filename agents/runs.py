@@ -10,7 +10,7 @@ from typing import Self
 import yaml
 
 from ntm_rl.agents.settings import AnySettings, check_settings, to_yaml
-from ntm_rl.agents.storage import StorageError, write_atomically
+from ntm_rl.agents.storage import WriteError, write_atomically
 from ntm_rl.agents.tracking import STEPS, WandbWriter, start_wandb
 from ntm_rl.errors import InputError
 
@@ -26,7 +26,7 @@ class Run:
         """Makes a new folder, never one that exists, and puts the resolved config into it.
 
         Raises:
-            StorageError: no permission, or no space.
+            WriteError: no permission, or no space.
         """
         name = config.removesuffix(".yaml").removesuffix(".yml").replace("..", "").strip("/")
         name = Path(name).name if Path(config).suffix else name
@@ -38,7 +38,7 @@ class Run:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.mkdir(exist_ok=False)
         except OSError as error:
-            raise StorageError(f"run_dir = {settings.run_dir!r}: {path} cannot be made: {error.strerror}") from error
+            raise WriteError(f"run_dir = {settings.run_dir!r}: {path} cannot be made: {error.strerror}") from error
         run = cls(path)
         write_atomically(run.config_file, to_yaml(settings).encode())
         return run

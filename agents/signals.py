@@ -6,10 +6,14 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 SIGNAL_BASE = 128  # a shell's convention: ended by signal n is exit code 128 + n
+# Windows has no SIGUSR1.
+HANDLED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class SignalListener:
-    """Notes SIGINT or SIGTERM instead of dying from it; a second signal raises KeyboardInterrupt.
+    """Notes SIGINT, SIGTERM or SIGUSR1 instead of dying from it; a second signal raises KeyboardInterrupt.
+
+    SIGUSR1 is what Slurm's `--signal=USR1@seconds` sends before a pre-emption.
 
     Used as a context manager, which restores the old handlers. Does nothing outside the main thread, the only one that
     Python lets handle signals.
@@ -25,7 +29,7 @@ class SignalListener:
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
             return self
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in HANDLED:
             self._before[number] = signal.signal(number, self._on_signal)
         return self
 

@@ -20,11 +20,15 @@ class StorageError(InputError):
     """A file could not be written or read; whatever was there before is untouched."""
 
 
+class WriteError(StorageError):
+    """A full disk, a lost permission, or another refusal of the system to write."""
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file so that a reader, or a crash at any moment, sees all of the old or all of the new content.
 
     Raises:
-        StorageError: disk full, no permission, or another refusal of the system.
+        WriteError: disk full, no permission, or another refusal of the system.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -38,7 +42,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        raise StorageError(
+        raise WriteError(
             f"{path}: cannot be written: {error.strerror or error}; what was there before is untouched"
         ) from error
     _sync_folder(path.parent)
@@ -48,19 +52,19 @@ def make_folder(folder: Path) -> None:
     """Makes a folder and those above it, where they are missing.
 
     Raises:
-        StorageError: no permission, or another refusal of the system.
+        WriteError: no permission, or another refusal of the system.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"{folder}: cannot be made: {error.strerror or error}") from error
+        raise WriteError(f"{folder}: cannot be made: {error.strerror or error}") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
     """Writes tensors and a JSON document as one safetensors file with a checksum over both.
 
     Raises:
-        StorageError: as `write_atomically`.
+        WriteError: as `write_atomically`.
     """
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(document, sort_keys=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ntm_rl.agents.checkpoints import count, latest_checkpoint, read_checkpoint, write_checkpoint
+from ntm_rl.agents.checkpoints import count, has_checkpoints, latest_checkpoint, read_checkpoint, write_checkpoint
 from ntm_rl.agents.network import SequenceNetwork, load_network, save_network
 from ntm_rl.agents.optimizers import make_optimizer
 from ntm_rl.agents.progress import ProgressDisplay
@@ -26,9 +27,10 @@ from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import SupervisedSettings
 from ntm_rl.agents.signals import SignalListener
 from ntm_rl.agents.storage import StorageError, put_weights, require_matching
-from ntm_rl.agents.tracking import make_logger
+from ntm_rl.agents.tracking import make_logger, pending_metrics, record_pending
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
 from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Task
+from ntm_rl.envs.state import generator_of, generator_state
 from ntm_rl.errors import InputError
 
 SEQUENCES = "time/total_sequences"
@@ -84,18 +86,19 @@ def score(network: SequenceNetwork, batch: Batch, task: Task) -> Score:
 def train_supervised(settings: SupervisedSettings, config: str, *, show_progress: bool = True) -> SupervisedResult:
     """Trains a new network into a new run directory; arguments and errors as `training.train`."""
     trainer = SupervisedTrainer(settings)  # before the folder: what fails here leaves nothing behind
-    return _learn(trainer, Run.create(settings, config), show_progress)
+    return _learn(trainer, Run.create(settings, config), show_progress, {})
 
 
 def resume_supervised(run: Run, settings: SupervisedSettings, *, show_progress: bool = True) -> SupervisedResult:
     """Goes on with a run from its latest usable checkpoint, up to `settings.total_sequences`.
 
     Raises:
-        InputError: no usable checkpoint, or one of another task or network.
+        InputError: all checkpoints are damaged, or the latest is of another task or network.
     """
     trainer = SupervisedTrainer(settings)
-    trainer.load(latest_checkpoint(run.checkpoints))
-    return _learn(trainer, run, show_progress)
+    # A run that was interrupted before its first checkpoint begins anew.
+    pending = trainer.load(latest_checkpoint(run.checkpoints)) if has_checkpoints(run.checkpoints) else {}
+    return _learn(trainer, run, show_progress, pending)
 
 
 class SupervisedTrainer:
@@ -107,7 +110,9 @@ class SupervisedTrainer:
         sequences: Seen so far.
         best: The lowest cost of a validation so far, in bits per sequence.
         overflows: Batches in a row whose gradient was not finite.
-        last: The cost of the last validation of this process, None without any.
+        last: The cost of the last validation, None without any.
+        sums: Bits per sequence, share of wrong bits and gradient norm, summed up since the last row of metrics.
+        updates: Since then.
     """
 
     def __init__(self, settings: SupervisedSettings):
@@ -125,6 +130,7 @@ class SupervisedTrainer:
         self.sequences, self.best = 0, math.inf
         self.last: float | None = None
         self.overflows = 0
+        self.sums, self.updates = [0.0, 0.0, 0.0], 0
         self._rng = np.random.default_rng(settings.seed)
         self._parameters = list(self.network.parameters())
 
@@ -195,8 +201,8 @@ class SupervisedTrainer:
         options = getattr(task, task.name).model_dump()
         return {"task": task.name, "options": options, "seed": self.settings.seed, "sequences": self.sequences}
 
-    def save(self, folder: Path) -> None:
-        """Writes a checkpoint."""
+    def save(self, folder: Path, pending: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Writes a checkpoint; `pending` are metrics of the row under way, from `tracking.pending_metrics`."""
         document = {
             "kind": KIND,
             "task": self.settings.task.name,
@@ -204,14 +210,22 @@ class SupervisedTrainer:
             "best": self.best if math.isfinite(self.best) else None,
             "level": self.curriculum.level,
             "errors": self.curriculum.errors,
-            "generator": self._rng.bit_generator.state,
+            "generator": generator_state(self._rng),
+            "overflows": self.overflows,
+            "last": self.last,
+            "sums": self.sums,
+            "updates": self.updates,
+            "pending": dict(pending),
         }
         keep = self.settings.checkpoint.keep
         average = {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         write_checkpoint(folder, self.sequences, self.network, self.optimizer, document, average, keep=keep)
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path) -> dict[str, Any]:
         """Puts a training back where `save` found it; everything is checked before anything changes.
+
+        Returns:
+            The pending metrics saved with it.
 
         Raises:
             StorageError: damaged, or of another task or network.
@@ -225,7 +239,12 @@ class SupervisedTrainer:
             sequences, best = count(document["sequences"]), document["best"]
             best = math.inf if best is None else float(best)
             level, errors = count(document["level"]), [float(error) for error in document["errors"]]
-            self._rng.bit_generator.state = document["generator"]
+            rng, last = generator_of(document["generator"]), document.get("last")
+            last = None if last is None else float(last)
+            overflows, updates = count(document.get("overflows", 0)), count(document.get("updates", 0))
+            bits, wrong, norm = map(float, document.get("sums", (0, 0, 0)))
+            pending = dict(document.get("pending", {}))
+            record_pending(Logger(None, []), pending)
         except Exception as error:  # whatever hostile values make the parsers raise
             raise StorageError(f"{path}: not a {KIND}: {error!r}") from error
         self.curriculum.restore(level, errors)
@@ -233,7 +252,9 @@ class SupervisedTrainer:
         self.average.load_state_dict(groups["average"])
         self.optimizer.load_state_dict(optimizer)
         restore_random_states(groups["random"], document["random"])
-        self.sequences, self.best = sequences, best
+        self.sequences, self.best, self.last, self._rng = sequences, best, last, rng
+        self.overflows, self.sums, self.updates = overflows, [bits, wrong, norm], updates
+        return pending
 
 
 def load_supervised(run: Run, settings: SupervisedSettings, *, best: bool = False) -> SequenceNetwork:
@@ -256,24 +277,30 @@ def load_supervised(run: Run, settings: SupervisedSettings, *, best: bool = Fals
     return trainer.averaged
 
 
-def _learn(trainer: SupervisedTrainer, run: Run, show_progress: bool) -> SupervisedResult:
+def _learn(trainer: SupervisedTrainer, run: Run, show_progress: bool, pending: Mapping[str, Any]) -> SupervisedResult:
     settings = trainer.settings
     writer = run.track(settings, SEQUENCES)
     first, began = trainer.sequences, time.monotonic()
     with ExitStack() as stack:
         logger = make_logger(run.path, writer, first, SEQUENCES)
         stack.callback(logger.close)
+        record_pending(logger, pending)
         stop = stack.enter_context(SignalListener())
         display = None
         if show_progress:
             display = ProgressDisplay(first, settings.total_sequences, "sequences")
             stack.callback(display.close)
         while trainer.sequences < settings.total_sequences and stop.received is None:
-            _learn_a_while(trainer, run, logger, display, stop)
+            is_whole = _learn_a_while(trainer, run, logger, display, stop)
+            if stop.received is not None and not is_whole:  # the row goes on where the training does
+                break
+            _record_means(trainer, logger)
             logger.record("time/sequences_per_second", (trainer.sequences - first) / (time.monotonic() - began))
             logger.record(SEQUENCES, trainer.sequences)
             logger.dump(trainer.sequences)
-        trainer.save(run.checkpoints)
+            if _passes(trainer.sequences - settings.batch_size, trainer.sequences, settings.checkpoint.every):
+                trainer.save(run.checkpoints)
+        trainer.save(run.checkpoints, pending_metrics(logger))
         seconds = time.monotonic() - began
         save_network(trainer.averaged, run.agent, trainer.card())
         if writer is not None:
@@ -285,27 +312,33 @@ def _learn(trainer: SupervisedTrainer, run: Run, show_progress: bool) -> Supervi
 
 def _learn_a_while(
     trainer: SupervisedTrainer, run: Run, logger: Logger, display: ProgressDisplay | None, stop: SignalListener
-) -> None:
-    """Learns until the next row of metrics is due, and records it."""
-    settings = trainer.settings
-    sums, updates = [0.0, 0.0, 0.0], 0
+) -> bool:
+    """Learns until the next row of metrics is due, which is what it returns, or the training ends."""
+    settings, is_due = trainer.settings, False
     while stop.received is None and trainer.sequences < settings.total_sequences:
         before = trainer.sequences
-        sums = [total + float(each) for total, each in zip(sums, trainer.update(), strict=True)]
-        updates += 1
+        trainer.sums = [total + float(each) for total, each in zip(trainer.sums, trainer.update(), strict=True)]
+        trainer.updates += 1
         if _passes(before, trainer.sequences, settings.validation.every):
             _validate(trainer, logger, run)
-        if _passes(before, trainer.sequences, settings.checkpoint.every):
-            trainer.save(run.checkpoints)
-        if _passes(before, trainer.sequences, settings.log_every):
+        is_due = _passes(before, trainer.sequences, settings.log_every)
+        if _passes(before, trainer.sequences, settings.checkpoint.every) and not is_due:
+            trainer.save(run.checkpoints, pending_metrics(logger))
+        if is_due:
             break
+    if display is not None:
+        display.update(trainer.sequences, f"{trainer.sums[0] / max(trainer.updates, 1):.3f} bits per sequence")
+    return is_due
+
+
+def _record_means(trainer: SupervisedTrainer, logger: Logger) -> None:
+    """Records the means over the updates since the last row of metrics, and begins the next."""
     names = ("train/bits_per_sequence", "train/wrong_bits", "train/gradient_norm")
-    for name, total in zip(names, sums, strict=True):
-        logger.record(name, total / max(updates, 1))
+    for name, total in zip(names, trainer.sums, strict=True):
+        logger.record(name, total / max(trainer.updates, 1))
+    trainer.sums, trainer.updates = [0.0, 0.0, 0.0], 0
     logger.record("train/learning_rate", trainer.optimizer.param_groups[0]["lr"])
     logger.record("train/level", trainer.curriculum.level)
-    if display is not None:
-        display.update(trainer.sequences, f"{sums[0] / max(updates, 1):.3f} bits per sequence")
 
 
 def _validate(trainer: SupervisedTrainer, logger: Logger, run: Run) -> None:

@@ -16,11 +16,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 import wandb
-from stable_baselines3.common.logger import Figure, Image, KVWriter, Logger, TensorBoardOutputFormat, Video
-from torch.utils.tensorboard import SummaryWriter
+from stable_baselines3.common.logger import Figure, Image, KVWriter, Logger, Video
 
 from ntm_rl.agents.csv_log import CsvWriter, drop_rows_after, number
-from ntm_rl.agents.storage import StorageError
+from ntm_rl.agents.tensorboard_log import TensorBoardWriter
 
 Mode = Literal["online", "offline", "disabled"]
 STEPS = "time/total_timesteps"
@@ -92,33 +91,6 @@ class WandbWriter(KVWriter):
             warnings.warn(f"Weights & Biases failed and is left alone from here on: {error}", stacklevel=4)
 
 
-class TensorBoardWriter(TensorBoardOutputFormat):
-    """SB3's TensorBoard writer, which a resumed training tells from which step on its earlier events are void."""
-
-    def __init__(self, folder: Path, steps: int):
-        self._folder = folder
-        self.writer = SummaryWriter(log_dir=str(folder), purge_step=steps + 1 if steps else None)
-        self._is_closed = False
-
-    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """See `stable_baselines3.common.logger.KVWriter.write`.
-
-        Raises:
-            StorageError: the disk is full, or permission was lost.
-        """
-        try:
-            super().write(key_values, key_excluded, step)
-        except OSError as error:
-            raise StorageError(f"{self._folder}: cannot be written: {error.strerror or error}") from error
-
-    def close(self) -> None:
-        """Closes the file; what a full disk refuses has been reported by `write`."""
-        try:
-            super().close()
-        except OSError as error:
-            warnings.warn(f"{self._folder}: the last events cannot be written: {error}", stacklevel=2)
-
-
 def make_logger(run_dir: Path, wandb_writer: WandbWriter | None, steps: int = 0, steps_key: str = STEPS) -> Logger:
     """Makes SB3's logger of a run: `progress.csv`, `tensorboard/` and, if given, W&B.
 
@@ -133,12 +105,28 @@ def make_logger(run_dir: Path, wandb_writer: WandbWriter | None, steps: int = 0,
     """
     progress = run_dir / "progress.csv"
     drop_rows_after(progress, steps_key, steps)
-    try:
-        tensorboard = TensorBoardWriter(run_dir / "tensorboard", steps)
-    except OSError as error:
-        raise StorageError(f"{run_dir / 'tensorboard'}: cannot be written: {error.strerror or error}") from error
-    writers: list[KVWriter] = [CsvWriter(progress), tensorboard]
+    writers: list[KVWriter] = [CsvWriter(progress), TensorBoardWriter(run_dir / "tensorboard", steps)]
     return Logger(str(run_dir), [*writers, wandb_writer] if wandb_writer else writers)
+
+
+def pending_metrics(logger: Logger) -> dict[str, list[Any]]:
+    """Returns the numbers that were recorded since the last dump, for a checkpoint."""
+    numbers = {key: number(value) for key, value in logger.name_to_value.items()}
+    return {
+        key: [value, [each for each in logger.name_to_excluded[key] if each]]
+        for key, value in numbers.items()
+        if value is not None
+    }
+
+
+def record_pending(logger: Logger, saved: Mapping[str, Any]) -> None:
+    """Records again what `pending_metrics` returned.
+
+    Raises:
+        ValueError, TypeError, AttributeError: it returned no such thing.
+    """
+    for key, (value, excluded) in saved.items():
+        logger.record(key, value if isinstance(value, int) else float(value), tuple(map(str, excluded)))
 
 
 def start_wandb(

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
@@ -21,16 +23,15 @@ from ntm_rl.agents.callbacks import (
     CheckpointCallback,
     CurriculumCallback,
     StopOnSignal,
-    restore_curricula,
 )
-from ntm_rl.agents.checkpoints import latest_checkpoint, load_checkpoint
+from ntm_rl.agents.checkpoints import has_checkpoints, latest_checkpoint, load_checkpoint
 from ntm_rl.agents.export import save_agent
 from ntm_rl.agents.ppo import MemoryPPO
 from ntm_rl.agents.progress import ProgressCallback
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import Settings
 from ntm_rl.agents.storage import StorageError
-from ntm_rl.agents.tracking import WandbWriter, make_logger
+from ntm_rl.agents.tracking import WandbWriter, make_logger, record_pending
 from ntm_rl.agents.warm_start import warm_start
 from ntm_rl.envs.vector import make_vec_env
 from ntm_rl.errors import InputError
@@ -66,28 +67,36 @@ def train(settings: Settings, config: str, *, show_progress: bool = True) -> Tra
     Raises:
         InputError: an environment that cannot be made, or a folder that cannot be written.
     """
-    env = make_vec_env(settings.env_settings, settings.n_envs, settings.seed)
-    model = make_model(settings, env)  # before the folder: what fails here leaves nothing behind
-    if settings.policy.init_from is not None:
-        warm_start(model.policy, Run.open(settings.policy.init_from))
-    return _learn(settings, Run.create(settings, config), model, show_progress, -np.inf)
+    model = _new_model(settings)  # before the folder: what fails here leaves nothing behind
+    return _learn(settings, Run.create(settings, config), model, show_progress, {})
 
 
 def resume(run: Run, settings: Settings, *, show_progress: bool = True) -> TrainResult:
     """Goes on with a run from its latest usable checkpoint, up to `settings.total_timesteps`.
 
+    A run that was interrupted before its first checkpoint begins anew.
+
     Raises:
-        InputError: no usable checkpoint, or one of another kind of agent.
+        InputError: all checkpoints are damaged, or the latest is of another kind of agent.
     """
-    checkpoint = latest_checkpoint(run.checkpoints)
+    checkpoint = latest_checkpoint(run.checkpoints) if has_checkpoints(run.checkpoints) else None
+    if checkpoint is None:
+        return _learn(settings, run, _new_model(settings), show_progress, {})
     model = make_model(settings, make_vec_env(settings.env_settings, settings.n_envs, settings.seed))
     extra = load_checkpoint(checkpoint, model)
     try:
-        restore_curricula(model.get_env(), extra.get("curricula", []))  # type: ignore[arg-type]
-        best = float(extra.get("best", -np.inf))
-    except (TypeError, ValueError) as error:  # whatever hostile values make the parsers raise
+        float(extra.get("best", 0))
+        record_pending(Logger(None, []), extra.get("pending", {}))
+    except (TypeError, ValueError, AttributeError) as error:  # whatever hostile values make the parsers raise
         raise StorageError(f"{checkpoint}: its extra values are damaged: {error}") from error
-    return _learn(settings, run, model, show_progress, best)
+    return _learn(settings, run, model, show_progress, extra)
+
+
+def _new_model(settings: Settings) -> MemoryPPO:
+    model = make_model(settings, make_vec_env(settings.env_settings, settings.n_envs, settings.seed))
+    if settings.policy.init_from is not None:
+        warm_start(model.policy, Run.open(settings.policy.init_from))
+    return model
 
 
 def make_model(settings: Settings, env: VecEnv) -> MemoryPPO:
@@ -129,10 +138,13 @@ def policy_name(space: spaces.Space[Any]) -> str:
     return "CnnNtmPolicy" if is_image_space(space) else "MlpNtmPolicy"
 
 
-def _learn(settings: Settings, run: Run, model: MemoryPPO, show_progress: bool, best_mean: float) -> TrainResult:
+def _learn(
+    settings: Settings, run: Run, model: MemoryPPO, show_progress: bool, saved: Mapping[str, Any]
+) -> TrainResult:
+    """Trains on from what a checkpoint saved beside the model, nothing in a new training."""
     writer = run.track(settings)
     card = {"env": settings.env.id, "core": settings.core, "seed": settings.seed}
-    best = BestAgentCallback(run.best, settings.ppo.stats_window_size, card, best_mean)
+    best = BestAgentCallback(run.best, settings.ppo.stats_window_size, card, saved.get("best", -np.inf))
     checkpoints = CheckpointCallback(run.checkpoints, settings.checkpoint.every, settings.checkpoint.keep, best)
     stop = StopOnSignal(checkpoints)
     callbacks: list[BaseCallback] = [checkpoints, best, stop, CurriculumCallback()]
@@ -142,6 +154,7 @@ def _learn(settings: Settings, run: Run, model: MemoryPPO, show_progress: bool, 
         logger = make_logger(run.path, writer, first)
         stack.callback(logger.close)
         model.set_logger(logger)
+        record_pending(logger, saved.get("pending", {}))
         stack.enter_context(stop)
         if show_progress:
             progress = ProgressCallback()

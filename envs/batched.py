@@ -1,6 +1,7 @@
 """What the environments share that step all their copies at once."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
+from ntm_rl.envs.state import State, array_of, generator_of, generator_state
 from ntm_rl.errors import InputError
 
 IntArray = NDArray[np.int64]
@@ -50,6 +52,35 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
     @abstractmethod
     def play(self, actions: IntArray) -> tuple[NDArray[Any], FloatArray, BoolArray, BoolArray]:
         """Plays one step, without restarts: observations, rewards, and what terminated or was truncated."""
+
+    def course(self) -> dict[str, tuple[Any, Any]]:
+        """Returns of each array that holds the course of the episodes its name, smallest and largest value.
+
+        An environment that does not say has no state that could be kept.
+        """
+        return {}
+
+    def get_state(self) -> State | None:
+        """See `ntm_rl.envs.state`."""
+        if not self.course():
+            return None
+        arrays = {name.removeprefix("_"): getattr(self, name).copy() for name in ("_observations", *self.course())}
+        return {"generator": generator_state(self.np_random), **arrays}
+
+    def set_state(self, state: Mapping[str, Any]) -> NDArray[Any]:
+        """See `ntm_rl.envs.state`."""
+        generator = generator_of(state.get("generator"))
+        observations = array_of(state, "observations", self._observations)
+        if not self.observation_space.contains(observations):
+            raise InputError(f"state 'observations': not in {self.single_observation_space}")
+        arrays = {
+            name: array_of(state, name.removeprefix("_"), getattr(self, name), low, high)
+            for name, (low, high) in self.course().items()
+        }
+        self.np_random, self._observations = generator, observations
+        for name, array in arrays.items():
+            setattr(self, name, array)
+        return self._observations
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -52,6 +52,10 @@ class CartPole(BatchedEnv):
         super().__init__(num_envs, spaces.Box(-high, high, dtype=np.float32), 2)
         self._state = np.zeros((4, num_envs))  # a row each: position, velocity, angle, angular velocity
 
+    def course(self) -> dict[str, tuple[float, float]]:
+        """See `BatchedEnv.course`."""
+        return {"_time": (0, TIME_LIMIT - 1), "_state": (-np.inf, np.inf)}
+
     def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
         """See `BatchedEnv.begin`; `options` may hold bounds `low` and `high` of the first state."""
         low, high = maybe_parse_reset_bounds(options, -0.05, 0.05)

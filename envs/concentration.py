@@ -40,6 +40,16 @@ class Concentration(CardGame):
         self._pairs = np.zeros(num_envs, dtype=np.int64)
         self._first = np.zeros(num_envs, dtype=np.int64)  # position of the turn's first card, or NO_CARD
 
+    def course(self) -> dict[str, tuple[float, float]]:
+        """See `BatchedEnv.course`."""
+        return {
+            "_time": (0, self._steps - 1),
+            "_table": (0, self.kinds - 1),
+            "_shown": (0, self.kinds),
+            "_pairs": (0, self._cards // 2),
+            "_first": (NO_CARD, self._cards - 1),
+        }
+
     def deal(self, copies: IntArray, decks: list[IntArray]) -> IntArray:
         """See `CardGame.deal`."""
         self._table[copies] = self.kind(decks[0])

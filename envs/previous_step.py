@@ -1,5 +1,6 @@
 """Lets the previous action and reward join the observation."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from ntm_rl.envs.observations import row
+from ntm_rl.envs.state import Resumable, State, array_of, part_of
 from ntm_rl.errors import InputError
 
 
@@ -157,6 +159,22 @@ class PreviousStepVector(VectorWrapper[dict[str, Any], Any, Any, Any, Any]):
         if started.any():
             self._actions[started], self._rewards[started] = 0, 0
         return self._encoding.join(observations, self._actions, self._rewards), rewards, terminated, truncated, info
+
+    def get_state(self) -> State | None:
+        """See `ntm_rl.envs.state`."""
+        inner = self.env.get_state() if isinstance(self.env, Resumable) else None
+        own = {"actions": self._actions.copy(), "rewards": self._rewards.copy(), "ended": self._ended.copy()}
+        return None if inner is None else {"envs": inner, **own}
+
+    def set_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """See `ntm_rl.envs.state`."""
+        actions = array_of(state, "actions", self._actions)
+        rewards, ended = array_of(state, "rewards", self._rewards), array_of(state, "ended", self._ended)
+        if not isinstance(self.env, Resumable):
+            raise InputError(f"{self.env}: its state cannot be put back")
+        observations = self.env.set_state(part_of(state, "envs"))
+        self._actions, self._rewards, self._ended = actions, rewards, ended
+        return self._encoding.join(observations, self._actions, self._rewards)
 
     def _final(self, final: Any, ended: NDArray[np.bool_]) -> NDArray[np.object_]:
         """Returns the last observations, a Dict in each row that ended, with the step that led there."""

@@ -1,7 +1,7 @@
 """Vector environments as SB3 wants them: the adapter from Gymnasium's, and the factory that chooses."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from ntm_rl.envs.factory import EnvSettings, check_time_limit, make_env
 from ntm_rl.envs.native import NATIVE, is_atari, is_native, make_native, takes_kwargs
 from ntm_rl.envs.observations import row
 from ntm_rl.envs.registration import MASKED
+from ntm_rl.envs.state import Resumable, State, array_of, part_of
 from ntm_rl.errors import InputError
 
 
@@ -100,6 +101,21 @@ class VectorEnvAdapter(VecEnv):
         self._returns[finished] = 0
         self._lengths[finished] = 0
         return observations, rewards.astype(np.float32), dones, infos
+
+    def get_state(self) -> State | None:
+        """See `ntm_rl.envs.state`."""
+        inner = self.envs.get_state() if isinstance(self.envs, Resumable) else None
+        own = {"returns": self._returns.copy(), "lengths": self._lengths.copy()}
+        return None if inner is None else {"envs": inner, **own}
+
+    def set_state(self, state: Mapping[str, Any]) -> VecEnvObs:
+        """See `ntm_rl.envs.state`."""
+        returns, lengths = array_of(state, "returns", self._returns), array_of(state, "lengths", self._lengths, 0)
+        if not isinstance(self.envs, Resumable):
+            raise InputError(f"{self.envs}: its state cannot be put back")
+        observations = self.envs.set_state(part_of(state, "envs"))
+        self._returns, self._lengths = returns, lengths
+        return observations  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Closes the vector environment."""

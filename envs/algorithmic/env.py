@@ -1,5 +1,6 @@
 """The algorithmic tasks as Gymnasium environments, one at a time and many at once."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +14,7 @@ from ntm_rl.envs.algorithmic.playback import Playback
 from ntm_rl.envs.algorithmic.registry import make_task
 from ntm_rl.envs.algorithmic.render import draw, write_out
 from ntm_rl.envs.algorithmic.task import FloatArray
+from ntm_rl.envs.state import State, generator_of, generator_state, part_of
 from ntm_rl.errors import InputError
 
 RENDER_MODES = ["rgb_array", "ansi"]
@@ -138,6 +140,20 @@ class AlgorithmicVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
         }
         self._playback.begin(np.flatnonzero(ended), self._generators)
         return self._playback.observations(), rewards, ended, truncated, {**self._info(), **last}
+
+    def get_state(self) -> State:
+        """See `ntm_rl.envs.state`; the curriculum, which may be shared, is not part of it."""
+        return {"generators": list(map(generator_state, self._generators)), "playback": self._playback.get_state()}
+
+    def set_state(self, state: Mapping[str, Any]) -> FloatArray:
+        """See `ntm_rl.envs.state`."""
+        saved = state.get("generators")
+        if not isinstance(saved, list) or len(saved) != self.num_envs:
+            raise InputError(f"state 'generators': must be a list of {self.num_envs}")
+        generators = list(map(generator_of, saved))
+        observations = self._playback.set_state(part_of(state, "playback"))
+        self._generators = generators
+        return observations
 
     def render(self) -> Any:
         """Returns of each copy the episode so far, as a picture or as text."""

@@ -1,5 +1,6 @@
 """Episodes of an algorithmic task being played: what its single and its vector environment share."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,10 @@ from numpy.typing import NDArray
 
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
 from ntm_rl.envs.algorithmic.task import BoolArray, Difficulty, Episode, FloatArray, Task
+from ntm_rl.envs.state import State, array_of
+from ntm_rl.errors import InputError
+
+BLOCKS = ("inputs", "targets", "answers", "weights")
 
 
 class Playback:
@@ -84,6 +89,35 @@ class Playback:
         answers = np.where(is_past[:, None], self._answers[copy, :steps], 0).astype(np.float32)
         targets = self._targets[copy, :steps].astype(np.float32)
         return Episode(self._inputs[copy, :steps], targets, self._weights[copy, :steps] > 0), answers
+
+    def get_state(self) -> State:
+        """See `ntm_rl.envs.state`; the curriculum and the generators are not part of it."""
+        blocks = {name: getattr(self, f"_{name}").copy() for name in BLOCKS}
+        counts = {"time": self.time.copy(), "lengths": self._lengths.copy(), "wrong": self._wrong.copy()}
+        return {**blocks, **counts, "difficulties": [dict(each) for each in self._difficulties]}
+
+    def set_state(self, state: Mapping[str, Any]) -> FloatArray:
+        """See `ntm_rl.envs.state`."""
+        inputs, difficulties = state.get("inputs"), state.get("difficulties")
+        room = inputs.shape[1] if isinstance(inputs, np.ndarray) and inputs.ndim > 1 else 0
+        blocks = {}
+        for name in BLOCKS:
+            old = getattr(self, f"_{name}")
+            like = np.broadcast_to(old[:1, :1], (self.copies, room, *old.shape[2:]))  # takes no memory
+            blocks[name] = array_of(state, name, like, *((-np.inf, np.inf) if name == "inputs" else (0, 1)))
+        lengths = array_of(state, "lengths", self._lengths, 1, room - 1)
+        time, wrong = array_of(state, "time", self.time, 0), array_of(state, "wrong", self._wrong, 0)
+        if (time >= lengths).any():
+            raise InputError("state 'time': a copy is behind the end of its episode")
+        if not isinstance(difficulties, list) or len(difficulties) != self.copies:
+            raise InputError(f"state 'difficulties': must be a list of {self.copies}")
+        for difficulty in difficulties:
+            self.task.check(difficulty)
+        for name, block in blocks.items():
+            setattr(self, f"_{name}", block)
+        self._room, self.time, self._lengths, self._wrong = room, time, lengths, wrong
+        self._difficulties = [dict(each) for each in difficulties]
+        return self.observations()
 
     def _make_room(self, steps: int) -> None:
         """Makes room for so many steps, and keeps the episodes under way."""

@@ -58,7 +58,7 @@ def test_callbacks_save_when_due_the_best_and_on_a_signal(tmp_path):
     assert steps == [128, 192]  # at 64 too, which two newer ones replaced; 192 is where the rollout under way ended
     assert best.best > 0
     assert load_agent(tmp_path / "best", "cpu").card["extra"]["mean_return"] == best.best
-    assert load_checkpoint(tmp_path / "checkpoints" / "step-000000000192.safetensors", model) == {"best": best.best}
+    assert load_checkpoint(tmp_path / "checkpoints" / "step-000000000192.safetensors", model)["best"] == best.best
 
 
 def test_a_checkpoint_is_written_at_the_end(tmp_path):

@@ -144,7 +144,7 @@ def test_an_interrupt_outside_a_training_is_one_message(capsys, monkeypatch):
 def test_a_folder_that_cannot_be_made_is_one_message(capsys):
     Path("runs").write_text("a file where the folder should be")
     code, _, error = run(capsys, "train", CONFIG, *TINY)
-    assert code == 2 and "run_dir = 'runs'" in error and "cannot be made" in error
+    assert code == 3 and "run_dir = 'runs'" in error and "cannot be made" in error
 
 
 def test_a_log_that_cannot_be_opened_is_one_message(capsys, monkeypatch):
@@ -164,7 +164,7 @@ def test_a_full_disk_stops_a_training_with_one_message_and_the_old_checkpoint_in
 
     monkeypatch.setattr("os.fsync", full)
     code, _, error = run(capsys, "resume", str(folder), "total_timesteps=2000")
-    assert code == 2 and "No space left on device; what was there before is untouched" in error
+    assert code == 3 and "No space left on device; what was there before is untouched" in error
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
 
 

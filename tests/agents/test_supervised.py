@@ -7,10 +7,10 @@ import torch
 
 from ntm_rl.agents import inspection, supervised
 from ntm_rl.agents import network as network_module
-from ntm_rl.agents.callbacks import restore_curricula
-from ntm_rl.agents.checkpoints import latest_checkpoint
+from ntm_rl.agents.checkpoints import latest_checkpoint, load_checkpoint
 from ntm_rl.agents.cli import main
 from ntm_rl.agents.csv_log import read_table
+from ntm_rl.agents.environment_states import curricula
 from ntm_rl.agents.evaluation import evaluate, evaluate_supervised
 from ntm_rl.agents.export import load_agent
 from ntm_rl.agents.network import SequenceNetwork, load_network, save_network
@@ -282,11 +282,10 @@ def test_the_level_of_a_curriculum_survives_a_resume(tmp_path):
     _, rows = read_table(trained.run / "progress.csv")
     assert float(rows[-1]["rollout/level"]) > 1
     document = read_tensors(latest_checkpoint(trained.run / "checkpoints"))[1]
-    [(level, _)] = document["extra"]["curricula"]
-    assert level == float(rows[-1]["rollout/level"])
-    env = make_vec_env(
-        EnvSettings("ntm_rl/Copy-v0", kwargs={"bits": 1, "max_length": 3, "curriculum": "lookahead"}), 2, 0
-    )
-
-    restore_curricula(env, document["extra"]["curricula"])
-    assert env.get_attr("curriculum")[0].level == level
+    [saved] = document["environment"]["curricula"]
+    assert saved["level"] == float(rows[-1]["rollout/level"])
+    settings = Run.open(trained.run).settings()
+    model = make_model(settings, make_vec_env(settings.env_settings, settings.n_envs, 9))
+    load_checkpoint(latest_checkpoint(trained.run / "checkpoints"), model)
+    [curriculum] = curricula(model.get_env())
+    assert (curriculum.level, curriculum.errors) == (saved["level"], saved["errors"])
