@@ -54,7 +54,7 @@ class CartPole(BatchedEnv):
 
     def course(self) -> dict[str, tuple[float, float]]:
         """See `BatchedEnv.course`."""
-        return {"_time": (0, TIME_LIMIT - 1), "_state": (-np.inf, np.inf)}
+        return {"_time": (0, self._time_limit - 1), "_state": (-np.inf, np.inf)}
 
     def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
         """See `BatchedEnv.begin`; `options` may hold bounds `low` and `high` of the first state."""

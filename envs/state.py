@@ -77,3 +77,15 @@ def generator_of(state: Any) -> np.random.Generator:
     except Exception as error:  # whatever hostile values make NumPy raise
         raise InputError(f"state of a generator: {error!r}") from error
     return np.random.Generator(generator)
+
+
+def generators_of(state: Mapping[str, Any], count: int) -> list[np.random.Generator]:
+    """Returns new random generators in the states of a list.
+
+    Raises:
+        InputError: it is no list of so many.
+    """
+    saved = state.get("generators")
+    if not isinstance(saved, list) or len(saved) != count:
+        raise InputError(f"state 'generators': must be a list of {count}")
+    return list(map(generator_of, saved))

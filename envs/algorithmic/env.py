@@ -14,7 +14,7 @@ from ntm_rl.envs.algorithmic.playback import Playback
 from ntm_rl.envs.algorithmic.registry import make_task
 from ntm_rl.envs.algorithmic.render import draw, write_out
 from ntm_rl.envs.algorithmic.task import FloatArray
-from ntm_rl.envs.state import State, generator_of, generator_state, part_of
+from ntm_rl.envs.state import State, generator_state, generators_of, part_of
 from ntm_rl.errors import InputError
 
 RENDER_MODES = ["rgb_array", "ansi"]
@@ -147,10 +147,7 @@ class AlgorithmicVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
 
     def set_state(self, state: Mapping[str, Any]) -> FloatArray:
         """See `ntm_rl.envs.state`."""
-        saved = state.get("generators")
-        if not isinstance(saved, list) or len(saved) != self.num_envs:
-            raise InputError(f"state 'generators': must be a list of {self.num_envs}")
-        generators = list(map(generator_of, saved))
+        generators = generators_of(state, self.num_envs)
         observations = self._playback.set_state(part_of(state, "playback"))
         self._generators = generators
         return observations

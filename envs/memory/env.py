@@ -1,6 +1,7 @@
 """What the diagnostic environments share: copies of one stepped at once, and one of them as a single environment."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -9,6 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ntm_rl.envs.batched import BatchedEnv, IntArray
+from ntm_rl.envs.state import State, generator_state, generators_of
 from ntm_rl.errors import InputError
 
 FloatArray = NDArray[np.float32]
@@ -53,6 +55,18 @@ class DiagnosticVectorEnv(BatchedEnv):
         if seed is not None:
             self.generators = [gym.utils.seeding.np_random(seed + copy)[0] for copy in range(self.num_envs)]
         return super().reset(seed=seed, options=options)
+
+    def get_state(self) -> State | None:
+        """See `ntm_rl.envs.state`."""
+        state = super().get_state()
+        return None if state is None else {**state, "generators": list(map(generator_state, self.generators))}
+
+    def set_state(self, state: Mapping[str, Any]) -> FloatArray:
+        """See `ntm_rl.envs.state`."""
+        generators = generators_of(state, self.num_envs)
+        observations = super().set_state(state)
+        self.generators = generators
+        return observations
 
     def render(self) -> tuple[str, ...] | None:
         """Returns of each copy what it looks like."""
