@@ -58,14 +58,22 @@ class CheckpointCallback(BaseCallback):
         every: Environment steps between two checkpoints.
         keep: Checkpoints to keep.
         best: Whose best mean return is kept with each, so that a resumed training does not start it anew.
+        extra: JSON values to keep with each.
 
     Attributes:
         saved_at: Environment steps of the last checkpoint.
     """
 
-    def __init__(self, folder: Path, every: int, keep: int, best: BestAgentCallback | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        keep: int,
+        best: BestAgentCallback | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ):
         super().__init__()
-        self.folder, self.every, self.keep, self.best = folder, every, keep, best
+        self.folder, self.every, self.keep, self.best, self.extra = folder, every, keep, best, dict(extra or {})
         self.saved_at = -1
         self._between_rollouts = True
 
@@ -73,7 +81,7 @@ class CheckpointCallback(BaseCallback):
         """Writes a checkpoint now; between two rollouts only, where the counters agree with the weights."""
         if self.saved_at != self.model.num_timesteps:
             known = self.best is not None and np.isfinite(self.best.best)
-            extra: dict[str, Any] = {"best": self.best.best} if known and self.best is not None else {}
+            extra = {**self.extra, "best": self.best.best} if known and self.best is not None else dict(self.extra)
             extra["pending"] = pending_metrics(self.logger)
             save_checkpoint(self.model, self.folder, keep=self.keep, extra=extra)  # type: ignore[arg-type]
             self.saved_at = self.model.num_timesteps

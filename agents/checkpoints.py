@@ -194,9 +194,11 @@ def read_checkpoint(
         raise StorageError(f"{path}: not a {kind} of format {FORMAT}")
     groups = _by_part(path, tensors)
     require_matching(path, groups["policy"], weights_of(module))
-    state = _optimizer_state(path, groups["optimizer"], document, optimizer)
     try:
+        state = _optimizer_state(path, groups["optimizer"], document, optimizer)
         check_random_states(groups["random"], document["random"])
+    except StorageError:
+        raise
     except Exception as error:  # whatever hostile values make the parsers raise
         raise StorageError(f"{path}: not a {kind} of format {FORMAT}: {error!r}") from error
     return groups, document, state

@@ -15,6 +15,8 @@ from ntm_rl.errors import InputError
 
 BAD_INPUT = 2
 CANNOT_WRITE = 3
+NOT_FINITE = 4
+ENVIRONMENT_FAILED = 5
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _exit_code(error: InputError) -> int:
+    from ntm_rl.agents.nonfinite import NonFiniteError
     from ntm_rl.agents.storage import WriteError
+    from ntm_rl.envs.workers import WorkerError
 
+    if isinstance(error, NonFiniteError):
+        return NOT_FINITE
+    if isinstance(error, WorkerError):
+        return ENVIRONMENT_FAILED
     return CANNOT_WRITE if isinstance(error, WriteError) else BAD_INPUT
 
 

@@ -1,5 +1,6 @@
 """Recurrent PPO on time-major rollouts, for any policy with a memory core."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from ntm_rl.agents.nonfinite import NonFiniteError, check_observations, check_rollout, update_error
 from ntm_rl.agents.policies import MlpNtmPolicy
 from ntm_rl.agents.rollout import Minibatch, Rollout
 from ntm_rl.errors import InputError
@@ -140,7 +142,11 @@ class MemoryPPO(RecurrentPPO):
             raise InputError(f"clip_range_vf = {self.clip_range_vf}: must be above 0, or None for no clipping")
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
-        """Plays `n_rollout_steps` in every environment; False if a callback stopped it."""
+        """Plays `n_rollout_steps` in every environment; False if a callback stopped it.
+
+        Raises:
+            NonFiniteError: an observation, a reward or a value is not finite.
+        """
         assert self._last_obs is not None and self._last_episode_starts is not None
         self.policy.set_training_mode(False)
         if self.use_sde:
@@ -153,8 +159,12 @@ class MemoryPPO(RecurrentPPO):
             obs = rollout.store_observation(step, self._last_obs)  # type: ignore[arg-type]
             resets = rollout.store_resets(step, self._last_episode_starts)
             rollout.store_state(step, state)
-            with torch.no_grad():
-                actions, values, log_probs, state = self.policy.step(obs, state, resets)
+            try:
+                with torch.no_grad():
+                    actions, values, log_probs, state = self.policy.step(obs, state, resets)
+            except ValueError:  # so torch's distributions refuse parameters that are not finite
+                check_observations(rollout, step + 1)
+                raise
             rollout.actions[step], rollout.values[step], rollout.log_probs[step] = actions, values, log_probs
 
             new_obs, rewards, dones, infos = env.step(self._playable(actions))
@@ -169,6 +179,7 @@ class MemoryPPO(RecurrentPPO):
             rollout.rewards[step], rollout.ends[step] = rewards, dones
             self._last_obs = new_obs  # type: ignore[assignment]  # SB3 says Tuple spaces are possible; they are not
             self._last_episode_starts = dones
+        check_rollout(rollout, n_rollout_steps)
         self.memory_state = state
 
         with torch.no_grad():
@@ -214,7 +225,11 @@ class MemoryPPO(RecurrentPPO):
         return torch.from_numpy(dones).to(self.device)
 
     def train(self) -> None:
-        """Updates the policy with `n_epochs` passes over the rollout."""
+        """Updates the policy with `n_epochs` passes over the rollout.
+
+        Raises:
+            NonFiniteError: a loss or a gradient is not finite; the update that it belongs to has not been made.
+        """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         metrics: list[dict[str, Tensor]] = []
@@ -225,6 +240,7 @@ class MemoryPPO(RecurrentPPO):
                 self._recompute_states()
             for batch in self.rollout.minibatches(self.batch_size):  # type: ignore[arg-type]
                 loss, measured = self._loss(batch)
+                parts = dict(measured)
                 divergences.append(measured.pop("approx_kl"))
                 metrics.append(measured)
                 if self.target_kl is not None and divergences[-1] > 1.5 * self.target_kl:
@@ -234,12 +250,19 @@ class MemoryPPO(RecurrentPPO):
                     break
                 self.policy.optimizer.zero_grad()
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                if not math.isfinite(norm + loss.detach()):  # the one look of the host at the device
+                    raise self._update_error(batch, parts)
                 self.policy.optimizer.step()
             self._n_updates += 1
             if not continue_training:
                 break
         self._log_training(metrics, torch.stack(divergences))
+
+    @torch.no_grad()
+    def _update_error(self, batch: Minibatch, measured: Mapping[str, Tensor]) -> NonFiniteError:
+        values, *_ = self.policy.evaluate_sequences(batch.observations, batch.actions, batch.states, batch.resets)
+        return update_error(self.policy, batch, values, measured, self.sequence_length, self.n_envs)
 
     def _loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """PPO's clipped surrogate (equation 7), value and entropy losses of one minibatch, and what to log of them."""

@@ -24,6 +24,7 @@ class Minibatch(NamedTuple):
         returns: advantages plus old values.
         states: memory states before each chunk's first step, `[B, S]`.
         resets: `[L, B]` bool, true where an episode begins.
+        chunks: Number of each chunk, `[B]`: `chunk * E + environment`.
     """
 
     observations: PyTorchObs
@@ -34,6 +35,7 @@ class Minibatch(NamedTuple):
     returns: Tensor
     states: Tensor
     resets: Tensor
+    chunks: Tensor
 
 
 class Rollout:
@@ -148,6 +150,7 @@ class Rollout:
             take(self.returns),
             self.states.flatten(0, 1).index_select(0, chosen),
             take(self.resets).view(self.sequence_length, -1),
+            chosen,
         )
 
 

@@ -160,6 +160,12 @@ class TrainingSettings(Section):
     )
     tracking: TrackingSettings = Field(TrackingSettings(), description="Where Weights & Biases puts the run.")
     checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="When the training is saved.")
+    on_nonfinite: Literal["stop", "rollback"] = Field(
+        "stop",
+        description="At a loss or gradient that is not finite: stop, or go back to the last checkpoint and on "
+        "with half the learning rate.",
+    )
+    max_rollbacks: int = Field(3, ge=1, description="How often a run may go back.")
 
     @property
     def core_kwargs(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ntm_rl.agents.checkpoints import count, has_checkpoints, latest_checkpoint, read_checkpoint, write_checkpoint
 from ntm_rl.agents.network import SequenceNetwork, load_network, save_network
+from ntm_rl.agents.nonfinite import NonFiniteError, bad_gradients, write_report
 from ntm_rl.agents.optimizers import make_optimizer
 from ntm_rl.agents.progress import ProgressDisplay
 from ntm_rl.agents.random_states import restore_random_states
@@ -86,7 +88,7 @@ def score(network: SequenceNetwork, batch: Batch, task: Task) -> Score:
 def train_supervised(settings: SupervisedSettings, config: str, *, show_progress: bool = True) -> SupervisedResult:
     """Trains a new network into a new run directory; arguments and errors as `training.train`."""
     trainer = SupervisedTrainer(settings)  # before the folder: what fails here leaves nothing behind
-    return _learn(trainer, Run.create(settings, config), show_progress, {})
+    return _learn_guarded(trainer, Run.create(settings, config), show_progress, {})
 
 
 def resume_supervised(run: Run, settings: SupervisedSettings, *, show_progress: bool = True) -> SupervisedResult:
@@ -98,7 +100,7 @@ def resume_supervised(run: Run, settings: SupervisedSettings, *, show_progress: 
     trainer = SupervisedTrainer(settings)
     # A run that was interrupted before its first checkpoint begins anew.
     pending = trainer.load(latest_checkpoint(run.checkpoints)) if has_checkpoints(run.checkpoints) else {}
-    return _learn(trainer, run, show_progress, pending)
+    return _learn_guarded(trainer, run, show_progress, pending)
 
 
 class SupervisedTrainer:
@@ -113,6 +115,7 @@ class SupervisedTrainer:
         last: The cost of the last validation, None without any.
         sums: Bits per sequence, share of wrong bits and gradient norm, summed up since the last row of metrics.
         updates: Since then.
+        rollbacks: How often the run went back to a checkpoint; each time halves the learning rate.
     """
 
     def __init__(self, settings: SupervisedSettings):
@@ -131,6 +134,7 @@ class SupervisedTrainer:
         self.last: float | None = None
         self.overflows = 0
         self.sums, self.updates = [0.0, 0.0, 0.0], 0
+        self.rollbacks = 0
         self._rng = np.random.default_rng(settings.seed)
         self._parameters = list(self.network.parameters())
 
@@ -144,30 +148,31 @@ class SupervisedTrainer:
         cost = _bits(logits, targets, mask).mean()
         self.optimizer.zero_grad()
         cost.backward()
-        norm = self._step(cost.item())
+        norm = self._step(cost.item(), difficulty)
         self.sequences += settings.batch_size
         wrong = ((logits.detach() > 0) != (targets > 0))[mask].float().mean()
         if self.curriculum.level < self.curriculum.levels:
             self.curriculum.report(difficulty, float(wrong))
         return cost.detach(), wrong, norm
 
-    def _step(self, cost: float) -> Tensor:
+    def _step(self, cost: float, difficulty: Difficulty) -> Tensor:
         """Changes the weights by the gradient; returns its norm before clipping.
 
         A gradient that overflowed is left out: through hundreds of steps of a recurrent network that happens, and the
         next sequences are as good. Many in a row are a training that has failed.
 
         Raises:
-            InputError: the cost, or too many gradients in a row, are not finite.
+            NonFiniteError: the cost, or too many gradients in a row, are not finite.
         """
         settings = self.settings.optimizer
         if settings.clip_value is not None:
             torch.nn.utils.clip_grad_value_(self._parameters, settings.clip_value)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip_norm or math.inf)
-        if settings.learning_rate_schedule == "linear":
-            share = max(1 - self.sequences / self.settings.total_sequences, 0)
+        is_linear = settings.learning_rate_schedule == "linear"
+        share = max(1 - self.sequences / self.settings.total_sequences, 0) if is_linear else 1
+        if is_linear or self.rollbacks:
             for group in self.optimizer.param_groups:
-                group["lr"] = settings.learning_rate * share
+                group["lr"] = settings.learning_rate * share * 0.5**self.rollbacks
         if math.isfinite(norm):
             self.overflows = 0
             self.optimizer.step()
@@ -177,10 +182,16 @@ class SupervisedTrainer:
         if self.overflows == MAX_OVERFLOWS or not math.isfinite(cost):
             gradients = f"the gradients of {MAX_OVERFLOWS} batches in a row are"
             what = gradients if math.isfinite(cost) else "the cost is"
-            raise InputError(
-                f"{what} not finite at sequence {self.sequences:,}; the checkpoints are whole. Lower "
-                "optimizer.learning_rate or optimizer.clip_norm"
-            )
+            message = f"{what} not finite at sequence {self.sequences:,}; the checkpoints are whole. Lower "
+            report = {
+                "quantity": "gradient" if math.isfinite(cost) else "cost",
+                "cost in bits": repr(cost),
+                "gradient norm": repr(float(norm)),
+                "sequences": [self.sequences, self.sequences + self.settings.batch_size - 1],
+                "difficulty": difficulty,
+                "parameters with such a gradient": bad_gradients(self.network),
+            }
+            raise NonFiniteError(f"{message}optimizer.learning_rate or optimizer.clip_norm", report)
         return torch.zeros_like(norm)
 
     def validate(self, difficulty: Difficulty | None = None) -> Score:
@@ -212,6 +223,7 @@ class SupervisedTrainer:
             "errors": self.curriculum.errors,
             "generator": generator_state(self._rng),
             "overflows": self.overflows,
+            "rollbacks": self.rollbacks,
             "last": self.last,
             "sums": self.sums,
             "updates": self.updates,
@@ -242,6 +254,7 @@ class SupervisedTrainer:
             rng, last = generator_of(document["generator"]), document.get("last")
             last = None if last is None else float(last)
             overflows, updates = count(document.get("overflows", 0)), count(document.get("updates", 0))
+            rollbacks = count(document.get("rollbacks", 0))
             bits, wrong, norm = map(float, document.get("sums", (0, 0, 0)))
             pending = dict(document.get("pending", {}))
             record_pending(Logger(None, []), pending)
@@ -254,6 +267,7 @@ class SupervisedTrainer:
         restore_random_states(groups["random"], document["random"])
         self.sequences, self.best, self.last, self._rng = sequences, best, last, rng
         self.overflows, self.sums, self.updates = overflows, [bits, wrong, norm], updates
+        self.rollbacks = rollbacks
         return pending
 
 
@@ -275,6 +289,26 @@ def load_supervised(run: Run, settings: SupervisedSettings, *, best: bool = Fals
     trainer = SupervisedTrainer(settings)
     trainer.load(latest_checkpoint(run.checkpoints))
     return trainer.averaged
+
+
+def _learn_guarded(
+    trainer: SupervisedTrainer, run: Run, show_progress: bool, pending: Mapping[str, Any]
+) -> SupervisedResult:
+    """Trains on, and where numbers are not finite goes back to the last checkpoint if the settings say so."""
+    settings = trainer.settings
+    while True:
+        try:
+            return _learn(trainer, run, show_progress, pending)
+        except NonFiniteError as error:
+            report = write_report(run.path, error, trainer.sequences)
+            rollbacks = trainer.rollbacks + 1
+            if settings.on_nonfinite == "stop" or rollbacks > settings.max_rollbacks:
+                raise NonFiniteError(f"{error}; see {report}", error.report) from error
+            trainer = SupervisedTrainer(settings)
+            pending = trainer.load(latest_checkpoint(run.checkpoints)) if has_checkpoints(run.checkpoints) else {}
+            trainer.rollbacks = rollbacks
+            what = f"back to sequence {trainer.sequences:,}, rollback {rollbacks}"
+            print(f"{error}; see {report}; {what}", file=sys.stderr)
 
 
 def _learn(trainer: SupervisedTrainer, run: Run, show_progress: bool, pending: Mapping[str, Any]) -> SupervisedResult:

@@ -1,6 +1,7 @@
 """Trains an agent as the settings say, or goes on with a training that was interrupted."""
 
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -24,8 +25,9 @@ from ntm_rl.agents.callbacks import (
     CurriculumCallback,
     StopOnSignal,
 )
-from ntm_rl.agents.checkpoints import has_checkpoints, latest_checkpoint, load_checkpoint
+from ntm_rl.agents.checkpoints import count, has_checkpoints, latest_checkpoint, load_checkpoint
 from ntm_rl.agents.export import save_agent
+from ntm_rl.agents.nonfinite import NonFiniteError, write_report
 from ntm_rl.agents.ppo import MemoryPPO
 from ntm_rl.agents.progress import ProgressCallback
 from ntm_rl.agents.runs import Run
@@ -68,7 +70,7 @@ def train(settings: Settings, config: str, *, show_progress: bool = True) -> Tra
         InputError: an environment that cannot be made, or a folder that cannot be written.
     """
     model = _new_model(settings)  # before the folder: what fails here leaves nothing behind
-    return _learn(settings, Run.create(settings, config), model, show_progress, {})
+    return _learn_guarded(settings, Run.create(settings, config), model, show_progress, {})
 
 
 def resume(run: Run, settings: Settings, *, show_progress: bool = True) -> TrainResult:
@@ -79,17 +81,41 @@ def resume(run: Run, settings: Settings, *, show_progress: bool = True) -> Train
     Raises:
         InputError: all checkpoints are damaged, or the latest is of another kind of agent.
     """
-    checkpoint = latest_checkpoint(run.checkpoints) if has_checkpoints(run.checkpoints) else None
-    if checkpoint is None:
-        return _learn(settings, run, _new_model(settings), show_progress, {})
+    model, saved = _last_state(settings, run)
+    return _learn_guarded(settings, run, model, show_progress, saved)
+
+
+def _learn_guarded(
+    settings: Settings, run: Run, model: MemoryPPO, show_progress: bool, saved: Mapping[str, Any]
+) -> TrainResult:
+    """Trains on, and where numbers are not finite goes back to the last checkpoint if the settings say so."""
+    while True:
+        try:
+            return _learn(settings, run, model, show_progress, saved)
+        except NonFiniteError as error:
+            report = write_report(run.path, error, model.num_timesteps)
+            rollbacks = saved.get("rollbacks", 0) + 1
+            what = f"after {model.num_timesteps:,} environment steps {error}; see {report}"
+            if settings.on_nonfinite == "stop" or rollbacks > settings.max_rollbacks:
+                raise NonFiniteError(f"{what}; the last good checkpoint is kept", error.report) from error
+            model, saved = _last_state(settings, run)
+            saved = {**saved, "rollbacks": rollbacks}
+            print(f"{what}; back to step {model.num_timesteps:,}, rollback {rollbacks}", file=sys.stderr)
+
+
+def _last_state(settings: Settings, run: Run) -> tuple[MemoryPPO, dict[str, Any]]:
+    """Returns the model of a run's latest checkpoint and what was saved beside it; a new one where there is none."""
+    if not has_checkpoints(run.checkpoints):
+        return _new_model(settings), {}
+    checkpoint = latest_checkpoint(run.checkpoints)
     model = make_model(settings, make_vec_env(settings.env_settings, settings.n_envs, settings.seed))
     extra = load_checkpoint(checkpoint, model)
     try:
-        float(extra.get("best", 0))
+        float(extra.get("best", 0)), count(extra.get("rollbacks", 0))
         record_pending(Logger(None, []), extra.get("pending", {}))
     except (TypeError, ValueError, AttributeError) as error:  # whatever hostile values make the parsers raise
         raise StorageError(f"{checkpoint}: its extra values are damaged: {error}") from error
-    return _learn(settings, run, model, show_progress, extra)
+    return model, extra
 
 
 def _new_model(settings: Settings) -> MemoryPPO:
@@ -142,10 +168,16 @@ def _learn(
     settings: Settings, run: Run, model: MemoryPPO, show_progress: bool, saved: Mapping[str, Any]
 ) -> TrainResult:
     """Trains on from what a checkpoint saved beside the model, nothing in a new training."""
+    rollbacks = saved.get("rollbacks", 0)
+    if rollbacks:
+        schedule = model.lr_schedule
+        model.lr_schedule = lambda progress: schedule(progress) * 0.5**rollbacks
     writer = run.track(settings)
     card = {"env": settings.env.id, "core": settings.core, "seed": settings.seed}
     best = BestAgentCallback(run.best, settings.ppo.stats_window_size, card, saved.get("best", -np.inf))
-    checkpoints = CheckpointCallback(run.checkpoints, settings.checkpoint.every, settings.checkpoint.keep, best)
+    checkpoints = CheckpointCallback(
+        run.checkpoints, settings.checkpoint.every, settings.checkpoint.keep, best, {"rollbacks": rollbacks}
+    )
     stop = StopOnSignal(checkpoints)
     callbacks: list[BaseCallback] = [checkpoints, best, stop, CurriculumCallback()]
     first, began = model.num_timesteps, time.monotonic()

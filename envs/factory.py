@@ -36,6 +36,8 @@ class EnvSettings:
     vectorization: Annotated[
         Vectorization, "Copies stepped natively, one by one, in a process each, or (auto) natively where possible."
     ] = "auto"
+    worker_timeout: Annotated[float, "Seconds that a step may take where each copy has a process."] = 300.0
+    restart_workers: Annotated[bool, "Start a copy's process anew where it crashed or hangs; false: an error."] = False
     normalize_observation: Annotated[bool, "Normalise observations by running statistics."] = False
     normalize_reward: Annotated[bool, "Scale rewards by the running deviation of the discounted return."] = False
 

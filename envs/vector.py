@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from ntm_rl.envs.factory import EnvSettings, check_time_limit, make_env
@@ -18,6 +18,7 @@ from ntm_rl.envs.native import NATIVE, is_atari, is_native, make_native, takes_k
 from ntm_rl.envs.observations import row
 from ntm_rl.envs.registration import MASKED
 from ntm_rl.envs.state import Resumable, State, array_of, part_of
+from ntm_rl.envs.workers import Workers
 from ntm_rl.errors import InputError
 
 
@@ -183,6 +184,8 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
     if n_envs < 1:
         raise InputError(f"n_envs = {n_envs}: must be at least 1")
     check_time_limit(settings)
+    if settings.worker_timeout <= 0:
+        raise InputError(f"env.worker_timeout = {settings.worker_timeout}: must be above 0 seconds")
     venv: VecEnv
     native_id = _native_id(settings)
     if native_id is not None:
@@ -193,7 +196,7 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
         makers = [partial(_monitored, settings)] * n_envs
         if settings.vectorization == "subprocess":
             makers[0]().close()  # an error in a worker would reach the user as a broken pipe
-            venv = SubprocVecEnv(makers)  # type: ignore[arg-type]
+            venv = Workers(makers, settings.worker_timeout, settings.restart_workers)  # type: ignore[arg-type]
         else:
             venv = DummyVecEnv(makers)  # type: ignore[arg-type]
     venv.seed(seed)

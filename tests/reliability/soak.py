@@ -247,8 +247,7 @@ def full_disk(training: Training, seconds: float) -> str:
     free = os.statvfs(training.folder)
     try:
         with suppress(OSError), filler.open("wb", buffering=0) as file:
-            for _ in range(free.f_bavail * free.f_bsize // 4096 - training.rng.randint(0, 8)):
-                file.write(bytes(4096))
+            file.write(bytes(free.f_bavail * free.f_bsize - 4096 * training.rng.randint(0, 8)))
         return _must_refuse(training, child, "full disk")
     finally:
         filler.unlink(missing_ok=True)
@@ -423,7 +422,7 @@ def main_soak() -> int:
     root = Path(tempfile.mkdtemp(prefix="ntm-rl-soak-"))
     small = root / "small"
     small.mkdir()
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(small)]
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(small)]
     can_mount = subprocess.run(mounting, capture_output=True, check=False).returncode == 0
     try:
         counts = soak(root, options.minutes, options.seed, small if can_mount else None, options.max_faults)
