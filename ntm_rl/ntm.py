@@ -178,7 +178,7 @@ class Ntm(MemoryCore):
         if torch.is_grad_enabled():
             outputs, last = FusedNtm.apply(*tensors, self._kernel_sizes, self.clip)  # type: ignore[no-untyped-call]
             return outputs, last
-        outputs, last = torch.ops.ntm_rl.ntm_infer.default(*tensors, self._kernel_sizes, self.clip)
+        outputs, last, _ = torch.ops.ntm_rl.ntm_forward.default(*tensors, self._kernel_sizes, self.clip, False)
         return outputs, last
 
     def _gate_weights(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,18 +19,24 @@ class FusedNtm(torch.autograd.Function):
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
         """See the class."""
         *tensors, shape, clip = arguments
-        inputs, state, start, _, weight_input, _, feedback, head_weight, _ = tensors
-        outputs, last, *blocks = torch.ops.ntm_rl.ntm_forward(*tensors, shape, clip)
+        inputs, state, start, resets, weight_input, _, feedback, head_weight, _ = tensors
+        outputs, last, kept = torch.ops.ntm_rl.ntm_forward(*tensors, shape, clip, True)
         ctx.shape, ctx.clip = shape, clip
-        ctx.save_for_backward(inputs, state, start, weight_input, feedback, head_weight, outputs, *blocks)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs, state, start, resets, weight_input, feedback, head_weight, outputs, kept)
         return outputs, last
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_outputs: Tensor, d_last: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, d_outputs: Tensor | None, d_last: Tensor | None) -> tuple[Any, ...]:
         """See the class."""
-        d_inputs, d_state, d_start, *d_weights = torch.ops.ntm_rl.ntm_backward(
-            d_outputs, d_last, ctx.needs_input_grad[0], *ctx.saved_tensors, ctx.shape, ctx.clip
+        needs = ctx.needs_input_grad[:3]
+        *given, d_start, d_weight_input, d_bias, d_feedback, d_head_weight, d_head_bias = torch.ops.ntm_rl.ntm_backward(
+            d_outputs, d_last, needs, *ctx.saved_tensors, ctx.shape, ctx.clip
         )
-        d_inputs = d_inputs if ctx.needs_input_grad[0] else None
-        return d_inputs, d_state, d_start.sum(0, keepdim=True), None, *d_weights, None, None
+        d_inputs, d_state, d_start = (
+            gradient if is_needed else None
+            for gradient, is_needed in zip((*given, d_start.sum(0, keepdim=True)), needs, strict=True)
+        )
+        d_weights = (d_weight_input, d_bias, d_feedback, d_head_weight, d_head_bias)
+        return d_inputs, d_state, d_start, None, *d_weights, None, None

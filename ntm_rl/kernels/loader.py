@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("ntm.cpp")
+SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 # -march=native: the library is built for the machine that uses it, whose name is part of the cache's key.
 FLAGS = ["-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
 
@@ -39,7 +40,7 @@ def _library() -> Path:
         if machine.exists()
         else ""
     )
-    key = "\n".join([SOURCE.read_text(), torch.__version__, *FLAGS, features])
+    key = "\n".join([*(file.read_text() for file in SOURCES + HEADERS), torch.__version__, *FLAGS, features])
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()
     name = f"ntm_rl_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     return Path(root) / name / f"{name}.so"
@@ -60,7 +61,7 @@ def _build(library: Path) -> None:
         (library.parent / "lock").unlink(missing_ok=True)  # torch's own lock, left by a process that died
         cpp_extension.load(
             library.stem,
-            [str(SOURCE)],
+            [str(source) for source in SOURCES],
             extra_cflags=FLAGS,
             build_directory=str(library.parent),
             is_python_module=False,

@@ -1,0 +1,210 @@
+// Matrix products of few rows, as each step of a sequence has them; the weights are laid out once for all steps.
+#pragma once
+
+#include "numerics.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <type_traits>
+#include <vector>
+
+namespace ntm_rl {
+
+// Sums of one block of a product, kRows x kStrips vectors: with what they are made from they fill the registers.
+#if defined(__AVX512F__)
+constexpr int64_t kRows = 8, kStrips = 3;
+#else
+constexpr int64_t kRows = 4, kStrips = 3;
+#endif
+
+// Weights [k, n], laid out as strips of columns, [n / lanes, k, lanes], the last one filled up with zeros; or as they lie.
+template <typename s>
+class Strips {
+ public:
+  Strips() = default;
+
+  static int64_t size(int64_t k, int64_t n) { return k * padded<s>(n); }
+
+  // Lays them out in `to`; their rows lie `row` apart; transposed: they lie there as [n, k].
+  Strips(const s* weights, int64_t k, int64_t n, int64_t row, bool transposed, s* to) : data(to), k(k), n(n) {
+    constexpr int64_t lanes = kLanes<s>;
+    const int64_t full = n / lanes * lanes;
+    for (int64_t first = 0; first < full; first += lanes) {
+      s* __restrict strip = to + first * k;
+      const s* __restrict from = weights + first * (transposed ? row : 1);
+      for (int64_t i = 0; transposed && i < k; ++i)
+#pragma GCC unroll 16
+        for (int64_t j = 0; j < lanes; ++j) strip[i * lanes + j] = from[j * row + i];
+      for (int64_t i = 0; !transposed && i < k; ++i) store(strip + i * lanes, load(from + i * row));
+    }
+    s* strip = to + full * k;
+    for (int64_t i = 0; full < n && i < k; ++i)
+      for (int64_t j = 0; j < lanes; ++j, ++strip)
+        *strip = full + j >= n ? s(0) : weights[transposed ? (full + j) * row + i : i * row + full + j];
+  }
+
+  // As they lie, [n, k]: slower, but a single product is done before they would be laid out.
+  Strips(const s* weights, int64_t k, int64_t n) : data(weights), k(k), n(n), is_laid_out(false) {}
+
+  // to [m, n] = from [m, n] + a [m, k] * weights, or without `from` a * weights. Rows lie a_row, from_row (0: there is
+  // one for all) and to_row apart.
+  void multiply(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to, int64_t to_row) const {
+    if (!is_laid_out) {
+      int64_t j = 0;
+      for (; j + 4 <= n; j += 4) dots_of_all<4>(j, m, a, a_row, from, from_row, to, to_row);
+      for (; j < n; ++j) dots_of_all<1>(j, m, a, a_row, from, from_row, to, to_row);
+      return;
+    }
+    for (int64_t first = 0; first < n; first += kStrips * kLanes<s>) {
+      const int64_t columns = std::min(kStrips * kLanes<s>, n - first);
+      const Block block{data + first * k, k, a, a_row, from ? from + first : nullptr, from_row, to + first, to_row};
+      if (columns == kStrips * kLanes<s>)
+        all_rows<kStrips>(block, m);
+      else
+        last_columns(block, m, columns);
+    }
+  }
+
+ private:
+  struct Block {
+    const s* strips;
+    int64_t k;
+    const s* a;
+    int64_t a_row;
+    const s* from;
+    int64_t from_row;
+    s* to;
+    int64_t to_row;
+  };
+
+  // COLUMNS columns from j on, as they lie.
+  template <int64_t COLUMNS>
+  void dots_of_all(int64_t j, int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to,
+                   int64_t to_row) const {
+    int64_t i = 0;
+    for (; i + 4 <= m; i += 4)
+      dots<4, COLUMNS>(j, a + i * a_row, a_row, from ? from + i * from_row : nullptr, from_row, to + i * to_row, to_row);
+    for (; i < m; ++i)
+      dots<1, COLUMNS>(j, a + i * a_row, a_row, from ? from + i * from_row : nullptr, from_row, to + i * to_row, to_row);
+  }
+
+  template <int64_t ROWS, int64_t COLUMNS>
+  void dots(int64_t j, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to, int64_t to_row) const {
+    const s* weights = data + j * k;
+    Vector<s> sums[ROWS][COLUMNS] = {};
+    int64_t i = 0;
+    for (; i + kLanes<s> <= k; i += kLanes<s>) {
+      Vector<s> rows[ROWS];
+#pragma GCC unroll 4
+      for (int64_t r = 0; r < ROWS; ++r) rows[r] = load(a + r * a_row + i);
+#pragma GCC unroll 4
+      for (int64_t c = 0; c < COLUMNS; ++c) {
+        const Vector<s> column = load(weights + c * k + i);
+#pragma GCC unroll 4
+        for (int64_t r = 0; r < ROWS; ++r) sums[r][c] += rows[r] * column;
+      }
+    }
+#pragma GCC unroll 4
+    for (int64_t r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+      for (int64_t c = 0; c < COLUMNS; ++c) {
+        s sum = sum_of<s>(sums[r][c]) + (from ? from[r * from_row + j + c] : s(0));
+        for (int64_t rest = i; rest < k; ++rest) sum += a[r * a_row + rest] * weights[c * k + rest];
+        to[r * to_row + j + c] = sum;
+      }
+    }
+  }
+
+  // The kernel reads and writes whole vectors: what does not fill them goes through a buffer.
+  static void last_columns(Block block, int64_t m, int64_t columns) {
+    constexpr int64_t width = kStrips * kLanes<s>;
+    s buffer[kRows * width] = {};
+    for (int64_t i = 0; i < m; i += kRows) {
+      const int64_t rows = std::min(kRows, m - i);
+      for (int64_t r = 0; block.from && r < rows; ++r)
+        std::copy_n(block.from + (i + r) * block.from_row, columns, buffer + r * width);
+      const Block part{block.strips, block.k, block.a + i * block.a_row, block.a_row, block.from ? buffer : nullptr,
+                       width, buffer, width};
+      if (columns > 2 * kLanes<s>)
+        all_rows<3>(part, rows);
+      else if (columns > kLanes<s>)
+        all_rows<2>(part, rows);
+      else
+        all_rows<1>(part, rows);
+      for (int64_t r = 0; r < rows; ++r) std::copy_n(buffer + r * width, columns, block.to + (i + r) * block.to_row);
+    }
+  }
+
+  template <int64_t STRIPS>
+  static void all_rows(Block block, int64_t m) {
+    const auto run = [&](auto rows) {
+      for (; m >= rows; m -= rows) {
+        some_rows<rows, STRIPS>(block);
+        block.a += rows * block.a_row, block.to += rows * block.to_row;
+        if (block.from) block.from += rows * block.from_row;
+      }
+    };
+    run(std::integral_constant<int64_t, kRows>());
+    if constexpr (kRows > 4) run(std::integral_constant<int64_t, 4>());
+    run(std::integral_constant<int64_t, 2>());
+    run(std::integral_constant<int64_t, 1>());
+  }
+
+  template <int64_t ROWS, int64_t STRIPS>
+  static void some_rows(const Block& block) {
+    Vector<s> sums[ROWS][STRIPS] = {};
+    const s *strip = block.strips, *a = block.a;
+    const int64_t a_row = block.a_row, next = block.k * kLanes<s>;
+    for (int64_t i = 0; i < block.k; ++i, ++a, strip += kLanes<s>) {
+      Vector<s> weights[STRIPS];
+#pragma GCC unroll 8
+      for (int64_t v = 0; v < STRIPS; ++v) weights[v] = load(strip + v * next);
+#pragma GCC unroll 8
+      for (int64_t r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 8
+        for (int64_t v = 0; v < STRIPS; ++v) sums[r][v] += a[r * a_row] * weights[v];
+      }
+    }
+#pragma GCC unroll 8
+    for (int64_t r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 8
+      for (int64_t v = 0; v < STRIPS; ++v) {
+        Vector<s> sum = sums[r][v];
+        if (block.from) sum += load(block.from + r * block.from_row + v * kLanes<s>);
+        store(block.to + r * block.to_row + v * kLanes<s>, sum);
+      }
+    }
+  }
+
+  const s* data = nullptr;
+  int64_t k = 0, n = 0;
+  bool is_laid_out = true;
+};
+
+// Lays out weights [n, k] (transposed) or [k, n], until the next call of this thread; those of a few rows in all only
+// if they are not transposed.
+template <typename s, size_t COUNT>
+std::array<Strips<s>, COUNT> lay_out(const std::array<const at::Tensor*, COUNT>& weights, bool transposed, int64_t rows) {
+  thread_local std::vector<s> memory;  // kept: what is allocated anew comes without pages, and they cost more than this
+  const auto columns = [&](size_t i) { return weights[i]->size(transposed ? 0 : 1); };
+  const auto depth = [&](size_t i) { return weights[i]->size(transposed ? 1 : 0); };
+  size_t size = 0;
+  const bool as_they_lie = transposed && rows <= 8;
+  for (size_t i = 0; !as_they_lie && i < COUNT; ++i) size += Strips<s>::size(depth(i), columns(i));
+  if (memory.size() < size) memory.resize(size);
+  std::array<Strips<s>, COUNT> strips;
+  s* to = memory.data();
+  for (size_t i = 0; i < COUNT; ++i) {
+    const s* from = weights[i]->template data_ptr<s>();
+    if (as_they_lie) {
+      strips[i] = Strips<s>(from, depth(i), columns(i));
+      continue;
+    }
+    strips[i] = Strips<s>(from, depth(i), columns(i), weights[i]->size(1), transposed, to);
+    to += Strips<s>::size(depth(i), columns(i));
+  }
+  return strips;
+}
+
+}  // namespace ntm_rl
