@@ -477,7 +477,7 @@ def test_a_wandb_that_takes_nothing_is_left_alone_when_too_much_waits(monkeypatc
 def test_no_secret_is_written_into_a_runs_folder(tmp_path, monkeypatch, capsys):
     secret = "0123456789abcdef0123456789abcdef01234567"
     monkeypatch.setenv("WANDB_API_KEY", secret)
-    sizes = ["n_envs=2", "ppo.n_steps=32", "ppo.batch_size=64", "memory.ntm.hidden_size=8", "total_timesteps=128"]
+    sizes = ["n_envs=2", "ppo.n_steps=32", "ppo.batch_size=64", "ppo.sequence_length=32", "total_timesteps=128"]
     arguments = ["train", "popgym/repeat_previous_easy", *sizes, f"run_dir={tmp_path}", "wandb=offline"]
     assert main(arguments) == 0
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
