@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: train test test-slow check format clean
+.PHONY: train test test-slow soak fuzz check format clean
 
 train: $(INSTALLED)
 	$(BIN)/ntm-rl train popgym/repeat_previous_easy
@@ -13,6 +13,12 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m slow --timeout 3600
+
+soak: $(INSTALLED)
+	$(BIN)/python tests/reliability/soak.py --minutes 60
+
+fuzz: $(INSTALLED)
+	$(BIN)/python tests/reliability/fuzz.py --inputs 1000000
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -98,6 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     copy = _command(commands, "copy", _copy, "copy a packaged config to a file of your own", has_json=False)
     copy.add_argument("config", metavar="CONFIG")
     copy.add_argument("file", metavar="FILE")
+    convert = _command(commands, "convert", _convert, "turn an SB3 zip into an agent's files", has_json=False)
+    convert.add_argument("file", metavar="FILE.zip")
+    convert.add_argument("folder", metavar="FOLDER", help="where the agent goes; must not exist")
+    convert.add_argument("--trust", action="store_true", help="run whatever code is in the zip: loading it does that")
     return parser
 
 
@@ -299,4 +303,12 @@ def _copy(options: argparse.Namespace) -> int:
         raise InputError(f"file = {options.file!r}: exists already; choose another name or delete it")
     write_atomically(target, text.encode())
     print(f"Next: ntm-rl train {target}")
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from ntm_rl.agents.conversion import convert
+
+    convert(Path(options.file), Path(options.folder), trust=options.trust)
+    print(f"{options.folder}: load it with ntm_rl.agents.export.load_agent")
     return 0

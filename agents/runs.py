@@ -2,6 +2,7 @@
 
 import secrets
 import string
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -30,14 +31,10 @@ class Run:
         """
         name = config.removesuffix(".yaml").removesuffix(".yml").replace("..", "").strip("/")
         name = Path(name).name if Path(config).suffix else name
-        # Not from the seeded generator: two trainings with one seed must not meet in one folder.
-        letters = "".join(secrets.choice(string.ascii_lowercase) for _ in range(4))
-        stamp = f"{datetime.now():%Y%m%d-%H%M%S}-seed{settings.seed}-{letters}"
-        path = Path(settings.run_dir) / name / stamp
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir(exist_ok=False)
+            path = _make_new(Path(settings.run_dir) / name, settings.seed)
         except OSError as error:
+            path = Path(settings.run_dir) / name
             raise WriteError(f"run_dir = {settings.run_dir!r}: {path} cannot be made: {error.strerror}") from error
         run = cls(path)
         write_atomically(run.config_file, to_yaml(settings).encode())
@@ -98,3 +95,15 @@ class Run:
     def best(self) -> Path:
         """The agent that had the best mean return."""
         return self.path / "best"
+
+
+def _make_new(parent: Path, seed: int) -> Path:
+    """Makes a run's folder, of a name that no other training of the same second has."""
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        # Not from the seeded generator: two trainings with one seed must not meet in one folder.
+        letters = "".join(secrets.choice(string.ascii_lowercase) for _ in range(4))
+        path = parent / f"{datetime.now():%Y%m%d-%H%M%S}-seed{seed}-{letters}"
+        with suppress(FileExistsError):
+            path.mkdir()
+            return path

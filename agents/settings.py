@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from yaml import YAMLError
 
 from ntm_rl.agents.config_errors import ConfigError, explain
+from ntm_rl.agents.environment_variables import check_environment_variables
 from ntm_rl.agents.schema import Settings, SupervisedSettings, settings_schema, supervised_schema
 from ntm_rl.core import core_names, make_core
 from ntm_rl.errors import InputError, did_you_mean
@@ -61,6 +62,7 @@ def load_settings(config: str, overrides: Iterable[str] = ()) -> AnySettings:
     Raises:
         ConfigError: all that is wrong, a line each.
     """
+    check_environment_variables()
     overrides = list(overrides)
     for override in overrides:
         if "=" not in override.strip("="):

@@ -3,13 +3,15 @@
 import io
 import netrc
 import os
+import queue
 import re
 import ssl
+import threading
 import urllib.request
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
@@ -19,13 +21,15 @@ import wandb
 from stable_baselines3.common.logger import Figure, Image, KVWriter, Logger, Video
 
 from ntm_rl.agents.csv_log import CsvWriter, drop_rows_after, number
+from ntm_rl.agents.environment_variables import Mode, wandb_mode
 from ntm_rl.agents.tensorboard_log import TensorBoardWriter
 
-Mode = Literal["online", "offline", "disabled"]
 STEPS = "time/total_timesteps"
 ID_LENGTH = 128  # the longest name that W&B takes
 ANSWER_SECONDS = 5.0  # for a server to show that it is there
 INIT_SECONDS = 60.0
+MAX_WAITING = 10_000  # rows and agents that a slow server may leave waiting
+FINISH_SECONDS = 60.0  # for these to be taken at the end of a run
 UPLOAD_SECONDS = 120.0  # at the end of a run; what is not sent by then stays in the run directory for `wandb sync`
 
 
@@ -39,6 +43,10 @@ class WandbWriter(KVWriter):
         self._run, self._steps_key = run, steps_key
         self._works = True
         self._dropped: set[str] = set()
+        self._trouble: Exception | None = None  # of the thread, told by the next call from outside of it
+        self._queue: queue.Queue[Callable[[], object] | None] = queue.Queue(MAX_WAITING)
+        self._thread = threading.Thread(target=self._send_all, name="wandb", daemon=True)
+        self._thread.start()
         self._try(lambda: run.define_metric(steps_key))
         self._try(lambda: run.define_metric("*", step_metric=steps_key))
 
@@ -64,6 +72,15 @@ class WandbWriter(KVWriter):
     def close(self) -> None:
         """Ends the run, also one that was in trouble: what it has is kept in its folder."""
         try:
+            self._queue.put_nowait(None)
+        except queue.Full:
+            self._works = False  # makes the thread drop what waits
+        self._thread.join(FINISH_SECONDS)
+        if self._thread.is_alive():
+            self._give_up(TimeoutError(f"it has not taken what was sent within {FINISH_SECONDS:g} s"))
+            return
+        self._tell()
+        try:
             self._run.finish()
         except Exception as error:
             self._give_up(error)
@@ -78,12 +95,28 @@ class WandbWriter(KVWriter):
             return None
 
     def _try(self, action: Callable[[], object]) -> None:
+        """Leaves an action to the thread: whatever W&B waits for, the training does not."""
+        self._tell()
         if not self._works:
             return
         try:
-            action()
-        except Exception as error:  # whatever W&B's trouble is, the run directory holds everything
-            self._give_up(error)
+            self._queue.put_nowait(action)
+        except queue.Full:
+            self._give_up(TimeoutError(f"{MAX_WAITING} entries wait to be taken"))
+
+    def _send_all(self) -> None:
+        while (action := self._queue.get()) is not None:
+            if not self._works:
+                return
+            try:
+                action()
+            except Exception as error:  # whatever W&B's trouble is, the run directory holds everything
+                self._trouble = error
+                return
+
+    def _tell(self) -> None:
+        if self._trouble is not None:
+            self._give_up(self._trouble)
 
     def _give_up(self, error: Exception) -> None:
         if self._works:
@@ -193,9 +226,9 @@ def start_wandb(
 
 def default_mode() -> Mode:
     """Returns `WANDB_MODE`, else "online" where a W&B login exists, else "offline"; asks nobody and no network."""
-    chosen = {"dryrun": "offline", "run": "online"}.get(mode := os.environ.get("WANDB_MODE", ""), mode)
-    if chosen in ("online", "offline", "disabled"):
-        return chosen  # type: ignore[return-value]
+    chosen = wandb_mode()
+    if chosen is not None:
+        return chosen
     return "online" if _has_login() else "offline"
 
 

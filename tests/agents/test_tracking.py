@@ -26,6 +26,7 @@ from wandb.proto import wandb_internal_pb2
 from ntm_rl.agents import MemoryPPO, tracking
 from ntm_rl.agents.callbacks import CheckpointCallback
 from ntm_rl.agents.checkpoints import load_checkpoint
+from ntm_rl.agents.cli import main
 from ntm_rl.agents.inspection import inspect
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.settings import load_settings
@@ -272,9 +273,11 @@ class FakeRun:
 def test_wandbs_trouble_is_one_warning_and_then_silence_but_the_run_is_ended():
     run = FakeRun(ConnectionError("the server is away"))
     writer = WandbWriter(run)
+    writer.write({"a": 1}, {"a": ()}, 1)
+    writer._thread.join(10)
     with pytest.warns(UserWarning, match="left alone from here on: the server is away"):
-        writer.write({"a": 1}, {"a": ()}, 1)
-    writer.write({"a": 1}, {"a": ()}, 2)
+        writer.write({"a": 1}, {"a": ()}, 2)
+    writer.write({"a": 1}, {"a": ()}, 3)
     writer.close()
     assert len(run.rows) == 1 and run.finished == 1
 
@@ -288,7 +291,9 @@ def test_a_run_that_cannot_start_is_a_warning(run_dir, monkeypatch):
 
 def convert(value):
     run = FakeRun()
-    WandbWriter(run).write({"x": value}, {"x": ()}, 7)
+    writer = WandbWriter(run)
+    writer.write({"x": value}, {"x": ()}, 7)
+    writer.close()
     (row,) = run.rows
     assert row.pop(STEPS) == 7
     return row.get("x")
@@ -325,7 +330,9 @@ def test_figures_histograms_and_numbers():
 
 def test_what_is_excluded_is_not_sent():
     run = FakeRun()
-    WandbWriter(run).write({"a": 1, "b": 2}, {"a": ("wandb",), "b": ("csv",)}, 7)
+    writer = WandbWriter(run)
+    writer.write({"a": 1, "b": 2}, {"a": ("wandb",), "b": ("csv",)}, 7)
+    writer.close()
     assert run.rows == [{"b": 2, STEPS: 7}]
 
 
@@ -336,6 +343,7 @@ def test_one_value_that_cannot_be_shown_is_left_out_with_one_warning_and_the_oth
     with pytest.warns(UserWarning, match="bad cannot be sent to Weights & Biases"):
         writer.write(values, dict.fromkeys(values, ()), 1)
     writer.write(values, dict.fromkeys(values, ()), 2)
+    writer.close()
     assert run.rows == [{"good": 1.0, STEPS: 1}, {"good": 1.0, STEPS: 2}]
 
 
@@ -428,3 +436,68 @@ def test_the_default_is_online_only_with_a_login(monkeypatch, tmp_path):
     for chosen, mode in [("disabled", "disabled"), ("dryrun", "offline"), ("run", "online")]:
         monkeypatch.setenv("WANDB_MODE", chosen)
         assert default_mode() == mode
+
+
+class SlowRun(FakeRun):
+    """A W&B that takes nothing until it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.goes_on = threading.Event()
+
+    def log(self, row):
+        self.goes_on.wait(60)
+        super().log(row)
+
+
+def test_a_slow_wandb_holds_nobody_up_and_gets_everything_in_the_end():
+    run = SlowRun()
+    writer = WandbWriter(run)
+    began = time.monotonic()
+    for step in range(1000):
+        writer.write({"a": step}, {"a": ()}, step)
+    assert time.monotonic() - began < 5 and not run.rows
+    run.goes_on.set()
+    writer.close()
+    assert [row[STEPS] for row in run.rows] == list(range(1000)) and run.finished == 1
+
+
+def test_a_wandb_that_takes_nothing_is_left_alone_when_too_much_waits(monkeypatch):
+    monkeypatch.setattr(tracking, "MAX_WAITING", 5)
+    monkeypatch.setattr(tracking, "FINISH_SECONDS", 0.1)
+    run = SlowRun()
+    writer = WandbWriter(run)
+    with pytest.warns(UserWarning, match="left alone from here on: 5 entries wait to be taken"):
+        for step in range(9):
+            writer.write({"a": step}, {"a": ()}, step)
+    writer.close()
+    run.goes_on.set()
+
+
+def test_no_secret_is_written_into_a_runs_folder(tmp_path, monkeypatch, capsys):
+    secret = "0123456789abcdef0123456789abcdef01234567"
+    monkeypatch.setenv("WANDB_API_KEY", secret)
+    sizes = ["n_envs=2", "ppo.n_steps=32", "ppo.batch_size=64", "ppo.sequence_length=32", "total_timesteps=128"]
+    arguments = ["train", "popgym/repeat_previous_easy", *sizes, f"run_dir={tmp_path}", "wandb=offline"]
+    assert main(arguments) == 0
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert any("wandb" in path.parts for path in files)
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []
+    printed = capsys.readouterr()
+    assert secret not in printed.out + printed.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("WANDB_MODE", "onlin", "WANDB_MODE = 'onlin': must be online, offline or disabled"),
+        ("WANDB_BASE_URL", "wandb.example.org", "must begin with http:// or https://"),
+        ("OMP_NUM_THREADS", "many", "OMP_NUM_THREADS = 'many': must be a number"),
+    ],
+)
+def test_environment_variables_that_mean_nothing_are_an_error_before_anything_is_created(
+    tmp_path, monkeypatch, capsys, name, value, message
+):
+    monkeypatch.setenv(name, value)
+    assert main(["train", "popgym/repeat_previous_easy", f"run_dir={tmp_path / 'runs'}"]) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -1,0 +1,34 @@
+"""The environment variables that a training reads, checked before it creates anything."""
+
+import os
+from typing import Literal
+
+from ntm_rl.errors import InputError
+
+Mode = Literal["online", "offline", "disabled"]
+
+
+def check_environment_variables() -> None:
+    """Raises an `InputError` for the first variable whose value means nothing."""
+    wandb_mode()
+    url = os.environ.get("WANDB_BASE_URL", "https://")
+    if not url.startswith(("http://", "https://")):
+        raise InputError(f"WANDB_BASE_URL = {url!r}: must begin with http:// or https://")
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in threads.split(",")):
+        raise InputError(f"OMP_NUM_THREADS = {threads!r}: must be a number of threads from 1")
+
+
+def wandb_mode() -> Mode | None:
+    """Returns what `WANDB_MODE` asks for, None if nothing.
+
+    Raises:
+        InputError: it is no mode.
+    """
+    mode = os.environ.get("WANDB_MODE", "")
+    match {"dryrun": "offline", "run": "online"}.get(mode, mode):
+        case "online" | "offline" | "disabled" as chosen:
+            return chosen
+        case "":
+            return None
+    raise InputError(f"WANDB_MODE = {mode!r}: must be online, offline or disabled")

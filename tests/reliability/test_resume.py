@@ -1,0 +1,118 @@
+"""Trainings that die and go on end as those that were left alone; hostile files; many trainings at once."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
+
+from ntm_rl.agents import runs
+from ntm_rl.agents.cli import main
+from ntm_rl.agents.csv_log import read_table
+from ntm_rl.agents.runs import Run
+from ntm_rl.agents.settings import load_settings
+from ntm_rl.agents.storage import StorageError
+from ntm_rl.agents.tensorboard_log import TensorBoardWriter, drop_events_after
+
+HERE = Path(__file__).parent
+
+
+def python(*arguments: str, timeout: float = 280) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment)
+
+
+def test_trainings_survive_kills_and_other_faults_with_an_identical_result():
+    """The soak, for three quarters of a minute; `make soak` runs it for an hour."""
+    done = python(str(HERE / "soak.py"), "--minutes", "0.75", "--seed", "7")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["checkpoints lost"] == 0
+    assert summary["kills survived"] >= 1 and summary["trainings finished with an identical result"] >= 1
+
+
+def test_hostile_files_are_refused_or_usable():
+    """The fuzz target on 4,000 inputs; `make fuzz` runs it on a million."""
+    done = python(str(HERE / "fuzz.py"), "--inputs", "4000", "--seed", "7")
+    assert done.returncode == 0, done.stderr
+    counts = json.loads(done.stdout)["counts"]
+    assert sum(counts.values()) == 4000 and counts["agent: refused"] and counts["copy: refused"]
+
+
+def test_24_trainings_that_begin_at_once_from_one_config_have_a_folder_each(tmp_path):
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(HERE)!r})
+import soak
+arguments = ["train", *soak.SCENARIOS["cards"], "total_timesteps=256", "run_dir={tmp_path}/runs"]
+children = []
+for _ in range(24):
+    if not (child := os.fork()):
+        os._exit(soak.main(arguments))
+    children.append(child)
+sys.exit(any(soak.wait(child) for child in children))
+"""
+    done = python("-c", script)
+    assert done.returncode == 0, done.stderr
+    folders = list(tmp_path.glob("runs/*/*/*"))
+    assert len(folders) == 24
+    clocks = ("time/fps", "time/time_elapsed")
+    tables = [[{**row, **dict.fromkeys(clocks)} for row in read_table(each / "progress.csv")[1]] for each in folders]
+    assert len(tables[0]) == 2 and all(table == tables[0] for table in tables)
+    assert all((each / "agent" / "weights.safetensors").is_file() for each in folders)
+
+
+def test_folders_are_distinct_even_where_the_random_letters_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.string, "ascii_lowercase", "abc")  # 81 names a second for 24 trainings
+    settings = load_settings("popgym/repeat_previous_easy", [f"run_dir={tmp_path}"])
+    barrier = Barrier(24)
+
+    def create(_):
+        barrier.wait()
+        return Run.create(settings, "x").path
+
+    with ThreadPoolExecutor(24) as pool:
+        assert len(set(pool.map(create, range(24)))) == 24
+
+
+def test_a_run_that_died_before_its_first_checkpoint_begins_anew(tmp_path, capsys):
+    tiny = ["memory.ntm.slots=5", "memory.ntm.hidden_size=8", "wandb=disabled", "n_envs=2", "ppo.n_steps=16"]
+    tiny += ["ppo.batch_size=16", "ppo.sequence_length=8", "total_timesteps=96"]
+    assert main(["train", "popgym/repeat_previous_easy", *tiny, f"run_dir={tmp_path}"]) == 0
+    [run] = tmp_path.glob("*/*/*")
+    before = read_table(run / "progress.csv")[1]
+    for path in (run / "checkpoints").iterdir():
+        path.unlink()
+    assert main(["resume", str(run)]) == 0
+    after = read_table(run / "progress.csv")[1]
+    clocks = ("time/fps", "time/time_elapsed")
+    same = [[{**row, **dict.fromkeys(clocks)} for row in table] for table in (before, after)]
+    assert same[0] == same[1] and len(after) == 3
+
+
+def test_events_after_the_checkpoint_and_half_written_ones_are_cut_off(tmp_path):
+    writer = SummaryWriter(str(tmp_path))
+    for step in (10, 20, 30):
+        writer.add_scalar("x", step / 10, step)
+    writer.close()
+    [path] = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes() + b"\x18\0\0\0\0\0\0\0half")
+    resumed = TensorBoardWriter(tmp_path, 20)
+    resumed.write({"x": 9.0}, {"x": ()}, 30)
+    resumed.close()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("x")
+    assert sorted((event.step, event.value) for event in events) == [(10, 1.0), (20, 2.0), (30, 9.0)]
+
+
+def test_a_file_that_holds_no_events_is_named(tmp_path):
+    path = tmp_path / "events.out.tfevents.1"
+    path.write_bytes(b"\x04\0\0\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff\0\0\0\0")
+    with pytest.raises(StorageError, match=r"events\.out\.tfevents\.1: no TensorBoard events"):
+        drop_events_after(path, 3)
