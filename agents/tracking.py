@@ -10,6 +10,7 @@ import threading
 import urllib.request
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -37,10 +38,16 @@ class WandbWriter(KVWriter):
     """Sends one `run.log` a dump, against environment steps as a metric and not as W&B's own step.
 
     W&B drops what is logged under a step that has passed, which is what a resumed run does.
+
+    Args:
+        run: W&B's.
+        steps_key: Name of the metric that counts the steps.
+        sent: File that keeps the steps of the last row that W&B took; None: a run that is not resumed.
     """
 
-    def __init__(self, run: Any, steps_key: str = STEPS):
-        self._run, self._steps_key = run, steps_key
+    def __init__(self, run: Any, steps_key: str = STEPS, sent: Path | None = None):
+        self._run, self._steps_key, self._sent = run, steps_key, sent
+        self._had = -1  # steps up to which W&B has the rows of the training that is resumed
         self._works = True
         self._dropped: set[str] = set()
         self._trouble: Exception | None = None  # of the thread, told by the next call from outside of it
@@ -52,11 +59,23 @@ class WandbWriter(KVWriter):
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """See `stable_baselines3.common.logger.KVWriter.write`."""
-        if not self._works:
+        if not self._works or step <= self._had:
             return
         row = {key: self._convert(key, value) for key, value in key_values.items() if "wandb" not in key_excluded[key]}
         row = {key: value for key, value in row.items() if value is not None}
-        self._try(lambda: self._run.log({**row, self._steps_key: step}))
+
+        def send() -> None:
+            self._run.log({**row, self._steps_key: step})
+            if self._sent is not None:
+                self._sent.write_text(str(step))
+
+        self._try(send)
+
+    def leave_out_repeats(self) -> None:
+        """Makes the rows that a resumed training repeats since its checkpoint no news to W&B."""
+        with suppress(OSError, ValueError):  # none yet, or cut short: W&B gets some rows twice
+            if self._sent is not None:
+                self._had = int(self._sent.read_text())
 
     def log_agent(self, name: str, folder: Path, aliases: list[str], metadata: Mapping[str, Any]) -> None:
         """Sends an exported agent as a new version of an artifact."""
@@ -138,6 +157,8 @@ def make_logger(run_dir: Path, wandb_writer: WandbWriter | None, steps: int = 0,
     """
     progress = run_dir / "progress.csv"
     drop_rows_after(progress, steps_key, steps)
+    if wandb_writer is not None and steps > 0:
+        wandb_writer.leave_out_repeats()
     writers: list[KVWriter] = [CsvWriter(progress), TensorBoardWriter(run_dir / "tensorboard", steps)]
     return Logger(str(run_dir), [*writers, wandb_writer] if wandb_writer else writers)
 
@@ -221,7 +242,7 @@ def start_wandb(
     except Exception as error:  # as in WandbWriter: a mirror
         warnings.warn(f"Weights & Biases could not start; training goes on without it: {error}", stacklevel=2)
         return None
-    return WandbWriter(run, steps_key)
+    return WandbWriter(run, steps_key, run_dir / "wandb" / "sent_steps")
 
 
 def default_mode() -> Mode:
