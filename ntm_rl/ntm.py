@@ -31,6 +31,8 @@ MemoryInit = Literal["constant", "learned", "random"]
 Backend = Literal["auto", "eager", "compile", "fused"]
 
 GATES = {"lstm": 4, "gru": 3, "feedforward": 1}  # rows of hidden_size in the controller's weights
+# A weighting over N slots is sharp at logits of some log N, for which Adam takes thousands of updates at weights' pace.
+LOGIT_SCALE = 10.0
 BLANK = 1e-6  # contents of a constant initial memory (Collier and Beel 2018, section 3.1)
 
 
@@ -305,7 +307,7 @@ class Ntm(MemoryCore):
 
     def _first_weightings(self, logits: Tensor | None, heads: int) -> Tensor:
         if logits is not None:
-            return torch.softmax(logits, dim=-1)
+            return torch.softmax(LOGIT_SCALE * logits, dim=-1)
         weighting = self.bias.new_zeros(heads, self.slots)
         weighting[:, 0] = 1  # not uniform: over identical slots a uniform weighting could never become anything else
         return weighting
@@ -346,7 +348,7 @@ class Ntm(MemoryCore):
             self.register_buffer("start_reads", reads)
 
         def logits(heads: int, spread: float) -> nn.Parameter:
-            return nn.Parameter(spread * torch.randn(heads, self.slots))
+            return nn.Parameter(spread / LOGIT_SCALE * torch.randn(heads, self.slots))
 
         tape = init == "tape"
         learn_read = learned_start or tape
