@@ -30,7 +30,7 @@ class NaiveNtm:
         core, p = self.core, self.p
 
         def weightings(logits, heads):
-            return [softmax(p[logits][k]) if logits in p else np.eye(core.slots)[0] for k in range(heads)]
+            return [softmax(10 * p[logits][k]) if logits in p else np.eye(core.slots)[0] for k in range(heads)]
 
         self.memory = p.get("start_memory", np.full((core.slots, core.width), 1e-6)).copy()
         self.weightings = weightings("start_read_logits", core.read_heads)
