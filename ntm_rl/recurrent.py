@@ -61,21 +61,20 @@ class _TorchRecurrentCore(MemoryCore):
         self, inputs: Tensor, state: Tensor, resets: Tensor | None, wants_state: bool
     ) -> tuple[Tensor, Tensor | None]:
         self.check_shapes(inputs, state, resets)
-        if resets is not None:
-            state = state.masked_fill(resets[0].unsqueeze(-1), 0)
         dtype = next(self.parameters()).dtype
         # To enter autocast's context costs a rollout's step 10 µs.
         is_autocast = is_autocast_on(inputs.device)
         with torch.autocast(inputs.device.type, enabled=False) if is_autocast else nullcontext():
-            inputs, state = inputs.to(dtype), state.to(dtype)
-            if len(inputs) == 1 and not torch.is_grad_enabled():
-                output, after = self._step(inputs[0], state)
-                return output.unsqueeze(0), after
-            return self._run_sequence(inputs, state, resets, wants_state)
+            return self._run_sequence(inputs.to(dtype), state.to(dtype), resets, wants_state)
 
     def _run_sequence(
         self, inputs: Tensor, state: Tensor, resets: Tensor | None, wants_state: bool
     ) -> tuple[Tensor, Tensor | None]:
+        if resets is not None:
+            state = state.masked_fill(resets[0].unsqueeze(-1), 0)
+        if len(inputs) == 1 and not torch.is_grad_enabled():
+            output, after = self._step(inputs[0], state)
+            return output.unsqueeze(0), after
         if resets is not None and len(inputs) > 1:
             if not host_sees(resets.device):
                 return self._run_steps(inputs, state, resets)
@@ -247,12 +246,15 @@ class Lstm(_TorchRecurrentCore):
     ) -> tuple[Tensor, Tensor | None]:
         if not _is_fused(inputs):
             return super()._run_sequence(inputs, state, resets, wants_state)
+        if len(inputs) == 1 and not torch.is_grad_enabled():
+            weights = [weight for layer in self.network.all_weights for weight in layer]
+            stepped: tuple[Tensor, Tensor] = torch.ops.ntm_rl.lstm_step.default(inputs, state, resets, weights)
+            return stepped
         last = state[:, 1:].chunk(2 * self.layers, dim=1)
         hiddens, cells = [], []
         for layer, (weight_input, weight_hidden, bias_input, bias_hidden) in enumerate(self.network.all_weights):
-            weights = (weight_input, weight_hidden, bias_input + bias_hidden)
-            arguments = (inputs, last[layer], last[self.layers + layer], resets, *weights)
-            inputs, cell = FusedLstm.apply(*arguments)  # type: ignore[no-untyped-call]
+            arguments = (inputs, last[layer], last[self.layers + layer], resets, weight_input, weight_hidden)
+            inputs, cell = FusedLstm.apply(*arguments, bias_input + bias_hidden)  # type: ignore[no-untyped-call]
             if wants_state:
                 hiddens.append(inputs[-1])
                 cells.append(cell)

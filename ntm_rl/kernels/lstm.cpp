@@ -15,6 +15,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/addmm.h>
+#include <ATen/ops/clone.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
@@ -22,6 +23,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -119,6 +121,56 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(Tensor inputs, T
   return {outputs, cells.select(0, T).clone(), gates, entered, cells};
 }
 
+// One step of all layers without gradients. inputs [1, B, I], resets [1, B]; states as ntm_rl/recurrent.py has them: the
+// alive flag, then the layers' hidden states, then their cells; weights: torch's four of each layer, which are used as
+// they lie. Returns outputs [1, B, H] and the states after.
+std::tuple<Tensor, Tensor> lstm_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
+                                     at::TensorList weights_) {
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  std::vector<Tensor> weights = weights_.vec();
+  for (Tensor& weight : weights) weight = weight.contiguous();
+  make_contiguous({&inputs, &state});
+  const std::optional<Tensor> resets = contiguous(resets_);
+  const int64_t B = inputs.size(1), I = inputs.size(2), H = weights[1].size(1), G = gate_rows(kLstm, H),
+                layers = weights.size() / 4, S = state.size(1);
+  const Tensor outputs = at::empty({1, B, H}, inputs.options()), after = at::empty({B, S}, inputs.options());
+  AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "lstm_step", [&] {
+    using s = scalar_t;
+    const bool* begins = data_or_null<bool>(resets);
+    if (begins && std::any_of(begins, begins + B, [](bool reset) { return reset; })) {
+      state = state.clone();
+      for (int64_t b = 0; b < B; ++b)
+        if (begins[b]) std::fill_n(state.data_ptr<s>() + b * S, S, s(0));
+    }
+    const int64_t grain = std::max<int64_t>(1, (1 << 21) / std::max<int64_t>(1, layers * G * (I + H)));
+    at::parallel_for(0, B, grain, [&](int64_t from, int64_t until) {
+      const int64_t rows = until - from;
+      std::vector<s> gates(rows * G);
+      const s *input = inputs.data_ptr<s>() + from * I, *last = state.data_ptr<s>() + from * S;
+      s* next = after.data_ptr<s>() + from * S;
+      int64_t width = I, input_row = I;
+      for (int64_t layer = 0; layer < layers; ++layer) {
+        const Tensor* of_layer = &weights[4 * layer];
+        const int64_t hidden_at = 1 + layer * H, cell_at = hidden_at + layers * H;
+        const Strips<s> from_input(of_layer[0].data_ptr<s>(), width, G), from_hidden(of_layer[1].data_ptr<s>(), H, G);
+        from_input.multiply(rows, input, input_row, of_layer[2].data_ptr<s>(), 0, gates.data(), G);
+        from_hidden.multiply(rows, last + hidden_at, S, gates.data(), G, gates.data(), G);
+        for (int64_t b = 0; b < rows; ++b) {
+          s *sums = &gates[b * G], *row = next + b * S;
+          add_scaled(sums, s(1), of_layer[3].data_ptr<s>(), G);
+          control<s>(kLstm, H, sums, nullptr, last + b * S + cell_at, row + hidden_at, row + cell_at);
+        }
+        input = next + hidden_at, width = H, input_row = S;
+      }
+      for (int64_t b = 0; b < rows; ++b) {
+        next[b * S] = 1;
+        std::copy_n(input + b * S, H, outputs.data_ptr<s>() + (from + b) * H);
+      }
+    });
+  });
+  return {outputs, after};
+}
+
 // Returns gradients of inputs (empty where nobody `needs_inputs`), hidden, cell, weight_input, weight_hidden and bias.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward(
     const std::optional<Tensor>& d_outputs_, const std::optional<Tensor>& d_last_cell, bool needs_inputs, Tensor inputs,
@@ -152,6 +204,7 @@ TORCH_LIBRARY_FRAGMENT(ntm_rl, library) {
   library.def(
       "lstm_forward(Tensor inputs, Tensor hidden, Tensor cell, Tensor? resets, Tensor weight_input, "
       "Tensor weight_hidden, Tensor bias) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.def("lstm_step(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights) -> (Tensor, Tensor)");
   library.def(
       "lstm_backward(Tensor? d_outputs, Tensor? d_last_cell, bool needs_inputs, Tensor inputs, Tensor? resets, "
       "Tensor weight_input, Tensor weight_hidden, Tensor gates, Tensor entered, Tensor cells) -> (Tensor, Tensor, "
@@ -160,6 +213,7 @@ TORCH_LIBRARY_FRAGMENT(ntm_rl, library) {
 
 TORCH_LIBRARY_IMPL(ntm_rl, CPU, library) {
   library.impl("lstm_forward", lstm_forward);
+  library.impl("lstm_step", lstm_step);
   library.impl("lstm_backward", lstm_backward);
 }
 
