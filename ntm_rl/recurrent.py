@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ntm_rl.core import MemoryCore, host_sees, is_autocast_on, register_core, require_at_least
+from ntm_rl.kernels.fused import FusedLstm
+from ntm_rl.kernels.loader import load_kernels
 
 # A call of a torch module costs about as much as so many steps of one sequence (measured forward and backward).
 STEPS_OF_A_CALL = 100
@@ -59,23 +61,27 @@ class _TorchRecurrentCore(MemoryCore):
         self, inputs: Tensor, state: Tensor, resets: Tensor | None, wants_state: bool
     ) -> tuple[Tensor, Tensor | None]:
         self.check_shapes(inputs, state, resets)
-        if resets is not None:
-            state = state.masked_fill(resets[0].unsqueeze(-1), 0)
         dtype = next(self.parameters()).dtype
         # To enter autocast's context costs a rollout's step 10 µs.
         is_autocast = is_autocast_on(inputs.device)
         with torch.autocast(inputs.device.type, enabled=False) if is_autocast else nullcontext():
-            inputs, state = inputs.to(dtype), state.to(dtype)
-            if len(inputs) == 1 and not torch.is_grad_enabled():
-                output, after = self._step(inputs[0], state)
-                return output.unsqueeze(0), after
-            if resets is not None and len(inputs) > 1:
-                if not host_sees(resets.device):
-                    return self._run_steps(inputs, state, resets)
-                if bool(resets[1:].any()):
-                    return self._run_pieces(inputs, state, resets, wants_state)
-            outputs, last = self.network(inputs, self._split(state))
-            return outputs, self._join(last)
+            return self._run_sequence(inputs.to(dtype), state.to(dtype), resets, wants_state)
+
+    def _run_sequence(
+        self, inputs: Tensor, state: Tensor, resets: Tensor | None, wants_state: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        if resets is not None:
+            state = state.masked_fill(resets[0].unsqueeze(-1), 0)
+        if len(inputs) == 1 and not torch.is_grad_enabled():
+            output, after = self._step(inputs[0], state)
+            return output.unsqueeze(0), after
+        if resets is not None and len(inputs) > 1:
+            if not host_sees(resets.device):
+                return self._run_steps(inputs, state, resets)
+            if bool(resets[1:].any()):
+                return self._run_pieces(inputs, state, resets, wants_state)
+        outputs, last = self.network(inputs, self._split(state))
+        return outputs, self._join(last)
 
     def _step(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step by torch's cell functions, which spare a rollout the overhead of the sequence module."""
@@ -207,9 +213,20 @@ def _cut(active: list[int], top: int, bottom: int) -> list[tuple[int, int]]:
     return [*_cut(active, top, row), *_cut(active, row, bottom)]
 
 
+def _is_fused(inputs: Tensor) -> bool:
+    if inputs.device.type != "cpu" or inputs.dtype not in (torch.float32, torch.float64):
+        return False
+    # A torch.compile around the core sees torch's module, which it knows.
+    return not torch.compiler.is_compiling() and load_kernels()
+
+
 @register_core("lstm")
 class Lstm(_TorchRecurrentCore):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997), `torch.nn.LSTM`."""
+    """Long short-term memory (Hochreiter and Schmidhuber 1997), `torch.nn.LSTM`.
+
+    On a CPU sequences are run by a fused kernel, resets inside, for which the torch module holds the weights; it is
+    also the kernel's specification, and what runs elsewhere, in half precision, and where no compiler is.
+    """
 
     parts = 2
 
@@ -223,6 +240,25 @@ class Lstm(_TorchRecurrentCore):
         super().__init__()
         self._set_sizes(input_size, hidden_size, layers)
         self.network = nn.LSTM(self.input_size, self.output_size, self.layers)
+
+    def _run_sequence(
+        self, inputs: Tensor, state: Tensor, resets: Tensor | None, wants_state: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        if not _is_fused(inputs):
+            return super()._run_sequence(inputs, state, resets, wants_state)
+        if len(inputs) == 1 and not torch.is_grad_enabled():
+            weights = [weight for layer in self.network.all_weights for weight in layer]
+            stepped: tuple[Tensor, Tensor] = torch.ops.ntm_rl.lstm_step.default(inputs, state, resets, weights)
+            return stepped
+        last = state[:, 1:].chunk(2 * self.layers, dim=1)
+        hiddens, cells = [], []
+        for layer, (weight_input, weight_hidden, bias_input, bias_hidden) in enumerate(self.network.all_weights):
+            arguments = (inputs, last[layer], last[self.layers + layer], resets, weight_input, weight_hidden)
+            inputs, cell = FusedLstm.apply(*arguments, bias_input + bias_hidden)  # type: ignore[no-untyped-call]
+            if wants_state:
+                hiddens.append(inputs[-1])
+                cells.append(cell)
+        return inputs, torch.cat([torch.ones_like(state[:, :1]), *hiddens, *cells], dim=1) if wants_state else None
 
 
 @register_core("gru")

@@ -1,4 +1,4 @@
-"""The fused NTM sequence as a differentiable function."""
+"""The fused sequences as differentiable functions."""
 
 from typing import Any
 
@@ -40,3 +40,30 @@ class FusedNtm(torch.autograd.Function):
         )
         d_weights = (d_weight_input, d_bias, d_feedback, d_head_weight, d_head_bias)
         return d_inputs, d_state, d_start, None, *d_weights, None, None
+
+
+class FusedLstm(torch.autograd.Function):
+    """Runs a layer of an LSTM over a whole sequence; `torch.nn.LSTM`, begun anew at each reset, is the specification.
+
+    Inputs: `inputs` `[T, B, I]`, hidden and cell state `[B, H]`, `resets` `[T, B]` bool or None, torch's weights
+    `[4 H, I]` and `[4 H, H]`, and the sum of its biases, `[4 H]`. Outputs: `[T, B, H]` and the last cell `[B, H]`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Any) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        inputs, _, _, resets, weight_input, weight_hidden, _ = tensors
+        outputs, last_cell, *kept = torch.ops.ntm_rl.lstm_forward.default(*tensors)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(inputs, resets, weight_input, weight_hidden, *kept)
+        return outputs, last_cell
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_outputs: Tensor | None, d_last_cell: Tensor | None) -> tuple[Any, ...]:
+        """See the class."""
+        needs_inputs = ctx.needs_input_grad[0]
+        d_inputs, d_hidden, d_cell, *d_weights = torch.ops.ntm_rl.lstm_backward.default(
+            d_outputs, d_last_cell, needs_inputs, *ctx.saved_tensors
+        )
+        return d_inputs if needs_inputs else None, d_hidden, d_cell, None, *d_weights

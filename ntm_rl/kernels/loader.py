@@ -25,7 +25,7 @@ def load_kernels() -> bool:
         torch.ops.load_library(str(library))
     except Exception as error:  # whatever a user's compiler says, the eager path remains
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        warnings.warn(f"the fused NTM kernel could not be built; the eager one is used: {reason}", stacklevel=2)
+        warnings.warn(f"the fused kernels could not be built; the eager ones are used: {reason}", stacklevel=2)
         return False
     return True
 

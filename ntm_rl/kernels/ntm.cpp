@@ -9,6 +9,7 @@
 #include "memory.h"
 #include "numerics.h"
 #include "products.h"
+#include "tensors.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
@@ -251,19 +252,6 @@ void run_backward(const Sizes& z, const Blocks<s>& blocks, const Episodes<s>& ep
   for (int64_t b = from; d.state && b < until; ++b) flow(b).give(z, d.state + b * z.state);
   for (int64_t b = from; d.start && b < until; ++b)
     Flow<s>(z, &starts[(b - from) * size]).give(z, d.start + b * z.state);
-}
-
-void make_contiguous(std::initializer_list<Tensor*> tensors) {
-  for (Tensor* tensor : tensors) *tensor = tensor->contiguous();
-}
-
-template <typename s>
-s* data_or_null(const std::optional<Tensor>& tensor) {
-  return tensor ? tensor->data_ptr<s>() : nullptr;
-}
-
-std::optional<Tensor> contiguous(const std::optional<Tensor>& tensor) {
-  return tensor ? std::optional<Tensor>(tensor->contiguous()) : std::nullopt;
 }
 
 // Returns outputs [T, B, O], the last state [B, state] and, where it `keeps` it, what the backward needs.

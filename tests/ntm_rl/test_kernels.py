@@ -280,7 +280,7 @@ def test_without_a_compiler_there_is_one_warning_and_the_eager_path(monkeypatch,
     loader.load_kernels.cache_clear()
     try:
         core, strict = Ntm(3), Ntm(3, backend="fused")
-        with pytest.warns(UserWarning, match=r"could not be built; the eager one is used: no C\+\+ compiler"):
+        with pytest.warns(UserWarning, match=r"could not be built; the eager ones are used: no C\+\+ compiler"):
             core(torch.zeros(1, 1, 3), core.initial_state(1))
         core(torch.zeros(1, 1, 3), core.initial_state(1))  # no second warning, which pytest would raise
         with pytest.raises(InputError, match="backend = 'fused': the kernel could not be built"):
