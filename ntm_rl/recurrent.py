@@ -14,6 +14,8 @@ from ntm_rl.kernels.loader import load_kernels
 
 # A call of a torch module costs about as much as so many steps of one sequence (measured forward and backward).
 STEPS_OF_A_CALL = 100
+# Up to so many sequences a single step is quicker in the kernel, which does not lay its weights out, than in torch.
+FEW = 32
 
 
 class RecurrentState(NamedTuple):
@@ -247,6 +249,8 @@ class Lstm(_TorchRecurrentCore):
         if not _is_fused(inputs):
             return super()._run_sequence(inputs, state, resets, wants_state)
         if len(inputs) == 1 and not torch.is_grad_enabled():
+            if len(state) > FEW:
+                return super()._run_sequence(inputs, state, resets, wants_state)
             weights = [weight for layer in self.network.all_weights for weight in layer]
             stepped: tuple[Tensor, Tensor] = torch.ops.ntm_rl.lstm_step.default(inputs, state, resets, weights)
             return stepped
