@@ -3,13 +3,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: train test test-slow soak fuzz check format clean
+.PHONY: train test test-agents test-others test-slow soak fuzz check format clean
 
 train: $(INSTALLED)
 	$(BIN)/ntm-rl train popgym/repeat_previous_easy
 
+# Two halves at once, for two cores.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q
+	$(MAKE) --no-print-directory --jobs 2 --output-sync test-agents test-others
+
+test-agents: $(INSTALLED)
+	$(BIN)/python -m pytest -q tests/agents
+
+test-others: $(INSTALLED)
+	$(BIN)/python -m pytest -q tests --ignore tests/agents
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m slow --timeout 3600
