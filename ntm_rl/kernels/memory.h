@@ -146,7 +146,7 @@ void address(const MemorySizes& z, const s* in_memory, const s* in_weightings, c
     softmax(content, similarity, heads.strengths[k], N);
     std::fill(content + N, content + L, s(0));
 #pragma omp simd
-    for (int64_t n = 0; n < L; ++n) x.gated[n] = last[n] + gate * (content[n] - last[n]);
+    for (int64_t n = 0; n < L; ++n) x.gated[n] = (1 - gate) * last[n] + gate * content[n];
     rotate(x.shifted.data(), x.gated.data(), heads.shifts + k * z.S, z.S, N);
 #pragma omp simd
     for (int64_t n = 0; n < N; ++n) x.shifted[n] = log_(x.shifted[n] + s(kLogEpsilon));
@@ -230,7 +230,7 @@ void addressing_backward(const MemorySizes& z, int64_t k, const s* in_weightings
   const s gate = heads.gates[k], gamma = heads.exponents[k], beta = heads.strengths[k];
   s *gated = x.gated.data(), *d_shifted = x.d_shifted.data(), *d_gated = x.d_gated.data();
 #pragma omp simd
-  for (int64_t n = 0; n < L; ++n) gated[n] = last[n] + gate * (content[n] - last[n]);
+  for (int64_t n = 0; n < L; ++n) gated[n] = (1 - gate) * last[n] + gate * content[n];
   rotate(x.shifted.data(), gated, heads.shifts + k * z.S, z.S, N);
   const s mean = dot(out, d_out, L);  // sharpening
   s d_gamma = 0;
@@ -299,9 +299,12 @@ void address_backward(const MemorySizes& z, const s* in_memory, const s* in_weig
       store(d_memory + i, d_slot - of_norm * load(in_memory + i));
     }
   }
-  for (int64_t k = 0; k < z.K; ++k) {  // back through the activations; of softplus it is 1 - exp(-softplus)
-    d.strengths[k] *= 1 - exp_(-heads.strengths[k]);
-    d.exponents[k] *= 1 - exp_(1 - heads.exponents[k]);
+  // Back through the activations. Softplus has the slope sigmoid, from the power exp(-|x|): 1 - exp(-softplus) cancels.
+  const s* few = raw + z.K * M;
+  const auto slope = [&](int64_t i) { return (few[i] < 0 ? heads.powers[i] : s(1)) / (1 + heads.powers[i]); };
+  for (int64_t k = 0; k < z.K; ++k) {
+    d.strengths[k] *= slope(k);
+    d.exponents[k] *= slope(z.K * (2 + z.S) + k);
     d.gates[k] *= heads.gates[k] * (1 - heads.gates[k]);
     s *d_shift = d.shifts + k * z.S, *shift = heads.shifts + k * z.S;
     const s mean = dot(shift, d_shift, z.S);
