@@ -1,15 +1,20 @@
 """The Differentiable Neural Computer core: Graves et al. (2016), Nature 538, with the fixes of arXiv:1904.10278."""
 
 from collections.abc import Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ntm_rl import addressing, dnc_addressing
-from ntm_rl.core import register_core, require_at_least, require_bool
+from ntm_rl.core import register_core, require_at_least, require_bool, require_one_of, without_autocast
+from ntm_rl.kernels.fused import is_fused, run_fused
 from ntm_rl.lstm_memory import SteppedLstmMemory
+
+Backend = Literal["auto", "eager", "fused"]
+
+KERNEL_CONTROLLER = 3  # kLstmMemory in kernels/controllers.h
 
 
 class DncState(NamedTuple):
@@ -90,12 +95,15 @@ class Dnc(SteppedLstmMemory):
         wipe_freed: Annotated[bool, "Wipe the contents of slots that are freed."] = False,
         sharpen_links: Annotated[bool, "Sharpen the forward and backward weightings."] = False,
         clip: Annotated[float, "Range to which the controller's output to the memory is clipped."] = 20.0,
+        backend: Annotated[Backend, "How it runs: eager, fused (C++, on a CPU), or auto."] = "auto",
     ):
         super().__init__()
         require_at_least(
             1, input_size=input_size, slots=slots, width=width, read_heads=read_heads, hidden_size=hidden_size
         )
         require_bool(mask_content=mask_content, wipe_freed=wipe_freed, sharpen_links=sharpen_links)
+        require_one_of(get_args(Backend), backend=backend)
+        self.backend = backend
         self.slots, self.width, self.read_heads, self.heads = slots, width, read_heads, read_heads + 1
         self.mask_content, self.wipe_freed, self.sharpen_links = mask_content, wipe_freed, sharpen_links
         # Of the groups that one softplus and one sigmoid serve, in the order of DncInterface.
@@ -117,6 +125,24 @@ class Dnc(SteppedLstmMemory):
             "read_weightings": (read_heads, slots),
         }
         self._build(input_size, hidden_size, (read_heads, width), interface, shapes, clip)
+        options = map(int, (mask_content, wipe_freed, sharpen_links))
+        self._kernel_sizes = (slots, width, read_heads, *options, hidden_size, KERNEL_CONTROLLER)
+
+    def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `MemoryCore.forward`."""
+        dtype, controller, layer = self.controller.bias.dtype, self.controller, self.interface_layer
+        if not is_fused(self.backend, inputs.device, dtype):
+            return super().forward(inputs, state, resets)
+        self.check_shapes(inputs, state, resets)
+        gates = (controller.weight_input, controller.bias, controller.weight_feedback)
+        tensors = (inputs.to(dtype), state.to(dtype), None, resets, *gates, layer.weight, layer.bias)
+        with without_autocast(inputs.device):
+            return run_fused("dnc", tensors, self._kernel_sizes, self.clip)
+
+    def outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> Tensor:
+        """See `MemoryCore.outputs`."""
+        is_quick = is_fused(self.backend, inputs.device, self.controller.bias.dtype)
+        return self.forward(inputs, state, resets)[0] if is_quick else super().outputs(inputs, state, resets)
 
     def interface(self, hidden: Tensor) -> DncInterface:
         """Returns what a controller output `[B, H]` says to the memory."""

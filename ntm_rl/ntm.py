@@ -23,8 +23,7 @@ from ntm_rl.core import (
 )
 from ntm_rl.errors import InputError
 from ntm_rl.heads import CONTENT_SPREAD, HeadParameters, Init, bias_heads
-from ntm_rl.kernels.fused import FusedNtm
-from ntm_rl.kernels.loader import load_kernels
+from ntm_rl.kernels.fused import is_fused, run_fused
 
 Controller = Literal["lstm", "gru", "feedforward"]
 MemoryInit = Literal["constant", "learned", "random"]
@@ -160,29 +159,12 @@ class Ntm(MemoryCore):
         return self._split(torch.where(state[:, :1] == 0, self._start(), state))
 
     def _is_fused(self, device: torch.device) -> bool:
-        if self.backend == "fused" and device.type != "cpu":
-            raise InputError(f"backend = 'fused': runs on the CPU alone, and this is {device}; use auto or eager")
-        # A torch.compile around the core sees the eager steps, which it can fuse with what is around them.
-        if self.backend in ("eager", "compile") or device.type != "cpu" or torch.compiler.is_compiling():
-            return False
-        if self.head_layer.weight.dtype not in (torch.float32, torch.float64):
-            return False
-        if not load_kernels():
-            if self.backend == "fused":
-                raise InputError(
-                    "backend = 'fused': the kernel could not be built (see the warning); use auto or eager"
-                )
-            return False
-        return True
+        return is_fused(self.backend, device, self.head_layer.weight.dtype)
 
     def _run_fused(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         head = self.head_layer
         tensors = (inputs, state, self._start(), resets, *self._gate_weights(), head.weight, head.bias)
-        if torch.is_grad_enabled():
-            outputs, last = FusedNtm.apply(*tensors, self._kernel_sizes, self.clip)  # type: ignore[no-untyped-call]
-            return outputs, last
-        outputs, last, _ = torch.ops.ntm_rl.ntm_forward.default(*tensors, self._kernel_sizes, self.clip, False)
-        return outputs, last
+        return run_fused("ntm", tensors, self._kernel_sizes, self.clip)
 
     def _gate_weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """Returns what inputs `[G, I]`, bias `[G]`, and read vectors and hidden state `[G, F]` do to the gates."""

@@ -1,22 +1,15 @@
 // A step of the NTM's heads at the memory of one batch element, forward and backward (Graves et al. 2014, section 3).
-//
-// What belongs to the N slots lies in rows of L, the multiple of a vector's lanes that holds them; what is past N is 0.
-// The memory lies as [L / lanes, M, lanes], so that a vector is one coordinate of `lanes` slots.
 #pragma once
 
-#include "numerics.h"
-#include "products.h"
+#include "slots.h"
 
 #include <vector>
 
 namespace ntm_rl {
 
-constexpr double kNormEpsilon = 1e-6;  // addressing.NORM_EPSILON
-constexpr double kLogEpsilon = 1e-8;   // addressing.LOG_EPSILON
-
-// N slots of width M, R read and W write heads, K = R + W, S shifts, P head parameters.
-struct MemorySizes {
-  int64_t N, M, R, W, K, S, P, L;
+// R read and W write heads, K = R + W, S shifts, P head parameters.
+struct MemorySizes : SlotSizes {
+  int64_t R, W, K, S, P;
   double clip;  // of the head parameters
 };
 
@@ -98,16 +91,6 @@ inline void rotate(s* __restrict shifted, const s* __restrict x, const s* shift,
   }
 }
 
-// sums[m] = sum over the slots of weights [L] * memory.
-template <typename s>
-inline void sum_slots(const MemorySizes& z, const s* weights, const s* memory, s* sums) {
-  for (int64_t m = 0; m < z.M; ++m) {
-    Vector<s> sum{};
-    for (int64_t n = 0; n < z.L; n += kLanes<s>) sum += load(weights + n) * load(memory + n * z.M + m * kLanes<s>);
-    sums[m] = sum_of<s>(sum);
-  }
-}
-
 // products[n] = key * slot n.
 template <typename s>
 inline void multiply_slots(const MemorySizes& z, const s* key, const s* memory, s* products) {
@@ -173,18 +156,8 @@ void write_read_backward(const MemorySizes& z, const s* in_memory, const MemoryS
                          s* d_memory, s* d_weightings, const Heads<s>& heads, Heads<s>& d) {
   constexpr int64_t lanes = kLanes<s>;
   const int64_t M = z.M, L = z.L;
-  for (int64_t r = 0; r < z.R; ++r) {
-    for (int64_t n = 0; n < L; n += lanes) {
-      const Vector<s> weights = load(of.weightings + r * L + n);
-      Vector<s> d_weights = load(d_weightings + r * L + n);
-      for (int64_t m = 0; m < M; ++m) {
-        const int64_t i = n * M + m * lanes;
-        d_weights += d_reads[r * M + m] * load(of.memory + i);
-        store(d_memory + i, load(d_memory + i) + d_reads[r * M + m] * weights);
-      }
-      store(d_weightings + r * L + n, d_weights);
-    }
-  }
+  for (int64_t r = 0; r < z.R; ++r)
+    read_backward(z, of.weightings + r * L, of.memory, d_reads + r * M, d_weightings + r * L, d_memory);
   const s* written = of.weightings + z.R * L;
   s* d_written = d_weightings + z.R * L;
   for (int64_t h = 0; h < z.W; ++h) {
@@ -315,32 +288,6 @@ void address_backward(const MemorySizes& z, const s* in_memory, const s* in_weig
   const s bound = static_cast<s>(z.clip);
 #pragma omp simd
   for (int64_t i = 0; i < z.P; ++i) d_raw[i] = std::abs(raw[i]) <= bound ? d.values[i] : s(0);
-}
-
-// Between [N, M] and the memory's own layout.
-template <typename s>
-inline void lay_out_memory(const MemorySizes& z, const s* from, s* to) {
-  Strips<s>(from, z.M, z.N, z.M, true, to);
-}
-
-template <typename s>
-inline void lay_back_memory(const MemorySizes& z, const s* from, s* to) {
-  for (int64_t n = 0; n < z.N; ++n)
-    for (int64_t m = 0; m < z.M; ++m)
-      to[n * z.M + m] = from[(n / kLanes<s> * z.M + m) * kLanes<s> + n % kLanes<s>];
-}
-
-template <typename s>
-inline void lay_out_weightings(const MemorySizes& z, const s* from, s* to) {
-  for (int64_t k = 0; k < z.K; ++k) {
-    std::copy_n(from + k * z.N, z.N, to + k * z.L);
-    std::fill(to + k * z.L + z.N, to + (k + 1) * z.L, s(0));
-  }
-}
-
-template <typename s>
-inline void lay_back_weightings(const MemorySizes& z, const s* from, s* to) {
-  for (int64_t k = 0; k < z.K; ++k) std::copy_n(from + k * z.L, z.N, to + k * z.N);
 }
 
 }  // namespace ntm_rl

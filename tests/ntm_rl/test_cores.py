@@ -29,6 +29,7 @@ CORES = [(name, {"hidden_size": 6}) for name in core_names()] + [
     ("frame_stack", {"hidden_size": 6, "frames": 1}),
     ("frame_stack", {"hidden_size": 6, "frames": 7, "layers": 2}),
     ("dnc", {"hidden_size": 6, "read_heads": 2, "mask_content": True, "wipe_freed": True, "sharpen_links": True}),
+    ("dnc", {"hidden_size": 6, "backend": "eager"}),
     ("sam", {"hidden_size": 6, "slots": 7, "heads": 2, "slots_read": 3}),
     ("mann", {"hidden_size": 6, "heads": 3}),
 ]
@@ -303,7 +304,7 @@ class NothingIsLookedAt(TorchDispatchMode):
 
 @every_core
 def test_without_sight_of_resets_nothing_is_looked_at_and_all_is_the_same(name, options):
-    core = build(name, {**options, "backend": "eager"} if name == "ntm" else options)
+    core = build(name, {**options, "backend": "eager"} if "backend" in core_options(name) else options)
     inputs, state, resets = sequence(core, (6, 4, 0.4, 5))
     wanted = [inputs.requires_grad_(), state.requires_grad_(), *core.parameters()]
     assert resets[1:].any()

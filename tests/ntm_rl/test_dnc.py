@@ -262,12 +262,13 @@ class NaiveDnc:
         return np.concatenate([self.hidden, self.reads.ravel()])
 
 
+@pytest.mark.parametrize("backend", ["eager", "fused"])
 @pytest.mark.parametrize(
     "options", [{}, *({name: True} for name in FIXES), {**FIXES, "read_heads": 3}, {"clip": 0.05}], ids=str
 )
-def test_steps_and_resets_equal_the_naive_implementation(options):
+def test_steps_and_resets_equal_the_naive_implementation(options, backend):
     torch.manual_seed(0)
-    core = Dnc(3, **{"slots": 6, "width": 4, "hidden_size": 5, **options}).double()
+    core = Dnc(3, **{"slots": 6, "width": 4, "hidden_size": 5, "backend": backend, **options}).double()
     with torch.no_grad():
         core.interface_layer.weight.mul_(5)  # gates that open and shut
     inputs, resets = torch.randn(12, 2, 3, dtype=torch.float64), torch.zeros(12, 2, dtype=torch.bool)
@@ -296,7 +297,7 @@ def test_steps_and_resets_equal_the_naive_implementation(options):
 @pytest.mark.parametrize("options", [{"read_heads": 2}, FIXES], ids=str)
 def test_gradients_of_parameters_equal_finite_differences(options):
     torch.manual_seed(1)
-    core = Dnc(2, slots=4, width=2, hidden_size=2, **options).double()
+    core = Dnc(2, slots=4, width=2, hidden_size=2, backend="eager", **options).double()
     inputs = torch.randn(4, 2, 2, dtype=torch.float64, requires_grad=True)
     resets = torch.tensor([[False, False], [False, False], [False, True], [False, False]])
     parameters = list(core.parameters())
@@ -305,10 +306,11 @@ def test_gradients_of_parameters_equal_finite_differences(options):
     )
 
 
+@pytest.mark.parametrize("backend", ["eager", "fused"])
 @pytest.mark.parametrize("options", [{}, FIXES], ids=str)
-def test_gradients_of_long_sequences_are_finite(options):
+def test_gradients_of_long_sequences_are_finite(options, backend):
     torch.manual_seed(0)
-    core = Dnc(3, hidden_size=16, **options)
+    core = Dnc(3, hidden_size=16, backend=backend, **options)
     with torch.no_grad():
         core.interface_layer.weight.mul_(20)
     inputs = torch.randn(300, 2, 3, requires_grad=True)
@@ -340,6 +342,7 @@ def test_identical_slots_come_apart():
         ({"clip": float("nan")}, "clip = nan: must be a number above 0"),
         ({"clip": "a"}, "clip = 'a': must be a number above 0"),
         ({"clip": True}, "clip = True: must be a number above 0"),
+        ({"backend": "compile"}, r"backend = 'compile': must be one of auto, eager, fused\."),
     ],
 )
 def test_impossible_options_name_key_value_and_what_is_valid(options, message):
