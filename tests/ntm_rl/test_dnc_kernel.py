@@ -106,7 +106,7 @@ def test_values_and_gradients_equal_the_eager_ones_in_float64(options, shape):
     assert_agree(options, shape, torch.float64, 1e-10, 1e-10)
 
 
-# Always the same cases: rounding may swap two slots of the free list that are all but tied.
+# Always the same cases: rounding may swap slots that are all but tied in the free list, or cross the edge of a clip.
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(OPTIONS, SHAPE)
 def test_values_and_gradients_equal_the_eager_ones_in_float32(options, shape):
@@ -125,8 +125,7 @@ def test_float32_loses_no_more_digits_than_in_the_eager_core():
 
     measure()
     off, eager_off = (sum(error > 1e-5 for error in found) for found in (fused, eager))
-    print(f"of {len(fused):,} tensors {off} are more than 1e-5 off (worst {max(fused):.1e})", end="; ")
-    print(f"of the eager core's {eager_off} (worst {max(eager):.1e})")
+    print(f"of {len(fused):,} tensors {off} are more than 1e-5 off, of the eager core's {eager_off}")
     assert off <= eager_off
 
 
