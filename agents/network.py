@@ -1,7 +1,7 @@
 """A memory core with an output layer, for supervised sequences, and its files."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ntm_rl.addressing import entropy
 from ntm_rl.agents.export import CARD, MAX_STATE, WEIGHTS
 from ntm_rl.agents.storage import (
     StorageError,
@@ -21,6 +22,7 @@ from ntm_rl.agents.storage import (
     write_tensors,
 )
 from ntm_rl.core import make_core
+from ntm_rl.ntm import Ntm
 
 FORMAT, KIND = 1, "network"
 
@@ -48,6 +50,24 @@ class SequenceNetwork(nn.Module):
         """Returns the logits `[T, B, O]` of answers to inputs `[T, B, I]`."""
         logits: Tensor = self.output(self.core.outputs(inputs, self.core.initial_state(inputs.shape[1])))
         return logits
+
+    def with_entropy(self, inputs: Tensor, steps: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Also looks how sharp an NTM's weightings are: after some steps, and at the end.
+
+        Args:
+            inputs: `[T, B, I]`.
+            steps: After which to look, in order, each in (0, T).
+
+        Returns:
+            The logits `[T, B, O]`, and the mean entropy of the weightings in bits, a scalar.
+        """
+        assert isinstance(self.core, Ntm)
+        state, outputs, entropies = self.core.initial_state(inputs.shape[1]), [], []
+        for part in inputs.tensor_split(list(steps)):
+            output, state = self.core(part, state)
+            outputs.append(output)
+            entropies.append(entropy(self.core.unpack(state).weightings).mean())
+        return self.output(torch.cat(outputs)), torch.stack(entropies).mean()
 
 
 def save_network(network: SequenceNetwork, folder: Path, extra: Mapping[str, Any]) -> None:

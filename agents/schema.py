@@ -91,6 +91,12 @@ class OptimizerSettings(Section):
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of rmsprop and sgd.")
     l2: float = Field(0.0, ge=0, description="Weight of the squared weights' half sum in the loss.")
+    weighting_entropy: float = Field(
+        0.0,
+        ge=0,
+        description="Weight in the loss of the mean entropy of an NTM's weightings, in bits, at some steps; other "
+        "cores have none.",
+    )
     clip_norm: float | None = Field(10.0, gt=0, description="Largest norm of a gradient; null: none.")
     clip_value: float | None = Field(None, gt=0, description="Largest element of a gradient; null: none.")
     averaging: float = Field(

@@ -34,11 +34,13 @@ from ntm_rl.envs.algorithmic.curriculum import Curriculum
 from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Task
 from ntm_rl.envs.state import generator_of, generator_state
 from ntm_rl.errors import InputError
+from ntm_rl.ntm import Ntm
 
 SEQUENCES = "time/total_sequences"
 KIND = "supervised checkpoint"
 MAX_OVERFLOWS = 20
 LONGER_EVERY = 10  # validations: longer sequences cost many times as much
+ENTROPY_STEPS = 3  # of each sequence, and its end, at which weightings should be sharp
 NATS_PER_BIT = math.log(2)
 
 
@@ -143,11 +145,16 @@ class SupervisedTrainer:
         settings = self.settings
         difficulty = self.curriculum.draw(self._rng)
         batch = self.task.sample(settings.batch_size, self._rng, difficulty)
-        logits = self.network(_tensor(self.network, batch.inputs))
+        inputs, blur = _tensor(self.network, batch.inputs), settings.optimizer.weighting_entropy
+        if blur and isinstance(self.network.core, Ntm) and len(inputs) > 1:
+            steps = np.unique(self._rng.integers(1, len(inputs), size=ENTROPY_STEPS)).tolist()
+            logits, entropy = self.network.with_entropy(inputs, steps)
+        else:
+            logits, entropy = self.network(inputs), torch.zeros(())
         targets, mask = _tensor(self.network, batch.targets), _tensor(self.network, batch.mask)
         cost = _bits(logits, targets, mask).mean()
         self.optimizer.zero_grad()
-        cost.backward()
+        (cost + blur * entropy).backward()
         norm = self._step(cost.item(), difficulty)
         self.sequences += settings.batch_size
         wrong = ((logits.detach() > 0) != (targets > 0))[mask].float().mean()

@@ -69,6 +69,11 @@ def sharpen(weightings: Tensor, exponents: Tensor) -> Tensor:
     return torch.softmax(exponents.unsqueeze(-1) * torch.log(weightings + LOG_EPSILON), dim=-1)
 
 
+def entropy(weightings: Tensor) -> Tensor:
+    """Returns the entropy of weightings `[..., N]` in bits, `[...]`: 0 on one slot, log2 N over all."""
+    return -(weightings * torch.log2(weightings + LOG_EPSILON)).sum(dim=-1)
+
+
 def read(memory: Tensor, weightings: Tensor) -> Tensor:
     """Returns read vectors `[B, K, M]`, convex combinations of the slots of `memory` `[B, N, M]` (equation 2)."""
     return torch.bmm(weightings, memory)
