@@ -99,6 +99,36 @@ def test_two_halves_with_a_resume_between_are_one_training(tmp_path):
     assert timeless[0] == timeless[1]
 
 
+def test_the_entropy_of_weightings_is_that_after_the_steps_that_are_named():
+    torch.manual_seed(0)
+    network = SequenceNetwork("ntm", 4, 3, slots=6, width=3, hidden_size=5, read_heads=2)
+    inputs = torch.randn(7, 2, 4)
+    logits, found = network.with_entropy(inputs, [2, 3])
+    torch.testing.assert_close(logits, network(inputs))
+    state, expected = network.core.initial_state(2), []
+    for step in range(7):
+        _, state = network.core(inputs[step : step + 1], state)
+        if step + 1 in (2, 3, 7):
+            weightings = network.core.unpack(state).weightings.detach().double().numpy()
+            expected.append(-(weightings * np.log2(weightings)).sum(-1).mean())
+    assert found.item() == pytest.approx(np.mean(expected), abs=1e-4)
+
+
+def test_its_weight_in_the_loss_makes_weightings_sharper_and_is_nothing_to_other_cores(tmp_path):
+    def trained(core, weight):
+        more = (f"core={core}", f"optimizer.weighting_entropy={weight}", "optimizer.learning_rate=1e-3")
+        trainer = SupervisedTrainer(small(tmp_path, *more))
+        for _ in range(60):
+            trainer.update()
+        return trainer.network
+
+    inputs = torch.randn(9, 50, 3)
+    plain, sharp = (trained("ntm", weight).with_entropy(inputs, [3, 6])[1].item() for weight in (0, 10))
+    assert sharp < plain / 2
+    for ours, theirs in zip(trained("lstm", 0).parameters(), trained("lstm", 10).parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_a_checkpoint_of_another_task_is_refused(tmp_path):
     result = train_small(tmp_path)
     run = Run.open(result.run)

@@ -112,6 +112,12 @@ def test_sharpening_never_loses_a_head(gamma):
     assert torch.isfinite(weightings.grad).all() and weightings.grad.abs().sum() > 0
 
 
+def test_entropy_counts_the_bits_that_tell_which_slot():
+    weightings = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0, 0, 1, 0], [0.5, 0, 0, 0.5], [0.5, 0.25, 0.125, 0.125]])
+    expected = torch.tensor([2, 0, 1, 1.75])
+    torch.testing.assert_close(addressing.entropy(weightings), expected, atol=1e-5, rtol=0)
+
+
 def test_reading_sums_slots_by_weight():
     memory, weightings = draw(B, N, M), simplex(B, K, N)
     found = addressing.read(*tensors(memory, weightings)).numpy()
