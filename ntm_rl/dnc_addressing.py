@@ -101,7 +101,8 @@ def links(last: Tensor, precedence: Tensor, write_weighting: Tensor) -> Tensor:
     """
     slots = last.shape[-1]
     to, source = write_weighting.unsqueeze(2), write_weighting.unsqueeze(1)
-    added = torch.baddbmm(last * (1 - to - source), to, precedence.unsqueeze(1))
+    kept = (1 - to - source).clamp_min(0)  # rounded, two halves may be more than 1; a link below 0 has no logarithm
+    added = torch.baddbmm(last * kept, to, precedence.unsqueeze(1))
     itself = torch.eye(slots, dtype=torch.bool, device=last.device)
     return added.masked_fill(itself, 0)
 

@@ -231,7 +231,7 @@ void link(const DncSizes& z, const DncRow<const s>& in, const DncRow<s>& out, co
     const s own = written[i], left = 1 - own, *from = in.links + i * L;
     s* row = out.links + i * L;
 #pragma omp simd
-    for (int64_t j = 0; j < L; ++j) row[j] = (left - written[j]) * from[j] + own * last[j];
+    for (int64_t j = 0; j < L; ++j) row[j] = std::max(left - written[j], s(0)) * from[j] + own * last[j];
     row[i] = 0;
     for (int64_t r = 0; r < z.R; ++r) {
       const s* readings = in.readings + r * L;
@@ -281,7 +281,7 @@ void link_backward(const DncSizes& z, const DncRow<const s>& in, const DncRow<s>
       d_own += d_link * last[j] - of_links;
       d.written[j] -= of_links;
       d.precedence[j] += own * d_link;
-      d_row[j] = (left - written[j]) * d_link;
+      d_row[j] = std::max(left - written[j], s(0)) * d_link;
     }
     d.written[i] += d_own;
   }

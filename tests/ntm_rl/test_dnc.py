@@ -184,6 +184,12 @@ def test_links_lead_from_each_slot_to_the_one_written_next_and_back():
         assert torch.equal(ahead[0, 0], torch.eye(N)[after]) and torch.equal(back[0, 0], torch.eye(N)[before])
 
 
+def test_rounding_makes_no_link_negative():
+    half = 0.5 * (1 + torch.finfo(torch.float32).eps)  # two of which are more than 1
+    written, last = torch.tensor([[half, half, 0]]), torch.ones(1, 3, 3) - torch.eye(3)
+    assert dnc.links(last, torch.zeros(1, 3), written)[0, 0, 1] == 0
+
+
 def test_read_modes_mix_backward_content_and_forward():
     parts, modes = [simplex(B, R, N, seed=seed) for seed in range(3)], simplex(B, R, 3)
     found = run(dnc.read_weightings, *parts, modes)
