@@ -202,6 +202,13 @@ class SupervisedSettings(TrainingSettings):
     curriculum: CurriculumKind = Field(
         "uniform", description="Difficulties uniform in the task's ranges, or (lookahead) from easy to hard."
     )
+    uneven: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the training's sequences of random vectors whose bits are 1 with a probability of their "
+        "own and not a half, so that nearly empty vectors are no rarity; validation has none.",
+    )
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="How the weights are changed.")
     validation: ValidationSettings = Field(ValidationSettings(), description="What is measured on fresh sequences.")
     batch_size: int = Field(1, ge=1, description="Sequences in an update, all of one difficulty.")

@@ -123,7 +123,8 @@ class SupervisedTrainer:
     def __init__(self, settings: SupervisedSettings):
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        self.settings, self.task = settings, settings.make_task()
+        self.settings, self.task, self._lessons = settings, settings.make_task(), settings.make_task()
+        self._lessons.uneven = settings.uneven
         torch.manual_seed(settings.seed)
         sizes = self.task.input_size, self.task.output_size
         self.network = SequenceNetwork(settings.core, *sizes, **settings.core_kwargs).to(get_device(settings.device))
@@ -144,7 +145,7 @@ class SupervisedTrainer:
         """Learns from one batch; returns its bits per sequence, share of wrong bits and gradient norm."""
         settings = self.settings
         difficulty = self.curriculum.draw(self._rng)
-        batch = self.task.sample(settings.batch_size, self._rng, difficulty)
+        batch = self._lessons.sample(settings.batch_size, self._rng, difficulty)
         inputs, blur = _tensor(self.network, batch.inputs), settings.optimizer.weighting_entropy
         if blur and isinstance(self.network.core, Ntm) and len(inputs) > 1:
             steps = np.unique(self._rng.integers(1, len(inputs), size=ENTROPY_STEPS)).tolist()

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from ntm_rl.envs.algorithmic.task import Difficulty, Episode, Task, checked_range, random_bits, require_whole
+from ntm_rl.envs.algorithmic.task import Difficulty, Episode, Task, checked_range, require_whole
 
 
 class AssociativeRecall(Task):
@@ -56,7 +56,7 @@ class AssociativeRecall(Task):
         """See `Task.write`."""
         count, length, bits = difficulty["items"], self.item_length, self.bits
         inputs, targets, mask = episode = self.blank((count + 2) * (length + 1))
-        items = random_bits(rng, count, length, bits)
+        items = self.random_vectors(rng, count, length, bits)
         queried = int(rng.integers(count - 1))
         rows = inputs[: (count + 1) * (length + 1)].reshape(count + 1, length + 1, self.input_size)
         rows[:count, 0, bits] = 1

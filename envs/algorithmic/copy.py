@@ -4,7 +4,7 @@ from typing import Annotated
 
 import numpy as np
 
-from ntm_rl.envs.algorithmic.task import Difficulty, Episode, Task, checked_range, random_bits, require_whole
+from ntm_rl.envs.algorithmic.task import Difficulty, Episode, Task, checked_range, require_whole
 
 
 class Copy(Task):
@@ -48,7 +48,7 @@ class Copy(Task):
         """See `Task.write`."""
         length = difficulty["length"]
         inputs, targets, mask = episode = self.blank(2 * length + 1)
-        vectors = random_bits(rng, length, self.bits)
+        vectors = self.random_vectors(rng, length, self.bits)
         inputs[:length, : self.bits] = vectors
         inputs[length, self.bits] = 1
         targets[length + 1 :] = self.answer(vectors)

@@ -10,7 +10,6 @@ from ntm_rl.envs.algorithmic.task import (
     FloatArray,
     Task,
     checked_range,
-    random_bits,
     require_whole,
 )
 
@@ -60,7 +59,7 @@ class PrioritySort(Task):
         items = difficulty["items"]
         outputs = max(1, round(self.share * items))
         inputs, targets, mask = episode = self.blank(items + 1 + outputs)
-        vectors = random_bits(rng, items, self.bits)
+        vectors = self.random_vectors(rng, items, self.bits)
         priorities = rng.uniform(-1, 1, size=items).astype(np.float32)
         inputs[:items, : self.bits] = vectors
         inputs[:items, self.bits] = priorities

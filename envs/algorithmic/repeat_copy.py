@@ -10,7 +10,6 @@ from ntm_rl.envs.algorithmic.task import (
     FloatArray,
     Task,
     checked_range,
-    random_bits,
     require_whole,
 )
 
@@ -62,7 +61,7 @@ class RepeatCopy(Task):
         """See `Task.write`."""
         length, repeats = difficulty["length"], difficulty["repeats"]
         inputs, targets, mask = episode = self.blank(length + 1 + length * repeats + 1)
-        vectors = random_bits(rng, length, self.bits)
+        vectors = self.random_vectors(rng, length, self.bits)
         inputs[:length, : self.bits] = vectors
         inputs[length, self.bits :] = 1, self.scale(repeats)
         targets[length + 1 : -1, : self.bits] = np.tile(vectors, (repeats, 1))

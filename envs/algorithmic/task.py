@@ -51,11 +51,14 @@ class Task(ABC):
         ranges: Of each number of the difficulty, its smallest and largest value in training.
         input_low: Smallest input of each channel, `[I]`.
         input_high: Largest input of each channel, `[I]`.
+        uneven: Share of the sequences of random vectors whose bits are 1 with a probability of their own, uniform,
+            and not a half: nearly empty and nearly full vectors are then no rarity.
     """
 
     input_size: int
     output_size: int
     ranges: Mapping[str, tuple[int, int]]
+    uneven: float = 0.0
 
     @abstractmethod
     def write(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
@@ -106,6 +109,12 @@ class Task(ABC):
         for name in self.ranges:
             if name not in difficulty:
                 raise InputError(f"{name}: missing; a difficulty of this task names {', '.join(self.ranges)}")
+
+    def random_vectors(self, rng: np.random.Generator, *shape: int) -> FloatArray:
+        """Returns the random bits of a sequence's vectors as numbers."""
+        if self.uneven and rng.random() < self.uneven:
+            return (rng.random(shape) < rng.random()).astype(np.float32)
+        return random_bits(rng, *shape)
 
     def blank(self, steps: int) -> Episode:
         """Returns an empty sequence to write into."""

@@ -99,6 +99,34 @@ def test_two_halves_with_a_resume_between_are_one_training(tmp_path):
     assert timeless[0] == timeless[1]
 
 
+def test_uneven_bits_are_for_training_alone(tmp_path, monkeypatch):
+    trainer = SupervisedTrainer(small(tmp_path, "task.copy.bits=8", "batch_size=200", "uneven=0.5"))
+    seen = {}
+
+    def note(name, task):
+        sample = task.sample
+
+        def noting(batch, *rest):
+            seen[name] = sample(batch, *rest)
+            return seen[name]
+
+        monkeypatch.setattr(task, "sample", noting)
+
+    note("training", trainer._lessons)
+    note("validation", trainer.task)
+    trainer.update()
+    trainer.validate({"length": 20})
+    trainer._lessons.sample(200, np.random.default_rng(0), {"length": 20})
+
+    def extreme(batch):
+        """Share of sequences with hardly any bits, or nearly all."""
+        share = batch.targets[batch.mask.any(axis=1)].mean(axis=(0, 2))
+        return ((share < 0.25) | (share > 0.75)).mean()
+
+    assert 0.15 < extreme(seen["training"]) < 0.35  # half of half of them
+    assert extreme(seen["validation"]) == 0
+
+
 def test_the_entropy_of_weightings_is_that_after_the_steps_that_are_named():
     torch.manual_seed(0)
     network = SequenceNetwork("ntm", 4, 3, slots=6, width=3, hidden_size=5, read_heads=2)
