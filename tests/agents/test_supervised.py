@@ -62,6 +62,7 @@ def test_a_training_learns_and_leaves_a_whole_run(tmp_path):
         tmp_path,
         "total_sequences=1500",
         "validation.every=100",
+        "validation.sequences=300",
         "log_every=100",
         "optimizer.name=adam",
         "optimizer.learning_rate=0.01",
