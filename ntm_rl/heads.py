@@ -6,13 +6,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Init = Literal["plain", "location", "content", "tape"]
-
-LITTLE = 0.1  # of a plain layer's weights: what heads do with a rare input is what they do with most
-LOCATION_GATE = -2.0
+Init = Literal["plain", "content", "tape"]
 
 # As soft as it stays on location: sharpening by 1 + softplus(-4) makes up for a share sigmoid(-4) of contents a step.
 TAPE_STAY_ON_LOCATION, TAPE_MOVE_ON, TAPE_SHARP, TAPE_SOFT = -4.0, 4.0, 2.0, -4.0
+TAPE_WEIGHT_SCALE = 0.1
 TAPE_DIRECTIONS = (1, -1, 0)  # of the first, second and third read or write head, and so on: none is another's twin
 
 # Slots are told apart at a glance, by contents alone, and a write leaves most of the contents by which they are found.
@@ -46,7 +44,6 @@ class HeadParameters(NamedTuple):
 def bias_heads(init: Init, weight: HeadParameters, bias: HeadParameters, read_heads: int) -> None:
     """Changes the layer that speaks to the heads as `init` says; plain leaves it as it is.
 
-    location: heads go by their last weighting more than by contents, and how they do so hardly depends on the input.
     content: heads look up by contents, decidedly (sharp key strength, open gates, no shift), and writes erase little.
     tape: heads keep to their location and step by one slot a step, the first of each kind on, the second back, the
     third not at all, and so forth; write heads are sharp, read heads as soft as they begin.
@@ -60,18 +57,14 @@ def bias_heads(init: Init, weight: HeadParameters, bias: HeadParameters, read_he
     heads = len(bias.gates)
     shifts = bias.shifts.view(heads, -1)
     still = shifts.shape[1] // 2
-    if init == "location":
-        for rows in (*weight[1:5], *bias[1:5]):  # all but keys and what is written
-            rows.mul_(LITTLE)
-        bias.gates.add_(LOCATION_GATE)
-    elif init == "content":
+    if init == "content":
         bias.strengths.fill_(CONTENT_STRENGTH)
         bias.gates.fill_(CONTENT_LOOK_UP)
         shifts[:, still] = CONTENT_STAY
         bias.erases.fill_(CONTENT_KEEP)
     elif init == "tape":
         for rows in (weight.gates, weight.shifts, weight.exponents):
-            rows.mul_(LITTLE)
+            rows.mul_(TAPE_WEIGHT_SCALE)
         bias.gates.fill_(TAPE_STAY_ON_LOCATION)
         shifts.zero_()
         for kind in shifts.split([read_heads, heads - read_heads]):

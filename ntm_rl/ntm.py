@@ -85,9 +85,8 @@ class Ntm(MemoryCore):
         learned_start: Annotated[bool, "Learn the first weightings and read vectors."] = False,
         init: Annotated[
             Init,
-            "How heads begin: plain, location (they go by their last weighting, whatever the input), content (sharp "
-            "look-ups of a memory whose slots differ), or tape (they step by one slot, each its own way, and the first "
-            "read weighting is learned).",
+            "How heads begin: plain, content (sharp look-ups of a memory whose slots differ), or tape (they step by "
+            "one slot, each its own way, and the first read weighting is learned).",
         ] = "plain",
         clip: Annotated[float, "Range to which the controller's output to the heads is clipped."] = 20.0,
         backend: Annotated[

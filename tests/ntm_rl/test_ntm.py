@@ -233,18 +233,6 @@ def test_heads_of_a_tape_step_on_back_and_not_at_all_in_turn():
         torch.testing.assert_close(parts.weightings[0, head], expected, rtol=0, atol=0.02)
 
 
-def test_heads_that_begin_by_location_hardly_heed_what_they_see():
-    def spread(init):
-        torch.manual_seed(0)
-        core = Ntm(8, slots=16, width=4, hidden_size=32, init=init)
-        said = core.head_parameters(torch.randn(1000, 32).clamp(-1, 1))
-        return said, [part.std(0).mean().item() for part in said[1:5]]
-
-    said, found = spread("location")
-    assert said.gates.min() > 0.05 and said.gates.max() < 0.25
-    assert all(ours < plain / 5 for ours, plain in zip(found, spread("plain")[1], strict=True))
-
-
 @pytest.mark.parametrize("memory_init", ["learned", "random"])
 def test_heads_that_begin_by_content_find_the_slot_their_key_names(memory_init):
     torch.manual_seed(0)
@@ -296,7 +284,7 @@ def test_unpacking_an_unused_state_shows_the_beginning():
         ({"controller": "lstn"}, r"controller = 'lstn': must be one of lstm, gru, feedforward. Did you mean lstm\?"),
         ({"memory_init": "const"}, r"memory_init = 'const'.*Did you mean constant\?"),
         ({"backend": "fast"}, "backend = 'fast': must be one of auto, eager, compile, fused"),
-        ({"init": "tap"}, r"init = 'tap': must be one of plain, location, content, tape. Did you mean tape\?"),
+        ({"init": "tap"}, r"init = 'tap': must be one of plain, content, tape. Did you mean tape\?"),
     ],
 )
 def test_impossible_options_name_key_value_and_what_is_valid(options, message):
