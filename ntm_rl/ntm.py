@@ -26,12 +26,13 @@ from ntm_rl.heads import CONTENT_SPREAD, HeadParameters, Init, bias_heads
 from ntm_rl.kernels.fused import is_fused, run_fused
 
 Controller = Literal["lstm", "gru", "feedforward"]
-MemoryInit = Literal["constant", "learned", "random"]
+MemoryInit = Literal["constant", "learned", "positional", "random"]
 Backend = Literal["auto", "eager", "compile", "fused"]
 
 GATES = {"lstm": 4, "gru": 3, "feedforward": 1}  # rows of hidden_size in the controller's weights
 # A weighting over N slots is sharp at logits of some log N, for which Adam takes thousands of updates at weights' pace.
 LOGIT_SCALE = 10.0
+SLOWEST_WAVE, SLOTS_OF_FASTEST_WAVE = 4, 16  # lengths, in memories and in slots, of what a memory may begin as
 BLANK = 1e-6  # contents of a constant initial memory (Collier and Beel 2018, section 3.1)
 
 
@@ -80,7 +81,9 @@ class Ntm(MemoryCore):
         hidden_size: Annotated[int, "Units H of the controller."] = 128,
         shift_range: Annotated[int, "Largest circular shift k of a head in one step; heads shift by -k to k."] = 1,
         memory_init: Annotated[
-            MemoryInit, "Contents of the first memory: 1e-6 everywhere, a parameter, or random and fixed."
+            MemoryInit,
+            "Contents of the first memory: 1e-6 everywhere, a parameter that begins at random (learned) or as waves "
+            "over the slots, neighbours alike (positional), or random and fixed.",
         ] = "constant",
         learned_start: Annotated[bool, "Learn the first weightings and read vectors."] = False,
         init: Annotated[
@@ -111,7 +114,7 @@ class Ntm(MemoryCore):
         require_one_of(get_args(Init), init=init)
         require_one_of(get_args(Backend), backend=backend)
         if init == "content" and memory_init == "constant":
-            raise InputError("memory_init = 'constant': must be learned or random where init = 'content'")
+            raise InputError("memory_init = 'constant': must be learned, positional or random where init = 'content'")
         require_bool(learned_start=learned_start)
         require_positive(clip=clip)
         self.input_size, self.hidden_size, self.slots, self.width = input_size, hidden_size, slots, width
@@ -318,6 +321,8 @@ class Ntm(MemoryCore):
         spread = CONTENT_SPREAD if init == "content" else 1.0
         if memory_init == "learned":
             self.start_memory = nn.Parameter(0.05 * spread * torch.randn(self.slots, self.width))
+        elif memory_init == "positional":
+            self.start_memory = nn.Parameter(0.05 * spread * _waves(self.slots, self.width))
         else:
             bound = spread / math.sqrt(self.slots + self.width)
             random = torch.empty(self.slots, self.width).uniform_(-bound, bound)
@@ -352,6 +357,17 @@ def _compile(step: Step, device: torch.device) -> Step:
         return compiled(from_input, NtmState(*(part.clone(memory_format=torch.contiguous_format) for part in last)))
 
     return run
+
+
+def _waves(slots: int, width: int) -> Tensor:
+    """Returns contents `[N, M]` of mean square 1: columns are cosines of the slot, from slow to fast, of random phase.
+
+    What a key names then is a place, and a slightly different key names a place nearby.
+    """
+    ends = math.log(1 / SLOWEST_WAVE), math.log(max(slots / SLOTS_OF_FASTEST_WAVE, 1 / SLOWEST_WAVE))
+    waves = torch.exp(torch.linspace(*ends, width))  # that fit into the memory
+    turns = torch.linspace(0, 1, slots + 1)[:-1, None] * waves + torch.rand(width)
+    return math.sqrt(2) * torch.cos(2 * math.pi * turns)
 
 
 def _may_reset(resets: Tensor) -> bool:

@@ -25,7 +25,7 @@ OPTIONS = st.fixed_dictionaries(
         "hidden_size": st.integers(1, 9),
         "controller": st.sampled_from(["lstm", "gru", "feedforward"]),
         "shift_range": st.integers(1, 2),
-        "memory_init": st.sampled_from(["constant", "learned", "random"]),
+        "memory_init": st.sampled_from(["constant", "learned", "positional", "random"]),
         "learned_start": st.booleans(),
         "init": st.sampled_from(["plain", "tape"]),
         "clip": st.sampled_from([0.3, 20.0]),

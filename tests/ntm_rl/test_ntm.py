@@ -247,6 +247,17 @@ def test_heads_that_begin_by_content_find_the_slot_their_key_names(memory_init):
     assert weightings.max(-1).values.min() > 0.4
 
 
+def test_contents_of_a_positional_memory_name_places():
+    torch.manual_seed(0)
+    contents = Ntm(3, slots=64, width=64, memory_init="positional", init="content").start_memory.detach().double()
+    assert 0.4 < contents.std() < 0.6  # as a learned one
+    rows = contents / contents.norm(dim=1, keepdim=True)
+    similarity = rows @ rows.t()
+    by_distance = torch.stack([similarity.diagonal(distance).mean() for distance in range(33)])
+    assert (by_distance[:8].diff() < -0.01).all() and by_distance[1] > 0.9  # the nearer the liker
+    assert similarity.argsort(descending=True)[:, 0].tolist() == list(range(64)) and by_distance[20:].max() < 0.5
+
+
 def test_unpacking_an_unused_state_shows_the_beginning():
     core = Ntm(3, slots=5, width=4, hidden_size=6, read_heads=2)
     parts = core.unpack(core.initial_state(2))
@@ -272,7 +283,7 @@ def test_unpacking_an_unused_state_shows_the_beginning():
         ({"write_heads": None}, "write_heads = None: must be an integer, at least 1"),
         ({"shift_range": -1}, "shift_range = -1: must be at least 0"),
         ({"shift_range": 0, "init": "tape"}, "shift_range = 0: must be at least 1 where init = 'tape'"),
-        ({"init": "content"}, "memory_init = 'constant': must be learned or random where init = 'content'"),
+        ({"init": "content"}, "memory_init = 'constant': must be learned, positional or random where init = 'content'"),
         ({"shift_range": "1"}, "shift_range = '1': must be an integer, at least 0"),
         ({"clip": 0.0}, "clip = 0.0: must be a number above 0"),
         ({"clip": "a"}, "clip = 'a': must be a number above 0"),
