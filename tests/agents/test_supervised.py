@@ -319,6 +319,14 @@ def test_a_training_begins_with_the_weights_of_init_from(tmp_path):
         assert torch.allclose(core.weight_input, network.core.weight_input, atol=1e-6)
 
 
+@pytest.mark.parametrize("task", ["associative_recall", "repeat_copy"])
+def test_the_packaged_configs_of_a_task_have_the_same_memory(task):
+    """A PPO config that says it can begin with a supervised run's network must fit it as it is."""
+    supervised, ppo = (load_settings(f"algorithmic/{name}", []) for name in (task, f"{task}_ppo"))
+    assert supervised.core == ppo.core
+    assert supervised.core_kwargs == ppo.core_kwargs
+
+
 def test_a_run_that_does_not_fit_is_refused(tmp_path):
     run = train_small(tmp_path).run
     with pytest.raises(InputError, match=r"tensor '.*' has shape .* was the config changed"):
