@@ -82,19 +82,21 @@ def network_figures(network: SequenceNetwork, settings: SupervisedSettings) -> "
 
 
 def learning_curve(runs: Sequence[Run]) -> "Figure":
-    """Draws the runs' learning curves, and their median if there are several of one length.
+    """Draws the runs' learning curves, and their median if there are several of one core and length.
 
     Raises:
         InputError: a run that logged nothing.
     """
-    is_supervised = isinstance(runs[0].settings(), SupervisedSettings)
+    settings = [run.settings() for run in runs]
+    is_supervised = isinstance(settings[0], SupervisedSettings)
     metric, steps = ("validation/bits_per_sequence", SEQUENCES) if is_supervised else ("rollout/ep_rew_mean", STEPS)
     figure, panel = _panel((6, 3.5))
     curves = [_curve(run, metric, steps) for run in runs]
-    for run, (x, y) in zip(runs, curves, strict=True):
-        name = run.path.name if len(runs) == 1 else f"seed {run.settings().seed}"
-        panel.plot(x, y, linewidth=1 if len(runs) == 1 else 0.6, label=name)
-    if len(runs) > 1 and len({len(x) for x, _ in curves}) == 1:
+    kinds = {(each.core, len(x)) for each, (x, _) in zip(settings, curves, strict=True)}
+    has_median = len(runs) > 1 and len(kinds) == 1
+    for name, (x, y) in zip(_names(runs, settings), curves, strict=True):
+        panel.plot(x, y, linewidth=0.6 if has_median else 1, label=name)
+    if has_median:
         panel.plot(curves[0][0], np.median([y for _, y in curves], axis=0), "k", linewidth=1.8, label="median")
     if is_supervised:
         panel.set_yscale("log")
@@ -104,6 +106,14 @@ def learning_curve(runs: Sequence[Run]) -> "Figure":
     panel.grid(alpha=0.3)
     panel.legend(fontsize=7, ncols=2)
     return figure
+
+
+def _names(runs: Sequence[Run], settings: Sequence[AnySettings]) -> list[str]:
+    """Names runs by what tells them apart: their core, their seed, or else their folder."""
+    cores, seeds = [each.core for each in settings], [f"seed {each.seed}" for each in settings]
+    telling = [values for values in (cores, seeds) if len(set(values)) > 1]
+    names = [", ".join(parts) for parts in zip(*telling, strict=True)]
+    return names if len(set(names)) == len(runs) else [run.path.name for run in runs]
 
 
 def answers(

@@ -260,6 +260,22 @@ def test_the_trace_of_a_memory_is_what_the_core_does():
     assert np.allclose(use.weightings.sum(axis=2), 1, atol=1e-5)
 
 
+def test_a_learning_curve_names_what_tells_runs_apart(tmp_path):
+    lstm = ("core=lstm", "memory.lstm.hidden_size=6")
+    ntm, other_seed, other_core = (
+        Run.open(train_small(tmp_path, *overrides).run) for overrides in ((), ("seed=1",), lstm)
+    )
+
+    def labels(*runs):
+        return [line.get_label() for line in inspection.learning_curve(runs).axes[0].lines]
+
+    assert labels(ntm) == [ntm.path.name]
+    assert labels(ntm, other_seed) == ["seed 0", "seed 1", "median"]
+    assert labels(ntm, other_core) == ["ntm", "lstm"]
+    assert labels(ntm, other_seed, other_core) == ["ntm, seed 0", "ntm, seed 1", "lstm, seed 0"]
+    assert labels(ntm, ntm)[:2] == [ntm.path.name] * 2
+
+
 def test_pictures_need_a_memory_and_a_log(tmp_path):
     result = train_small(tmp_path, "core=lstm", "memory.lstm.hidden_size=6")
     assert sorted(inspection.inspect(Run.open(result.run))) == ["answers", "learning_curve"]
