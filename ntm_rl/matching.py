@@ -7,7 +7,7 @@ import torch
 from ntm_rl.core import core_options, make_core, require_at_least
 from ntm_rl.errors import InputError
 
-SIZE = "hidden_size"  # the option that is changed
+SIZE, LAYERS = "hidden_size", "layers"  # the options that are changed
 TOLERANCE = 0.1  # share of the wanted parameters by which a core may miss them
 
 
@@ -24,6 +24,9 @@ def parameter_count(core: str, input_size: int, **options: Any) -> int:
 def matched_options(core: str, input_size: int, parameters: int) -> dict[str, Any]:
     """Returns the `hidden_size` at which a core, otherwise at its defaults, comes closest to so many parameters.
 
+    A perceptron of one layer would take so many units that what reads them had more parameters than itself: where the
+    units are more than the square root of the parameters there are two `layers`.
+
     Args:
         core: Name of a registered core.
         input_size: I.
@@ -39,9 +42,23 @@ def matched_options(core: str, input_size: int, parameters: int) -> dict[str, An
     valid = core_options(core)
     if SIZE not in valid:
         raise InputError(f"core = {core!r}: cannot be matched: it has no option {SIZE}, only {', '.join(valid)}")
+    options = _closest(core, input_size, parameters, {})
+    if LAYERS in valid and options[SIZE] ** 2 > parameters:
+        options = _closest(core, input_size, parameters, {LAYERS: 2})
+    found = parameter_count(core, input_size, **options)
+    if abs(found - parameters) > TOLERANCE * parameters:
+        raise InputError(
+            f"parameters = {parameters:,}: core {core!r} with {input_size} inputs comes no closer than {found:,} "
+            f"({SIZE} = {options[SIZE]})"
+        )
+    return options
+
+
+def _closest(core: str, input_size: int, parameters: int, options: dict[str, Any]) -> dict[str, Any]:
+    """Returns options with the `hidden_size` at which the parameters are closest to those wanted."""
 
     def count(size: int) -> int:
-        return parameter_count(core, input_size, **{SIZE: size})
+        return parameter_count(core, input_size, **options, **{SIZE: size})
 
     above = 1
     while count(above) < parameters:
@@ -50,11 +67,4 @@ def matched_options(core: str, input_size: int, parameters: int) -> dict[str, An
     while above - below > 1:
         middle = (above + below) // 2
         below, above = (middle, above) if count(middle) < parameters else (below, middle)
-    size = min(below, above, key=lambda each: abs(count(each) - parameters))
-    found = count(size)
-    if abs(found - parameters) > TOLERANCE * parameters:
-        raise InputError(
-            f"parameters = {parameters:,}: core {core!r} with {input_size} inputs comes no closer than {found:,} "
-            f"({SIZE} = {size})"
-        )
-    return {SIZE: size}
+    return {**options, SIZE: min(below, above, key=lambda each: abs(count(each) - parameters))}
