@@ -58,6 +58,9 @@ class PpoSettings(Section):
     learning_rate_schedule: Literal["constant", "linear"] = Field(
         "constant", description="Keep the learning rate, or let it fall linearly to 0."
     )
+    adam_epsilon: float = Field(
+        1e-5, gt=0, description="Epsilon of Adam; weights whose gradients stay far below it hardly move."
+    )
     n_steps: int = Field(128, ge=1, description="Steps of each environment in a rollout.")
     sequence_length: int | None = Field(
         None, ge=1, description="Steps through which gradients flow; divides n_steps; null: all of n_steps."

@@ -28,6 +28,7 @@ from ntm_rl.agents.callbacks import (
 from ntm_rl.agents.checkpoints import count, has_checkpoints, latest_checkpoint, load_checkpoint
 from ntm_rl.agents.export import save_agent
 from ntm_rl.agents.nonfinite import NonFiniteError, write_report
+from ntm_rl.agents.policies import FAST_ADAM
 from ntm_rl.agents.ppo import MemoryPPO
 from ntm_rl.agents.progress import ProgressCallback
 from ntm_rl.agents.runs import Run
@@ -132,6 +133,7 @@ def make_model(settings: Settings, env: VecEnv) -> MemoryPPO:
     options = settings.ppo.model_dump()
     if options.pop("learning_rate_schedule") == "linear":
         options["learning_rate"] = LinearSchedule(options["learning_rate"], 0.0, 1.0)
+    optimizer = {**FAST_ADAM, "eps": options.pop("adam_epsilon")}
     policy = policy_name(env.observation_space)
     if policy == "CnnNtmPolicy":
         seeing = {"architecture": settings.policy.extractor, "precision": settings.policy.precision}
@@ -150,6 +152,7 @@ def make_model(settings: Settings, env: VecEnv) -> MemoryPPO:
             "net_arch": settings.policy.net_arch.model_dump(),
             "activation_fn": getattr(nn, settings.policy.activation),
             "ortho_init": settings.policy.ortho_init,
+            "optimizer_kwargs": optimizer,
         },
         seed=settings.seed,
         device=settings.device,

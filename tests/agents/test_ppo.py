@@ -10,8 +10,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from ntm_rl.agents import MemoryPPO
+from ntm_rl.agents import MemoryPPO, training
+from ntm_rl.agents.settings import load_settings
 from ntm_rl.core import core_names
+from ntm_rl.envs import vector as envs
 from ntm_rl.errors import InputError
 
 SMALL = dict(core_kwargs=dict(slots=5, width=3, hidden_size=8), net_arch=[8])
@@ -214,3 +216,22 @@ def test_sizes_that_do_not_fit_name_the_keys(kwargs, message):
 def test_a_policy_without_a_memory_core_is_refused():
     with pytest.raises(InputError, match=r"policy = .*core='lstm'"):
         MemoryPPO("MlpLstmPolicy", "CartPole-v1")
+
+
+def test_a_configs_epsilon_is_adams_and_holds_back_weights_of_small_gradients():
+    moved = {}
+    for epsilon in (1e-5, 1e3):
+        sizes = [
+            "n_envs=2",
+            "ppo.n_steps=16",
+            "ppo.sequence_length=8",
+            "ppo.batch_size=16",
+            f"ppo.adam_epsilon={epsilon}",
+        ]
+        settings = load_settings("popgym/repeat_previous_easy", [*sizes, "core=lstm", "total_timesteps=32"])
+        model = training.make_model(settings, envs.make_vec_env(settings.env_settings, settings.n_envs, settings.seed))
+        before = torch.nn.utils.parameters_to_vector(model.policy.parameters()).detach().clone()
+        model.learn(settings.total_timesteps)
+        after = torch.nn.utils.parameters_to_vector(model.policy.parameters()).detach()
+        moved[epsilon] = (after - before).abs().max().item()
+    assert moved[1e3] < 1e-3 * moved[1e-5]
