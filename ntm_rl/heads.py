@@ -8,8 +8,7 @@ from torch import Tensor
 
 Init = Literal["plain", "content", "tape"]
 
-# As soft as it stays on location: sharpening by 1 + softplus(-4) makes up for a share sigmoid(-4) of contents a step.
-TAPE_STAY_ON_LOCATION, TAPE_MOVE_ON, TAPE_SHARP, TAPE_SOFT = -4.0, 4.0, 2.0, -4.0
+TAPE_SHARP = 2.0
 TAPE_WEIGHT_SCALE = 0.1
 TAPE_DIRECTIONS = (1, -1, 0)  # of the first, second and third read or write head, and so on: none is another's twin
 
@@ -41,7 +40,7 @@ class HeadParameters(NamedTuple):
 
 
 @torch.no_grad()
-def bias_heads(init: Init, weight: HeadParameters, bias: HeadParameters, read_heads: int) -> None:
+def bias_heads(init: Init, weight: HeadParameters, bias: HeadParameters, read_heads: int, tape_logit: float) -> None:
     """Changes the layer that speaks to the heads as `init` says; plain leaves it as it is.
 
     content: heads look up by contents, decidedly (sharp key strength, open gates, no shift), and writes erase little.
@@ -53,6 +52,7 @@ def bias_heads(init: Init, weight: HeadParameters, bias: HeadParameters, read_he
         weight: The rows of the layer's weight, by what they say.
         bias: The layer's bias likewise; read heads come before write heads.
         read_heads: How many of the heads read.
+        tape_logit: Of a step in a tape's shift, against none; its negative is that of the interpolation gate.
     """
     heads = len(bias.gates)
     shifts = bias.shifts.view(heads, -1)
@@ -65,10 +65,11 @@ def bias_heads(init: Init, weight: HeadParameters, bias: HeadParameters, read_he
     elif init == "tape":
         for rows in (weight.gates, weight.shifts, weight.exponents):
             rows.mul_(TAPE_WEIGHT_SCALE)
-        bias.gates.fill_(TAPE_STAY_ON_LOCATION)
+        bias.gates.fill_(-tape_logit)
         shifts.zero_()
         for kind in shifts.split([read_heads, heads - read_heads]):
             for head, direction in zip(kind, cycle(TAPE_DIRECTIONS), strict=False):
-                head[still + direction] = TAPE_MOVE_ON
-        bias.exponents[:read_heads] = TAPE_SOFT
+                head[still + direction] = tape_logit
+        # As soft as it stays on location: sharpening makes up for the share of contents that an open gate lets in.
+        bias.exponents[:read_heads] = -tape_logit
         bias.exponents[read_heads:] = TAPE_SHARP

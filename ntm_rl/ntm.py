@@ -30,8 +30,6 @@ MemoryInit = Literal["constant", "learned", "positional", "random"]
 Backend = Literal["auto", "eager", "compile", "fused"]
 
 GATES = {"lstm": 4, "gru": 3, "feedforward": 1}  # rows of hidden_size in the controller's weights
-# A weighting over N slots is sharp at logits of some log N, for which Adam takes thousands of updates at weights' pace.
-LOGIT_SCALE = 10.0
 SLOWEST_WAVE, SLOTS_OF_FASTEST_WAVE = 4, 16  # lengths, in memories and in slots, of what a memory may begin as
 BLANK = 1e-6  # contents of a constant initial memory (Collier and Beel 2018, section 3.1)
 
@@ -91,6 +89,14 @@ class Ntm(MemoryCore):
             "How heads begin: plain, content (sharp look-ups of a memory whose slots differ), or tape (they step by "
             "one slot, each its own way, and the first read weighting is learned).",
         ] = "plain",
+        tape_logit: Annotated[
+            float, "Of init tape: the logit by which heads keep to their location, and by which they step."
+        ] = 4.0,
+        start_scale: Annotated[
+            float,
+            "Times the pace of other weights at which learned first weightings change: over N slots they are sharp at "
+            "logits of some log N.",
+        ] = 10.0,
         clip: Annotated[float, "Range to which the controller's output to the heads is clipped."] = 20.0,
         backend: Annotated[
             Backend, "How it runs: eager, compile (torch.compile of a step), fused (C++, on a CPU), or auto."
@@ -105,8 +111,11 @@ class Ntm(MemoryCore):
             write_heads=write_heads,
             hidden_size=hidden_size,
         )
+        require_positive(tape_logit=tape_logit, start_scale=start_scale, clip=clip)
         if init == "tape":
             require_at_least(1, " where init = 'tape'", shift_range=shift_range)
+            if tape_logit >= clip:  # a clipped logit has no gradient
+                raise InputError(f"tape_logit = {tape_logit}: must be below clip = {clip}")
         require_at_least(0, shift_range=shift_range)
         require_at_least(2 * shift_range + 1, " = 2 * shift_range + 1", slots=slots)
         require_one_of(get_args(Controller), controller=controller)
@@ -116,10 +125,10 @@ class Ntm(MemoryCore):
         if init == "content" and memory_init == "constant":
             raise InputError("memory_init = 'constant': must be learned, positional or random where init = 'content'")
         require_bool(learned_start=learned_start)
-        require_positive(clip=clip)
         self.input_size, self.hidden_size, self.slots, self.width = input_size, hidden_size, slots, width
         self.read_heads, self.write_heads, self.heads = read_heads, write_heads, read_heads + write_heads
         self.controller, self.shifts, self.clip, self.backend = controller, 2 * shift_range + 1, clip, backend
+        self.start_scale = start_scale
 
         cell_size = hidden_size if controller == "lstm" else 0
         self._part_sizes = (1, slots * width, self.heads * slots, read_heads * width, hidden_size, cell_size)
@@ -143,6 +152,7 @@ class Ntm(MemoryCore):
             HeadParameters(*self.head_layer.weight.split(self._head_sizes)),
             HeadParameters(*self.head_layer.bias.split(self._head_sizes)),
             read_heads,
+            tape_logit,
         )
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -292,7 +302,7 @@ class Ntm(MemoryCore):
 
     def _first_weightings(self, logits: Tensor | None, heads: int) -> Tensor:
         if logits is not None:
-            return torch.softmax(LOGIT_SCALE * logits, dim=-1)
+            return torch.softmax(self.start_scale * logits, dim=-1)
         weighting = self.bias.new_zeros(heads, self.slots)
         weighting[:, 0] = 1  # not uniform: over identical slots a uniform weighting could never become anything else
         return weighting
@@ -335,7 +345,7 @@ class Ntm(MemoryCore):
             self.register_buffer("start_reads", reads)
 
         def logits(heads: int, spread: float) -> nn.Parameter:
-            return nn.Parameter(spread / LOGIT_SCALE * torch.randn(heads, self.slots))
+            return nn.Parameter(spread / self.start_scale * torch.randn(heads, self.slots))
 
         tape = init == "tape"
         learn_read = learned_start or tape

@@ -203,6 +203,32 @@ def test_a_tapes_write_head_steps_on_by_one_slot_and_its_read_head_stays_soft():
     assert visited == [step % 10 for step in range(1, 13)]
 
 
+@pytest.mark.parametrize("logit", [1.0, 6.0])
+def test_a_tapes_logit_is_that_of_a_step_and_minus_that_of_the_gate(logit):
+    core = Ntm(3, slots=5, hidden_size=8, init="tape", tape_logit=logit)
+    with torch.no_grad():
+        core.head_layer.weight.zero_()
+    _, state = core(torch.zeros(1, 1, 3), core.initial_state(1))
+    gate, step = 1 / (1 + np.exp(logit)), np.exp(logit) / (2 + np.exp(logit))
+    gated = gate / 5 + (1 - gate) * np.eye(5)[0]  # all slots of the first memory are alike
+    shifted = step * np.roll(gated, 1) + (1 - step) / 2 * (gated + np.roll(gated, -1))
+    sharp = shifted ** (1 + np.log1p(np.exp(2.0)))
+    np.testing.assert_allclose(core.unpack(state).weightings[0, 1].detach(), sharp / sharp.sum(), atol=1e-5)
+
+
+def test_a_learned_first_weighting_is_as_much_quicker_as_its_scale_says_and_begins_alike():
+    weightings = {}
+    for scale in (10.0, 100.0):
+        torch.manual_seed(0)
+        core = Ntm(3, slots=6, hidden_size=8, init="tape", start_scale=scale)
+        weighting = core.unpack(core.initial_state(1)).weightings[0, 0]
+        (gradient,) = torch.autograd.grad(weighting[2], core.start_read_logits)
+        expected = scale * weighting[2] * (torch.eye(6)[2] - weighting)
+        torch.testing.assert_close(gradient[0], expected)
+        weightings[scale] = weighting
+    torch.testing.assert_close(weightings[10.0], weightings[100.0])
+
+
 @pytest.mark.parametrize("controller", CONTROLLERS)
 @pytest.mark.parametrize("slots", [64, 128])
 def test_a_tapes_read_weighting_stays_what_was_learned_while_the_heads_step_on(slots, controller):
@@ -285,6 +311,9 @@ def test_unpacking_an_unused_state_shows_the_beginning():
         ({"shift_range": 0, "init": "tape"}, "shift_range = 0: must be at least 1 where init = 'tape'"),
         ({"init": "content"}, "memory_init = 'constant': must be learned, positional or random where init = 'content'"),
         ({"shift_range": "1"}, "shift_range = '1': must be an integer, at least 0"),
+        ({"tape_logit": 0}, "tape_logit = 0: must be a number above 0"),
+        ({"tape_logit": 20, "init": "tape"}, r"tape_logit = 20: must be below clip = 20\.0"),
+        ({"start_scale": -1.0}, r"start_scale = -1\.0: must be a number above 0"),
         ({"clip": 0.0}, "clip = 0.0: must be a number above 0"),
         ({"clip": "a"}, "clip = 'a': must be a number above 0"),
         ({"clip": True}, "clip = True: must be a number above 0"),
