@@ -114,8 +114,6 @@ class Ntm(MemoryCore):
         require_positive(tape_logit=tape_logit, start_scale=start_scale, clip=clip)
         if init == "tape":
             require_at_least(1, " where init = 'tape'", shift_range=shift_range)
-            if tape_logit >= clip:  # a clipped logit has no gradient
-                raise InputError(f"tape_logit = {tape_logit}: must be below clip = {clip}")
         require_at_least(0, shift_range=shift_range)
         require_at_least(2 * shift_range + 1, " = 2 * shift_range + 1", slots=slots)
         require_one_of(get_args(Controller), controller=controller)

@@ -5,13 +5,16 @@ import json
 from ntm_rl.agents.cli import main
 from ntm_rl.agents.core_costs import Cost, core_costs, table
 from ntm_rl.core import core_names, make_core
+from ntm_rl.matching import matched_options
 
 
 def test_every_core_is_measured_at_about_the_same_parameters():
     costs = core_costs(repeats=1)
     assert tuple(cost.core for cost in costs) == core_names()
     for cost in costs:
-        core = make_core(cost.core, 64, hidden_size=cost.hidden_size)
+        options = matched_options(cost.core, 64, 100_000)
+        core = make_core(cost.core, 64, **options)
+        assert cost.hidden_size == options["hidden_size"]
         assert cost.parameters == sum(each.numel() for each in core.parameters())
         assert abs(cost.parameters - 100_000) <= 10_000 and cost.state_size == core.state_size
         assert cost.training > 0 and cost.rollout > 0
@@ -26,7 +29,7 @@ def test_the_table_is_markdown():
 
 def test_the_command_prints_one_core_or_json(capsys):
     assert main(["benchmark", "cores", "--only", "feedforward"]) == 0
-    assert capsys.readouterr().out.splitlines()[2].startswith("| feedforward | 1")
+    assert capsys.readouterr().out.splitlines()[2].startswith("| feedforward | 285 |")
     assert main(["benchmark", "cores", "--only", "elman", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["core"] == "elman" and row["state_size"] == row["hidden_size"] + 1
