@@ -4,13 +4,14 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from ntm_rl.envs.state import State, array_of, generator_of, generator_state
+from ntm_rl.envs.state import State, array_of, generator_of, generator_state, generators_of
 from ntm_rl.errors import InputError
 
 IntArray = NDArray[np.int64]
@@ -123,3 +124,42 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
     def _begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[Any]:
         self._time[copies] = 0
         return self.begin(copies, options)
+
+
+class SeededCopies(BatchedEnv):
+    """Copies of an environment, each with a random generator of its own.
+
+    Copy i of an environment seeded with s plays the episodes of a single one seeded with s + i.
+
+    Args:
+        num_envs: Copies.
+        observation_space: Of one copy.
+        actions: How many there are.
+
+    Attributes:
+        generators: Of each copy.
+    """
+
+    def __init__(self, num_envs: int, observation_space: spaces.Space[Any], actions: int):
+        super().__init__(num_envs, observation_space, actions)
+        self.generators = [np.random.default_rng() for _ in range(num_envs)]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """See `BatchedEnv.reset`."""
+        if seed is not None:
+            self.generators = [gym.utils.seeding.np_random(seed + copy)[0] for copy in range(self.num_envs)]
+        return super().reset(seed=seed, options=options)
+
+    def get_state(self) -> State | None:
+        """See `ntm_rl.envs.state`."""
+        state = super().get_state()
+        return None if state is None else {**state, "generators": list(map(generator_state, self.generators))}
+
+    def set_state(self, state: Mapping[str, Any]) -> NDArray[Any]:
+        """See `ntm_rl.envs.state`."""
+        generators = generators_of(state, self.num_envs)
+        observations = super().set_state(state)
+        self.generators = generators
+        return observations

@@ -12,18 +12,25 @@ from ntm_rl.envs.atari import PREFIX, WHOLE_GAMES, AtariVectorEnv
 from ntm_rl.envs.card_games import SCRIPTED_GAMES
 from ntm_rl.envs.cartpole import CARTPOLE
 from ntm_rl.envs.concentration import CONCENTRATION
-from ntm_rl.envs.factory import rom_of
+from ntm_rl.envs.factory import EnvSettings, make_env, rom_of
 from ntm_rl.envs.memory.memory_chain import MemoryChainVectorEnv
 from ntm_rl.envs.memory.passive_tmaze import PassiveTMazeVectorEnv
+from ntm_rl.envs.minigrid_memory import MINIGRID_MEMORY, MiniGridMemoryVectorEnv
 from ntm_rl.envs.previous_step import PreviousStepVector
 from ntm_rl.envs.registration import ALGORITHMIC
 from ntm_rl.errors import InputError, did_you_mean
+
+
+def _minigrid_memory(env_id: str, num_envs: int, **kwargs: Any) -> MiniGridMemoryVectorEnv:
+    return MiniGridMemoryVectorEnv(num_envs, make_env(EnvSettings(env_id, kwargs)))
+
 
 # Those that take the same keyword arguments as their single environments.
 CONFIGURABLE: dict[str, Callable[..., VectorEnv[Any, Any, Any]]] = {
     **{f"ntm_rl/{name}": partial(AlgorithmicVectorEnv, task=task) for name, task in ALGORITHMIC.items()},
     "ntm_rl/PassiveTMaze-v0": PassiveTMazeVectorEnv,
     "ntm_rl/MemoryChain-v0": MemoryChainVectorEnv,
+    **{env_id: partial(_minigrid_memory, env_id) for env_id in MINIGRID_MEMORY},
 }
 NATIVE: dict[str, Callable[..., VectorEnv[Any, Any, Any]]] = {
     **SCRIPTED_GAMES,
@@ -61,6 +68,8 @@ def make_native(
     Raises:
         InputError: unknown game, or keyword arguments that it does not take.
     """
+    if env_id in MINIGRID_MEMORY:
+        make_env(EnvSettings(env_id, kwargs)).close()  # its error says all; one from below would be said twice
     try:
         envs = _atari(env_id, num_envs, kwargs, training) if is_atari(env_id) else NATIVE[env_id](num_envs, **kwargs)
     except (TypeError, InputError) as error:

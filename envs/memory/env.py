@@ -1,7 +1,6 @@
 """What the diagnostic environments share: copies of one stepped at once, and one of them as a single environment."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -9,8 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ntm_rl.envs.batched import BatchedEnv, IntArray
-from ntm_rl.envs.state import State, generator_state, generators_of
+from ntm_rl.envs.batched import IntArray, SeededCopies
 from ntm_rl.errors import InputError
 
 FloatArray = NDArray[np.float32]
@@ -18,19 +16,14 @@ RENDER_MODES = ["ansi"]
 RENDER_FPS = 8
 
 
-class DiagnosticVectorEnv(BatchedEnv):
-    """Copies of a diagnostic environment, each with a random generator of its own.
-
-    Copy i of an environment seeded with s plays the episodes of a single one seeded with s + i.
+class DiagnosticVectorEnv(SeededCopies):
+    """Copies of a diagnostic environment, which can be written out.
 
     Args:
         num_envs: Copies.
         observation_space: Of one copy.
         actions: How many there are.
         render_mode: "ansi", or None.
-
-    Attributes:
-        generators: Of each copy.
 
     Raises:
         InputError: another render mode.
@@ -42,31 +35,10 @@ class DiagnosticVectorEnv(BatchedEnv):
         super().__init__(num_envs, observation_space, actions)
         self.metadata = {**self.metadata, "render_modes": RENDER_MODES, "render_fps": RENDER_FPS}
         self.render_mode = render_mode
-        self.generators = [np.random.default_rng() for _ in range(num_envs)]
 
     @abstractmethod
     def write_out(self, copy: int) -> str:
         """Returns what a copy looks like, as lines of text."""
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[FloatArray, dict[str, Any]]:
-        """See `BatchedEnv.reset`."""
-        if seed is not None:
-            self.generators = [gym.utils.seeding.np_random(seed + copy)[0] for copy in range(self.num_envs)]
-        return super().reset(seed=seed, options=options)
-
-    def get_state(self) -> State | None:
-        """See `ntm_rl.envs.state`."""
-        state = super().get_state()
-        return None if state is None else {**state, "generators": list(map(generator_state, self.generators))}
-
-    def set_state(self, state: Mapping[str, Any]) -> FloatArray:
-        """See `ntm_rl.envs.state`."""
-        generators = generators_of(state, self.num_envs)
-        observations = super().set_state(state)
-        self.generators = generators
-        return observations
 
     def render(self) -> tuple[str, ...] | None:
         """Returns of each copy what it looks like."""
