@@ -18,7 +18,7 @@ class PassiveTMazeVectorEnv(DiagnosticVectorEnv):
 
     def __init__(self, num_envs: int, *, length: int = 20, render_mode: str | None = None):
         require_whole(1, length=length)
-        super().__init__(num_envs, spaces.Box(-1, 1, (2,), np.float32), 4, render_mode)
+        super().__init__(num_envs, spaces.Box(-1, 1, (3,), np.float32), 4, render_mode)
         self.length = length
         self._goal = np.ones(num_envs, dtype=np.int64)  # +1 up, -1 down
         self._x, self._y = np.zeros((2, num_envs), dtype=np.int64)
@@ -31,7 +31,7 @@ class PassiveTMazeVectorEnv(DiagnosticVectorEnv):
         """See `BatchedEnv.begin`."""
         self._goal[copies] = 2 * self.draw(copies, 2, 1)[:, 0] - 1
         self._x[copies], self._y[copies] = 0, 0
-        return np.stack([np.zeros(len(copies)), self._goal[copies]], axis=1, dtype=np.float32)
+        return np.stack([np.ones(len(copies)), np.zeros(len(copies)), self._goal[copies]], axis=1, dtype=np.float32)
 
     def play(self, actions: IntArray) -> tuple[NDArray[np.float32], FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`."""
@@ -41,7 +41,9 @@ class PassiveTMazeVectorEnv(DiagnosticVectorEnv):
         ended = self._time == self.length + 1
         on_the_way = np.where(self._x < self._time, -1 / self.length, 0)
         rewards = np.where(ended, self._y == self._goal, on_the_way)
-        observations = np.stack([self._x == self.length, self._y], axis=1, dtype=np.float32)
+        # Something is seen everywhere, as in Bakker (2001): what is learned of the corridor by biases alone, go right,
+        # would hold at the junction too, where by then nobody tries anything else.
+        observations = np.stack([self._x < self.length, self._x == self.length, self._y], axis=1, dtype=np.float32)
         return observations, rewards, ended, np.zeros(self.num_envs, dtype=np.bool_)
 
     def write_out(self, copy: int) -> str:
@@ -61,12 +63,13 @@ class PassiveTMazeEnv(DiagnosticEnv):
     plain: go right, every other step costs. What is asked is to remember: the longer the corridor, the longer.
 
     ## Observation Space
-    `Box(-1, 1, (2,), float32)`
+    `Box(-1, 1, (3,), float32)`
 
     | Index | Observation | Values |
     |-------|-------------|--------|
-    | 0 | whether the agent is at the junction, or above or below it | 0, 1 |
-    | 1 | at the first step the goal, above (1) or below (-1); then where the agent is: on the corridor's height (0), above or below | -1, 0, 1 |
+    | 0 | whether the agent is in the corridor | 0, 1 |
+    | 1 | whether the agent is at the junction, or above or below it | 0, 1 |
+    | 2 | at the first step the goal, above (1) or below (-1); then where the agent is: on the corridor's height (0), above or below | -1, 0, 1 |
 
     ## Action Space
     `Discrete(4)`; a move into a wall leaves the agent where it is.

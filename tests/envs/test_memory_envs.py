@@ -32,9 +32,9 @@ def play(env: gym.Env, actions: list[int]) -> tuple[list[list[float]], list[floa
 def tmaze(goal: int, length: int = 3) -> gym.Env:
     """Returns a T-Maze of the given length whose episode begins with the given goal."""
     env = gym.make(TMAZE, length=length, render_mode="ansi")
-    seeds = (seed for seed in range(100) if env.reset(seed=seed)[0][1] == goal)
+    seeds = (seed for seed in range(100) if env.reset(seed=seed)[0][2] == goal)
     first, _ = env.reset(seed=next(seeds))
-    assert first.tolist() == [0, goal]
+    assert first.tolist() == [1, 0, goal]
     return env
 
 
@@ -48,19 +48,20 @@ def test_gymnasium_and_sb3_find_nothing_wrong(env_id, kwargs):
 @pytest.mark.parametrize(("goal", "turn"), [(1, UP), (-1, DOWN)])
 def test_walking_right_and_turning_to_the_goal_returns_one(goal, turn):
     seen, rewards = play(tmaze(goal), [RIGHT, RIGHT, RIGHT, turn])
-    assert seen == [[0, 0], [0, 0], [1, 0], [1, goal]]
+    assert seen == [[1, 0, 0], [1, 0, 0], [0, 1, 0], [0, 1, goal]]
     assert rewards == [0, 0, 0, 1]
 
 
 def test_a_wrong_turn_or_none_pays_nothing():
-    assert play(tmaze(1), [RIGHT, RIGHT, RIGHT, DOWN]) == ([[0, 0], [0, 0], [1, 0], [1, -1]], [0, 0, 0, 0])
-    assert play(tmaze(1), [RIGHT, RIGHT, RIGHT, RIGHT]) == ([[0, 0], [0, 0], [1, 0], [1, 0]], [0, 0, 0, 0])
+    on_the_way = [[1, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert play(tmaze(1), [RIGHT, RIGHT, RIGHT, DOWN]) == ([*on_the_way, [0, 1, -1]], [0, 0, 0, 0])
+    assert play(tmaze(1), [RIGHT, RIGHT, RIGHT, RIGHT]) == ([*on_the_way, [0, 1, 0]], [0, 0, 0, 0])
 
 
 def test_every_step_that_lags_behind_costs_and_the_goal_is_told_once():
     third = pytest.approx(-1 / 3)
     seen, rewards = play(tmaze(1), [RIGHT, LEFT, UP, UP])
-    assert seen == [[0, 0], [0, 0], [0, 0], [0, 0]]  # back at the beginning it is silent
+    assert seen == [[1, 0, 0]] * 4  # back at the beginning it is silent
     assert rewards == [0, third, third, 0]
     assert play(tmaze(-1), [UP, DOWN, LEFT, RIGHT])[1] == [third, third, third, 0]  # -1 in all, the least
 
@@ -163,12 +164,12 @@ def test_the_native_vector_environment_agrees_with_single_ones_step_by_step(env_
 
 def test_single_copies_can_be_reset_and_seeds_decide():
     envs = gym.make_vec(TMAZE, 3, length=4)
-    first = [envs.reset(seed=seed)[0][:, 1].tolist() for seed in (1, 1, *range(2, 9))]
+    first = [envs.reset(seed=seed)[0][:, 2].tolist() for seed in (1, 1, *range(2, 9))]
     assert first[0] == first[1] and len({tuple(each) for each in first}) > 3
     before = envs.step(np.zeros(3, dtype=np.int64))[0]
     after, _ = envs.reset(options={"reset_mask": np.array([False, True, False])})
     np.testing.assert_array_equal(before[[0, 2]], after[[0, 2]])
-    assert after[1, 1] != 0
+    assert after[1, 2] != 0
 
 
 @pytest.mark.parametrize("env_id", [f"ntm_rl/{name}" for name in DIAGNOSTIC])
