@@ -4,7 +4,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_atari_env
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from ntm_rl.agents.ppo import MemoryPPO
@@ -237,6 +239,22 @@ def _environment(repeats: int) -> Measure:
     return 64_000 / alternate(repeats, thousand)[0], 300_000.0, "steps/s"
 
 
+def _minigrid(repeats: int) -> Measure:
+    """16 copies of MiniGrid's MemoryS9 without an agent, against single environments."""
+    settings = EnvSettings("MiniGrid-MemoryS9-v0", kwargs={"agent_view_size": 3})
+    native, single = (make_vec_env(replace(settings, vectorization=how), 16, seed=0) for how in ("native", "sync"))
+    actions = np.random.default_rng(0).integers(3, size=(100, 16))
+
+    def hundred(env: VecEnv) -> None:
+        for each in actions:
+            env.step(each)
+
+    for env in (native, single):
+        env.reset()
+    ours, peer = alternate(repeats, partial(hundred, native), partial(hundred, single))
+    return actions.size / ours, actions.size / peer, "steps/s"
+
+
 def peak_memory() -> float:
     """Returns the most MiB that this process has had in memory (Linux).
 
@@ -278,6 +296,7 @@ COMPARISONS: dict[str, Comparison] = {
     "ppo_ntm_repeat_previous": Comparison(_ppo("ntm", CARDS), ">=", 4),
     "ppo_ntm_64_envs_vs_10000": Comparison(_ppo_of_many, ">=", 1),
     "copy_env_64_vs_300000": Comparison(_environment, ">=", 1),
+    "minigrid_memory_env_16_vs_single": Comparison(_minigrid, ">=", 10),
     "pong_ntm_vs_sb3_ppo": Comparison(_pong(is_recurrent=False), ">=", 3, threads=2),
     "pong_ntm_vs_recurrent_ppo": Comparison(_pong(is_recurrent=True), ">=", 4, threads=2),
     "memory_of_ppo_ntm": Comparison(_memory, "<=", 1),
