@@ -36,11 +36,11 @@ def _popgym(name: str) -> Task:
     return Task(name, "popgym/repeat_previous_easy", tuple(overrides))
 
 
-def _tmaze(length: int, sequence_length: int) -> Task:
+def _tmaze(length: int, sequence_length: int, timesteps: int) -> Task:
     """The whole corridor fits into a sequence, so that gradients reach its beginning; always four minibatches."""
     sizes = {"n_steps": sequence_length, "sequence_length": sequence_length, "batch_size": 8 * sequence_length}
     overrides = [f"ppo.{key}={value}" for key, value in sizes.items()]
-    return _by_length("memory/passive_tmaze", length, 2_000_000, overrides)
+    return _by_length("memory/passive_tmaze", length, timesteps, overrides)
 
 
 def _chain(length: int) -> Task:
@@ -83,7 +83,13 @@ SUITES: Mapping[str, Suite] = {
     ),
     "tmaze": Suite(
         "The passive T-Maze (Ni et al. 2023) by the length of its corridor",
-        (_tmaze(20, 128), _tmaze(50, 128), _tmaze(100, 256), _tmaze(250, 512), _tmaze(500, 1024)),
+        (  # with the budgets of Ni et al.
+            _tmaze(20, 128, 1_000_000),
+            _tmaze(50, 128, 1_000_000),
+            _tmaze(100, 256, 2_000_000),
+            _tmaze(250, 512, 4_000_000),
+            _tmaze(500, 1024, 4_000_000),
+        ),
     ),
     "memory_len": Suite(
         "bsuite's memory chain (Osband et al. 2020) by its length, with one bit",
