@@ -83,7 +83,7 @@ SUITES: Mapping[str, Suite] = {
     ),
     "tmaze": Suite(
         "The passive T-Maze (Ni et al. 2023) by the length of its corridor",
-        (  # with the budgets of Ni et al.
+        (  # from 50 on with the budgets of Ni et al.
             _tmaze(20, 128, 1_000_000),
             _tmaze(50, 128, 1_000_000),
             _tmaze(100, 256, 2_000_000),
