@@ -84,7 +84,7 @@ SUITES: Mapping[str, Suite] = {
     "tmaze": Suite(
         "The passive T-Maze (Ni et al. 2023) by the length of its corridor",
         (  # from 50 on with the budgets of Ni et al.
-            _tmaze(20, 128, 1_000_000),
+            _tmaze(20, 128, 600_000),
             _tmaze(50, 128, 1_000_000),
             _tmaze(100, 256, 2_000_000),
             _tmaze(250, 512, 4_000_000),
