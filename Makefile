@@ -13,10 +13,10 @@ test: $(INSTALLED)
 	$(MAKE) --no-print-directory --jobs 2 --output-sync test-agents test-others
 
 test-agents: $(INSTALLED)
-	$(BIN)/python -m pytest -q tests/agents
+	$(BIN)/python -m pytest -q tests/agents tests/envs
 
 test-others: $(INSTALLED)
-	$(BIN)/python -m pytest -q tests --ignore tests/agents
+	$(BIN)/python -m pytest -q tests --ignore tests/agents --ignore tests/envs
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m slow --timeout 3600
