@@ -37,9 +37,12 @@ def _popgym(name: str) -> Task:
 
 
 def _tmaze(length: int, sequence_length: int, timesteps: int) -> Task:
-    """The whole corridor fits into a sequence, so that gradients reach its beginning; always four minibatches."""
+    """The whole corridor fits into a sequence, so that gradients reach its beginning; always four minibatches.
+
+    The entropy bonus shrinks as the cost of a step aside does, which is 1 / length.
+    """
     sizes = {"n_steps": sequence_length, "sequence_length": sequence_length, "batch_size": 8 * sequence_length}
-    overrides = [f"ppo.{key}={value}" for key, value in sizes.items()]
+    overrides = [f"ppo.{key}={value}" for key, value in (sizes | {"ent_coef": 0.15 / length}).items()]
     return _by_length("memory/passive_tmaze", length, timesteps, overrides)
 
 
