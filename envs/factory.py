@@ -8,6 +8,7 @@ import gymnasium as gym
 from gymnasium import spaces
 
 from ntm_rl.envs.masking import MaskVelocity
+from ntm_rl.envs.minigrid_memory import MINIGRID_MEMORY, check_size
 from ntm_rl.envs.observations import is_plain, make_readable
 from ntm_rl.envs.previous_step import PreviousStep
 from ntm_rl.errors import InputError, did_you_mean
@@ -82,13 +83,16 @@ def rom_of(env_id: str) -> str:
 
 def _make(settings: EnvSettings, render_mode: str | None) -> gym.Env[Any, Any]:
     try:
-        return gym.make(
+        env = gym.make(
             settings.id,
             max_episode_steps=settings.max_episode_steps,
             disable_env_checker=True,  # it costs a share of every step, and warns about others' environments
             **({} if render_mode is None else {"render_mode": render_mode}),
             **settings.kwargs,
         )
+        if settings.id in MINIGRID_MEMORY:
+            check_size(env)  # MiniGrid itself fails at the first reset
+        return env
     except gym.error.UnregisteredEnv as error:
         raise InputError(f"env.id = {settings.id!r}: {_unknown(settings.id, error)}") from error
     except ModuleNotFoundError as error:

@@ -22,6 +22,13 @@ LEFT, RIGHT, FORWARD, ACTIONS = 0, 1, 2, 7  # the last four do nothing, as there
 WRONG, OPEN, MATCHING = -1, 0, 1
 
 
+def check_size(env: gym.Env[Any, Any]) -> None:
+    """Raises an `InputError` where there are no mazes of the size of one of MiniGrid's Memory environments."""
+    size = env.unwrapped.size  # type: ignore[attr-defined]
+    if size % 2 == 0 or size < SHORTEST + 3:
+        raise InputError(f"size = {size}: must be odd and at least {SHORTEST + 3}")
+
+
 class Decided:
     """Stands in for MiniGrid's random generator: deals out numbers that are decided beforehand."""
 
@@ -41,17 +48,12 @@ class MiniGridMemoryVectorEnv(SeededCopies):
     Args:
         num_envs: Copies.
         env: One environment as `make_env` makes it, which is asked what its mazes look like.
-
-    Raises:
-        InputError: there are no mazes of its size.
     """
 
     def __init__(self, num_envs: int, env: gym.Env[Any, Any]):
         assert isinstance(env, GridFeatures)
         super().__init__(num_envs, env.observation_space, ACTIONS)
         maze: Any = env.unwrapped
-        if maze.size % 2 == 0 or maze.size < SHORTEST + 3:
-            raise InputError(f"size = {maze.size}: must be odd and at least {SHORTEST + 3}")
         self._max_steps, self._longest = maze.max_steps, maze.size - 3
         self._is_random = maze.random_length
         # What every place, a stand and a heading in a maze, looks like `[P, features]`, where every action leads from

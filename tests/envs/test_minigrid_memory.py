@@ -88,6 +88,7 @@ def test_an_episode_goes_on_where_its_state_was_taken():
         env.set_state({**state, "place": state["place"] + 10**6})
 
 
+@pytest.mark.parametrize("vectorization", ["native", "sync"])
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
@@ -97,7 +98,7 @@ def test_an_episode_goes_on_where_its_state_was_taken():
         ({"foo": 1}, "unexpected keyword argument 'foo'"),
     ],
 )
-def test_mazes_that_do_not_exist_are_refused_in_one_line(kwargs, message):
+def test_mazes_that_do_not_exist_are_refused_in_one_line(kwargs, message, vectorization):
     with pytest.raises(InputError, match=message) as error:
-        make_vec_env(EnvSettings("MiniGrid-MemoryS7-v0", kwargs), 2, 0)
+        make_vec_env(EnvSettings("MiniGrid-MemoryS7-v0", kwargs, vectorization=vectorization), 2, 0)
     assert str(error.value).count("env.kwargs") == 1
