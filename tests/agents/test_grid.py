@@ -116,7 +116,7 @@ def test_a_signal_ends_the_grid_after_the_cell_and_the_same_call_goes_on():
 
 
 def test_a_killed_grid_keeps_finished_cells_and_resumes_the_unfinished_from_its_checkpoint(capsys):
-    budget = 256 * 100  # some seconds, of which the second cell does not see the end
+    budget = 256 * 50  # some seconds, of which the second cell does not see the end
     process = subprocess.Popen(
         [sys.executable, "-m", "ntm_rl.agents", *command(timesteps=budget)],
         stdout=subprocess.DEVNULL,
