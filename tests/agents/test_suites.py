@@ -49,6 +49,12 @@ def test_an_episode_fits_into_the_sequence_through_which_gradients_flow(suite):
     assert [made.env.kwargs["length"] for made in settings("tmaze").values()] == [20, 50, 100, 250, 500]
 
 
+def test_the_entropy_bonus_is_the_smaller_the_less_a_step_aside_costs():
+    costs = {made.ppo.ent_coef: 1 / made.env.kwargs["length"] for made in settings("tmaze").values()}
+    assert list(costs) == pytest.approx([0.15 * cost for cost in costs.values()])
+    assert load_settings("memory/passive_tmaze").ppo.ent_coef in costs
+
+
 def test_tasks_can_be_chosen_in_an_order_of_ones_own():
     suite = find_suite("tmaze")
     assert [task.name for task in choose_tasks(suite, ["length-100", "length-20"])] == ["length-100", "length-20"]
