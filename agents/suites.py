@@ -36,12 +36,13 @@ def _popgym(name: str) -> Task:
     return Task(name, "popgym/repeat_previous_easy", tuple(overrides))
 
 
-def _tmaze(length: int, sequence_length: int, timesteps: int) -> Task:
-    """The whole corridor fits into a sequence, so that gradients reach its beginning; always four minibatches.
+def _tmaze(length: int, timesteps: int) -> Task:
+    """A rollout is one episode of each copy, so that gradients reach its beginning; always four minibatches.
 
     The entropy bonus shrinks as the cost of a step aside does, which is 1 / length.
     """
-    sizes = {"n_steps": sequence_length, "sequence_length": sequence_length, "batch_size": 8 * sequence_length}
+    steps = length + 1
+    sizes = {"n_steps": steps, "sequence_length": steps, "batch_size": 8 * steps}
     overrides = [f"ppo.{key}={value}" for key, value in (sizes | {"ent_coef": 0.15 / length}).items()]
     return _by_length("memory/passive_tmaze", length, timesteps, overrides)
 
@@ -87,11 +88,11 @@ SUITES: Mapping[str, Suite] = {
     "tmaze": Suite(
         "The passive T-Maze (Ni et al. 2023) by the length of its corridor",
         (  # from 50 on with the budgets of Ni et al.
-            _tmaze(20, 128, 600_000),
-            _tmaze(50, 128, 1_000_000),
-            _tmaze(100, 256, 2_000_000),
-            _tmaze(250, 512, 4_000_000),
-            _tmaze(500, 1024, 4_000_000),
+            _tmaze(20, 600_000),
+            _tmaze(50, 1_000_000),
+            _tmaze(100, 2_000_000),
+            _tmaze(250, 4_000_000),
+            _tmaze(500, 4_000_000),
         ),
     ),
     "memory_len": Suite(
