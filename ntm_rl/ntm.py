@@ -142,8 +142,7 @@ class Ntm(MemoryCore):
         self._build_controller()
         self.head_layer = nn.Linear(hidden_size, sum(self._head_sizes))
         self._build_start(memory_init, learned_start, init)
-        self._has_fixed_start = memory_init == "constant" and not learned_start and init != "tape"
-        self._fixed_start: Tensor | None = None
+        self._kept_start: tuple[list[Tensor], Tensor] | None = None
         self._compiled_steps: dict[str, Step] = {}
         bias_heads(
             init,
@@ -274,18 +273,20 @@ class Ntm(MemoryCore):
 
     def _start(self) -> Tensor:
         """Returns the state in which an episode begins, `[1, S]`, differentiable where it is learned."""
-        if not self._has_fixed_start or torch.compiler.is_compiling():
+        parts = [self.start_memory, self.start_reads, self.start_read_logits, self.start_write_logits]
+        given = [part for part in parts if part is not None]
+        learned = any(part.requires_grad for part in given)
+        if torch.compiler.is_compiling() or (learned and (torch.is_grad_enabled() or not host_sees(self.bias.device))):
             return self._make_start()
         # Kept for the sake of single steps; not as a buffer, which `to_empty` would leave with anything in it.
-        start, bias = self._fixed_start, self.bias
-        if start is None or start.device != bias.device or start.dtype != bias.dtype:
-            with torch.inference_mode(False):  # a tensor made in inference mode is of no use to a training
-                start = self._fixed_start = self._make_start()
-        return start
+        if self._kept_start is None or not all(map(_is_same, self._kept_start[0], given)):
+            with torch.inference_mode(False), torch.no_grad():  # made in inference mode it is of no use to a training
+                self._kept_start = [part.clone() for part in given], self._make_start()
+        return self._kept_start[1]
 
     def _load_from_state_dict(self, *arguments: Any) -> None:
         super()._load_from_state_dict(*arguments)
-        self._fixed_start = None  # its read vectors are among what is loaded
+        self._kept_start = None  # on a device that the host does not see nothing else tells of new contents
 
     def _make_start(self) -> Tensor:
         read_weightings = self._first_weightings(self.start_read_logits, self.read_heads)
@@ -376,6 +377,13 @@ def _waves(slots: int, width: int) -> Tensor:
     waves = torch.exp(torch.linspace(*ends, width))  # that fit into the memory
     turns = torch.linspace(0, 1, slots + 1)[:-1, None] * waves + torch.rand(width)
     return math.sqrt(2) * torch.cos(2 * math.pi * turns)
+
+
+def _is_same(kept: Tensor, given: Tensor) -> bool:
+    """Whether a tensor is as it was kept; by its contents, as not every optimizer counts up its version."""
+    if kept.dtype != given.dtype or kept.device != given.device:
+        return False
+    return not host_sees(given.device) or torch.equal(kept, given)
 
 
 def _may_reset(resets: Tensor) -> bool:
