@@ -39,11 +39,18 @@ def _popgym(name: str) -> Task:
 def _tmaze(length: int, timesteps: int) -> Task:
     """A rollout is one episode of each copy, so that gradients reach its beginning; always four minibatches.
 
-    The entropy bonus shrinks as the cost of a step aside does, which is 1 / length.
+    The entropy bonus shrinks as the cost of a step aside does, which is 1 / length; Adam's epsilon as the gradients of a
+    beginner do, of whose length steps the first few alone count.
     """
     steps = length + 1
-    sizes = {"n_steps": steps, "sequence_length": steps, "batch_size": 8 * steps}
-    overrides = [f"ppo.{key}={value}" for key, value in (sizes | {"ent_coef": 0.15 / length}).items()]
+    options = {
+        "n_steps": steps,
+        "sequence_length": steps,
+        "batch_size": 8 * steps,
+        "ent_coef": 0.15 / length,
+        "adam_epsilon": 0.025 / length**2,
+    }
+    overrides = [f"ppo.{key}={value}" for key, value in options.items()]
     return _by_length("memory/passive_tmaze", length, timesteps, overrides)
 
 

@@ -66,6 +66,11 @@ def test_the_entropy_bonus_is_the_smaller_the_less_a_step_aside_costs():
     assert load_settings("memory/passive_tmaze").ppo.ent_coef in costs
 
 
+def test_the_shortest_tmaze_of_the_suite_is_the_packaged_config():
+    made, packaged = settings("tmaze")["length-20"], load_settings("memory/passive_tmaze")
+    assert made == packaged
+
+
 def test_tasks_can_be_chosen_in_an_order_of_ones_own():
     suite = find_suite("tmaze")
     assert [task.name for task in choose_tasks(suite, ["length-100", "length-20"])] == ["length-100", "length-20"]
