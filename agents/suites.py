@@ -36,11 +36,11 @@ def _popgym(name: str) -> Task:
     return Task(name, "popgym/repeat_previous_easy", tuple(overrides))
 
 
-def _tmaze(length: int, timesteps: int) -> Task:
+def _tmaze(length: int, timesteps: int, adam_epsilon: float = 1e-5) -> Task:
     """A rollout is one episode of each copy, so that gradients reach its beginning; always four minibatches.
 
-    The entropy bonus shrinks as the cost of a step aside does, which is 1 / length; Adam's epsilon as the gradients of a
-    beginner do, of whose length steps the first few alone count.
+    The entropy bonus shrinks as the cost of a step aside does, which is 1 / length. A beginner's gradients
+    shrink faster, as of its steps the first few alone count: a long corridor wants a smaller epsilon of Adam.
     """
     steps = length + 1
     options = {
@@ -48,7 +48,7 @@ def _tmaze(length: int, timesteps: int) -> Task:
         "sequence_length": steps,
         "batch_size": 8 * steps,
         "ent_coef": 0.15 / length,
-        "adam_epsilon": 0.025 / length**2,
+        "adam_epsilon": adam_epsilon,
     }
     overrides = [f"ppo.{key}={value}" for key, value in options.items()]
     return _by_length("memory/passive_tmaze", length, timesteps, overrides)
@@ -98,8 +98,8 @@ SUITES: Mapping[str, Suite] = {
             _tmaze(20, 600_000),
             _tmaze(50, 1_000_000),
             _tmaze(100, 2_000_000),
-            _tmaze(250, 4_000_000),
-            _tmaze(500, 4_000_000),
+            _tmaze(250, 4_000_000, adam_epsilon=1e-8),
+            _tmaze(500, 4_000_000, adam_epsilon=1e-8),
         ),
     ),
     "memory_len": Suite(
