@@ -36,22 +36,19 @@ def _popgym(name: str) -> Task:
     return Task(name, "popgym/repeat_previous_easy", tuple(overrides))
 
 
-def _tmaze(length: int, timesteps: int, adam_epsilon: float = 1e-5) -> Task:
-    """A rollout is one episode of each copy, so that gradients reach its beginning; always four minibatches.
+# A beginner's gradients shrink with the corridor, as only its first few steps count, and so must Adam's epsilon; a
+# rollout is one episode of each copy, as with longer ones there are too few updates; and writes erase little.
+_LONG_TMAZE = ("ppo.adam_epsilon=1e-8", "memory.ntm.init=content", "memory.ntm.memory_init=learned")
 
-    The entropy bonus shrinks as the cost of a step aside does, which is 1 / length. A beginner's gradients
-    shrink faster, as of its steps the first few alone count: a long corridor wants a smaller epsilon of Adam.
+
+def _tmaze(length: int, sequence_length: int, timesteps: int, *overrides: str) -> Task:
+    """The whole corridor fits into a sequence, so that gradients reach its beginning; always four minibatches.
+
+    The entropy bonus shrinks as the cost of a step aside does, which is 1 / length.
     """
-    steps = length + 1
-    options = {
-        "n_steps": steps,
-        "sequence_length": steps,
-        "batch_size": 8 * steps,
-        "ent_coef": 0.15 / length,
-        "adam_epsilon": adam_epsilon,
-    }
-    overrides = [f"ppo.{key}={value}" for key, value in options.items()]
-    return _by_length("memory/passive_tmaze", length, timesteps, overrides)
+    sizes = {"n_steps": sequence_length, "sequence_length": sequence_length, "batch_size": 8 * sequence_length}
+    options = [f"ppo.{key}={value}" for key, value in (sizes | {"ent_coef": 0.15 / length}).items()]
+    return _by_length("memory/passive_tmaze", length, timesteps, (*options, *overrides))
 
 
 def _chain(length: int) -> Task:
@@ -95,11 +92,11 @@ SUITES: Mapping[str, Suite] = {
     "tmaze": Suite(
         "The passive T-Maze (Ni et al. 2023) by the length of its corridor",
         (  # from 50 on with the budgets of Ni et al.
-            _tmaze(20, 600_000),
-            _tmaze(50, 1_000_000),
-            _tmaze(100, 2_000_000),
-            _tmaze(250, 4_000_000, adam_epsilon=1e-8),
-            _tmaze(500, 4_000_000, adam_epsilon=1e-8),
+            _tmaze(20, 128, 600_000),
+            _tmaze(50, 128, 1_000_000),
+            _tmaze(100, 256, 2_000_000),
+            _tmaze(250, 251, 4_000_000, *_LONG_TMAZE),
+            _tmaze(500, 501, 4_000_000, *_LONG_TMAZE),
         ),
     ),
     "memory_len": Suite(

@@ -42,33 +42,22 @@ def test_algorithmic_tasks_are_measured_at_fixed_difficulty():
     assert {made.env.kwargs["curriculum"] for made in settings("algorithmic").values()} == {"uniform"}
 
 
-def test_an_episode_of_the_memory_chain_fits_into_the_sequence_through_which_gradients_flow():
-    for name, made in settings("memory_len").items():
+@pytest.mark.parametrize("suite", ["tmaze", "memory_len"])
+def test_an_episode_fits_into_the_sequence_through_which_gradients_flow(suite):
+    for name, made in settings(suite).items():
         assert name == f"length-{made.env.kwargs['length']}"
-        assert made.ppo.sequence_length > made.env.kwargs["length"] + 1
-
-
-@pytest.mark.parametrize("length", [20, 50, 100, 250, 500])
-def test_an_episode_of_the_tmaze_is_the_sequence_through_which_gradients_flow(length):
-    made = settings("tmaze")[f"length-{length}"]
-    assert made.env.kwargs == {"length": length}
-    env, steps, ended = gym.make(made.env.id, **made.env.kwargs), 0, False
-    env.reset(seed=0)
-    while not ended:
-        ended, steps = env.step(0)[2], steps + 1
-    assert made.ppo.n_steps == made.ppo.sequence_length == steps
-    assert made.ppo.batch_size * 4 == steps * made.n_envs
+        env, steps, ended = gym.make(made.env.id, **made.env.kwargs), 0, False
+        env.reset(seed=0)
+        while not ended:
+            ended, steps = env.step(0)[2], steps + 1
+        assert made.ppo.sequence_length >= steps
+    assert [made.env.kwargs["length"] for made in settings("tmaze").values()] == [20, 50, 100, 250, 500]
 
 
 def test_the_entropy_bonus_is_the_smaller_the_less_a_step_aside_costs():
     costs = {made.ppo.ent_coef: 1 / made.env.kwargs["length"] for made in settings("tmaze").values()}
     assert list(costs) == pytest.approx([0.15 * cost for cost in costs.values()])
     assert load_settings("memory/passive_tmaze").ppo.ent_coef in costs
-
-
-def test_the_shortest_tmaze_of_the_suite_is_the_packaged_config():
-    made, packaged = settings("tmaze")["length-20"], load_settings("memory/passive_tmaze")
-    assert made == packaged
 
 
 def test_tasks_can_be_chosen_in_an_order_of_ones_own():
