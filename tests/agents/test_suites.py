@@ -54,6 +54,13 @@ def test_an_episode_fits_into_the_sequence_through_which_gradients_flow(suite):
     assert [made.env.kwargs["length"] for made in settings("tmaze").values()] == [20, 50, 100, 250, 500]
 
 
+@pytest.mark.parametrize("length", [250, 500])
+def test_a_rollout_of_a_long_tmaze_is_one_episode_of_each_copy(length):
+    made = settings("tmaze")[f"length-{length}"]
+    assert made.ppo.n_steps == made.ppo.sequence_length == length + 1  # by hand: `length` to the junction, one to turn
+    assert made.n_envs * made.ppo.n_steps == 4 * made.ppo.batch_size
+
+
 def test_the_entropy_bonus_is_the_smaller_the_less_a_step_aside_costs():
     costs = {made.ppo.ent_coef: 1 / made.env.kwargs["length"] for made in settings("tmaze").values()}
     assert list(costs) == pytest.approx([0.15 * cost for cost in costs.values()])
