@@ -1,10 +1,7 @@
 """The fused kernel against the eager NTM, its specification; and how it is built."""
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,7 +10,6 @@ from hypothesis import strategies as st
 
 from ntm_rl.errors import InputError
 from ntm_rl.heads import HeadParameters
-from ntm_rl.kernels import loader
 from ntm_rl.ntm import Ntm
 
 OPTIONS = st.fixed_dictionaries(
@@ -316,21 +312,6 @@ def test_auto_compiles_on_a_gpu_if_triton_is_there_and_is_fused_on_a_cpu(monkeyp
     assert made == ([{"mode": "reduce-overhead"}] if has_triton else [])
 
 
-def test_without_a_compiler_there_is_one_warning_and_the_eager_path(monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    loader.load_kernels.cache_clear()
-    try:
-        core, strict = Ntm(3), Ntm(3, backend="fused")
-        with pytest.warns(UserWarning, match=r"could not be built; the eager ones are used: no C\+\+ compiler"):
-            core(torch.zeros(1, 1, 3), core.initial_state(1))
-        core(torch.zeros(1, 1, 3), core.initial_state(1))  # no second warning, which pytest would raise
-        with pytest.raises(InputError, match="backend = 'fused': the kernel could not be built"):
-            strict(torch.zeros(1, 1, 3), strict.initial_state(1))
-    finally:
-        loader.load_kernels.cache_clear()
-
-
 def test_half_precision_weights_run_eagerly():
     core = Ntm(3).to(torch.bfloat16)
     outputs, _ = core(torch.zeros(2, 1, 3), core.initial_state(1))
@@ -341,24 +322,3 @@ def test_another_device_is_refused_by_name():
     core = Ntm(3, backend="fused").to("meta")
     with pytest.raises(InputError, match="backend = 'fused': runs on the CPU alone, and this is meta"):
         core(torch.zeros(1, 1, 3, device="meta"), core.initial_state(1))
-
-
-def test_many_processes_can_build_at_once_and_a_dead_builders_lock_holds_nobody_up(tmp_path):
-    code = "from ntm_rl.kernels.loader import _library, load_kernels; print(load_kernels(), _library())"
-    environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(tmp_path)}
-    monkey = subprocess.run(
-        [sys.executable, "-c", "from ntm_rl.kernels.loader import _library; print(_library())"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    folder = os.path.dirname(monkey.stdout.strip())
-    os.makedirs(folder)
-    open(os.path.join(folder, "lock"), "w").close()  # what torch's loader leaves when it is killed
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    printed = {process.communicate(timeout=250)[0].strip() for process in processes}
-    assert printed == {f"True {monkey.stdout.strip()}"}
