@@ -169,56 +169,61 @@ def test_a_new_library_that_does_not_load_ends_in_one_warning(folder, monkeypatc
     assert "a new library does not load: " in failing(monkeypatch)
 
 
-# Counts what it compiles and links; a linker makes its file at once and fills it slowly.
+# Counts what it compiles and links; its linker makes the file at once, as ld does, and fills it when it is let.
 SLOW = """case "$*" in
 *-dM*) exec "{real}" "$@";;
-*-shared*) echo link >> "{log}"; for out; do :; done; : > "$out"; sleep {seconds};;
-*) echo compile >> "{log}";;
+*-shared*) echo link >> "{folder}/log"; for out; do :; done; : > "$out"
+  until test -e "{folder}/release"; do sleep 0.05; done;;
+*) echo compile >> "{folder}/log";;
 esac
 exec "{real}" "$@"
 """
 
 
-def slow_compiler(folder: Path, seconds: float) -> dict[str, str]:
-    path = script(folder / "slow" / "c++", SLOW.format(real=REAL, log=folder / "log", seconds=seconds))
-    return {**os.environ, "CXX": path}
+@pytest.fixture
+def slow_compiler(folder, monkeypatch):
+    monkeypatch.setenv("CXX", script(folder / "slow" / "c++", SLOW.format(real=REAL, folder=folder)))
+    yield
+    (folder / "release").touch()
 
 
-def start(folder: Path, environment: dict[str, str]) -> "subprocess.Popen[str]":
+def start(folder: Path) -> "subprocess.Popen[str]":
     code = (
         "import ctypes, sys; from pathlib import Path; from ntm_rl.kernels import loader\n"
         "loader.SOURCES, loader.HEADERS = sorted(Path(sys.argv[1]).glob('*.cpp')), []\n"
         "print(loader.load_kernels(), ctypes.CDLL(str(loader._library())).answer())"
     )
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", code, str(folder)], env=environment, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-W", "error", "-c", code, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_link(folder: Path) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     while not (folder / "log").exists() or "link" not in (folder / "log").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_of_many_processes_one_builds_and_the_others_wait(folder):
-    environment = slow_compiler(folder, seconds=3)
-    processes = [start(folder, environment)]
+def test_processes_that_arrive_while_the_library_is_linked_wait_for_it(folder, slow_compiler):
+    processes = [start(folder)]
     wait_for_link(folder)
-    processes += [start(folder, environment) for _ in range(2)]  # they arrive while the library is being linked
+    processes += [start(folder) for _ in range(2)]
+    for late in processes[1:]:
+        assert late.stderr.readline() == "waiting for the C++ kernels, which another process is building\n"
+    (folder / "release").touch()
     assert {process.communicate(timeout=100)[0] for process in processes} == {"True 42\n"}
     assert sorted((folder / "log").read_text().split()) == ["compile", "compile", "link"]
 
 
-def test_a_build_that_was_killed_holds_nobody_up_and_leaves_nothing(folder, monkeypatch):
-    process = start(folder, slow_compiler(folder, seconds=1))
+def test_a_build_that_was_killed_holds_nobody_up_and_leaves_nothing(folder, slow_compiler):
+    process = start(folder)
     wait_for_link(folder)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
-    monkeypatch.setenv("CXX", str(folder / "slow" / "c++"))
+    process.wait(timeout=60)
     library = loader._library()
     assert list(library.parent.glob("build-*")) and not library.exists()
+    (folder / "release").touch()
+    process.communicate()
     assert load()
     assert answer(library) == 42
     assert not list(library.parent.glob("build-*"))
