@@ -80,7 +80,7 @@ def _run(commands: list[list[str]], folder: Path, log: Path) -> None:
                 continue
             output = _output(folder, index).read_text(errors="replace")
             log.write_text(f"{shlex.join(commands[index])}\n{output}", errors="replace")
-            raise BuildError(f"{_reason(output, process.returncode)} (all of it: {log})")
+            raise BuildError(f"{_reason(output, process.returncode)}; full log: {log}")
 
 
 @contextmanager

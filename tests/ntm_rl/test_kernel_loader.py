@@ -63,7 +63,7 @@ def script(path: Path, text: str) -> str:
     return str(path)
 
 
-def failing(monkeypatch) -> str:
+def failing() -> str:
     """Returns the one warning of a load that fails."""
     with pytest.warns(UserWarning, match="could not be built; the eager cores are used") as warned:
         assert not load()
@@ -110,22 +110,6 @@ def test_a_build_needs_no_standard_error(folder, monkeypatch):
     assert load()
 
 
-@pytest.mark.parametrize("command", ["c++ -DA=1", "env c++", "'{path}' -DA='b c'", "{path}", " c++ "])
-def test_cxx_may_have_arguments_and_spaces(folder, monkeypatch, command):
-    path = script(folder / "my tools" / "c++", f'exec "{REAL}" "$@"')
-    monkeypatch.setenv("CXX", command.format(path=path))
-    assert load()
-    assert answer(loader._library()) == 42
-
-
-@pytest.mark.parametrize("present", ["g++", "clang++"])
-def test_a_compiler_is_found_under_each_usual_name(folder, monkeypatch, present):
-    path = script(folder / "programs" / present, f'PATH="{os.environ["PATH"]}" exec "{REAL}" "$@"')
-    monkeypatch.setenv("PATH", str(folder / "programs"))
-    assert compiler.find_compiler() == [path]
-    assert load()
-
-
 def cut(keep):
     return lambda good: good[:keep]
 
@@ -166,7 +150,7 @@ def test_a_whole_library_that_does_not_load_is_built_anew_once(folder):
 def test_a_new_library_that_does_not_load_ends_in_one_warning(folder, monkeypatch):
     path = script(folder / "c++", f'case "$*" in *-shared*) for o; do :; done; echo x > "$o";; *) "{REAL}" "$@";; esac')
     monkeypatch.setenv("CXX", path)
-    assert "a new library does not load: " in failing(monkeypatch)
+    assert "a new library does not load: " in failing()
 
 
 # Counts what it compiles and links; its linker makes the file at once, as ld does, and fills it when it is let.
@@ -291,7 +275,7 @@ def test_a_temporary_folder_that_others_can_write_to_is_not_used(folder, monkeyp
     unwritable(folder, monkeypatch)
     (folder / f"ntm_rl_{os.getuid()}").mkdir()
     (folder / f"ntm_rl_{os.getuid()}").chmod(0o777)
-    assert f"others can write to {folder}" in failing(monkeypatch)
+    assert f"others can write to {folder}" in failing()
 
 
 def test_a_home_folder_may_be_named_by_a_tilde(folder, monkeypatch):
@@ -375,60 +359,8 @@ def test_without_a_compiler_there_is_one_warning_with_the_way_out_and_the_eager_
         strict(torch.zeros(1, 1, 3), strict.initial_state(1))
 
 
-@pytest.mark.parametrize("command", ["no-such-compiler", "no-such-compiler -m64", "'c++", "/tmp"])
-def test_a_compiler_that_is_named_and_not_there_is_blamed_by_name(folder, monkeypatch, command):
-    monkeypatch.setenv("CXX", command)
-    assert f"CXX = {command!r} names no program" in failing(monkeypatch)
-
-
-@pytest.mark.parametrize(
-    ("output", "reason"),
-    [
-        (["In file included from a.cpp:1:", "b.h:7:10: fatal error: x.h: No such file", "compilation terminated."], 1),
-        (["[1/4] c++ -c a.cpp", "a.cpp:3:1: warning: unused", "a.cpp:9:2: error: 'x' was not declared"], 2),
-        (["/usr/bin/ld: cannot find -ltorch: No such file or directory", "collect2: error: ld returned 1"], 0),
-        (
-            [
-                "/usr/bin/ld: a.o: in function `f':",
-                "a.cpp:(.text+0x5): undefined reference to `g()'",
-                "collect2: error",
-            ],
-            1,
-        ),
-        (["/usr/bin/ld: warning: x.o: missing .note", "/usr/bin/ld: final link failed: No space left on device"], 1),
-        (["ld.lld: error: undefined symbol: g()", "clang: error: linker command failed"], 0),
-        (["/tmp/cc1.s: Assembler messages:", "/tmp/cc1.s:3: Error: no such instruction"], 1),
-        (["c++: fatal error: Killed signal terminated program cc1plus", "compilation terminated."], 0),
-        (["no licence", "", "the wrapper ends"], 2),
-    ],
-)
-def test_the_reason_is_the_line_that_says_what_is_wrong(folder, monkeypatch, output, reason):
-    (folder / "said").write_text("\n".join(output))
-    monkeypatch.setenv("CXX", script(folder / "c++", f"cat '{folder}/said'; exit 1"))
-    message = failing(monkeypatch)
+def test_a_compiler_that_fails_is_quoted_in_one_warning(folder, monkeypatch):
+    monkeypatch.setenv("CXX", script(folder / "c++", "echo a.cpp:9:2: error: why; exit 1"))
     log = loader._library().parent / "build.log"
-    assert message.endswith(f"slower: {output[reason]} (all of it: {log})")
-    assert output[0] in log.read_text()
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [("exit 3", "ended with status 3 and said nothing"), ("kill -9 $$", "the compiler was killed by SIGKILL")],
-)
-def test_a_compiler_that_says_nothing_is_described(folder, monkeypatch, text, reason):
-    monkeypatch.setenv("CXX", script(folder / "c++", text))
-    assert reason in failing(monkeypatch)
-
-
-def test_a_program_that_cannot_run_is_named(folder, monkeypatch):
-    (folder / "c++").write_bytes(b"\x7fELF of another machine")
-    (folder / "c++").chmod(0o755)
-    monkeypatch.setenv("CXX", str(folder / "c++"))
-    assert f"{folder / 'c++'} does not run: Exec format error" in failing(monkeypatch)
-
-
-def test_a_failing_source_ends_the_others_at_once(folder, monkeypatch):
-    monkeypatch.setenv("CXX", script(folder / "c++", 'case "$*" in *half.cpp*) exec sleep 60;; esac; exit 1'))
-    started = time.monotonic()
-    failing(monkeypatch)
-    assert time.monotonic() - started < 30
+    assert failing().endswith(f"up to six times slower: a.cpp:9:2: error: why; full log: {log}")
+    assert "error: why" in log.read_text()
