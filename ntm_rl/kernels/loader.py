@@ -32,7 +32,7 @@ def load_kernels() -> bool:
         try:
             _load(_cache_folder())
         except OSError as error:
-            _say(f"the C++ kernels are kept in a temporary folder; TORCH_EXTENSIONS_DIR names another: {error}")
+            _say(f"the C++ kernels are kept in a temporary folder (set TORCH_EXTENSIONS_DIR to a better one): {error}")
             _load(_temporary_folder())
     except Exception as error:  # whatever a user's compiler says, the eager path remains
         reason = str(error).strip() or type(error).__name__
@@ -76,7 +76,7 @@ def _temporary_folder() -> Path:
     """Returns a folder in the system's temporary one that nobody else can write to: what it holds is run.
 
     Raises:
-        OSError: there is none, or somebody else has made it.
+        OSError: there is none, or others can write to it.
     """
     folder = Path(tempfile.gettempdir()) / f"ntm_rl_{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)

@@ -264,7 +264,7 @@ def test_without_a_cache_the_library_is_kept_in_a_private_temporary_folder(folde
     private = folder / f"ntm_rl_{os.getuid()}"
     library = loader._library(private)
     assert answer(library) == 42 and private.stat().st_mode & 0o777 == 0o700
-    assert "are kept in a temporary folder; TORCH_EXTENSIONS_DIR names another: " in capfd.readouterr().err
+    assert "are kept in a temporary folder (set TORCH_EXTENSIONS_DIR to a better one): " in capfd.readouterr().err
     assert not (folder / "~").exists()
     built = library.stat().st_mtime_ns
     assert load()
