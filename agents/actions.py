@@ -22,7 +22,7 @@ def check_action_space(space: spaces.Space[Any]) -> None:
         size = int(np.prod(space.shape))
         flat = f"MultiBinary({size})" if isinstance(space, spaces.MultiBinary) else "MultiDiscrete(nvec.ravel())"
         raise InputError(
-            f"action space = {space}: must have one dimension; flatten it with gymnasium.wrappers.TransformAction "
+            f"action space = {' '.join(str(space).split())}: must have one dimension; flatten it with gymnasium.wrappers.TransformAction "
             f"(action_space = {flat}, func = lambda action: action.reshape{space.shape})"
         )
 
@@ -49,11 +49,17 @@ class ActionConverter:
     Args:
         space: The environment's action space.
         squashed: Whether Box actions come in [-1, 1] and stand for the whole range of the space.
+
+    Attributes:
+        start: Of a Discrete or MultiDiscrete space; None where it counts from 0.
+        sizes: How many values each of its numbers has.
     """
 
     def __init__(self, space: spaces.Space[Any], squashed: bool = False):
         self._space, self._squashed = space, squashed
-        self.start: Any = space.start if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) else 0
+        start = space.start if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) else 0
+        self.start: Any = start if np.any(start) else None
+        self.sizes: Any = space.n if isinstance(space, spaces.Discrete) else getattr(space, "nvec", None)
         self._rounds = isinstance(space, spaces.Box) and space.dtype.kind in "iub"
         if isinstance(space, spaces.Box):
             self._low, self._high = space.low, space.high
@@ -72,6 +78,6 @@ class ActionConverter:
             actions = np.clip(actions, self._low, self._high)
             if self._rounds:
                 actions = np.rint(actions)
-        elif np.any(self.start):
+        elif self.start is not None:
             actions = actions + self.start
         return actions.astype(self._space.dtype, copy=False)

@@ -34,7 +34,7 @@ from ntm_rl.agents.recurrent_states import (
     require_finite,
     time_major,
 )
-from ntm_rl.agents.sb3_names import check_observation_kind, check_options
+from ntm_rl.agents.sb3_names import check_numbers, check_observation_kind, check_options
 from ntm_rl.agents.vision import ImageExtractor
 from ntm_rl.core import MemoryCore, make_core, require_one_of
 from ntm_rl.errors import InputError
@@ -94,9 +94,9 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         check_options(kwargs)
         require_one_of(get_args(Critic), critic=critic)
         check_action_space(action_space)
+        check_numbers(observation_space)
         if features_extractor_class is None:
-            reads_dict = issubclass(self.default_features_extractor, CombinedExtractor)
-            check_observation_kind(type(self).__name__, observation_space, reads_dict)
+            check_observation_kind(type(self).__name__, self.default_features_extractor, observation_space)
         if not share_features_extractor and critic != "separate":
             raise InputError(
                 f"share_features_extractor = False: one core cannot read two feature extractors; "
@@ -286,7 +286,9 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
             refuse_stateless(self)
         actions, values, log_prob, state = self.step(obs, self._flat(lstm_states), episode_starts.bool(), deterministic)
         require_finite(log_prob)
-        actions = (actions + self._start(actions)).reshape(-1, *(self.action_space.shape or ()))
+        if self.playable.start is not None:
+            actions = actions + self._of_actions(self.playable.start)
+        actions = actions.reshape(-1, *(self.action_space.shape or ()))
         return actions, values.unsqueeze(1), log_prob, self._rnn_states(state)
 
     def evaluate_actions(  # type: ignore[override]
@@ -296,18 +298,15 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         lstm_states: RNNStates | None = None,
         episode_starts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Evaluates actions of padded sequences `[B * T, ...]`, batch-major, for `sb3_contrib.RecurrentPPO`.
-
-        Raises:
-            InputError, ValueError: as `forward`.
-        """
+        """Evaluates actions of padded sequences `[B * T, ...]`, batch-major, for RecurrentPPO; raises as `forward`."""
         if not isinstance(lstm_states, RNNStates) or episode_starts is None:
             refuse_stateless(self)
         state = self._flat(lstm_states)
         batch = len(state)
-        actions = actions - self._start(actions)
-        if isinstance(self.action_space, spaces.MultiBinary):
-            actions = actions.float()  # RecurrentPPO keeps the space's int8, which a Bernoulli does not take
+        if self.playable.start is not None:  # the zeros of the padding become valid actions too
+            actions = (actions - self._of_actions(self.playable.start)) % self._of_actions(self.playable.sizes)
+        if isinstance(self.action_space, (spaces.Box, spaces.MultiBinary)):
+            actions = actions.float()  # RecurrentPPO keeps them in the space's dtype
         values, log_prob, entropy = self.evaluate_sequences(
             map_parts(obs, lambda x: time_major(x, batch)),
             time_major(actions, batch),
@@ -366,8 +365,8 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         actions = self.playable(sampled.cpu().numpy())
         return actions if is_batch else actions.squeeze(axis=0), tuple(part.cpu().numpy() for part in after)
 
-    def _start(self, actions: Tensor) -> Tensor:
-        return torch.as_tensor(self.playable.start, dtype=actions.dtype, device=actions.device)
+    def _of_actions(self, numbers: Any) -> Tensor:
+        return torch.as_tensor(numbers, dtype=torch.int64, device=self.device)
 
     def _flat(self, states: RNNStates) -> Tensor:
         if self.critic_core is None:

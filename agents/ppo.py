@@ -81,7 +81,8 @@ class MemoryPPO(RecurrentPPO):
         recompute_states: bool = False,
     ):
         if isinstance(policy, str):
-            check_policy_name(policy, [name for name in self.policy_aliases if not name.endswith("LstmPolicy")])
+            ours = [name for name, each in self.policy_aliases.items() if issubclass(each, MlpNtmPolicy)]
+            check_policy_name(policy, ours)
         self.sequence_length = sequence_length
         self.recompute_states = recompute_states
         super().__init__(

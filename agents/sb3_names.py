@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor
 
+from ntm_rl.agents.vision import ImageExtractor
 from ntm_rl.errors import InputError, did_you_mean
 
 _LSTM_OPTIONS = ("lstm_hidden_size", "n_lstm_layers", "shared_lstm", "enable_critic_lstm", "lstm_kwargs")
@@ -27,22 +29,39 @@ def check_policy_name(name: str, valid: Iterable[str]) -> None:
     raise InputError(f"policy = {name!r}: unknown policy; valid are {', '.join(valid)}.{did_you_mean(name, valid)}")
 
 
-def check_observation_kind(policy: str, space: spaces.Space[Any], reads_dict: bool) -> None:
+def check_observation_kind(policy: str, extractor: type[BaseFeaturesExtractor], space: spaces.Space[Any]) -> None:
     """Checks that a policy's own features extractor reads observations of a kind.
 
     Raises:
-        InputError: Dict observations for a policy of single ones, or the other way round.
+        InputError: it does not; names the policy that does.
     """
+    what = f"(observation space = {space})"
+    reads_dict = issubclass(extractor, CombinedExtractor)
     if isinstance(space, spaces.Dict) and not reads_dict:
         raise InputError(
-            f"You must use `MultiInputNtmPolicy` when working with dict observation space, not {policy} "
-            f"(observation space = {space})"
+            f"You must use `MultiInputNtmPolicy` when working with dict observation space, not {policy} {what}"
         )
     if reads_dict and not isinstance(space, spaces.Dict):
         raise InputError(
-            f"policy = {policy}: reads Dict observations; use MlpNtmPolicy, or CnnNtmPolicy for images "
-            f"(observation space = {space})"
+            f"policy = {policy}: is for Dict observations; use MlpNtmPolicy, for images CnnNtmPolicy {what}"
         )
+    if issubclass(extractor, ImageExtractor) and not (isinstance(space, spaces.Box) and len(space.shape) == 3):
+        raise InputError(f"policy = {policy}: is for images; use MlpNtmPolicy {what}")
+
+
+def check_numbers(space: spaces.Space[Any]) -> None:
+    """Checks that Discrete and MultiDiscrete observations count from 0 in one dimension, as SB3 encodes them.
+
+    Raises:
+        InputError: they do not.
+    """
+    for part in space.spaces.values() if isinstance(space, spaces.Dict) else (space,):
+        is_discrete = isinstance(part, spaces.Discrete) and part.start != 0
+        if is_discrete or (isinstance(part, spaces.MultiDiscrete) and (part.start.any() or part.nvec.ndim != 1)):
+            raise InputError(
+                f"observation space = {' '.join(str(part).split())}: must count from 0 in one dimension; wrap the environment in "
+                "gymnasium.wrappers.FlattenObservation, which makes it one-hot"
+            )
 
 
 def check_options(given: Mapping[str, Any]) -> None:

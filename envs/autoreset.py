@@ -18,8 +18,8 @@ def autoreset_mode(envs: VectorEnv[Any, Any, Any]) -> AutoresetMode:
 def without_reset_steps(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
     """Returns a vector environment that plays the same without steps that only reset.
 
-    `SyncVectorEnv` and `AsyncVectorEnv` reset on demand in every mode. What steps all its copies at once does not: it is
-    made anew as single copies, with a warning.
+    `SyncVectorEnv` and `AsyncVectorEnv` reset on demand in every mode. What steps all its copies at once does not: it
+    is made anew as single copies, with a warning.
 
     Raises:
         InputError: it resets in the step after (`NEXT_STEP`), and nothing tells how to make it anew.
