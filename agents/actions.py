@@ -22,8 +22,8 @@ def check_action_space(space: spaces.Space[Any]) -> None:
         size = int(np.prod(space.shape))
         flat = f"MultiBinary({size})" if isinstance(space, spaces.MultiBinary) else "MultiDiscrete(nvec.ravel())"
         raise InputError(
-            f"action space = {' '.join(str(space).split())}: must have one dimension; flatten it with gymnasium.wrappers.TransformAction "
-            f"(action_space = {flat}, func = lambda action: action.reshape{space.shape})"
+            f"action space = {' '.join(str(space).split())}: must have one dimension; flatten it with "
+            f"gymnasium.wrappers.TransformAction(env, lambda action: action.reshape{space.shape}, {flat})"
         )
 
 

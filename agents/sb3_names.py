@@ -59,8 +59,8 @@ def check_numbers(space: spaces.Space[Any]) -> None:
         is_discrete = isinstance(part, spaces.Discrete) and part.start != 0
         if is_discrete or (isinstance(part, spaces.MultiDiscrete) and (part.start.any() or part.nvec.ndim != 1)):
             raise InputError(
-                f"observation space = {' '.join(str(part).split())}: must count from 0 in one dimension; wrap the environment in "
-                "gymnasium.wrappers.FlattenObservation, which makes it one-hot"
+                f"observation space = {' '.join(str(part).split())}: must count from 0 in one dimension; "
+                "wrap the environment in gymnasium.wrappers.FlattenObservation, which makes it one-hot"
             )
 
 

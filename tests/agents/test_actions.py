@@ -108,9 +108,9 @@ def require_the_first_minibatch_to_be_the_rollout(model: MemoryPPO) -> None:
 
 
 WRAPPERS = {
-    "plain": lambda makers: DummyVecEnv(makers),
-    "previous step": lambda makers: DummyVecEnv([lambda: PreviousStep(make()) for make in makers]),
-    "normalised": lambda makers: VecNormalize(DummyVecEnv(makers)),
+    "plain": lambda make: DummyVecEnv([make] * 2),
+    "previous step": lambda make: DummyVecEnv([lambda: PreviousStep(make())] * 2),
+    "normalised": lambda make: VecNormalize(DummyVecEnv([make] * 2)),
 }
 
 
@@ -119,7 +119,7 @@ WRAPPERS = {
 @pytest.mark.parametrize("critic", ["shared", "detached", "separate"])
 @pytest.mark.parametrize("name", ACTION_SPACES)
 def test_the_first_minibatch_finds_the_rollouts_own_values_and_probabilities(name, critic, wrapper):
-    env = WRAPPERS[wrapper]([lambda: Sampler(ACTION_SPACES[name])] * 2)
+    env = WRAPPERS[wrapper](lambda: Sampler(ACTION_SPACES[name]))
     model = make_model(env, sequence_length=4, policy_kwargs=dict(critic=critic))
     require_the_first_minibatch_to_be_the_rollout(model)
 
