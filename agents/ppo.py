@@ -202,9 +202,7 @@ class MemoryPPO(RecurrentPPO):
             values, actions = values.unsqueeze(1), sampled.cpu().numpy()
             clipped_actions = self.policy.playable(actions)
 
-            new_obs, rewards, dones, infos = env.step(clipped_actions)
-            rewards = np.asarray(rewards, dtype=np.float32).reshape(env.num_envs)
-            dones = np.asarray(dones).astype(np.bool_, copy=False).reshape(env.num_envs)
+            new_obs, rewards, dones, infos = _step(env, clipped_actions)
             if normalizer is not None:
                 check_originals(normalizer, n_steps + 1)
             self.num_timesteps += env.num_envs
@@ -371,3 +369,10 @@ class MemoryPPO(RecurrentPPO):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "rollout", "memory_state"]
+
+
+def _step(env: VecEnv, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+    """Steps an environment; rewards are `[E]` float32 and dones `[E]` bool, whatever types and shapes it has."""
+    new_obs, rewards, dones, infos = env.step(actions)
+    rewards = np.asarray(rewards, dtype=np.float32).reshape(env.num_envs)
+    return new_obs, rewards, np.asarray(dones).astype(np.bool_, copy=False).reshape(env.num_envs), infos

@@ -175,7 +175,7 @@ class Rollout:
         sizes: list[int] = []
         for _, chunks, length in self._chunks():
             each = max(1, batch_size // length)
-            sizes += [each * length] * (chunks // each) + [chunks % each * length] * (chunks % each > 0)
+            sizes += [length * min(each, chunks - first) for first in range(0, chunks, each)]
         return sizes
 
     def _chunks(self) -> Iterator[tuple[int, int, int]]:
@@ -229,11 +229,13 @@ def warn_of_sizes(rollout: Rollout, batch_size: int) -> None:
 
 def _source(array: Any, block: Tensor) -> Tensor:
     """Returns what an environment gave as a tensor `[n, ...]` in the shape of its space."""
-    return torch.from_numpy(np.ascontiguousarray(array)).reshape(-1, *block.shape[2:])
+    source = torch.from_numpy(np.ascontiguousarray(array))
+    return source if source.shape[1:] == block.shape[2:] else source.reshape(-1, *block.shape[2:])
 
 
 def _admitting(block: Tensor, source: Tensor) -> Tensor:
-    return block.float() if source.is_floating_point() and not block.is_floating_point() else block
+    fits = block.is_floating_point() or not source.is_floating_point()
+    return block if fits else block.float()
 
 
 def _block(shape: tuple[int, int], space: spaces.Space[Any], device: torch.device) -> Tensor:

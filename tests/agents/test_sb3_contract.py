@@ -51,6 +51,7 @@ def test_positional_arguments_mean_what_they_mean_in_recurrent_ppo():
         (16, 2, None, None, [16], [32]),
         (16, 4, 8, 4, [4], [8] * 8),
         (10, 2, 20, 64, [10], [20]),  # a sequence is at most the rollout
+        (np.int64(16), 1, np.int32(8), np.int16(8), [8], [8, 8]),
     ],
 )
 def test_sizes_that_fit_are_derived_without_a_word(n_steps, n_envs, batch_size, sequence_length, lengths, sizes):
