@@ -211,7 +211,7 @@ class MemoryPPO(RecurrentPPO):
             if any(infos):
                 self._update_info_buffer(infos, dones)
             # Also where the rollout stops: the next one goes on from here.
-            self._last_obs, self._last_episode_starts, self.memory_state = new_obs, dones, state  # type: ignore[assignment]
+            self._last_obs, self._last_episode_starts, self.memory_state = new_obs, dones, state
             if not goes_on:
                 return False
             if dones.any():
