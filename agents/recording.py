@@ -134,10 +134,10 @@ def play(
         parts = policy.core.unpack(state[:, : policy.core.state_size])
         if isinstance(parts, NtmState):
             heads.append(parts.weightings[0].cpu().numpy())
-        action = actions[0].cpu().numpy()
-        lines = [f"score   {score:g}", f"action  {_tell(action, names)}", f"value   {float(values[0]):.3f}"]
+        playable = policy.playable(actions.cpu().numpy())
+        lines = [f"score   {score:g}", f"action  {_tell(playable[0], names)}", f"value   {float(values[0]):.3f}"]
         yield draw(shown, width, lines, np.array(heads), getattr(policy.core, "read_heads", 0))
-        observations, rewards, dones, infos = env.step(actions.cpu().numpy())
+        observations, rewards, dones, infos = env.step(playable)
         score += float(rewards[0])
         resets[0] = bool(dones[0])
         if dones[0]:

@@ -13,6 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from ntm_rl.envs.autoreset import autoreset_mode, without_reset_steps
 from ntm_rl.envs.factory import EnvSettings, check_time_limit, make_env
 from ntm_rl.envs.native import NATIVE, is_atari, is_native, make_native, takes_kwargs
 from ntm_rl.envs.observations import row
@@ -30,24 +31,20 @@ class VectorEnvAdapter(VecEnv):
     `info["episode"]` holds return, length and time of finished episodes, as SB3's `VecMonitor` gives them.
 
     Args:
-        envs: A vector environment that resets within a step (`AutoresetMode.SAME_STEP`) or on demand (`DISABLED`).
+        envs: A vector environment that resets within a step (`AutoresetMode.SAME_STEP`) or on demand (`DISABLED`), or
+            one that `without_reset_steps` can make so.
 
     Raises:
-        InputError: the environment resets in the step after (`NEXT_STEP`), and that step cannot be hidden; or it
+        InputError: the environment resets in the step after (`NEXT_STEP`), and that step cannot be avoided; or it
             returns the same array at every step.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any]):
-        mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
-        if mode is AutoresetMode.NEXT_STEP:
-            raise InputError(
-                f"autoreset_mode = {mode.name} of {envs}: its reset steps would be trained on; construct it with "
-                "AutoresetMode.SAME_STEP or DISABLED, or step single environments (vectorization = sync)"
-            )
+        envs = without_reset_steps(envs)
         if getattr(envs.unwrapped, "copy", True) is False:
             raise InputError(f"copy = False of {envs}: the next step would overwrite observations that SB3 still holds")
         self.envs = envs
-        self._resets_itself = mode is AutoresetMode.SAME_STEP
+        self._resets_itself = autoreset_mode(envs) is AutoresetMode.SAME_STEP
         self._actions: NDArray[Any] | None = None
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, dtype=np.int64)
