@@ -134,7 +134,7 @@ class PreviousStepVector(VectorWrapper[dict[str, Any], Any, Any, Any, Any]):
         self._ended = np.zeros(envs.num_envs, dtype=np.bool_)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Starts episodes with no previous step, where `options["reset_mask"]` says so or everywhere."""
         started = (options or {}).get("reset_mask", slice(None))
