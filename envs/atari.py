@@ -126,17 +126,15 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Frames, dict[str, Any]]:
         """Starts games, where `options["reset_mask"]` says so or everywhere; a game with lives left goes on."""
-        seeds = seed if isinstance(seed, list) else None if seed is None else (seed + self._rows).tolist()
+        seeds = None if seed is None else self._seed_of_each(seed)
         if seeds is not None:
-            if len(seeds) != self.num_envs or None in seeds:
-                raise InputError(f"seed = {seed}: must be one number, or {self.num_envs}, one for each copy")
-            self._rng = np.random.default_rng([seeds[0], 1])
+            self._rng = np.random.default_rng([int(seeds[0]), 1])
         mask = (options or {}).get("reset_mask")
         if mask is None:
             started = np.ones(self.num_envs, dtype=np.bool_)
             if seeds is None:
                 seeds = self._rng.integers(MAX_SEED, size=self.num_envs)
-            frames, info = self._seed(started, np.asarray(seeds) % MAX_SEED)
+            frames, info = self._seed(started, seeds % MAX_SEED)
         else:
             started = mask & self._game_over
             if not started.any():  # lives were lost, and no game
@@ -208,6 +206,13 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
     def close_extras(self, **kwargs: Any) -> None:
         """Lets go of the emulators."""
         del self._ale
+
+    def _seed_of_each(self, seed: int | list[int | None]) -> NDArray[np.int64]:
+        if not isinstance(seed, list):
+            return seed + self._rows
+        if len(seed) != self.num_envs or None in seed:
+            raise InputError(f"seed = {seed}: must be one number, or {self.num_envs}, one for each copy")
+        return np.array(seed, dtype=np.int64)
 
     def _seed(self, started: Mask, seeds: NDArray[np.int64]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Begins games whose course their seeds and actions alone decide, whatever was played before."""

@@ -138,7 +138,7 @@ class PreviousStepVector(VectorWrapper[dict[str, Any], Any, Any, Any, Any]):
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Starts episodes with no previous step, where `options["reset_mask"]` says so or everywhere."""
         started = (options or {}).get("reset_mask", slice(None))
-        observations, info = self.env.reset(seed=seed, options=options)
+        observations, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # VectorEnv: int
         self._actions, self._rewards = self._actions.copy(), self._rewards.copy()  # the caller may hold the old ones
         self._actions[started], self._rewards[started], self._ended[started] = 0, 0, False
         return self._encoding.join(observations, self._actions, self._rewards), info

@@ -80,8 +80,8 @@ class AlgorithmicVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
     """Plays copies of an algorithmic task, all at once; arguments as `AlgorithmicEnv`.
 
     Copy i after `reset(seed=s)` plays the episodes of an `AlgorithmicEnv` after `reset(seed=s + i)`, as long as the
-    curriculum, which all copies share, is "uniform"; `reset` takes a list of seeds as well, one for each copy. Finished copies restart within the step
-    (`AutoresetMode.SAME_STEP`).
+    curriculum, which all copies share, is "uniform"; `reset` takes a list of seeds as well, one for each copy. Finished
+    copies restart within the step (`AutoresetMode.SAME_STEP`).
     """
 
     seeds_copies = True  # `reset` takes a list of seeds
@@ -170,5 +170,7 @@ def check_render_mode(mode: str | None) -> None:
 def render(playback: Playback, copy: int, mode: str) -> Any:
     """Shows the episode of one copy as far as it has been played."""
     episode, answers = playback.episode(copy)
-    show = draw if mode == "rgb_array" else write_out
-    return show(*episode, answers, int(playback.time[copy]))
+    now = int(playback.time[copy])
+    if mode == "ansi":
+        return write_out(*episode, answers, now)
+    return draw(*episode, answers, now, playback.longest)
