@@ -9,19 +9,12 @@ from gymnasium import spaces
 
 from ntm_rl.envs.masking import MaskVelocity
 from ntm_rl.envs.minigrid_memory import MINIGRID_MEMORY, check_size
+from ntm_rl.envs.names import FAMILIES, is_legacy_atari, suggest_id
 from ntm_rl.envs.observations import is_plain, make_readable
 from ntm_rl.envs.previous_step import PreviousStep
-from ntm_rl.errors import InputError, did_you_mean
+from ntm_rl.errors import InputError
 
 Vectorization = Literal["auto", "native", "sync", "subprocess"]
-
-# Ids that begin so are registered by this package, which this extra installs.
-FAMILIES = {
-    "popgym-": ("popgym", "popgym"),
-    "MiniGrid-": ("minigrid", "minigrid"),
-    "BabyAI-": ("minigrid", "minigrid"),
-    "ALE/": ("ale_py", None),
-}
 
 
 @dataclass(frozen=True)
@@ -77,12 +70,14 @@ def rom_of(env_id: str) -> str:
     import_family(env_id)
     try:
         return str(gym.spec(env_id).kwargs["game"])
-    except gym.error.UnregisteredEnv as error:
+    except gym.error.Error as error:
         raise InputError(f"env.id = {env_id!r}: {_unknown(env_id, error)}") from error
 
 
 def _make(settings: EnvSettings, render_mode: str | None) -> gym.Env[Any, Any]:
     try:
+        if is_legacy_atari(settings.id):  # registered once ALE is imported, and another task: raw frames
+            raise gym.error.UnregisteredEnv(f"{settings.id} is not supported.")
         env = gym.make(
             settings.id,
             max_episode_steps=settings.max_episode_steps,
@@ -145,5 +140,4 @@ def check_spaces(env_id: str, observation_space: spaces.Space[Any], action_space
 
 
 def _unknown(env_id: str, error: Exception) -> str:
-    suggestion = did_you_mean(env_id, gym.registry)
-    return f"unknown environment.{suggestion or ' ' + str(error)} `ntm-rl list envs` lists the valid ids."
+    return f"unknown environment.{suggest_id(env_id) or ' ' + str(error)} `ntm-rl list envs` lists the valid ids."
