@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 import gymnasium as gym
 from gymnasium import spaces
 
+from ntm_rl.envs.actions import RescaledAction
 from ntm_rl.envs.masking import MaskVelocity
 from ntm_rl.envs.minigrid_memory import MINIGRID_MEMORY, check_size
+from ntm_rl.envs.missions import Mission
 from ntm_rl.envs.names import FAMILIES, is_legacy_atari, suggest_id
 from ntm_rl.envs.observations import is_plain, make_readable
 from ntm_rl.envs.previous_step import PreviousStep
@@ -26,6 +28,10 @@ class EnvSettings:
     mask_velocity: Annotated[bool, "Hide the velocities of a classic control task."] = False
     previous_action: Annotated[bool, "Let the previous action join the observation."] = False
     previous_reward: Annotated[bool, "Let the previous reward join the observation."] = False
+    mission: Annotated[
+        Mission, "Words of MiniGrid's and BabyAI's mission join the observation: where it may change, always, or never."
+    ] = "auto"
+    rescale_action: Annotated[bool, "Scale actions from [-1, 1] to the bounds of a Box."] = False
     max_episode_steps: Annotated[int | None, "Time limit in place of the environment's own; null: its own."] = None
     vectorization: Annotated[
         Vectorization, "Copies stepped natively, one by one, in a process each, or (auto) natively where possible."
@@ -47,8 +53,10 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
     env = _make(settings, render_mode)
     if settings.mask_velocity:
         env = MaskVelocity(env)
-    env = make_readable(env)
+    env = make_readable(env, settings.mission)
     check_spaces(settings.id, env.observation_space, env.action_space)
+    if settings.rescale_action:
+        env = RescaledAction(env)
     if settings.previous_action or settings.previous_reward:
         env = PreviousStep(env, settings.previous_action, settings.previous_reward)
     return env

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
@@ -14,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from ntm_rl.envs.factory import EnvSettings, check_time_limit, make_env
+from ntm_rl.envs.images import is_image
 from ntm_rl.envs.native import NATIVE, is_atari, is_native, make_native, takes_kwargs
 from ntm_rl.envs.observations import row
 from ntm_rl.envs.registration import MASKED
@@ -215,12 +217,26 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
             venv = SteppedInTurn(makers)  # type: ignore[arg-type]
     venv.seed(seed)
     if settings.normalize_observation or settings.normalize_reward:
+        keys = normalized_keys(venv.observation_space) if settings.normalize_observation else []
         normalized = VecNormalize(
-            venv, norm_obs=settings.normalize_observation, norm_reward=settings.normalize_reward, training=training
+            venv,
+            norm_obs=bool(keys),
+            norm_reward=settings.normalize_reward,
+            training=training,
+            norm_obs_keys=keys if keys and isinstance(venv.observation_space, spaces.Dict) else None,
         )
         normalized.norm_reward = settings.normalize_reward and training
         return normalized
     return venv
+
+
+def normalized_keys(space: spaces.Space[Any]) -> list[str]:
+    """Returns which parts of an observation running statistics normalise, `[""]` for one that is no Dict.
+
+    Those are vectors; images are scaled by 1/255 and numbered observations are one-hot.
+    """
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    return [key for key, part in parts.items() if isinstance(part, spaces.Box) and not is_image(part)]
 
 
 def _native_id(settings: EnvSettings) -> str | None:
@@ -228,8 +244,9 @@ def _native_id(settings: EnvSettings) -> str | None:
     if settings.vectorization not in ("auto", "native"):
         return None
     env_id = settings.id
-    unknown = ["mask_velocity", "max_episode_steps", *(() if takes_kwargs(env_id) else ("kwargs",))]
+    unknown = ["mask_velocity", "rescale_action", "max_episode_steps", *(() if takes_kwargs(env_id) else ("kwargs",))]
     changed = [key for key in unknown if getattr(settings, key)]
+    changed += ["mission"] if settings.mission == "words" else []  # none of theirs changes
     if settings.mask_velocity and MASKED.get(env_id) in NATIVE:
         env_id = MASKED[env_id]
         changed.remove("mask_velocity")
