@@ -13,6 +13,7 @@ from ntm_rl.agents.policies import MlpNtmPolicy
 from ntm_rl.agents.vision import ImageExtractor, MultiInputExtractor
 from ntm_rl.envs.factory import EnvSettings, make_env
 from ntm_rl.envs.images import ImageReader, is_image, looks_like_image
+from ntm_rl.envs.minigrid_memory import MINIGRID_MEMORY
 from ntm_rl.envs.observations import changes_of
 from ntm_rl.envs.vector import SteppedInTurn, VectorEnvAdapter
 
@@ -37,11 +38,14 @@ def suspicions(policy: MlpNtmPolicy, env: VecEnv | None = None) -> Iterator[str]
     for key, space in _numbers(policy).items():
         name = f"observation {key!r}" if key else "the observation"
         if is_image(space) or ImageReader.fits(space) or looks_like_image(space):
-            how = "; VecNormalize must leave it out (norm_obs_keys)" if key in normalized else ""
             yield (
                 f"{name} looks like an image {list(space.shape)}, and is read as {spaces.flatdim(space):,} numbers; "
-                "CnnNtmPolicy and, within a Dict, MultiInputNtmPolicy read uint8 from 0 to 255 (C, H, W) or (H, W, C), "
-                f"and floats from 0 to 1 (C, H, W); env.id makes the other layouts one of these{how}"
+                + (
+                    "use CnnNtmPolicy, and ntm_rl.envs.make_vec_env, which puts channels first"
+                    if ImageReader.fits(space)
+                    else "CNNs read uint8 with bounds 0 and 255, and floats with bounds 0 and 1, of shape (H, W, C); "
+                    "VecNormalize must leave them out (norm_obs_keys)"
+                )
             )
         elif key not in normalized and (largest := _largest(space)) >= LARGE:
             yield (
@@ -56,7 +60,7 @@ def describe(policy: MlpNtmPolicy, env: VecEnv, settings: EnvSettings) -> list[s
     normalized = _normalized(env)
     lines = ["The agent reads"]
     for key, space in _parts(policy.observation_space).items():
-        lines.append(f"  {key or 'observation'}: {_kind(space)}, {_how_read(policy, key, space, key in normalized)}")
+        lines.append(f"  {key or 'observation'}: {_how_read(policy, key, space, key in normalized)}")
     lines += [f"    {change}" for change in _changes(env, settings)]
     lines += ["and does", f"  {_actions(policy, settings)}"]
     core = f"core {policy.core_name}, {policy.critic_kind} critic"
@@ -103,10 +107,10 @@ def _how_read(policy: MlpNtmPolicy, key: str, space: spaces.Space[Any], is_norma
     if extractor is not None:
         network = {"nature": "the Nature CNN", "impala": "IMPALA's ResNet"}[extractor.architecture]
         scaled = "scaled by 1/255" if space.dtype == np.uint8 else "from 0 to 1"
-        return f"an image, {scaled}, read by {network}"
+        return f"image {list(space.shape or ())} {space.dtype}, {scaled}, read by {network}"
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
-        return "one-hot"
-    ways = ["normalised by running statistics" if is_normalized else "as it is"]
+        return f"{_kind(space)}, one-hot"
+    ways = [_kind(space), "normalised by running statistics" if is_normalized else "as it is"]
     if len(space.shape or ()) > 1:
         ways.append(f"flattened to {spaces.flatdim(space):,} numbers")
     return ", ".join(ways)
@@ -136,8 +140,8 @@ def _changes(env: VecEnv, settings: EnvSettings) -> list[str]:
     inner = env.unwrapped
     if isinstance(inner, SteppedInTurn):
         return changes_of(inner.envs[0])
-    if isinstance(inner, VectorEnvAdapter):
-        return []  # native ones show what they always show
+    if isinstance(inner, VectorEnvAdapter) and settings.id not in MINIGRID_MEMORY:
+        return []  # native ones show what their single environments show, which no wrapper changes
     single = make_env(settings)
     single.close()
     return changes_of(single)

@@ -7,6 +7,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 SMALLEST = 8  # height and width below which floats, or bytes without a channel axis, are a table and not an image
+CLEARLY = 16  # height and width from which other numbers are more likely an image than a board or a table
 MOST_CHANNELS = 16  # of floats; more are planes of features
 COLOURS = (1, 3, 4)  # channels of one frame: grey, RGB, RGB with depth or alpha
 
@@ -29,8 +30,11 @@ def looks_like_image(space: spaces.Space[Any]) -> bool:
         return False
     shape = space.shape
     if len(shape) == 2:
-        return min(shape) >= 2 * SMALLEST and (space.dtype == np.uint8 or _bounds(space) in ((0, 1), (0, 255)))
-    return len(shape) in (3, 4) and (_is_frame(shape[-2:], shape[-3]) or _is_frame(shape[-3:-1], shape[-1]))
+        return min(shape) >= CLEARLY and _bounds(space) in ((0, 1), (0, 255))
+    if len(shape) not in (3, 4):
+        return False
+    frames = (shape[-2:], shape[-3]), (shape[-3:-1], shape[-1])
+    return any(_is_frame(size, channels) and min(size) >= CLEARLY for size, channels in frames)
 
 
 class ImageReader:

@@ -148,11 +148,12 @@ class Flattened:
 
     def __init__(self, space: spaces.Space[Any]):
         self._original = space
-        self.space = spaces.flatten_space(space)
+        flat: Any = spaces.flatten_space(space)
+        self.space = spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
 
-    def read(self, observation: Any) -> Any:
+    def read(self, observation: Any) -> NDArray[np.float32]:
         """Returns the numbers `[n]`."""
-        return spaces.flatten(self._original, observation)
+        return np.asarray(spaces.flatten(self._original, observation), dtype=np.float32)
 
 
 def _reader(space: spaces.Space[Any], mission: Mission) -> tuple[Reader | None, str]:

@@ -68,6 +68,8 @@ def test_other_numbers_stay_numbers(space):
         (floats(0, 1, 40, 40), True),
         (floats(-np.inf, np.inf, 40, 40, 3), True),
         (spaces.Box(0, 10, (40, 40, 3), np.uint8), True),
+        (spaces.Box(0, 10, (19, 19), np.uint8), False),  # a board
+        (spaces.Box(0, 10, (9, 9, 3), np.uint8), False),
         (floats(-10, 10, 3, 40, 40), True),
         (byte(3, 40, 40), False),  # is one
         (floats(-np.inf, np.inf, 40, 40), False),
