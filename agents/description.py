@@ -29,7 +29,7 @@ class SuspiciousSpaces(UserWarning):
 def warn_of_spaces(policy: MlpNtmPolicy, env: VecEnv | None = None) -> None:
     """Warns of what looks wrong about the spaces of a policy; silent in ordinary cases."""
     for line in suspicions(policy, env):
-        warnings.warn(line, SuspiciousSpaces, stacklevel=3)
+        warnings.warn(line, SuspiciousSpaces, stacklevel=5)  # where MemoryPPO is made
 
 
 def suspicions(policy: MlpNtmPolicy, env: VecEnv | None = None) -> Iterator[str]:

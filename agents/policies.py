@@ -212,12 +212,10 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
     def _features(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> Tensor:
         # Bytes go to our extractors as they are: SB3 would blow the images up to float32 first.
         if self.normalize_images and isinstance(extractor, MultiInputExtractor) and isinstance(obs, dict):
-            parts = self.observation_space.spaces  # type: ignore[attr-defined]
+            parts, images = self.observation_space.spaces, extractor.images  # type: ignore[attr-defined]
             read: Tensor = extractor(
                 {
-                    key: part
-                    if part.dtype == torch.uint8 and key in extractor.images
-                    else preprocess_obs(part, parts[key])
+                    key: part if part.dtype == torch.uint8 and key in images else preprocess_obs(part, parts[key])
                     for key, part in obs.items()
                 }
             )

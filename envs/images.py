@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 SMALLEST = 8  # height and width below which floats, or bytes without a channel axis, are a table and not an image
 CLEARLY = 16  # height and width from which other numbers are more likely an image than a board or a table
-MOST_CHANNELS = 16  # of floats; more are planes of features
+MOST_CHANNELS = 32  # of floats; more are planes of features
 COLOURS = (1, 3, 4)  # channels of one frame: grey, RGB, RGB with depth or alpha
 
 
@@ -91,10 +91,10 @@ def _layout(space: spaces.Box) -> tuple[tuple[int, ...], tuple[int, ...]] | None
         return (0, 1, 2), shape
     if is_floats and len(shape) == 3 and _is_frame(shape[:2], shape[2]):
         return (2, 0, 1), (shape[2], *shape[:2])
-    if (is_bytes or is_floats) and len(shape) == 4 and min(shape) > 0:
-        if shape[3] in COLOURS and _is_frame(shape[1:3], shape[3]):
+    if (is_bytes or is_floats) and len(shape) == 4:
+        if shape[3] in COLOURS and _is_frame(shape[1:3], shape[0] * shape[3]):
             return (0, 3, 1, 2), (shape[0] * shape[3], *shape[1:3])
-        if shape[1] in COLOURS and _is_frame(shape[2:], shape[1]):
+        if shape[1] in COLOURS and _is_frame(shape[2:], shape[0] * shape[1]):
             return (0, 1, 2, 3), (shape[0] * shape[1], *shape[2:])
     return None
 

@@ -161,9 +161,9 @@ def _reader(space: spaces.Space[Any], mission: Mission) -> tuple[Reader | None, 
     if is_mission(space):
         missions = MissionReader(space, mission)
         if missions.words is None:
-            return None, "mission, left out, " + ("though it changes" if missions.changes else "it never changes")
+            return None, "left out, " + ("though it changes" if missions.changes else "it never changes")
         words = missions.words
-        return missions, f"mission, read as {words.places} words, one-hot out of {words.words}"
+        return missions, f"read as {words.places} words, one-hot out of {words.words}"
     if ImageReader.fits(space):
         image = ImageReader(space)  # type: ignore[arg-type]
         return image, f"image {_size(space)}, read as {_size(image.space)}" if image.changes else ""
@@ -186,11 +186,16 @@ def is_plain(space: spaces.Space[Any]) -> bool:
 
 def is_grid(env: gym.Env[Any, Any]) -> bool:
     """Whether an environment shows MiniGrid's symbols: an image of cells, and not of pixels, a direction, a mission."""
-    space, maze = env.observation_space, env.unwrapped
+    space = env.observation_space
     if not isinstance(space, spaces.Dict) or set(space.spaces) != {"image", "direction", "mission"}:
         return False
-    seen, view = space["image"].shape, getattr(maze, "agent_view_size", None)
-    return seen in ((view, view, 3), (getattr(maze, "width", None), getattr(maze, "height", None), 3))
+    # A wrapper may have changed the size of the view; `SymbolicObsWrapper`, of other bounds, shows coordinates.
+    view, width, height = (
+        env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+        for name in ("agent_view_size", "width", "height")
+    )
+    image: Any = space["image"]
+    return image.shape in ((view, view, 3), (width, height, 3)) and bool((image.high == 255).all())
 
 
 def make_readable(env: gym.Env[Any, Any], mission: Mission = "auto") -> gym.Env[Any, Any]:

@@ -28,6 +28,7 @@ def floats(low, high, *shape):
         (byte(4, 40, 30, 3), byte(12, 40, 30), lambda x: np.concatenate([np.moveaxis(each, -1, 0) for each in x])),
         (byte(4, 1, 40, 30), byte(4, 40, 30), lambda x: x[:, 0]),
         (floats(0, 1, 40, 30, 1), floats(0, 1, 1, 40, 30), lambda x: np.moveaxis(x, -1, 0)),
+        (floats(0, 1, 8, 1, 40, 30), floats(0, 1, 8, 40, 30), lambda x: x[:, 0]),
         (floats(0, 1, 3, 40, 30), floats(0, 1, 3, 40, 30), lambda x: x),
         (floats(0, 255, 40, 30, 3), floats(0, 1, 3, 40, 30), lambda x: np.moveaxis(x, -1, 0) / 255),
         (floats(-1, 1, 40, 30, 3), floats(0, 1, 3, 40, 30), lambda x: (np.moveaxis(x, -1, 0) + 1) / 2),
@@ -51,7 +52,8 @@ def test_images_come_channels_first_as_bytes_or_from_0_to_1(space, expected, ref
         spaces.Box(0, 10, (40, 40), np.uint8),
         floats(0, 1, 40, 40),
         floats(0, 1, 3, 3, 3),
-        floats(0, 1, 40, 40, 30),
+        floats(0, 1, 40, 40, 33),
+        byte(8, 16, 16, 3),  # SB3 would take the 24 channels for a height
         floats(-np.inf, np.inf, 40, 40, 3),
         spaces.Box(0, 255, (40, 40, 3), np.int32),
         spaces.Discrete(3),

@@ -7,6 +7,13 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import VectorizeTransformObservation
 from minigrid.core.mission import MissionSpace
+from minigrid.wrappers import (
+    FullyObsWrapper,
+    RGBImgObsWrapper,
+    RGBImgPartialObsWrapper,
+    SymbolicObsWrapper,
+    ViewSizeWrapper,
+)
 
 from ntm_rl.envs import EnvSettings, make_env
 from ntm_rl.envs.missions import MissionWords, tokens
@@ -207,6 +214,28 @@ def test_a_grid_of_pixels_stays_an_image_beside_the_words_of_the_mission():
         mission=spaces.Box(0, 1, (8 * 16,), np.float32),
     )
     assert env.observation_space.contains(env.reset()[0])
+
+
+@pytest.mark.parametrize(
+    ("wrap", "is_symbolic"),
+    [
+        (lambda env: ViewSizeWrapper(env, 3), True),
+        (lambda env: ViewSizeWrapper(env, 9), True),
+        (FullyObsWrapper, True),
+        (RGBImgPartialObsWrapper, False),
+        (RGBImgObsWrapper, False),
+        (SymbolicObsWrapper, False),
+    ],
+    ids=str,
+)
+def test_minigrids_symbols_are_told_from_pixels_and_coordinates(wrap, is_symbolic):
+    env = make_readable(wrap(gym.make("MiniGrid-GoToDoor-5x5-v0")))
+    assert isinstance(env, GridFeatures) is is_symbolic
+    seen, _ = env.reset(seed=0)
+    assert env.observation_space.contains(seen)
+    if is_symbolic:
+        raw = env.env.observation(env.unwrapped.gen_obs())
+        assert seen.sum() == raw["image"].size + 1 + len(tokens(raw["mission"]))  # each number is one feature
 
 
 def test_a_row_of_batched_observations_is_a_copy():
