@@ -57,19 +57,18 @@ def suspicions(policy: MlpNtmPolicy, env: VecEnv | None = None) -> Iterator[str]
 
 def describe(policy: MlpNtmPolicy, env: VecEnv, settings: EnvSettings) -> list[str]:
     """Returns the block that a training begins with: observations, actions, policy and environments, then warnings."""
-    normalized = _normalized(env)
+    normalized, changes = _normalized(env), _changes(env, settings)
     lines = ["The agent reads"]
     for key, space in _parts(policy.observation_space).items():
         lines.append(f"  {key or 'observation'}: {_how_read(policy, key, space, key in normalized)}")
-    lines += [f"    {change}" for change in _changes(env, settings)]
+    lines += [f"    {change}" for change in changes]
     lines += ["and does", f"  {_actions(policy, settings)}"]
     core = f"core {policy.core_name}, {policy.critic_kind} critic"
     lines.append(f"with {type(policy).__name__}, {core}, in {env.num_envs} environments {_stepping(env)}.")
     lines += [f"warning: {line}" for line in suspicions(policy, env)]
     if settings.normalize_observation and not normalized:
         lines.append("warning: env.normalize_observation = true normalises nothing here: no observation is a vector")
-    changed = [change for change in _changes(env, settings) if change.endswith("left out, though it changes")]
-    if changed:
+    if any(change.endswith("left out, though it changes") for change in changes):
         lines.append("warning: the agent does not see the mission, which changes; env.mission=auto shows it")
     return lines
 
@@ -132,7 +131,7 @@ def _stepping(env: VecEnv) -> str:
     inner = env.unwrapped
     if isinstance(inner, VectorEnvAdapter):
         return "that are stepped all at once (native)"
-    return "that are stepped one by one" if isinstance(inner, SteppedInTurn) else "in a process each"
+    return "that are stepped one by one" if isinstance(inner, SteppedInTurn) else "that run in a process each"
 
 
 def _changes(env: VecEnv, settings: EnvSettings) -> list[str]:

@@ -1,5 +1,6 @@
 """What is said of an agent's spaces where a training begins, and what is warned of."""
 
+import json
 import warnings
 
 import gymnasium as gym
@@ -166,3 +167,43 @@ def test_a_training_on_the_command_line_begins_with_the_block(tmp_path, capsys):
     assert (
         told.index("The agent reads") < told.index("  Box [1] float32 in [-1, 1]: sampled") < told.index("MlpNtmPolicy")
     )
+
+
+class Minimap(Anything):
+    """Shows a small image beside a vector, and takes actions from 0 to 1,000, of which one is paid for being large."""
+
+    def __init__(self):
+        view, speed = spaces.Box(0, 255, (10, 10), np.uint8), spaces.Box(-500, 500, (2,))
+        super().__init__(spaces.Dict({"view.top": view, "speed": speed}), spaces.Box(0, 1000, (1,)))
+
+    def step(self, action):
+        return self.observation_space.sample(), float(action[0]), True, False, {}
+
+
+gym.register("Minimap-v0", entry_point=Minimap)
+
+
+@pytest.mark.parametrize("extractor", ["auto", "impala"])
+def test_a_small_image_in_a_dict_is_trained_resumed_and_evaluated_on_scaled_actions(tmp_path, capsys, extractor):
+    file = tmp_path / "my.yaml"
+    file.write_text("env: {id: Minimap-v0, rescale_action: true, normalize_observation: true}\n")
+    small = ["n_envs=2", "total_timesteps=64", "ppo.n_steps=32", "ppo.batch_size=32", "core=lstm"]
+    assert main(["train", str(file), *small, f"policy.extractor={extractor}", f"run_dir={tmp_path}", "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)["run"]
+    assert main(["resume", run, "total_timesteps=128"]) == 0
+    assert "  view.top: image [1, 10, 10] uint8, scaled by 1/255, read by IMPALA's ResNet" in capsys.readouterr().err
+    assert main(["evaluate", run, "--episodes", "4", "--json"]) == 0
+    assert 100 < json.loads(capsys.readouterr().out)["mean_return"] < 900  # unscaled actions would be 3 at most
+
+
+def test_nature_is_refused_for_a_small_image_by_the_name_of_the_observation(tmp_path, capsys):
+    file = tmp_path / "my.yaml"
+    file.write_text("env: {id: Minimap-v0}\npolicy: {extractor: nature}\n")
+    assert main(["train", str(file), "n_envs=8", f"run_dir={tmp_path}"]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("observation 'view.top': extractor = 'nature': images of 10 x 10 are too small")
+
+
+def test_extractors_of_images_are_refused_where_there_is_none(tmp_path, capsys):
+    assert main(["train", "popgym/repeat_previous_easy", "policy.extractor=impala", f"run_dir={tmp_path}"]) == 2
+    assert "policy.extractor = 'impala'" in capsys.readouterr().err.splitlines()[-1]
