@@ -262,14 +262,15 @@ def _list(options: argparse.Namespace) -> int:
 def _envs() -> list[str]:
     import gymnasium
 
-    from ntm_rl.envs.factory import FAMILIES, import_family
+    from ntm_rl.envs.factory import import_family
+    from ntm_rl.envs.names import FAMILIES, is_legacy_atari
 
     for prefix in FAMILIES:
         try:
             import_family(prefix)
         except InputError as error:
             print(f"not listed: {error}", file=sys.stderr)
-    return sorted(gymnasium.registry)
+    return sorted(env_id for env_id in gymnasium.registry if not is_legacy_atari(env_id))
 
 
 def _cores() -> list[str]:

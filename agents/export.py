@@ -31,7 +31,7 @@ from ntm_rl.agents.storage import (
     write_atomically,
     write_tensors,
 )
-from ntm_rl.agents.vision import ImageExtractor
+from ntm_rl.agents.vision import ImageExtractor, MultiInputExtractor
 from ntm_rl.errors import InputError
 
 FORMAT = 1
@@ -42,7 +42,7 @@ CLASSES: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
         *(nn.Tanh, nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU),
-        *(FlattenExtractor, NatureCNN, CombinedExtractor, ImageExtractor),
+        *(FlattenExtractor, NatureCNN, CombinedExtractor, ImageExtractor, MultiInputExtractor),
     )
 }
 _NOT_OF_THE_NETWORK = ("observation_space", "action_space", "lr_schedule", "optimizer_class", "optimizer_kwargs")

@@ -11,12 +11,8 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    FlattenExtractor,
-    MlpExtractor,
-)
+from stable_baselines3.common.preprocessing import preprocess_obs
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
@@ -35,7 +31,7 @@ from ntm_rl.agents.recurrent_states import (
     time_major,
 )
 from ntm_rl.agents.sb3_names import check_numbers, check_observation_kind, check_options
-from ntm_rl.agents.vision import ImageExtractor
+from ntm_rl.agents.vision import ImageExtractor, MultiInputExtractor
 from ntm_rl.core import MemoryCore, make_core, require_one_of
 from ntm_rl.errors import InputError
 
@@ -235,9 +231,19 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         return latent_pi, self.mlp_extractor.forward_critic(for_critic.flatten(0, 1))
 
     def _features(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> Tensor:
+        # Bytes go to our extractors as they are: SB3 would blow the images up to float32 first.
+        if self.normalize_images and isinstance(extractor, MultiInputExtractor) and isinstance(obs, dict):
+            parts, images = self.observation_space.spaces, extractor.images  # type: ignore[attr-defined]
+            read: Tensor = extractor(
+                {
+                    key: part if part.dtype == torch.uint8 and key in images else preprocess_obs(part, parts[key])
+                    for key, part in obs.items()
+                }
+            )
+            return read
         takes_bytes = isinstance(extractor, ImageExtractor) and self.normalize_images
         if takes_bytes and isinstance(obs, Tensor) and obs.dtype == torch.uint8:
-            features: Tensor = extractor(obs)  # SB3 would blow the images up to float32 first
+            features: Tensor = extractor(obs)
             return features
         if self._scalars:  # extractors flatten what comes after the batch: there must be something
             parts = obs if isinstance(obs, dict) else {"": obs}
@@ -388,9 +394,12 @@ class CnnNtmPolicy(MlpNtmPolicy):
 
 
 class MultiInputNtmPolicy(MlpNtmPolicy):
-    """`MlpNtmPolicy` for Dict observations: images through a Nature CNN, everything else flattened."""
+    """`MlpNtmPolicy` for Dict observations: images through an `ImageExtractor` each, everything else flattened.
 
-    default_features_extractor = CombinedExtractor
+    `features_extractor_kwargs=dict(architecture="impala", precision="bf16", cnn_output_dim=256)` changes it.
+    """
+
+    default_features_extractor = MultiInputExtractor
 
 
 POLICIES: dict[str, type[MlpNtmPolicy]] = {

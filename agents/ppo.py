@@ -14,6 +14,7 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from ntm_rl.agents.description import warn_of_spaces
 from ntm_rl.agents.nonfinite import NonFiniteError, check_observations, check_originals, check_rollout, update_error
 from ntm_rl.agents.policies import MlpNtmPolicy
 from ntm_rl.agents.rollout import Minibatch, Rollout, warn_of_sizes
@@ -132,6 +133,7 @@ class MemoryPPO(RecurrentPPO):
             self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs
         )
         self.policy = policy.to(self.device)
+        warn_of_spaces(self.policy, self.env)
         self.rollout = Rollout(
             self.observation_space,
             self.action_space,

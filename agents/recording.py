@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.agents.evaluation import load_run_agent
 from ntm_rl.agents.export import LoadedAgent
@@ -25,7 +25,7 @@ from ntm_rl.agents.schema import SupervisedSettings
 from ntm_rl.agents.storage import make_folder
 from ntm_rl.envs.factory import EnvSettings, make_env
 from ntm_rl.envs.native import is_atari
-from ntm_rl.envs.vector import make_vec_env
+from ntm_rl.envs.vector import SteppedInTurn, make_vec_env
 from ntm_rl.errors import InputError
 from ntm_rl.ntm import NtmState
 
@@ -202,7 +202,7 @@ def _make_filmed(settings: EnvSettings, seed: int) -> tuple[VecEnv, float]:
     if single.render_mode != "rgb_array" or "rgb_array" not in single.metadata.get("render_modes", ()):
         single.close()
         raise _no_pictures(settings)
-    env = DummyVecEnv([lambda: Monitor(single)])
+    env = SteppedInTurn([lambda: Monitor(single)])
     env.seed(seed)
     return env, float(single.metadata.get("render_fps") or ATARI_FPS)
 

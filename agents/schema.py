@@ -40,8 +40,8 @@ class PolicySettings(Section):
         "Tanh", description="Activation of these layers."
     )
     ortho_init: bool = Field(True, description="Orthogonal initialisation of these layers.")
-    extractor: Literal["nature", "impala"] = Field(
-        "nature", description="What sees images: the Nature CNN or IMPALA's ResNet; not for images within a Dict."
+    extractor: Literal["auto", "nature", "impala"] = Field(
+        "auto", description="What reads images: the Nature CNN, IMPALA's ResNet, or IMPALA's for those below 36 x 36."
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="Of its convolutions; auto: bfloat16 where the device computes in it."

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
@@ -26,16 +26,18 @@ from ntm_rl.agents.callbacks import (
     StopOnSignal,
 )
 from ntm_rl.agents.checkpoints import count, has_checkpoints, latest_checkpoint, load_checkpoint
+from ntm_rl.agents.description import SuspiciousSpaces, describe
 from ntm_rl.agents.export import save_agent
 from ntm_rl.agents.nonfinite import NonFiniteError, write_report
 from ntm_rl.agents.policies import FAST_ADAM
 from ntm_rl.agents.ppo import MemoryPPO
 from ntm_rl.agents.progress import ProgressCallback
 from ntm_rl.agents.runs import Run
-from ntm_rl.agents.schema import Settings
+from ntm_rl.agents.schema import PolicySettings, Settings
 from ntm_rl.agents.storage import StorageError
 from ntm_rl.agents.tracking import WandbWriter, make_logger, record_pending
 from ntm_rl.agents.warm_start import warm_start
+from ntm_rl.envs.images import is_image
 from ntm_rl.envs.vector import make_vec_env
 from ntm_rl.errors import InputError
 
@@ -90,6 +92,9 @@ def _learn_guarded(
     settings: Settings, run: Run, model: MemoryPPO, show_progress: bool, saved: Mapping[str, Any]
 ) -> TrainResult:
     """Trains on, and where numbers are not finite goes back to the last checkpoint if the settings say so."""
+    env = model.get_env()
+    assert env is not None
+    print("\n".join(describe(model.policy, env, settings.env_settings)), file=sys.stderr)
     while True:
         try:
             return _learn(settings, run, model, show_progress, saved)
@@ -135,36 +140,42 @@ def make_model(settings: Settings, env: VecEnv) -> MemoryPPO:
         options["learning_rate"] = LinearSchedule(options["learning_rate"], 0.0, 1.0)
     optimizer = {**FAST_ADAM, "eps": options.pop("adam_epsilon")}
     policy = policy_name(env.observation_space)
-    if policy == "CnnNtmPolicy":
-        seeing = {"architecture": settings.policy.extractor, "precision": settings.policy.precision}
-    elif settings.policy.extractor != "nature":
-        raise InputError(f"policy.extractor = {settings.policy.extractor!r}: {env.observation_space} is no image")
-    else:
-        seeing = {}
-    return MemoryPPO(
-        policy,
-        env,
-        policy_kwargs={
-            "features_extractor_kwargs": seeing,
-            "core": settings.core,
-            "core_kwargs": settings.core_kwargs,
-            "critic": settings.policy.critic,
-            "net_arch": settings.policy.net_arch.model_dump(),
-            "activation_fn": getattr(nn, settings.policy.activation),
-            "ortho_init": settings.policy.ortho_init,
-            "optimizer_kwargs": optimizer,
-        },
-        seed=settings.seed,
-        device=settings.device,
-        **options,
-    )
+    seeing = _seeing(settings.policy, env.observation_space)
+    policy_kwargs = {
+        "features_extractor_kwargs": seeing,
+        "core": settings.core,
+        "core_kwargs": settings.core_kwargs,
+        "critic": settings.policy.critic,
+        "net_arch": settings.policy.net_arch.model_dump(),
+        "activation_fn": getattr(nn, settings.policy.activation),
+        "ortho_init": settings.policy.ortho_init,
+        "optimizer_kwargs": optimizer,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SuspiciousSpaces)  # `describe` says it where a training begins
+        return MemoryPPO(
+            policy, env, policy_kwargs=policy_kwargs, seed=settings.seed, device=settings.device, **options
+        )
+
+
+def _seeing(settings: PolicySettings, space: spaces.Space[Any]) -> dict[str, Any]:
+    """Returns the options of what reads images, none where there is none."""
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    if any(map(is_image, parts)):
+        return {"architecture": settings.extractor, "precision": settings.precision}
+    if settings.extractor == "impala" or settings.precision != "auto":
+        raise InputError(
+            f"policy.extractor = {settings.extractor!r}, policy.precision = {settings.precision!r}: no observation is "
+            f"an image, but {space}; use auto for both"
+        )
+    return {}
 
 
 def policy_name(space: spaces.Space[Any]) -> str:
     """Returns the policy that reads a kind of observations."""
     if isinstance(space, spaces.Dict):
         return "MultiInputNtmPolicy"
-    return "CnnNtmPolicy" if is_image_space(space) else "MlpNtmPolicy"
+    return "CnnNtmPolicy" if is_image(space) else "MlpNtmPolicy"
 
 
 def _learn(

@@ -7,21 +7,16 @@ from typing import Annotated, Any, Literal
 import gymnasium as gym
 from gymnasium import spaces
 
+from ntm_rl.envs.actions import RescaledAction
 from ntm_rl.envs.masking import MaskVelocity
 from ntm_rl.envs.minigrid_memory import MINIGRID_MEMORY, check_size
+from ntm_rl.envs.missions import Mission
+from ntm_rl.envs.names import FAMILIES, is_legacy_atari, suggest_id
 from ntm_rl.envs.observations import is_plain, make_readable
 from ntm_rl.envs.previous_step import PreviousStep
-from ntm_rl.errors import InputError, did_you_mean
+from ntm_rl.errors import InputError
 
 Vectorization = Literal["auto", "native", "sync", "subprocess"]
-
-# Ids that begin so are registered by this package, which this extra installs.
-FAMILIES = {
-    "popgym-": ("popgym", "popgym"),
-    "MiniGrid-": ("minigrid", "minigrid"),
-    "BabyAI-": ("minigrid", "minigrid"),
-    "ALE/": ("ale_py", None),
-}
 
 
 @dataclass(frozen=True)
@@ -33,6 +28,10 @@ class EnvSettings:
     mask_velocity: Annotated[bool, "Hide the velocities of a classic control task."] = False
     previous_action: Annotated[bool, "Let the previous action join the observation."] = False
     previous_reward: Annotated[bool, "Let the previous reward join the observation."] = False
+    mission: Annotated[
+        Mission, "Words of MiniGrid's and BabyAI's mission join the observation: where it may change, always, or never."
+    ] = "auto"
+    rescale_action: Annotated[bool, "Scale actions from [-1, 1] to the bounds of a Box."] = False
     max_episode_steps: Annotated[int | None, "Time limit in place of the environment's own; null: its own."] = None
     vectorization: Annotated[
         Vectorization, "Copies stepped natively, one by one, in a process each, or (auto) natively where possible."
@@ -54,8 +53,10 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
     env = _make(settings, render_mode)
     if settings.mask_velocity:
         env = MaskVelocity(env)
-    env = make_readable(env)
+    env = make_readable(env, settings.mission)
     check_spaces(settings.id, env.observation_space, env.action_space)
+    if settings.rescale_action:
+        env = RescaledAction(env)
     if settings.previous_action or settings.previous_reward:
         env = PreviousStep(env, settings.previous_action, settings.previous_reward)
     return env
@@ -77,12 +78,14 @@ def rom_of(env_id: str) -> str:
     import_family(env_id)
     try:
         return str(gym.spec(env_id).kwargs["game"])
-    except gym.error.UnregisteredEnv as error:
+    except gym.error.Error as error:
         raise InputError(f"env.id = {env_id!r}: {_unknown(env_id, error)}") from error
 
 
 def _make(settings: EnvSettings, render_mode: str | None) -> gym.Env[Any, Any]:
     try:
+        if is_legacy_atari(settings.id):  # registered once ALE is imported, and another task: raw frames
+            raise gym.error.UnregisteredEnv(f"{settings.id} is not supported.")
         env = gym.make(
             settings.id,
             max_episode_steps=settings.max_episode_steps,
@@ -145,5 +148,4 @@ def check_spaces(env_id: str, observation_space: spaces.Space[Any], action_space
 
 
 def _unknown(env_id: str, error: Exception) -> str:
-    suggestion = did_you_mean(env_id, gym.registry)
-    return f"unknown environment.{suggestion or ' ' + str(error)} `ntm-rl list envs` lists the valid ids."
+    return f"unknown environment.{suggest_id(env_id) or ' ' + str(error)} `ntm-rl list envs` lists the valid ids."

@@ -7,7 +7,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
@@ -15,20 +16,24 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from ntm_rl.envs.autoreset import autoreset_mode, without_reset_steps
 from ntm_rl.envs.factory import EnvSettings, check_time_limit, make_env
+from ntm_rl.envs.images import is_image
 from ntm_rl.envs.native import NATIVE, is_atari, is_native, make_native, takes_kwargs
 from ntm_rl.envs.observations import row
 from ntm_rl.envs.registration import MASKED
+from ntm_rl.envs.seeding import SpawnsSeeds
 from ntm_rl.envs.state import Resumable, State, array_of, part_of
 from ntm_rl.envs.workers import Workers
 from ntm_rl.errors import InputError
 
 
-class VectorEnvAdapter(VecEnv):
+class VectorEnvAdapter(SpawnsSeeds):
     """Plays a Gymnasium `VectorEnv` as an SB3 `VecEnv`, episode statistics included.
 
     SB3 wants the first observation of the next episode with the step that ends one, the last observation in
     `info["terminal_observation"]`, and `info["TimeLimit.truncated"]` true only if the episode did not also terminate.
     `info["episode"]` holds return, length and time of finished episodes, as SB3's `VecMonitor` gives them.
+    `seed(s)` spawns a seed for each copy (see `SpawnsSeeds`); `envs.reset(seed=s)` itself counts up from s, as in
+    Gymnasium.
 
     Args:
         envs: A vector environment that resets within a step (`AutoresetMode.SAME_STEP`) or on demand (`DISABLED`), or
@@ -53,11 +58,10 @@ class VectorEnvAdapter(VecEnv):
 
     def reset(self) -> VecEnvObs:
         """Starts an episode in every copy."""
-        seed = next((seed for seed in self._seeds if seed is not None), None)
         options = self._options[0] or None
         if any((other or None) != options for other in self._options):
             raise InputError(f"options = {self._options}: all copies of a vector environment share their options")
-        observations, _ = self.envs.reset(seed=seed, options=options)
+        observations, _ = self.envs.reset(seed=self._next_seed(), options=options)
         self._reset_seeds()
         self._reset_options()
         self._returns[:] = 0
@@ -154,6 +158,14 @@ class VectorEnvAdapter(VecEnv):
         """Returns whether each copy is wrapped: it is monitored, and nothing else."""
         return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
 
+    def _next_seed(self) -> Any:
+        """Returns a seed for each copy where copies have a generator each, else the first copy's for all."""
+        if self._seeds[0] is None:
+            return None
+        inner = self.envs.unwrapped
+        has_many = isinstance(inner, (SyncVectorEnv, AsyncVectorEnv)) or getattr(inner, "seeds_copies", False)
+        return list(self._seeds) if has_many else self._seeds[0]
+
     def _owner(self, name: str) -> VectorEnv[Any, Any, Any]:
         """Returns the outermost wrapper that has an attribute, else the environment itself."""
         owner = self.envs
@@ -166,13 +178,17 @@ class VectorEnvAdapter(VecEnv):
             raise InputError(f"indices = {indices}: {what} reaches all copies of a native vector environment or none")
 
 
+class SteppedInTurn(SpawnsSeeds, DummyVecEnv):
+    """SB3's `DummyVecEnv`, whose copies are seeded as those of all other kinds of vector environment here."""
+
+
 def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool = True) -> VecEnv:
     """Makes `n_envs` copies of an environment, with episode statistics in the infos of finished episodes.
 
     Args:
         settings: What to make.
         n_envs: Copies.
-        seed: Of the first copy; the others follow.
+        seed: Of the whole; copy i is seeded with `spawn_seed(seed, i)`.
         training: Update the normalisation statistics and normalise rewards; otherwise they stay as they are.
 
     Raises:
@@ -195,15 +211,29 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
             makers[0]().close()  # an error in a worker would reach the user as a broken pipe
             venv = Workers(makers, settings.worker_timeout, settings.restart_workers)  # type: ignore[arg-type]
         else:
-            venv = DummyVecEnv(makers)  # type: ignore[arg-type]
+            venv = SteppedInTurn(makers)  # type: ignore[arg-type]
     venv.seed(seed)
     if settings.normalize_observation or settings.normalize_reward:
+        keys = normalized_keys(venv.observation_space) if settings.normalize_observation else []
         normalized = VecNormalize(
-            venv, norm_obs=settings.normalize_observation, norm_reward=settings.normalize_reward, training=training
+            venv,
+            norm_obs=bool(keys),
+            norm_reward=settings.normalize_reward,
+            training=training,
+            norm_obs_keys=keys if keys and isinstance(venv.observation_space, spaces.Dict) else None,
         )
         normalized.norm_reward = settings.normalize_reward and training
         return normalized
     return venv
+
+
+def normalized_keys(space: spaces.Space[Any]) -> list[str]:
+    """Returns which parts of an observation running statistics normalise, `[""]` for one that is no Dict.
+
+    Those are vectors; images are scaled by 1/255 and numbered observations are one-hot.
+    """
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    return [key for key, part in parts.items() if isinstance(part, spaces.Box) and not is_image(part)]
 
 
 def _native_id(settings: EnvSettings) -> str | None:
@@ -211,8 +241,9 @@ def _native_id(settings: EnvSettings) -> str | None:
     if settings.vectorization not in ("auto", "native"):
         return None
     env_id = settings.id
-    unknown = ["mask_velocity", "max_episode_steps", *(() if takes_kwargs(env_id) else ("kwargs",))]
+    unknown = ["mask_velocity", "rescale_action", "max_episode_steps", *(() if takes_kwargs(env_id) else ("kwargs",))]
     changed = [key for key in unknown if getattr(settings, key)]
+    changed += ["mission"] if settings.mission == "words" else []  # none of theirs changes
     if settings.mask_velocity and MASKED.get(env_id) in NATIVE:
         env_id = MASKED[env_id]
         changed.remove("mask_velocity")

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper, VecEnvObs, VecEnvStepReturn
 from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs, _worker
 
+from ntm_rl.envs.seeding import SpawnsSeeds, spawn_seed
 from ntm_rl.errors import InputError
 
 CLOSING_SECONDS = 2.0  # for a worker to end by itself
@@ -25,7 +26,7 @@ class WorkerError(InputError):
     """An environment's process crashed, or did not answer in time."""
 
 
-class Workers(SubprocVecEnv):
+class Workers(SpawnsSeeds, SubprocVecEnv):
     """SB3's `SubprocVecEnv` with a limit to how long a worker may take.
 
     Args:
@@ -136,7 +137,7 @@ class Workers(SubprocVecEnv):
         self.remotes = tuple(remote if each == index else old for each, old in enumerate(self.remotes))
         self.processes[index] = process
         first = self._first_seeds[index]
-        seed = None if first is None else first + self.num_envs * self._failures
+        seed = None if first is None else spawn_seed(first, self._failures)
         self._send(remote, ("reset", (seed, self._options[index])))
         if not wait([remote], STARTING_SECONDS + self._timeout):
             self._failed(index, f"{failure}, and started anew it did not answer either")

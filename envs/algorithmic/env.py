@@ -1,6 +1,6 @@
 """The algorithmic tasks as Gymnasium environments, one at a time and many at once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +14,7 @@ from ntm_rl.envs.algorithmic.playback import Playback
 from ntm_rl.envs.algorithmic.registry import make_task
 from ntm_rl.envs.algorithmic.render import draw, write_out
 from ntm_rl.envs.algorithmic.task import FloatArray
+from ntm_rl.envs.batched import reseed
 from ntm_rl.envs.state import State, generator_state, generators_of, part_of
 from ntm_rl.errors import InputError
 
@@ -78,10 +79,12 @@ class AlgorithmicEnv(gym.Env[FloatArray, Any]):
 class AlgorithmicVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
     """Plays copies of an algorithmic task, all at once; arguments as `AlgorithmicEnv`.
 
-    Copy i of an environment seeded with s plays the episodes of an `AlgorithmicEnv` seeded with s + i, as long as the
-    curriculum, which all copies share, is "uniform". Finished copies restart within the step
-    (`AutoresetMode.SAME_STEP`).
+    Copy i after `reset(seed=s)` plays the episodes of an `AlgorithmicEnv` after `reset(seed=s + i)`, as long as the
+    curriculum, which all copies share, is "uniform"; `reset` takes a list of seeds as well, one for each copy. Finished
+    copies restart within the step (`AutoresetMode.SAME_STEP`).
     """
+
+    seeds_copies = True  # `reset` takes a list of seeds
 
     def __init__(
         self,
@@ -112,14 +115,10 @@ class AlgorithmicVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
         self._generators = [np.random.default_rng() for _ in self._all]
 
     def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[FloatArray, dict[str, Any]]:
         """Begins new sequences, in all copies or in those of `options["reset_mask"]`."""
-        if seed is not None:
-            seeds = seed if isinstance(seed, list) else [seed + copy for copy in range(self.num_envs)]
-            for copy, each in enumerate(seeds):
-                if each is not None:
-                    self._generators[copy] = gym.utils.seeding.np_random(each)[0]
+        reseed(self._generators, seed)
         mask = (options or {}).get("reset_mask")
         self._playback.begin(self._all if mask is None else np.flatnonzero(mask), self._generators)
         return self._playback.observations(), self._info()
@@ -171,5 +170,7 @@ def check_render_mode(mode: str | None) -> None:
 def render(playback: Playback, copy: int, mode: str) -> Any:
     """Shows the episode of one copy as far as it has been played."""
     episode, answers = playback.episode(copy)
-    show = draw if mode == "rgb_array" else write_out
-    return show(*episode, answers, int(playback.time[copy]))
+    now = int(playback.time[copy])
+    if mode == "ansi":
+        return write_out(*episode, answers, now)
+    return draw(*episode, answers, now, playback.longest)

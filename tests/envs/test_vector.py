@@ -14,6 +14,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from ntm_rl.envs import EnvSettings, PreviousStepVector, VectorEnvAdapter, make_env, make_vec_env
 from ntm_rl.envs.native import NATIVE
+from ntm_rl.envs.seeding import spawn_seed
+from ntm_rl.envs.vector import SteppedInTurn
 from ntm_rl.errors import InputError
 
 
@@ -89,7 +91,7 @@ def test_the_adapter_around_gymnasiums_sync_vector_env_equals_sb3s_dummy_vec_env
     settings = EnvSettings("ntm_rl/CartPoleNoVelocity-v0", max_episode_steps=12)
     makers = [lambda: make_env(settings)] * 3
     ours = VectorEnvAdapter(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
-    peer = DummyVecEnv([lambda: Monitor(make_env(settings))] * 3)
+    peer = SteppedInTurn([lambda: Monitor(make_env(settings))] * 3)
     ours.seed(4), peer.seed(4)
     np.testing.assert_array_equal(ours.reset(), peer.reset())
     rng = np.random.default_rng(0)
@@ -168,7 +170,7 @@ def test_options_and_seeds_go_with_the_next_reset_alone():
     venv.seed(7)
     venv.reset()
     assert [env.asked for env in venv.envs.envs] == [{"level": 3}] * 2
-    assert [env.np_random_seed for env in venv.envs.envs] == [7, 8]
+    assert [env.np_random_seed for env in venv.envs.envs] == [spawn_seed(7, 0), spawn_seed(7, 1)]
     venv.reset()
     assert [env.asked for env in venv.envs.envs] == [None] * 2
     venv.set_options([{"level": 3}, {"level": 4}])

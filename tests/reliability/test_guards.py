@@ -22,6 +22,7 @@ from ntm_rl.agents.cli import CANNOT_WRITE, NOT_FINITE, main
 from ntm_rl.agents.csv_log import read_table
 from ntm_rl.agents.nonfinite import NonFiniteError
 from ntm_rl.agents.storage import read_tensors
+from ntm_rl.envs.seeding import spawn_seed
 from ntm_rl.envs.workers import WorkerError, Workers
 
 CORE = dict(core_kwargs=dict(slots=5, width=3, hidden_size=8), net_arch=dict(pi=[8], vf=[8]))
@@ -234,7 +235,9 @@ def test_a_worker_that_crashes_or_hangs_is_named_with_its_seed_and_last_action(h
     try:
         for step in range(4):
             workers.step(np.array([step % 2, 1, 0]))
-        with pytest.raises(WorkerError, match=f"environment 1 {why}; its seed was 41, its last action 1;"):
+        with pytest.raises(
+            WorkerError, match=f"environment 1 {why}; its seed was {spawn_seed(40, 1)}, its last action 1;"
+        ):
             workers.step(np.array([0, 1, 0]))
     finally:
         began = time.monotonic()
