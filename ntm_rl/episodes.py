@@ -1,7 +1,11 @@
-"""Where episodes begin inside sequences, for cores that see all steps of a sequence at once."""
+"""Where episodes begin inside sequences, for cores that see all steps of a sequence at once.
+
+Such a core mixes steps by products in which those of other episodes have weight 0. NaN and infinity would survive that:
+they are taken out before, and what they reach in their own episode is spoiled afterwards.
+"""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +19,35 @@ def episode_numbers(inputs: Tensor, resets: Tensor | None) -> Tensor:
     if resets is None:
         return torch.zeros(inputs.shape[:2], dtype=torch.int64, device=inputs.device)
     return resets.cumsum(0)
+
+
+def since(bad: Tensor, episodes: Tensor) -> Tensor:
+    """Returns whether a step is `bad` or comes after one in its episode, `[T, B]` as both arguments."""
+    latest = torch.where(bad, episodes, -1).cummax(0).values
+    return latest == episodes
+
+
+def spoil(values: Tensor, where: Tensor) -> Tensor:
+    """Returns values that are NaN `where` it says so, and so are gradients that come from there, unless they are 0."""
+    spoiled: Tensor = _Spoil.apply(values, where)  # type: ignore[no-untyped-call]
+    return spoiled
+
+
+class _Spoil(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: Tensor, where: Tensor) -> Tensor:
+        return values.masked_fill(where, torch.nan)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (where,) = ctx.saved_tensors
+        return gradient.masked_fill(where & (gradient != 0), torch.nan), None
 
 
 class Recent(NamedTuple):

@@ -6,10 +6,10 @@ from typing import Annotated, Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ntm_rl.core import MemoryCore, register_core, require_at_least, without_autocast
-from ntm_rl.episodes import Recent, episode_numbers
+from ntm_rl.episodes import Recent, episode_numbers, since, spoil
+from ntm_rl.transforms import differentiate, is_transformed
 
 CHUNK = 32  # steps that are computed at once
 NORM_EPSILON = 1e-6  # added to a key's squared length: a key of zeros has a gradient
@@ -124,7 +124,20 @@ def _cut(steps: Tensor, chunk: int, repeat_last: bool = False) -> Tensor:
 
 def _barrier(where: Tensor, like: Tensor) -> Tensor:
     """Returns what added to a logarithm makes it that of 0 `where` it says so; quicker than to fill in all heads."""
-    return torch.zeros(where.shape, dtype=like.dtype, device=like.device).masked_fill_(where, -torch.inf)
+    return torch.zeros(where.shape, dtype=like.dtype, device=like.device).masked_fill(where, -torch.inf)
+
+
+def _convolve(steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
+    """Returns the sum over lags of `kernel[lag]` times the step before, `[T, B, F]`, of `[C - 1 + T, B, F]`."""
+    if is_transformed():
+        return _plain_convolution(steps, episodes, kernel)
+    convolved: Tensor = _Convolution.apply(steps, episodes, kernel)  # type: ignore[no-untyped-call]
+    return convolved
+
+
+def _plain_convolution(steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
+    lags = zip(Recent(steps, episodes).lags(len(kernel)), kernel, strict=True)
+    return torch.stack([seen * weight for seen, weight in lags]).sum(0)
 
 
 class _Convolution(torch.autograd.Function):
@@ -132,7 +145,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
-        """Returns the sum over lags of `kernel[lag]` times the step before, `[T, B, F]`, of `[C - 1 + T, B, F]`."""
+        """See `_convolve`."""
         first = len(kernel) - 1
         ctx.save_for_backward(steps, episodes, kernel)
         total = steps[first:] * kernel[0]
@@ -141,9 +154,13 @@ class _Convolution(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         steps, episodes, kernel = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_transformed():
+            of_steps, _, of_kernel = differentiate(
+                lambda *tensors: (_plain_convolution(*tensors),), ctx.saved_tensors, ctx.needs_input_grad, (gradient,)
+            )
+            return of_steps, None, of_kernel
         first = len(kernel) - 1
         of_steps, of_kernel = torch.zeros_like(steps), torch.empty_like(kernel)
         for lag in range(len(kernel)):
@@ -183,7 +200,26 @@ class _Layer(nn.Module):
 
         Where T = 1, memory and projections are already those of the step's episode.
         """
-        mixed, gates, rates, time_steps = self.project(self.norm(x)).split(self.sizes, dim=2)
+        if len(x) == 1:
+            return self._run(x, self.norm(x), memory, recent, episodes)
+        normed = self.norm(x)
+        bad = normed[..., 0].isnan()  # a norm makes all of a step NaN that is not finite
+        bad_before = ~(memory.flatten(1).isfinite().all(1) & recent.flatten(1).isfinite().all(1))
+        numbers = torch.cat([torch.zeros_like(episodes[:1]), episodes])
+        spoiled = since(torch.cat([bad_before.unsqueeze(0), bad]), numbers)[1:]
+        outputs, memory, recent = self._run(
+            x,
+            normed.masked_fill(bad.unsqueeze(2), 0),
+            memory.masked_fill(bad_before.view(-1, 1, 1, 1), 0),
+            recent.masked_fill(bad_before.view(-1, 1, 1), 0),
+            episodes,
+        )
+        return spoil(outputs, spoiled.unsqueeze(2)), spoil(memory, spoiled[-1].view(-1, 1, 1, 1)), recent
+
+    def _run(
+        self, x: Tensor, normed: Tensor, memory: Tensor, recent: Tensor, episodes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        mixed, gates, rates, time_steps = self.project(normed).split(self.sizes, dim=2)
         convolve = self._convolve_step if len(x) == 1 else self._convolve
         mixed, recent = convolve(mixed, recent, episodes)
         directions, values = F.silu(mixed).unflatten(2, (3, self.heads, self.width)).split([2, 1], dim=2)
@@ -202,8 +238,7 @@ class _Layer(nn.Module):
 
     def _convolve(self, mixed: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
         joined = Recent.join(recent, mixed, episodes)
-        convolved: Tensor = _Convolution.apply(*joined, self.kernel)  # type: ignore[no-untyped-call]
-        return convolved, joined.last(self.convolution - 1)
+        return _convolve(*joined, self.kernel), joined.last(self.convolution - 1)
 
     def _convolve_step(self, mixed: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
         seen = torch.cat([recent, mixed.transpose(0, 1)], dim=1)  # [B, C, 3 * K * M], the oldest first
@@ -246,10 +281,9 @@ class GatedDelta(MemoryCore):
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `MemoryCore.forward`."""
-        self.check_shapes(inputs, state, resets)
-        dtype = self.embed.weight.dtype
+        inputs, state = self.prepare(inputs, state, resets, self.embed.weight)
         with without_autocast(inputs.device):
-            return self._run(inputs.to(dtype), state.to(dtype), episode_numbers(inputs, resets))
+            return self._run(inputs, state, episode_numbers(inputs, resets))
 
     def unpack(self, state: Tensor) -> GatedDeltaState:
         """Returns the parts of a flat state `[B, S]`."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl.core import MemoryCore, register_core, require_at_least, without_autocast
-from ntm_rl.episodes import episode_numbers
+from ntm_rl.episodes import episode_numbers, spoil
 
 FIRST_GATE_BIAS = 2.0  # a layer begins near the identity: the paper's b_g
 LONGEST_PERIOD = 10_000.0  # of the sinusoids of distances, as in "Attention is all you need", section 3.5
@@ -69,7 +69,7 @@ class RelativeAttention(nn.Module):
         """Lets each of the last T steps look at the W steps before it and at itself.
 
         Args:
-            context: `[B, W + T, size]`.
+            context: `[B, W + T, size]`, normed.
             visible: Whether a step may look at another, `[B, 1, T, W + T]`.
             distances: Sinusoids of the distances from W to 0, `[W + 1, size]`.
 
@@ -77,6 +77,8 @@ class RelativeAttention(nn.Module):
             `[B, T, size]`.
         """
         steps, scale = visible.shape[2], 1 / math.sqrt(self.width)
+        bad = context[..., 0].isnan()  # a norm makes all of a step NaN that is not finite
+        context = context.masked_fill(bad.unsqueeze(2), 0)
         queries = self._by_head(self.query(context[:, -steps:]))  # [B, K, T, M]
         by_content = scale * (queries + self.content_bias.unsqueeze(1))
         by_distance = scale * (queries + self.distance_bias.unsqueeze(1))
@@ -85,7 +87,7 @@ class RelativeAttention(nn.Module):
         scores = scores.masked_fill(~visible, -torch.inf)
         look = self._look_once if steps == 1 else self._look
         merged: Tensor = self.merge(look(context, by_content, scores))
-        return merged
+        return spoil(merged, (visible.squeeze(1) & bad.unsqueeze(1)).any(2, keepdim=True))
 
     def _look(self, context: Tensor, queries: Tensor, scores: Tensor) -> Tensor:
         scores = scores + queries @ self._by_head(self.key(context)).mT
@@ -174,10 +176,9 @@ class Gtrxl(MemoryCore):
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `MemoryCore.forward`."""
-        self.check_shapes(inputs, state, resets)
-        dtype = self.embed.weight.dtype
+        inputs, state = self.prepare(inputs, state, resets, self.embed.weight)
         with without_autocast(inputs.device):
-            return self._run(inputs.to(dtype), state.to(dtype), episode_numbers(inputs, resets))
+            return self._run(inputs, state, episode_numbers(inputs, resets))
 
     def unpack(self, state: Tensor) -> GtrxlState:
         """Returns the parts of a flat state `[B, S]`."""
@@ -192,13 +193,14 @@ class Gtrxl(MemoryCore):
         past = place - place[: episodes.shape[1]].unsqueeze(1)  # from 0, the farthest seen, to W, the step itself
         near = (past >= 0) & (past <= self.window)
         visible = (near & (numbers.unsqueeze(1) == episodes.unsqueeze(2))).unsqueeze(1)  # [B, 1, T, W + T]
-        kept = (numbers[:, -self.window :] == numbers[:, -1:]).to(state.dtype)  # what of the window is of the episode
+        unseen = (numbers[:, : self.window] != episodes[:, :1]).unsqueeze(2)  # what is not of the first step's episode
+        kept = numbers[:, -self.window :] == numbers[:, -1:]  # what of the window is of the last step's
         distances = sinusoids(self.window, state, self.output_size)
 
         x, windows = self.embed(inputs).transpose(0, 1), []
         for layer, rows in zip(self.stack, before.window.unbind(1), strict=True):
-            context = torch.cat([rows, x], dim=1)
-            windows.append((context[:, -self.window :] * kept.unsqueeze(2)).flatten(1))
+            context = torch.cat([rows.masked_fill(unseen, 0), x], dim=1)
+            windows.append(context[:, -self.window :].masked_fill(~kept.unsqueeze(2), 0).flatten(1))
             x = layer(context, visible, distances)
-        filled = kept.sum(1, keepdim=True)
+        filled = kept.sum(1, keepdim=True).to(state.dtype)
         return x.transpose(0, 1), torch.cat([torch.ones_like(filled), filled, *windows], dim=1)
