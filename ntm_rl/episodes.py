@@ -21,10 +21,23 @@ def episode_numbers(inputs: Tensor, resets: Tensor | None) -> Tensor:
     return resets.cumsum(0)
 
 
-def since(bad: Tensor, episodes: Tensor) -> Tensor:
-    """Returns whether a step is `bad` or comes after one in its episode, `[T, B]` as both arguments."""
-    latest = torch.where(bad, episodes, -1).cummax(0).values
-    return latest == episodes
+def take_out(inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Takes out what is not finite.
+
+    Args:
+        inputs: `[T, B, I]`.
+        state: `[B, S]`.
+        episodes: Number of the episode of each step, `[T, B]`.
+
+    Returns:
+        Inputs and state with 0 for steps and states that are not finite, and which steps, `[T, B]`, are to be spoiled:
+        those, and what comes after them in their episode.
+    """
+    bad_steps, bad_states = ~inputs.isfinite().all(2), ~state.isfinite().all(1)
+    bad = torch.cat([bad_states.unsqueeze(0), bad_steps])
+    latest = torch.where(bad, torch.cat([torch.zeros_like(episodes[:1]), episodes]), -1).cummax(0).values
+    inputs, state = inputs.masked_fill(bad_steps.unsqueeze(2), 0), state.masked_fill(bad_states.unsqueeze(1), 0)
+    return inputs, state, latest[1:] == episodes
 
 
 def spoil(values: Tensor, where: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl.core import MemoryCore, register_core, require_at_least, without_autocast
-from ntm_rl.episodes import Recent, episode_numbers, since, spoil
+from ntm_rl.episodes import Recent, episode_numbers, spoil, take_out
 from ntm_rl.transforms import differentiate, is_transformed
 
 CHUNK = 32  # steps that are computed at once
@@ -87,14 +87,15 @@ def delta_chunks(rule: Rule, memory: Tensor, episodes: Tensor, chunk: int = CHUN
     chunk = min(chunk, len(episodes))
     queries, keys, values, rates, log_decays = (_cut(each, chunk) for each in rule)
     rates = rates.unsqueeze(4)
-    log_products = log_decays.cumsum(3)  # log gamma, [n, B, K, C]
     numbers = _cut(episodes.unsqueeze(2), chunk, repeat_last=True)  # [n, B, 1, C]
     last = numbers[..., -1:]
     before = torch.cat([torch.zeros_like(last[:1]), last[:-1]])  # number of the step before each chunk
-    from_start = (log_products + _barrier(numbers != before, keys)).exp().unsqueeze(4)  # gamma_t
     later = torch.ones(chunk, chunk, dtype=torch.bool, device=keys.device).triu(1)
-    apart = _barrier(later | (numbers.unsqueeze(4) != numbers.unsqueeze(3)), keys)  # [n, B, 1, C, C]
-    between = (log_products.unsqueeze(4) - log_products.unsqueeze(3) + apart).exp()  # gamma_t / gamma_i
+    apart = later | (numbers.unsqueeze(4) != numbers.unsqueeze(3))  # [n, B, 1, C, C]
+    # log gamma, [n, B, K, C], of each episode's own steps: those of others have exactly no gradient.
+    log_products = log_decays @ (~apart).squeeze(2).to(log_decays.dtype).mT
+    from_start = (log_products + _barrier(numbers != before, keys)).exp().unsqueeze(4)  # gamma_t
+    between = (log_products.unsqueeze(4) - log_products.unsqueeze(3) + _barrier(apart, keys)).exp()  # gamma_t / gamma_i
 
     writing = rates * keys
     coupling = between * (writing @ keys.transpose(3, 4))  # of which the solver sees what is below the diagonal
@@ -200,26 +201,7 @@ class _Layer(nn.Module):
 
         Where T = 1, memory and projections are already those of the step's episode.
         """
-        if len(x) == 1:
-            return self._run(x, self.norm(x), memory, recent, episodes)
-        normed = self.norm(x)
-        bad = normed[..., 0].isnan()  # a norm makes all of a step NaN that is not finite
-        bad_before = ~(memory.flatten(1).isfinite().all(1) & recent.flatten(1).isfinite().all(1))
-        numbers = torch.cat([torch.zeros_like(episodes[:1]), episodes])
-        spoiled = since(torch.cat([bad_before.unsqueeze(0), bad]), numbers)[1:]
-        outputs, memory, recent = self._run(
-            x,
-            normed.masked_fill(bad.unsqueeze(2), 0),
-            memory.masked_fill(bad_before.view(-1, 1, 1, 1), 0),
-            recent.masked_fill(bad_before.view(-1, 1, 1), 0),
-            episodes,
-        )
-        return spoil(outputs, spoiled.unsqueeze(2)), spoil(memory, spoiled[-1].view(-1, 1, 1, 1)), recent
-
-    def _run(
-        self, x: Tensor, normed: Tensor, memory: Tensor, recent: Tensor, episodes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        mixed, gates, rates, time_steps = self.project(normed).split(self.sizes, dim=2)
+        mixed, gates, rates, time_steps = self.project(self.norm(x)).split(self.sizes, dim=2)
         convolve = self._convolve_step if len(x) == 1 else self._convolve
         mixed, recent = convolve(mixed, recent, episodes)
         directions, values = F.silu(mixed).unflatten(2, (3, self.heads, self.width)).split([2, 1], dim=2)
@@ -291,8 +273,14 @@ class GatedDelta(MemoryCore):
         return GatedDeltaState(memory.unflatten(1, self._memory), recent.unflatten(1, self._recent))
 
     def _run(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
-        if len(inputs) == 1:
-            state = state.masked_fill(episodes.t() > 0, 0)
+        if len(inputs) > 1:
+            inputs, state, spoiled = take_out(inputs, state, episodes)
+            outputs, after = self._run_layers(inputs, state, episodes)
+            after = torch.cat([after[:, :1], spoil(after[:, 1:], spoiled[-1].unsqueeze(1))], dim=1)
+            return spoil(outputs, spoiled.unsqueeze(2)), after
+        return self._run_layers(inputs, state.masked_fill(episodes.t() > 0, 0), episodes)
+
+    def _run_layers(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
         x, before = self.embed(inputs), self.unpack(state)
         memories, recents = [], []
         for layer, memory, recent in zip(self.stack, before.memory.unbind(1), before.recent.unbind(1), strict=True):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl.core import MemoryCore, register_core, require_at_least, without_autocast
-from ntm_rl.episodes import episode_numbers, spoil
+from ntm_rl.episodes import episode_numbers, spoil, take_out
 
 FIRST_GATE_BIAS = 2.0  # a layer begins near the identity: the paper's b_g
 LONGEST_PERIOD = 10_000.0  # of the sinusoids of distances, as in "Attention is all you need", section 3.5
@@ -69,7 +69,7 @@ class RelativeAttention(nn.Module):
         """Lets each of the last T steps look at the W steps before it and at itself.
 
         Args:
-            context: `[B, W + T, size]`, normed.
+            context: `[B, W + T, size]`.
             visible: Whether a step may look at another, `[B, 1, T, W + T]`.
             distances: Sinusoids of the distances from W to 0, `[W + 1, size]`.
 
@@ -77,8 +77,6 @@ class RelativeAttention(nn.Module):
             `[B, T, size]`.
         """
         steps, scale = visible.shape[2], 1 / math.sqrt(self.width)
-        bad = context[..., 0].isnan()  # a norm makes all of a step NaN that is not finite
-        context = context.masked_fill(bad.unsqueeze(2), 0)
         queries = self._by_head(self.query(context[:, -steps:]))  # [B, K, T, M]
         by_content = scale * (queries + self.content_bias.unsqueeze(1))
         by_distance = scale * (queries + self.distance_bias.unsqueeze(1))
@@ -87,7 +85,7 @@ class RelativeAttention(nn.Module):
         scores = scores.masked_fill(~visible, -torch.inf)
         look = self._look_once if steps == 1 else self._look
         merged: Tensor = self.merge(look(context, by_content, scores))
-        return spoil(merged, (visible.squeeze(1) & bad.unsqueeze(1)).any(2, keepdim=True))
+        return merged
 
     def _look(self, context: Tensor, queries: Tensor, scores: Tensor) -> Tensor:
         scores = scores + queries @ self._by_head(self.key(context)).mT
@@ -186,6 +184,14 @@ class Gtrxl(MemoryCore):
         return GtrxlState(state[:, 1:2], window)
 
     def _run(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
+        if len(inputs) == 1:
+            return self._run_layers(inputs, state, episodes)
+        inputs, state, spoiled = take_out(inputs, state, episodes)
+        outputs, after = self._run_layers(inputs, state, episodes)
+        after = torch.cat([after[:, :2], spoil(after[:, 2:], spoiled[-1].unsqueeze(1))], dim=1)
+        return spoil(outputs, spoiled.unsqueeze(2)), after
+
+    def _run_layers(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
         before, episodes = self.unpack(state), episodes.t()
         place = torch.arange(self.window + episodes.shape[1], device=inputs.device)
         empty = place[: self.window] < self.window - before.filled.round()  # [B, W]

@@ -7,16 +7,12 @@ import torch
 from torch import Tensor
 
 from ntm_rl.kernels import loader
-from ntm_rl.kernels.fused import lstm_gradients, sequence_gradients
+from ntm_rl.kernels.fused import sequence_gradients
 
 KINDS = ("ntm", "dnc")
 SEQUENCE = (
     "(Tensor inputs, Tensor state, Tensor? start, Tensor? resets, Tensor weight_input, Tensor bias, Tensor feedback, "
     "Tensor head_weight, Tensor head_bias, int[] shape, float clip) -> (Tensor, Tensor, Tensor)"
-)
-LSTM = (
-    "(Tensor inputs, Tensor hidden, Tensor cell, Tensor? resets, Tensor weight_input, Tensor weight_hidden, "
-    "Tensor bias) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -30,7 +26,6 @@ def load_for_compile() -> bool:
 def _describe() -> bool:
     for kind in KINDS:
         _describe_sequence(kind)
-    _describe_lstm()
     return True
 
 
@@ -86,41 +81,3 @@ def _weight_gradients(weight_input: Tensor, feedback: Tensor, head_weight: Tenso
     """Returns empty tensors of the shapes of the gradients of a sequence's weights and biases, in their order."""
     shapes = (weight_input.shape, weight_input.shape[:1], feedback.shape, head_weight.shape, head_weight.shape[:1])
     return tuple(weight_input.new_empty(shape) for shape in shapes)
-
-
-def _describe_lstm() -> None:
-    """Makes `lstm_sequence`, which is `lstm_forward` with a gradient, and says of all what they return."""
-    name = "ntm_rl::lstm_sequence"
-    torch.library.define(name, LSTM)
-
-    @torch.library.impl(name, "cpu")
-    def _(*tensors: Tensor | None) -> Any:
-        return torch.ops.ntm_rl.lstm_forward.default(*tensors)
-
-    @torch.library.register_fake("ntm_rl::lstm_forward")
-    def describe(inputs: Tensor, hidden: Tensor, *others: Any) -> tuple[Tensor, ...]:
-        steps, batch, units = *inputs.shape[:2], hidden.shape[1]
-        shapes = ((steps, batch, units), (batch, units), (steps * batch, 4 * units))
-        return tuple(inputs.new_empty(shape) for shape in (*shapes, (steps, batch, units), (steps + 1, batch, units)))
-
-    torch.library.register_fake(name, describe)
-
-    @torch.library.register_fake("ntm_rl::lstm_step")
-    def _(inputs: Tensor, state: Tensor, resets: Any, weights: list[Tensor]) -> tuple[Tensor, Tensor]:
-        outputs = inputs.new_empty(*inputs.shape[:2], weights[1].shape[1])
-        return outputs, torch.empty_like(state, memory_format=torch.contiguous_format)
-
-    @torch.library.register_fake("ntm_rl::lstm_backward")
-    def _(d_outputs: Any, d_last_cell: Any, needs_inputs: bool, *others: Any) -> tuple[Tensor, ...]:
-        inputs, _, weight_input, weight_hidden, *_ = others
-        of_state = (inputs.shape[1], weight_hidden.shape[1])
-        shapes = (inputs.shape if needs_inputs else 0, of_state, of_state, weight_input.shape, weight_hidden.shape)
-        return tuple(inputs.new_empty(shape) for shape in (*shapes, weight_hidden.shape[:1]))
-
-    def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs, *output[2:])
-
-    def backward(ctx: Any, d_outputs: Tensor | None, d_last_cell: Tensor | None, *_: Any) -> tuple[Any, ...]:
-        return lstm_gradients(ctx.needs_input_grad[0], ctx.saved_tensors, d_outputs, d_last_cell)
-
-    torch.library.register_autograd(name, backward, setup_context=keep)

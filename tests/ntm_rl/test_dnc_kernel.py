@@ -242,10 +242,7 @@ def test_without_the_kernel_auto_is_eager_and_fused_says_so(monkeypatch):
             run_core(inputs, state)
 
 
-def test_half_precision_weights_run_eagerly_and_autocast_changes_nothing():
-    core = Dnc(3).to(torch.bfloat16)
-    outputs, _ = core(torch.zeros(2, 1, 3), core.initial_state(1))
-    assert outputs.dtype == torch.bfloat16 and torch.isfinite(outputs).all()
+def test_autocast_changes_nothing():
     core = Dnc(3, backend="fused")
     inputs, state = torch.randn(2, 1, 3), core.initial_state(1)
     with torch.autocast("cpu", dtype=torch.bfloat16):

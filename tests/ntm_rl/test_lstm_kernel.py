@@ -161,10 +161,8 @@ def test_a_cpu_runs_the_kernel_and_what_it_cannot_do_runs_torchs_module(monkeypa
     assert calls(core, inputs, state, resets) == {"ntm_rl::lstm_forward"}
     with torch.no_grad():
         assert calls(core, inputs[:1], state, resets[:1]) == {"ntm_rl::lstm_step"}
-    half = Lstm(2, hidden_size=3).bfloat16()
-    assert calls(half, inputs.bfloat16(), half.initial_state(3), None) == {"aten::lstm"}
     expected = core(inputs, state, resets)
-    monkeypatch.setattr("ntm_rl.recurrent.load_kernels", lambda: False)
+    monkeypatch.setattr("ntm_rl.kernels.fused.load_kernels", lambda: False)
     assert calls(core, inputs, state, resets) == {"aten::lstm"}
     torch.testing.assert_close(core(inputs, state, resets), expected)
 
@@ -182,5 +180,5 @@ def test_a_core_inside_torch_compile_gives_the_same():
 def test_without_the_kernel_values_and_gradients_are_the_same(layers, shape):
     shape = (*shape[:4], layers, *shape[5:])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ntm_rl.recurrent.load_kernels", lambda: False)
+        patch.setattr("ntm_rl.kernels.fused.load_kernels", lambda: False)
         assert_agrees(shape, torch.float64, 1e-12)
