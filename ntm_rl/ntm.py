@@ -25,6 +25,7 @@ from ntm_rl.core import (
 from ntm_rl.errors import InputError
 from ntm_rl.heads import CONTENT_SPREAD, HeadParameters, Init, bias_heads
 from ntm_rl.kernels.fused import is_fused, run_fused
+from ntm_rl.lstm_memory import steps_to_reset
 from ntm_rl.transforms import is_transformed, with_weights
 
 Controller = Literal["lstm", "gru", "feedforward"]
@@ -210,9 +211,9 @@ class Ntm(MemoryCore):
         start_parts = self._split(start)
         projected = F.linear(inputs, self.weight_input, self.bias)  # [T, B, G], one product for all steps
         run_step = self._step_for(inputs.device)
-        outputs = []
+        begins, outputs = steps_to_reset(resets, len(inputs)), []
         for step, from_input in enumerate(projected):
-            if resets is not None and step > 0 and _may_reset(resets[step]):
+            if resets is not None and step > 0 and begins[step]:
                 parts = _where(resets[step], start_parts, parts)
             parts = run_step(from_input, parts)
             outputs.append(torch.cat([parts.hidden, parts.reads.flatten(1)], dim=1))
@@ -388,11 +389,6 @@ def _can_be_compared(given: Tensor) -> bool:
 def _is_same(kept: Tensor, given: Tensor) -> bool:
     """Whether a tensor is as it was kept; by its contents, as not every optimizer counts up its version."""
     return kept.dtype == given.dtype and kept.device == given.device and torch.equal(kept, given)
-
-
-def _may_reset(resets: Tensor) -> bool:
-    """Whether a step's `resets` `[B]` must be applied; where the host does not see them, they always are."""
-    return not host_sees(resets.device) or bool(resets.any())
 
 
 def _where(condition: Tensor, chosen: NtmState, otherwise: NtmState) -> NtmState:

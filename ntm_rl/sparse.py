@@ -7,7 +7,8 @@ from torch import Tensor
 from ntm_rl.core import register_core, require_at_least
 from ntm_rl.errors import InputError
 from ntm_rl.lstm_memory import LstmMemory, steps_to_reset
-from ntm_rl.sparse_sequence import Plan, run_sparse
+from ntm_rl.sparse_control import Plan
+from ntm_rl.sparse_sequence import run_sparse
 
 MAX_SLOTS = 2**24  # float32, which the state may be of, counts no further
 

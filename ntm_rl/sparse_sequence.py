@@ -10,58 +10,23 @@ the first write replaces it; in the backward pass the same write ends the slot's
 Letters: T time, B batch, N slots, M width, R heads, K slots that a head reads, A = R * (1 + K) slots written in a step.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
 from ntm_rl.addressing import NORM_EPSILON
+from ntm_rl.core import without_autocast
+from ntm_rl.sparse_control import Control, Plan, Said, control_backward, interpret, run_control, slopes_of
 from ntm_rl.transforms import differentiate, is_transformed
 
 # An access of no more weight than this is none (delta in section 3.2).
 NEGLIGIBLE = 0.005
 TIE = 1e-10  # taken off a slot's score for each slot before it: of slots that are all empty the first are read
 BLOCK = 256  # slots of which a lookup in a large memory compares the best alone first
-
-
-class Plan(NamedTuple):
-    """What of a sequence is no tensor to differentiate.
-
-    Attributes:
-        resets: `[T, B]` bool or None.
-        begins: for each step whether `resets` must be applied.
-        interface_sizes: of queries, adds, strengths and gates.
-        clip: range of the controller's output to the memory.
-    """
-
-    resets: Tensor | None
-    begins: list[bool]
-    interface_sizes: tuple[int, ...]
-    clip: float
-
-
-class _Said(NamedTuple):
-    """What the controller says: queries and adds `[..., R, M]`, beta, alpha and gamma `[..., R]`."""
-
-    queries: Tensor
-    adds: Tensor
-    strengths: Tensor
-    write_gates: Tensor
-    interpolation_gates: Tensor
-
-
-class _Control(NamedTuple):
-    """The controller's step: `[B, H + R * M]`, `[B, 3 H]` and, each, `[B, H]`."""
-
-    feedback: Tensor
-    gates: Tensor
-    candidate: Tensor
-    last_cell: Tensor
-    squashed_cell: Tensor
-    hidden: Tensor
 
 
 class _Write(NamedTuple):
@@ -106,7 +71,7 @@ class _Memory:
         self.last_access = torch.where(where, self.never, self.last_access)
         self.clock = self.clock.masked_fill(where, 0)
 
-    def step(self, said: _Said, last_slots: Tensor, last_weights: Tensor) -> tuple[_Write, _Read, Tensor]:
+    def step(self, said: Said, last_slots: Tensor, last_weights: Tensor) -> tuple[_Write, _Read, Tensor]:
         """Writes, then reads; returns both and the read vectors `[B, R, M]`."""
         least_recent = largest(-self.last_access, last_slots.shape[1])  # [B, R]
         written = torch.cat([least_recent.unsqueeze(2), last_slots], dim=2).flatten(1)  # [B, A]
@@ -166,7 +131,7 @@ class _Run(NamedTuple):
 
     outputs: Tensor
     after: tuple[Tensor, ...]
-    tape: list[tuple[_Control, _Write, _Read]]
+    tape: list[tuple[Control, _Write, _Read]]
     raws: Tensor
     contents: Tensor
     holds: Tensor | None
@@ -198,9 +163,9 @@ def _run(
             memory.reset(where)
             feedback, cell = feedback.masked_fill(where, 0), cell.masked_fill(where, 0)
             slots_read, weights = (part.masked_fill(where.unsqueeze(2), 0) for part in (slots_read, weights))
-        control, cell = _control(torch.addmm(gates, feedback, weight_feedback.t()), feedback, cell)
+        control, cell = run_control(torch.addmm(gates, feedback, weight_feedback.t()), feedback, cell)
         raw = torch.addmm(bias_interface, control.hidden, weight_interface.t())
-        write, read, reads = memory.step(_interpret(raw, plan, contents.shape[2]), slots_read, weights)
+        write, read, reads = memory.step(interpret(raw, plan, contents.shape[2]), slots_read, weights)
         slots_read, weights = read.slots, read.weights
         feedback = torch.cat([control.hidden, reads.flatten(1)], dim=1)
         tape.append((control, write, read))
@@ -253,44 +218,51 @@ class SparseSequence(Function):
         if torch.is_grad_enabled() or is_transformed():
             plain = partial(_plain, plan=ctx.plan)
             return *differentiate(plain, tensors, ctx.needs_input_grad[:-1], gradients), None
-        _, weight_feedback, weight_interface, *_ = tensors
-        tape, plan = ctx.tape, ctx.plan
-        d_outputs, d_contents, _, _, _, d_weights, d_reads, d_hidden, d_cell = gradients
-        rolled = _Rolled(contents, d_contents, ctx.holds)
-        control, _, read = tape[-1]
-        d_weights = torch.zeros_like(read.weights) if d_weights is None else d_weights
-        d_hidden = torch.zeros_like(control.hidden) if d_hidden is None else d_hidden
-        d_cell = torch.zeros_like(control.hidden) if d_cell is None else d_cell
-        size = control.hidden.shape[1]
-        d_reads = control.feedback.new_zeros(control.feedback[:, size:].shape) if d_reads is None else d_reads
-        d_feedback = torch.cat([d_hidden, d_reads.flatten(1)], dim=1)
-        all_said = _interpret(raws, plan, contents.shape[2])
-        slopes = _slopes(raws, all_said, plan)
-        all_gates, all_raws = [], []
-        for step in reversed(range(len(tape))):
-            control, write, read = tape[step]
-            said = _Said(*(part[step] for part in all_said))
-            if d_outputs is not None:
-                d_feedback = d_feedback + d_outputs[step]
-            d_reads = d_feedback[:, size:].unflatten(1, said.queries.shape[1:])
-            d_queries, d_strengths = rolled.read(said, read, d_reads, d_weights)
-            d_adds, d_gates, d_weights = rolled.write(said, write)
-            d_raw = torch.cat([d_queries.flatten(1), d_adds.flatten(1), d_strengths, d_gates], dim=1) * slopes[step]
-            d_hidden = torch.addmm(d_feedback[:, :size], d_raw, weight_interface)
-            d_gates, d_cell = _control_backward(control, d_hidden, d_cell)
-            d_feedback = d_gates @ weight_feedback
-            if plan.resets is not None and plan.begins[step]:
-                where = plan.resets[step].unsqueeze(1)
-                d_feedback, d_cell = d_feedback.masked_fill(where, 0), d_cell.masked_fill(where, 0)
-                d_weights = d_weights.masked_fill(where.unsqueeze(2), 0)
-            all_gates.append(d_gates)
-            all_raws.append(d_raw)
-        d_gates, d_raws = torch.stack(all_gates[::-1]), torch.cat(all_raws[::-1])
-        d_weight_feedback = d_gates.flatten(0, 1).t() @ torch.cat([control.feedback for control, _, _ in tape])
-        d_weight_interface = d_raws.t() @ torch.cat([control.hidden for control, _, _ in tape])
-        d_hidden, d_reads = d_feedback[:, :size], d_feedback[:, size:].unflatten(1, all_said.queries.shape[2:])
-        of_state = (rolled.gradient(), None, None, None, d_weights, d_reads, d_hidden, d_cell)
-        return d_gates, d_weight_feedback, d_weight_interface, d_raws.sum(0), *of_state, None
+        with without_autocast(contents.device):
+            return _roll_back(ctx, tensors, raws, contents, gradients)
+
+
+def _roll_back(
+    ctx: Any, tensors: Sequence[Tensor], raws: Tensor, contents: Tensor, gradients: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    _, weight_feedback, weight_interface, *_ = tensors
+    tape, plan = ctx.tape, ctx.plan
+    d_outputs, d_contents, _, _, _, d_weights, d_reads, d_hidden, d_cell = gradients
+    rolled = _Rolled(contents, d_contents, ctx.holds)
+    control, _, read = tape[-1]
+    d_weights = torch.zeros_like(read.weights) if d_weights is None else d_weights
+    d_hidden = torch.zeros_like(control.hidden) if d_hidden is None else d_hidden
+    d_cell = torch.zeros_like(control.hidden) if d_cell is None else d_cell
+    size = control.hidden.shape[1]
+    d_reads = control.feedback.new_zeros(control.feedback[:, size:].shape) if d_reads is None else d_reads
+    d_feedback = torch.cat([d_hidden, d_reads.flatten(1)], dim=1)
+    all_said = interpret(raws, plan, contents.shape[2])
+    slopes = slopes_of(raws, all_said, plan)
+    all_gates, all_raws = [], []
+    for step in reversed(range(len(tape))):
+        control, write, read = tape[step]
+        said = Said(*(part[step] for part in all_said))
+        if d_outputs is not None:
+            d_feedback = d_feedback + d_outputs[step]
+        d_reads = d_feedback[:, size:].unflatten(1, said.queries.shape[1:])
+        d_queries, d_strengths = rolled.read(said, read, d_reads, d_weights)
+        d_adds, d_gates, d_weights = rolled.write(said, write)
+        d_raw = torch.cat([d_queries.flatten(1), d_adds.flatten(1), d_strengths, d_gates], dim=1) * slopes[step]
+        d_hidden = torch.addmm(d_feedback[:, :size], d_raw, weight_interface)
+        d_gates, d_cell = control_backward(control, d_hidden, d_cell)
+        d_feedback = d_gates @ weight_feedback
+        if plan.resets is not None and plan.begins[step]:
+            where = plan.resets[step].unsqueeze(1)
+            d_feedback, d_cell = d_feedback.masked_fill(where, 0), d_cell.masked_fill(where, 0)
+            d_weights = d_weights.masked_fill(where.unsqueeze(2), 0)
+        all_gates.append(d_gates)
+        all_raws.append(d_raw)
+    d_gates, d_raws = torch.stack(all_gates[::-1]), torch.cat(all_raws[::-1])
+    d_weight_feedback = d_gates.flatten(0, 1).t() @ torch.cat([control.feedback for control, _, _ in tape])
+    d_weight_interface = d_raws.t() @ torch.cat([control.hidden for control, _, _ in tape])
+    d_hidden, d_reads = d_feedback[:, :size], d_feedback[:, size:].unflatten(1, all_said.queries.shape[2:])
+    of_state = (rolled.gradient(), None, None, None, d_weights, d_reads, d_hidden, d_cell)
+    return d_gates, d_weight_feedback, d_weight_interface, d_raws.sum(0), *of_state, None
 
 
 class _Rolled:
@@ -304,7 +276,7 @@ class _Rolled:
         else:
             self.d_flat = (d_contents.clone() if holds is None else d_contents.masked_fill(~holds, 0)).flatten(0, 1)
 
-    def read(self, said: _Said, read: _Read, d_reads: Tensor, d_weights: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, said: Said, read: _Read, d_reads: Tensor, d_weights: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the gradients of queries and strengths; `d_weights` is that of what the next step writes."""
         rows = _held(self.flat.index_select(0, read.rows), read)  # [B, R, K, M]
         query, weights = said.queries.unsqueeze(2), read.weights
@@ -324,7 +296,7 @@ class _Rolled:
         self.d_flat.index_add_(0, read.rows, _held(d_rows.flatten(0, 2), read).flatten(0, 2))
         return d_queries, d_strengths
 
-    def write(self, said: _Said, write: _Write) -> tuple[Tensor, Tensor, Tensor]:
+    def write(self, said: Said, write: _Write) -> tuple[Tensor, Tensor, Tensor]:
         """Takes a write back; returns the gradients of adds, of both gates `[B, 2 R]`, and of the last weights."""
         d_rows = self.d_flat.index_select(0, write.rows)
         self.flat.index_copy_(0, write.rows, write.contents)
@@ -360,27 +332,10 @@ def largest(values: Tensor, count: int) -> Tensor:
     return torch.add(within % BLOCK, best.gather(-1, within // BLOCK), alpha=BLOCK)
 
 
-def write_shares(said: _Said, last_weights: Tensor) -> Tensor:
+def write_shares(said: Said, last_weights: Tensor) -> Tensor:
     """Returns the write weights (equation 5) of the wiped slot and of those read last, `[B, R, 1 + K]`."""
     gate, interpolation = said.write_gates.unsqueeze(2), said.interpolation_gates.unsqueeze(2)
     return gate * torch.cat([1 - interpolation, interpolation * last_weights], dim=2)
-
-
-def _interpret(raw: Tensor, plan: Plan, width: int) -> _Said:
-    """Reads the interface layer's output `[..., P]`."""
-    queries, adds, strengths, gates = raw.clamp(-plan.clip, plan.clip).split(plan.interface_sizes, dim=-1)
-    write_gates, interpolation_gates = torch.sigmoid(gates).chunk(2, dim=-1)
-    queries, adds = (part.unflatten(-1, (-1, width)) for part in (queries, adds))
-    return _Said(queries, adds, 1 + F.softplus(strengths), write_gates, interpolation_gates)
-
-
-def _slopes(raw: Tensor, said: _Said, plan: Plan) -> Tensor:
-    """Returns the derivatives of what `_interpret` says of `raw` `[..., P]`."""
-    plain = torch.ones_like(raw[..., : 2 * plan.interface_sizes[0]])
-    strengths = 1 - torch.exp(1 - said.strengths)  # of a softplus, from its value
-    gates = torch.cat([said.write_gates, said.interpolation_gates], dim=-1)
-    slopes = torch.cat([plain, strengths, gates * (1 - gates)], dim=-1)
-    return slopes * (raw.abs() <= plan.clip)
 
 
 def _reciprocal_norms(rows: Tensor) -> Tensor:
@@ -402,24 +357,3 @@ def _cosines(queries: Tensor, rows: Tensor) -> Tensor:
 def _held(rows: Tensor, read: _Read) -> Tensor:
     """Returns rows `[B * R * K, M]` as `[B, R, K, M]`, zero where the slot holds nothing."""
     return rows.view(*read.holds.shape, -1).masked_fill(~read.holds.unsqueeze(3), 0)
-
-
-def _control(gates: Tensor, feedback: Tensor, last_cell: Tensor) -> tuple[_Control, Tensor]:
-    """The LSTM's step from its gates `[B, 4 H]` before their nonlinearity, see `LstmController`; and its cell."""
-    size = last_cell.shape[1]
-    opened, candidate = torch.sigmoid(gates[:, : 3 * size]), torch.tanh(gates[:, 3 * size :])
-    input_gate, forget_gate, output_gate = opened.chunk(3, dim=1)
-    cell = torch.addcmul(forget_gate * last_cell, input_gate, candidate)
-    squashed = torch.tanh(cell)
-    return _Control(feedback, opened, candidate, last_cell, squashed, output_gate * squashed), cell
-
-
-def _control_backward(control: _Control, d_hidden: Tensor, d_cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the gradients of the gates `[B, 4 H]` and of the last cell."""
-    input_gate, forget_gate, output_gate = control.gates.chunk(3, dim=1)
-    candidate, squashed = control.candidate, control.squashed_cell
-    d_cell = torch.addcmul(d_cell, d_hidden * output_gate, 1 - squashed.square())
-    d_opened = torch.cat([d_cell * candidate, d_cell * control.last_cell, d_hidden * squashed], dim=1)
-    d_opened = d_opened * (control.gates * (1 - control.gates))
-    d_candidate = d_cell * input_gate * (1 - candidate.square())
-    return torch.cat([d_opened, d_candidate], dim=1), d_cell * forget_gate

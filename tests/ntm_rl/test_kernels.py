@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ntm_rl.compiling import CompiledStep
 from ntm_rl.errors import InputError
 from ntm_rl.heads import HeadParameters
 from ntm_rl.kernels import loader
@@ -303,6 +304,38 @@ def test_a_cuda_graph_that_overwrites_its_last_outputs_does_no_harm(monkeypatch)
         found = replayed(inputs, state, resets)
         replayed(inputs, state, resets)
         torch.testing.assert_close(found, eager(inputs, state, resets))
+
+
+@compiles
+def test_cores_do_not_share_torch_compiles_limit_of_recompilations(monkeypatch):
+    graphs, compiler = [], torch.compile
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda step, **_: compiler(step, backend=count))
+    for number in range(torch._dynamo.config.recompile_limit + 2):
+        core, before = Ntm(3, slots=4, width=2, hidden_size=3 + number, backend="compile"), len(graphs)
+        core(torch.randn(1, 2, 3), core.initial_state(2))
+        assert len(graphs) == before + 1
+
+
+def test_where_torch_compile_fails_auto_runs_eagerly_after_one_warning_and_compile_is_an_error(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Failed to find C compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda step, **_: fail)
+    core = Ntm(3, slots=4, width=2, hidden_size=3, backend="compile")
+    inputs, state = torch.randn(2, 1, 3), core.initial_state(1)
+    with pytest.raises(InputError, match=r"backend = 'compile': torch.compile fails here; use auto or eager \(Failed"):
+        core(inputs, state)
+    parts, from_input = core._split(core._start()), torch.randn(1, 12)
+    step = CompiledStep(core._step, torch.device("cpu"), is_required=False)
+    with pytest.warns(UserWarning, match="torch.compile fails here; the core runs eagerly: Failed to find C compiler$"):
+        found = step(from_input, parts)
+    torch.testing.assert_close(found, core._step(from_input, parts))
+    step(from_input, parts)  # no second warning, which pytest would raise
 
 
 @pytest.mark.parametrize("has_triton", [True, False])
