@@ -34,7 +34,7 @@ def _load() -> bool:
     if torch.compiler.is_compiling():
         from ntm_rl.kernels.operators import load_for_compile  # which imports torch.compile: seconds
 
-        return load_for_compile()
+        return bool(load_for_compile())
     return load_kernels()
 
 
@@ -113,7 +113,11 @@ def sequence_gradients(
 
 def run_lstm(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:
     """Runs a layer of an LSTM over a whole sequence, as `FusedLstm` has it."""
-    outputs, last_cell = FusedLstm.apply(*tensors)  # type: ignore[no-untyped-call]
+    if torch.compiler.is_compiling() and _load():
+        operator = torch.ops.ntm_rl.lstm_sequence if torch.is_grad_enabled() else torch.ops.ntm_rl.lstm_forward
+        outputs, last_cell, *_ = operator.default(*tensors)
+    else:
+        outputs, last_cell = FusedLstm.apply(*tensors)  # type: ignore[no-untyped-call]
     return outputs, last_cell
 
 
@@ -138,12 +142,19 @@ class FusedLstm(torch.autograd.Function):
         saved = ctx.saved_tensors
         if torch.is_grad_enabled() or is_transformed():
             return differentiate(_plain_lstm, saved[:7], ctx.needs_input_grad, (d_outputs, d_last_cell))
-        inputs, _, _, resets, weight_input, weight_hidden, _, *kept = saved
-        needs_inputs = ctx.needs_input_grad[0]
-        d_inputs, d_hidden, d_cell, *d_weights = torch.ops.ntm_rl.lstm_backward.default(
-            d_outputs, d_last_cell, needs_inputs, inputs, resets, weight_input, weight_hidden, *kept
-        )
-        return d_inputs if needs_inputs else None, d_hidden, d_cell, None, *d_weights
+        return lstm_gradients(ctx.needs_input_grad[0], saved, d_outputs, d_last_cell)
+
+
+def lstm_gradients(
+    needs_inputs: bool, saved: Sequence[Any], d_outputs: Tensor | None, d_last_cell: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Returns the gradients of a layer's seven tensors (see `FusedLstm`); `saved`: these and what the forward kept."""
+    inputs, _, _, resets, weight_input, weight_hidden, _, *kept = saved
+    d_inputs, *others = torch.ops.ntm_rl.lstm_backward.default(
+        d_outputs, d_last_cell, needs_inputs, inputs, resets, weight_input, weight_hidden, *kept
+    )
+    d_hidden, d_cell, *d_weights = others
+    return d_inputs if needs_inputs else None, d_hidden, d_cell, None, *d_weights
 
 
 def _plain_lstm(
