@@ -349,7 +349,7 @@ def _scales(rows: Tensor) -> Tensor:
 
 
 def _only(contents: Tensor, holds: Tensor) -> Tensor:
-    """Returns contents `[B, N, M]`, 0 where not `holds` `[B, N, 1]`; of finite ones by a product, five times as fast."""
+    """Returns contents `[B, N, M]`, 0 where not `holds` `[B, N, 1]`; of finite ones by a product: in a fifth."""
     product = contents * holds
     if host_sees(contents.device) and bool(product.sum().isfinite()):
         return product
