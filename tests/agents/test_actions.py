@@ -14,6 +14,9 @@ from ntm_rl.agents.actions import ActionConverter
 from ntm_rl.envs import PreviousStep
 from ntm_rl.errors import InputError
 
+# Bounds and pictures of all kinds are the subject here.
+pytestmark = pytest.mark.filterwarnings("ignore::ntm_rl.agents.description.SuspiciousSpaces")
+
 TINY = dict(core="lstm", core_kwargs=dict(hidden_size=6), net_arch=[6])
 SIZES = dict(n_steps=10, batch_size=20, seed=0, device="cpu")
 ACTION_SPACES = {

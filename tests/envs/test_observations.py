@@ -226,7 +226,7 @@ def test_a_grid_of_pixels_stays_an_image_beside_the_words_of_the_mission():
         (RGBImgObsWrapper, False),
         (SymbolicObsWrapper, False),
     ],
-    ids=str,
+    ids=["ViewSize 3", "ViewSize 9", "FullyObs", "RGBImgPartialObs", "RGBImgObs", "SymbolicObs"],
 )
 def test_minigrids_symbols_are_told_from_pixels_and_coordinates(wrap, is_symbolic):
     env = make_readable(wrap(gym.make("MiniGrid-GoToDoor-5x5-v0")))
