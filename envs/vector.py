@@ -2,18 +2,19 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from ntm_rl.envs.factory import EnvSettings, check_time_limit, make_env
+from ntm_rl.envs.factory import EnvSettings, make_env, with_time_limit
 from ntm_rl.envs.native import NATIVE, is_atari, is_native, make_native, takes_kwargs
 from ntm_rl.envs.observations import row
 from ntm_rl.envs.registration import MASKED
@@ -46,6 +47,8 @@ class VectorEnvAdapter(VecEnv):
             )
         if getattr(envs.unwrapped, "copy", True) is False:
             raise InputError(f"copy = False of {envs}: the next step would overwrite observations that SB3 still holds")
+        if isinstance(envs.unwrapped, SyncVectorEnv):
+            envs.unwrapped.envs = [KeepLastObservation(each) for each in envs.unwrapped.envs]
         self.envs = envs
         self._resets_itself = mode is AutoresetMode.SAME_STEP
         self._actions: NDArray[Any] | None = None
@@ -169,7 +172,7 @@ class VectorEnvAdapter(VecEnv):
             raise InputError(f"indices = {indices}: {what} reaches all copies of a native vector environment or none")
 
 
-def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool = True) -> VecEnv:
+def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool = True, gamma: float = 0.99) -> VecEnv:
     """Makes `n_envs` copies of an environment, with episode statistics in the infos of finished episodes.
 
     Args:
@@ -177,13 +180,14 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
         n_envs: Copies.
         seed: Of the first copy; the others follow.
         training: Update the normalisation statistics and normalise rewards; otherwise they stay as they are.
+        gamma: Discount of the returns by whose deviation rewards are normalised.
 
     Raises:
         InputError: as `make_env`, or a vectorization that this environment does not have.
     """
     if n_envs < 1:
         raise InputError(f"n_envs = {n_envs}: must be at least 1")
-    check_time_limit(settings)
+    settings = with_time_limit(settings)
     if settings.worker_timeout <= 0:
         raise InputError(f"env.worker_timeout = {settings.worker_timeout}: must be above 0 seconds")
     venv: VecEnv
@@ -202,7 +206,11 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
     venv.seed(seed)
     if settings.normalize_observation or settings.normalize_reward:
         normalized = VecNormalize(
-            venv, norm_obs=settings.normalize_observation, norm_reward=settings.normalize_reward, training=training
+            venv,
+            norm_obs=settings.normalize_observation,
+            norm_reward=settings.normalize_reward,
+            training=training,
+            gamma=gamma,
         )
         normalized.norm_reward = settings.normalize_reward and training
         return normalized
@@ -231,8 +239,22 @@ def _native_id(settings: EnvSettings) -> str | None:
     return None
 
 
+class KeepLastObservation(gym.Wrapper[Any, Any, Any, Any]):
+    """Copies an episode's last observation, which vector environments keep beyond the reset.
+
+    An environment that writes its observations into one array would overwrite it with the next episode's first.
+    """
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """See `gymnasium.Env.step`."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if terminated or truncated:
+            observation = deepcopy(observation)
+        return observation, reward, terminated, truncated, info
+
+
 def _monitored(settings: EnvSettings) -> Monitor:
-    return Monitor(make_env(settings))
+    return Monitor(KeepLastObservation(make_env(settings)))
 
 
 def _info_row(info: dict[str, Any], index: int) -> dict[str, Any]:

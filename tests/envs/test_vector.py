@@ -167,10 +167,10 @@ def test_options_and_seeds_go_with_the_next_reset_alone():
     venv.set_options({"level": 3})
     venv.seed(7)
     venv.reset()
-    assert [env.asked for env in venv.envs.envs] == [{"level": 3}] * 2
+    assert [env.unwrapped.asked for env in venv.envs.envs] == [{"level": 3}] * 2
     assert [env.np_random_seed for env in venv.envs.envs] == [7, 8]
     venv.reset()
-    assert [env.asked for env in venv.envs.envs] == [None] * 2
+    assert [env.unwrapped.asked for env in venv.envs.envs] == [None] * 2
     venv.set_options([{"level": 3}, {"level": 4}])
     with pytest.raises(InputError, match=r"options = .*all copies of a vector environment share their options"):
         venv.reset()
