@@ -57,7 +57,7 @@ def make_filmed(settings: EnvSettings, seed: int) -> Filmed:
 
     def show() -> Picture:
         try:
-            return frames.picture(_rendered(single))
+            return frames.picture(_call(single.render))
         except FrameError as error:
             raise InputError(f"env.id = {settings.id!r}: {error}") from error
 
@@ -79,9 +79,9 @@ def _first_that_draws(settings: EnvSettings) -> gym.Env[Any, Any]:
                 raise  # it cannot be made without pictures either
             failures.append(f"{way}: {error}")
             continue
-        env.reset()
         try:
-            Frames().picture(_rendered(env))
+            _call(env.reset)
+            Frames().picture(_call(env.render))
         except FrameError as error:
             failures.append(f"{way}: {error}")
             with suppress(Exception):  # the next way may do
@@ -109,20 +109,20 @@ def _make_quietly(settings: EnvSettings) -> gym.Env[Any, Any]:
         return make_env(settings)
 
 
-def _rendered(env: gym.Env[Any, Any]) -> Any:
-    """Returns what an environment shows.
+def _call(method: Callable[[], Any]) -> Any:
+    """Calls a method of an environment.
 
     Raises:
-        FrameError: `render` raised an error, which is told with its place.
+        FrameError: it raised an error, which is told with its place.
     """
     try:
-        return env.render()
+        return method()
     except InputError as error:
         raise FrameError(str(error)) from error
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
-        raise FrameError(f"render() raised {what}") from error
+        raise FrameError(f"{method.__name__}() raised {what}") from error
 
 
 def _fps(env: gym.Env[Any, Any]) -> float:

@@ -37,7 +37,7 @@ class Frames:
         Raises:
             FrameError: it is no picture, or there is no frame and never was.
         """
-        if isinstance(frame, (list, tuple)) and (not frame or np.ndim(frame[-1]) > 1):
+        if isinstance(frame, (list, tuple)) and not (frame and isinstance(frame[-1], (list, tuple))):
             frame = frame[-1] if frame else None
         if frame is None:
             if self._last is None:
@@ -70,7 +70,7 @@ def _as_array(frame: Any) -> NDArray[Any]:
         array = np.asarray(frame)
     except Exception as error:  # ragged lists, tensors on another device
         raise FrameError(f"render() returned a {type(frame).__name__}, which is no array: {error}") from error
-    if array.dtype.kind not in "uifb" or array.size == 0:
+    if array.dtype.kind not in "uifb" or array.size == 0 or array.ndim == 0:
         what = f"a {type(frame).__name__}" if array.ndim == 0 else f"an array {array.shape} of {array.dtype}"
         raise FrameError(f"render() returned {what}, which is no picture")
     return array
