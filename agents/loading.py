@@ -32,6 +32,7 @@ class Origin:
         step: Environment steps, or sequences, that it was trained on; None where its card does not say.
         level: That it reached in its curriculum; None without one.
         mean_return: Of the best agent's last episodes in training; None for others.
+        unit: What a step is.
     """
 
     which: Which
@@ -39,6 +40,7 @@ class Origin:
     step: int | None
     level: int | None = None
     mean_return: float | None = None
+    unit: Literal["step", "sequence"] = "step"
 
     @property
     def is_checkpoint(self) -> bool:
@@ -47,7 +49,7 @@ class Origin:
 
     def __str__(self) -> str:
         parts = [
-            "of an unknown step" if self.step is None else f"step {self.step:,}",
+            f"of an unknown {self.unit}" if self.step is None else f"{self.unit} {self.step:,}",
             *([] if self.level is None else [f"level {self.level}"]),
             *([] if self.mean_return is None else [f"mean return {self.mean_return:g} in training"]),
             "from a checkpoint" if self.is_checkpoint else "as written out by the training",
@@ -162,7 +164,8 @@ def _origin(which: Which, path: Path, card: Mapping[str, Any], counter: str) -> 
         return value if isinstance(value, int) and 0 <= value < 2**63 else None
 
     mean = extra.get("mean_return") if which == "best" else None
-    return Origin(which, path, whole(counter), whole("level"), float(mean) if isinstance(mean, (int, float)) else None)
+    mean = float(mean) if isinstance(mean, (int, float)) else None
+    return Origin(which, path, whole(counter), whole("level"), mean, "step" if counter == "timesteps" else "sequence")
 
 
 def _checkpoint_network(path: Path, settings: SupervisedSettings) -> tuple[SequenceNetwork, dict[str, Any]]:

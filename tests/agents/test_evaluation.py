@@ -19,7 +19,6 @@ from ntm_rl.agents.runs import Run
 from ntm_rl.agents.settings import load_settings
 from ntm_rl.agents.training import train
 from ntm_rl.envs import EnvSettings, make_vec_env
-from ntm_rl.envs.vector import KeepLastObservation
 from ntm_rl.errors import InputError
 
 TINY = ["n_envs=2", "total_timesteps=64", "ppo.n_steps=32", "ppo.sequence_length=32", "ppo.batch_size=64"]
@@ -215,33 +214,3 @@ def test_a_curriculum_stays_at_the_level_that_the_agent_reached(vectorization):
                 each.report({"length": 4}, 0.0)
             assert each.level == 4
     env.close()
-
-
-@pytest.mark.parametrize("is_dict", [False, True])
-def test_the_last_observation_of_an_episode_survives_an_environment_that_writes_in_place(is_dict):
-    class InPlace(gym.Env):
-        observation_space = spaces.Dict(a=spaces.Box(0, 9, (1,))) if is_dict else spaces.Box(0, 9, (1,))
-        action_space = spaces.Discrete(2)
-
-        def __init__(self):
-            self.array = np.zeros(1, np.float32)
-
-        def seen(self):
-            return {"a": self.array} if is_dict else self.array
-
-        def reset(self, *, seed=None, options=None):
-            super().reset(seed=seed)
-            self.array[:] = 1
-            return self.seen(), {}
-
-        def step(self, action):
-            self.array += 1
-            return self.seen(), 0.0, bool(self.array[0] == 3), False, {}
-
-    env = DummyVecEnv([lambda: KeepLastObservation(InPlace())])
-    env.reset()
-    env.step([0])
-    observations, _, dones, infos = env.step([0])
-    last = infos[0]["terminal_observation"]
-    assert dones[0] and (last["a"] if is_dict else last).tolist() == [3]
-    assert (observations["a"] if is_dict else observations).tolist() == [[1]]
