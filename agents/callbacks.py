@@ -33,6 +33,9 @@ class BestAgentCallback(BaseCallback):
             which may have been saved after the checkpoint from which a training goes on.
         best_level: The level at which it did; 0 without a curriculum.
         easier: How many of the model's last episodes are of lower levels than the present one; they are the oldest.
+
+    Attributes:
+        level: That the environments' curricula reached in the last rollout; 0 without any.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class BestAgentCallback(BaseCallback):
         super().__init__()
         self.folder, self.episodes, self.extra = folder, episodes, extra
         self.best, self.best_level = best, best_level
-        self._level, self._first_easier = 0, easier
+        self.level, self._first_easier = 0, easier
         self._newest_easier: Any = None  # the last episode before the present level was reached
 
     @property
@@ -58,16 +61,16 @@ class BestAgentCallback(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.best_level, self.best = max((self.best_level, self.best), _saved_best(self.folder))
-        self._level = reached_level(self.training_env) or 0
-        if self._first_easier:
-            self._newest_easier = self._last_episodes()[: self._first_easier][-1]
-            self._first_easier = 0
+        self.level = reached_level(self.training_env) or 0
+        easier, self._first_easier = self._last_episodes()[: self._first_easier], 0
+        if easier:
+            self._newest_easier = easier[-1]
 
     def _on_rollout_end(self) -> None:
         episodes = self._last_episodes()
         level = reached_level(self.training_env) or 0
-        if level != self._level:
-            self._level, self._newest_easier = level, episodes[-1] if episodes else None
+        if level != self.level:
+            self.level, self._newest_easier = level, episodes[-1] if episodes else None
         if len(episodes) < self.episodes or self.easier:
             return
         mean = float(np.mean([episode["r"] for episode in episodes]))

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -201,11 +202,16 @@ def _evaluate(options: argparse.Namespace) -> int:
         show_progress=True,
     )
     if options.json:
-        figures = {key: value for key, value in vars(result).items() if key not in ("run", "origin")}
+        figures = {key: _as_json(value) for key, value in vars(result).items() if key not in ("run", "origin")}
         print(json.dumps({"run": str(result.run), **result.origin.row(), **figures}))
     else:
         print("\n".join(_evaluation_lines(result)))
     return 0 if result.ended else BAD_INPUT
+
+
+def _as_json(value: Any) -> Any:
+    """Returns null for what JSON has no number for."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _evaluation_lines(result: Any) -> list[str]:
@@ -280,7 +286,12 @@ def _record(options: argparse.Namespace) -> int:
         max_steps=options.max_steps,
     )
     if options.json:
-        row = {"path": str(result.path), **result.origin.row(), "returns": result.returns, "steps": result.steps}
+        row = {
+            "path": str(result.path),
+            **result.origin.row(),
+            "returns": [*map(_as_json, result.returns)],
+            "steps": result.steps,
+        }
         print(json.dumps(row))
     else:
         returns = f"returns {', '.join(f'{each:g}' for each in result.returns)}" if result.returns else "no return"

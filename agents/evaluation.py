@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.agents.environment_states import curricula
@@ -127,17 +129,25 @@ def prepare(env: VecEnv, agent: RunAgent) -> None:
     """Keeps an environment's curriculum at the level that an agent reached, and checks that the agent fits it.
 
     Raises:
-        InputError: the environment has other actions than the agent.
+        InputError: the environment has other observations or actions than the agent.
     """
-    space = agent.policy.action_space
-    if env.action_space.shape != space.shape or getattr(env.action_space, "n", 0) != getattr(space, "n", 0):
+    found = _sizes(agent.policy.observation_space), _sizes(agent.policy.action_space)
+    if found != (_sizes(env.observation_space), _sizes(env.action_space)):
         raise InputError(
-            f"{agent.origin.path}: its agent acts in {space}, the environment of the run's config takes "
+            f"{agent.origin.path}: its agent sees {agent.policy.observation_space} and acts in "
+            f"{agent.policy.action_space}; the environment of the run's config shows {env.observation_space} and takes "
             f"{env.action_space}; was env changed in config.yaml?"
         )
     level = agent.origin.level
     if level is not None and curricula(env):
         env.env_method("fix_level", level)
+
+
+def _sizes(space: spaces.Space[Any]) -> Any:
+    """Returns what must be the same in an agent's space and the environment's; images may have their channels last."""
+    if isinstance(space, spaces.Dict):
+        return {key: _sizes(part) for key, part in space.spaces.items()}
+    return type(space), sorted(space.shape or ()), getattr(space, "n", None), str(getattr(space, "nvec", None))
 
 
 @contextmanager
@@ -205,13 +215,15 @@ def _summary(run: Run, origin: Origin, episodes: int, limit: int | None, played:
     def mean(values: Sequence[float]) -> float | None:
         return float(np.mean(values)) if values else None
 
+    with np.errstate(invalid="ignore"):  # of infinite returns
+        deviation = float(np.std(played.returns)) if played.returns else None
     return Evaluation(
         run.path,
         origin,
         episodes,
         len(played.returns),
         mean(played.returns),
-        float(np.std(played.returns)) if played.returns else None,
+        deviation,
         mean(played.lengths),
         limit,
         mean(played.given_up),

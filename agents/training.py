@@ -201,6 +201,7 @@ def _learn(
             progress = ProgressCallback()
             stack.callback(progress.close)
             callbacks.append(progress)
+        level = reached_level(model.get_env())  # type: ignore[arg-type]
         remaining = settings.total_timesteps - first
         if remaining > 0:
             model.learn(remaining, CallbackList(callbacks), reset_num_timesteps=False)
@@ -210,8 +211,7 @@ def _learn(
         returns = [episode["r"] for episode in model.ep_info_buffer or ()]
         mean = float(np.mean(returns)) if returns else None
         timesteps = model.num_timesteps if stop.received is None else checkpoints.saved_at
-        level = reached_level(model.get_env())  # type: ignore[arg-type]
-        extra = {**card, "timesteps": timesteps, "level": level}
+        extra = {**card, "timesteps": timesteps, "level": best.level or level}
         save_agent(model.policy, run.agent, model.get_vec_normalize_env(), extra)
         if writer is not None:
             _send_agents(writer, run, timesteps, mean, best.best)

@@ -183,7 +183,7 @@ def test_bad_input_is_named(walk, options, message):
 def test_an_agent_is_not_played_in_an_environment_of_other_actions(unfinished):
     text = unfinished.config_file.read_text()
     unfinished.config_file.write_text(text.replace("id: tests/Walk-v0", "id: Acrobot-v1"))
-    with pytest.raises(InputError, match=r"its agent acts in Discrete\(2\), the environment .* takes Discrete\(3\)"):
+    with pytest.raises(InputError, match=r"acts in Discrete\(2\); the environment .* takes Discrete\(3\)"):
         evaluate(unfinished, 1)
 
 
@@ -196,12 +196,33 @@ def test_an_environment_that_cannot_be_closed_costs_no_result(walk, monkeypatch,
     assert "note: the environment could not be closed: OSError: display is gone" in capsys.readouterr().err
 
 
+def test_an_agent_is_not_played_on_other_observations(unfinished):
+    text = unfinished.config_file.read_text()
+    unfinished.config_file.write_text(text.replace("id: tests/Walk-v0", "id: CartPole-v1"))
+    with pytest.raises(InputError, match=r"its agent sees Box\(.*\(1,\).* shows Box\(.*\(4,\).*was env changed"):
+        evaluate(unfinished, 1)
+
+
+def test_returns_that_json_has_no_number_for_are_null(walk, monkeypatch, capsys):
+    step = Walk.step
+
+    def pays_without_end(self, action):
+        observation, _, *rest = step(self, action)
+        return observation, np.inf, *rest
+
+    monkeypatch.setattr(Walk, "step", pays_without_end)
+    assert main(["evaluate", str(walk.path), "--episodes", "1", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out, parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+    assert (row["ended"], row["mean_return"], row["std_return"], row["mean_length"]) == (1, None, None, 3)
+
+
 @pytest.mark.parametrize("vectorization", ["native", "sync", "subprocess"])
 def test_a_curriculum_stays_at_the_level_that_the_agent_reached(vectorization):
     kwargs = {"curriculum": "lookahead", "bits": 1, "min_length": 1, "max_length": 9}
     env = make_vec_env(EnvSettings("ntm_rl/Copy-v0", kwargs=kwargs, vectorization=vectorization), 2, 0)
     agent = SimpleNamespace(
-        origin=SimpleNamespace(level=4, path="agent"), policy=SimpleNamespace(action_space=env.action_space)
+        origin=SimpleNamespace(level=4, path="agent"),
+        policy=SimpleNamespace(action_space=env.action_space, observation_space=env.observation_space),
     )
     prepare(env, agent)
     env.reset()
