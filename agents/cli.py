@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -75,6 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=10_000, help="seed of the environments (10000)")
     evaluate.add_argument("--stochastic", action="store_true", help="sample actions instead of the most likely")
     evaluate.add_argument("--best", action="store_true", help="the best agent of the training instead of the last")
+    evaluate.add_argument(
+        "--max-steps",
+        type=int,
+        metavar="N",
+        help="steps after which an episode is given up (10000 where the environment has no time limit)",
+    )
     film = _command(commands, "record", _record, "film whole episodes of a trained agent")
     film.add_argument("run", metavar="RUN", help="the run's folder, under whose videos/ the film goes")
     film.add_argument("--out", metavar="FILE.mp4", help="where it goes instead")
@@ -82,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     film.add_argument("--seed", type=int, default=10_000, help="seed of the environment (10000)")
     film.add_argument("--stochastic", action="store_true", help="sample actions instead of the most likely")
     film.add_argument("--best", action="store_true", help="the best agent of the training instead of the last")
+    film.add_argument("--max-steps", type=int, default=5000, metavar="N", help="longest film, in steps (5000)")
     inspect = _command(commands, "inspect", _inspect, "draw a run's learning curve, answers and use of its memory")
     inspect.add_argument("run", metavar="RUN", help="the run's folder, into whose figures/ the pictures go")
     inspect.add_argument(
@@ -184,27 +192,57 @@ def _evaluate(options: argparse.Namespace) -> int:
         return _evaluate_supervised(run, options)
     if options.difficulty:
         raise InputError(f"--difficulty {options.difficulty[0]}: only runs of supervised tasks take one")
-    result = evaluate(run, options.episodes, seed=options.seed, deterministic=not options.stochastic, best=options.best)
-    row = {**vars(result), "run": str(result.run)}
+    result = evaluate(
+        run,
+        options.episodes,
+        seed=options.seed,
+        deterministic=not options.stochastic,
+        best=options.best,
+        max_steps=options.max_steps,
+        show_progress=True,
+    )
     if options.json:
-        print(json.dumps(row))
+        figures = {key: _as_json(value) for key, value in vars(result).items() if key not in ("run", "origin")}
+        print(json.dumps({"run": str(result.run), **result.origin.row(), **figures}))
     else:
-        print(
-            f"{result.episodes} episodes: mean return {result.mean_return:.3f} ± {result.std_return:.3f}, "
-            f"mean length {result.mean_length:.1f}"
+        print("\n".join(_evaluation_lines(result)))
+    return 0 if result.ended else BAD_INPUT
+
+
+def _as_json(value: Any) -> Any:
+    """Returns null for what JSON has no number for."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _evaluation_lines(result: Any) -> list[str]:
+    lines = [f"{result.episodes} episodes: "]
+    if result.ended < result.episodes:
+        limit = f"within {result.max_steps:,} steps each"
+        lines = [f"{result.ended} of {result.episodes} episodes ended {limit}: "]
+    if result.ended:
+        lines[0] += (
+            f"mean return {result.mean_return:.3f} ± {result.std_return:.3f}, mean length {result.mean_length:.1f}"
         )
-    return 0
+    else:
+        lines[0] += "there is no return to report"
+    if result.ended < result.episodes:
+        if result.ended:
+            lines.append("That is the mean of the shorter episodes alone: long ones were given up.")
+        lines.append(f"Those given up had a mean return of {result.mean_return_so_far:.3f} until then.")
+        lines.append("--max-steps N waits longer; train with env.max_episode_steps=N where episodes have no end.")
+    return lines
 
 
 def _evaluate_supervised(run: Any, options: argparse.Namespace) -> int:
     from ntm_rl.agents.evaluation import evaluate_supervised
 
     difficulties = [_difficulty(text) for text in options.difficulty]
-    scores = evaluate_supervised(run, options.episodes, difficulties, seed=options.seed, best=options.best)
+    result = evaluate_supervised(run, options.episodes, difficulties, seed=options.seed, best=options.best)
     if options.json:
-        print(json.dumps({"run": str(run.path), "scores": {name: vars(score) for name, score in scores.items()}}))
+        scores = {name: vars(score) for name, score in result.scores.items()}
+        print(json.dumps({"run": str(run.path), **result.origin.row(), "scores": scores}))
         return 0
-    for name, score in scores.items():
+    for name, score in result.scores.items():
         above = f" ({score.bits - score.floor:.3f} above the optimum)" if score.floor else ""
         print(f"{name}: {score.bits:.4f} bits per sequence{above}, {score.wrong:.3%} of bits wrong")
     return 0
@@ -245,11 +283,20 @@ def _record(options: argparse.Namespace) -> int:
         seed=options.seed,
         deterministic=not options.stochastic,
         best=options.best,
+        max_steps=options.max_steps,
     )
     if options.json:
-        print(json.dumps({"path": str(result.path), "returns": result.returns, "steps": result.steps}))
+        row = {
+            "path": str(result.path),
+            **result.origin.row(),
+            "returns": [*map(_as_json, result.returns)],
+            "steps": result.steps,
+        }
+        print(json.dumps(row))
     else:
-        print(f"{result.path}: {result.steps:,} steps, returns {', '.join(f'{each:g}' for each in result.returns)}")
+        returns = f"returns {', '.join(f'{each:g}' for each in result.returns)}" if result.returns else "no return"
+        ended = f"{len(result.returns)} of {options.episodes} episodes ended"
+        print(f"{result.path}: {result.steps:,} steps, {ended}, {returns}")
     return 0
 
 
@@ -311,5 +358,5 @@ def _convert(options: argparse.Namespace) -> int:
     from ntm_rl.agents.conversion import convert
 
     convert(Path(options.file), Path(options.folder), trust=options.trust)
-    print(f"{options.folder}: load it with ntm_rl.agents.export.load_agent")
+    print(f"{options.folder}: load it with ntm_rl.agents.load_agent")
     return 0

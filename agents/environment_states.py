@@ -27,6 +27,12 @@ def curricula(env: VecEnv) -> list[Curriculum]:
     return list({id(each): each for each in found if isinstance(each, Curriculum)}.values())
 
 
+def reached_level(env: VecEnv) -> int | None:
+    """Returns the level that an environment's curricula have reached, their mean rounded down; None without any."""
+    levels = [each.level for each in curricula(env) if each.kind != "uniform"]
+    return int(np.mean(levels)) if levels else None
+
+
 def environment_state(model: OnPolicyAlgorithm) -> State:
     """Returns the environments' state, the memories' and where episodes stand, of a model between two rollouts.
 

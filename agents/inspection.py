@@ -1,5 +1,6 @@
 """Pictures of a run: its learning curve, its answers, and how it uses its memory."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,13 +11,14 @@ from numpy.typing import NDArray
 from stable_baselines3.common.logger import Figure as LoggedFigure
 
 from ntm_rl.agents.csv_log import read_table
+from ntm_rl.agents.loading import load_run_network
 from ntm_rl.agents.network import SequenceNetwork
 from ntm_rl.agents.plotting import require_matplotlib, save_png
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import SupervisedSettings
 from ntm_rl.agents.settings import AnySettings
 from ntm_rl.agents.storage import make_folder
-from ntm_rl.agents.supervised import SEQUENCES, label, load_supervised
+from ntm_rl.agents.supervised import SEQUENCES, label
 from ntm_rl.agents.tracking import STEPS
 from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Task
 from ntm_rl.errors import InputError
@@ -62,7 +64,9 @@ def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
     settings = run.settings()
     figures = {"learning_curve": learning_curve([run, *others])}
     if isinstance(settings, SupervisedSettings):
-        figures |= network_figures(load_supervised(run, settings), settings)
+        network, origin = load_run_network(run)
+        print(f"draws {origin}", file=sys.stderr)
+        figures |= network_figures(network, settings)
     make_folder(run.path / "figures")
     paths = {name: run.path / "figures" / f"{name}.png" for name in figures}
     for name, figure in figures.items():

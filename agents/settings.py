@@ -79,7 +79,11 @@ def load_settings(config: str, overrides: Iterable[str] = ()) -> AnySettings:
         raise ConfigError(f"{name}: not a valid config: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{name}: must be a mapping of keys to values")
-    return check_settings(data, name, [override.partition("=")[0] for override in overrides])
+    settings = check_settings(data, name, [override.partition("=")[0] for override in overrides])
+    # Not part of the checks above: a run of another machine is played and drawn on this one's CPU.
+    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"{name}: device = {settings.device!r}: torch sees no CUDA device; use cpu or auto")
+    return settings
 
 
 def check_settings(data: Mapping[str, Any], name: str, overridden: Iterable[str] = ()) -> AnySettings:
@@ -114,8 +118,6 @@ def _contradictions(settings: AnySettings) -> Iterable[str]:
         yield from _contradictions_of_task(settings)
     else:
         yield from _contradictions_of_ppo(settings)
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        yield f"device = {settings.device!r}: torch sees no CUDA device; use cpu or auto"
     if settings.core not in core_names():
         hint = did_you_mean(settings.core, core_names())
         yield f"core = {settings.core!r}: unknown core; valid are {', '.join(core_names())}.{hint}"

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ntm_rl.agents.checkpoints import count, has_checkpoints, latest_checkpoint, read_checkpoint, write_checkpoint
-from ntm_rl.agents.network import SequenceNetwork, load_network, save_network
+from ntm_rl.agents.network import SequenceNetwork, save_network
 from ntm_rl.agents.nonfinite import NonFiniteError, bad_gradients, write_report
 from ntm_rl.agents.optimizers import make_optimizer
 from ntm_rl.agents.progress import ProgressDisplay
@@ -33,7 +33,6 @@ from ntm_rl.agents.tracking import make_logger, pending_metrics, record_pending
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
 from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Task
 from ntm_rl.envs.state import generator_of, generator_state
-from ntm_rl.errors import InputError
 from ntm_rl.ntm import Ntm
 
 SEQUENCES = "time/total_sequences"
@@ -277,26 +276,6 @@ class SupervisedTrainer:
         self.overflows, self.sums, self.updates = overflows, [bits, wrong, norm], updates
         self.rollbacks = rollbacks
         return pending
-
-
-def load_supervised(run: Run, settings: SupervisedSettings, *, best: bool = False) -> SequenceNetwork:
-    """Loads a supervised run's network: the finished one, else its latest checkpoint; or the best.
-
-    Raises:
-        InputError: there is none, or it is damaged or of another task.
-    """
-    folder = run.best if best else run.agent
-    if folder.is_dir():
-        network, card = load_network(folder)
-        task = card.get("extra", {}).get("task")
-        if task != settings.task.name:
-            raise InputError(f"{folder}: a network of task {task!r}; the run's config says {settings.task.name!r}")
-        return network
-    if best:
-        raise InputError(f"run = {str(run.path)!r}: it has no best network yet")
-    trainer = SupervisedTrainer(settings)
-    trainer.load(latest_checkpoint(run.checkpoints))
-    return trainer.averaged
 
 
 def _learn_guarded(

@@ -27,6 +27,7 @@ from ntm_rl.agents.callbacks import (
 )
 from ntm_rl.agents.checkpoints import count, has_checkpoints, latest_checkpoint, load_checkpoint
 from ntm_rl.agents.description import SuspiciousSpaces, describe
+from ntm_rl.agents.environment_states import reached_level
 from ntm_rl.agents.export import save_agent
 from ntm_rl.agents.nonfinite import NonFiniteError, write_report
 from ntm_rl.agents.policies import FAST_ADAM
@@ -114,18 +115,22 @@ def _last_state(settings: Settings, run: Run) -> tuple[MemoryPPO, dict[str, Any]
     if not has_checkpoints(run.checkpoints):
         return _new_model(settings), {}
     checkpoint = latest_checkpoint(run.checkpoints)
-    model = make_model(settings, make_vec_env(settings.env_settings, settings.n_envs, settings.seed))
+    model = make_model(settings, _make_env(settings))
     extra = load_checkpoint(checkpoint, model)
     try:
-        float(extra.get("best", 0)), count(extra.get("rollbacks", 0))
+        float(extra.get("best", 0)), [count(extra.get(key, 0)) for key in ("rollbacks", "best_level", "easier")]
         record_pending(Logger(None, []), extra.get("pending", {}))
     except (TypeError, ValueError, AttributeError) as error:  # whatever hostile values make the parsers raise
         raise StorageError(f"{checkpoint}: its extra values are damaged: {error}") from error
     return model, extra
 
 
+def _make_env(settings: Settings) -> VecEnv:
+    return make_vec_env(settings.env_settings, settings.n_envs, settings.seed, gamma=settings.ppo.gamma)
+
+
 def _new_model(settings: Settings) -> MemoryPPO:
-    model = make_model(settings, make_vec_env(settings.env_settings, settings.n_envs, settings.seed))
+    model = make_model(settings, _make_env(settings))
     if settings.policy.init_from is not None:
         warm_start(model.policy, Run.open(settings.policy.init_from))
     return model
@@ -188,7 +193,8 @@ def _learn(
         model.lr_schedule = lambda progress: schedule(progress) * 0.5**rollbacks
     writer = run.track(settings)
     card = {"env": settings.env.id, "core": settings.core, "seed": settings.seed}
-    best = BestAgentCallback(run.best, settings.ppo.stats_window_size, card, saved.get("best", -np.inf))
+    record = saved.get("best", -np.inf), saved.get("best_level", 0), saved.get("easier", 0)
+    best = BestAgentCallback(run.best, settings.ppo.stats_window_size, card, *record)
     checkpoints = CheckpointCallback(
         run.checkpoints, settings.checkpoint.every, settings.checkpoint.keep, best, {"rollbacks": rollbacks}
     )
@@ -206,6 +212,7 @@ def _learn(
             progress = ProgressCallback()
             stack.callback(progress.close)
             callbacks.append(progress)
+        level = reached_level(model.get_env())  # type: ignore[arg-type]
         remaining = settings.total_timesteps - first
         if remaining > 0:
             model.learn(remaining, CallbackList(callbacks), reset_num_timesteps=False)
@@ -215,7 +222,8 @@ def _learn(
         returns = [episode["r"] for episode in model.ep_info_buffer or ()]
         mean = float(np.mean(returns)) if returns else None
         timesteps = model.num_timesteps if stop.received is None else checkpoints.saved_at
-        save_agent(model.policy, run.agent, model.get_vec_normalize_env(), {**card, "timesteps": timesteps})
+        extra = {**card, "timesteps": timesteps, "level": best.level or level}
+        save_agent(model.policy, run.agent, model.get_vec_normalize_env(), extra)
         if writer is not None:
             _send_agents(writer, run, timesteps, mean, best.best)
     return TrainResult(run.path, mean, timesteps, (timesteps - first) / max(seconds, 1e-9), stop.received)

@@ -1,6 +1,7 @@
 """Makes any Gymnasium environment by id, wrapped as the settings say."""
 
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
@@ -48,7 +49,7 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
     Raises:
         InputError: unknown id, missing package, wrong keyword arguments, or spaces that no policy can read.
     """
-    check_time_limit(settings)
+    settings = with_time_limit(settings)
     import_family(settings.id)
     env = _make(settings, render_mode)
     if settings.mask_velocity:
@@ -60,6 +61,25 @@ def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[A
     if settings.previous_action or settings.previous_reward:
         env = PreviousStep(env, settings.previous_action, settings.previous_reward)
     return env
+
+
+def with_time_limit(settings: EnvSettings) -> EnvSettings:
+    """Returns settings whose time limit stands in its own key, and not among the keyword arguments.
+
+    Raises:
+        InputError: a time limit that is no number of steps.
+    """
+    limit = settings.kwargs.get("max_episode_steps")
+    if limit is not None and settings.max_episode_steps not in (None, limit):
+        warnings.warn(
+            f"env.kwargs.max_episode_steps = {limit}: env.max_episode_steps = {settings.max_episode_steps} is taken",
+            stacklevel=3,
+        )
+    if "max_episode_steps" in settings.kwargs:
+        kwargs = {key: value for key, value in settings.kwargs.items() if key != "max_episode_steps"}
+        settings = replace(settings, kwargs=kwargs, max_episode_steps=settings.max_episode_steps or limit)
+    check_time_limit(settings)
+    return settings
 
 
 def check_time_limit(settings: EnvSettings) -> None:
@@ -90,8 +110,7 @@ def _make(settings: EnvSettings, render_mode: str | None) -> gym.Env[Any, Any]:
             settings.id,
             max_episode_steps=settings.max_episode_steps,
             disable_env_checker=True,  # it costs a share of every step, and warns about others' environments
-            **({} if render_mode is None else {"render_mode": render_mode}),
-            **settings.kwargs,
+            **{**settings.kwargs, **({} if render_mode is None else {"render_mode": render_mode})},
         )
         if settings.id in MINIGRID_MEMORY:
             check_size(env)  # MiniGrid itself fails at the first reset

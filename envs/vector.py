@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from ntm_rl.envs.autoreset import autoreset_mode, without_reset_steps
-from ntm_rl.envs.factory import EnvSettings, check_time_limit, make_env
+from ntm_rl.envs.factory import EnvSettings, make_env, with_time_limit
 from ntm_rl.envs.images import is_image
 from ntm_rl.envs.native import NATIVE, is_atari, is_native, make_native, takes_kwargs
 from ntm_rl.envs.observations import row
@@ -48,6 +49,8 @@ class VectorEnvAdapter(SpawnsSeeds):
         envs = without_reset_steps(envs)
         if getattr(envs.unwrapped, "copy", True) is False:
             raise InputError(f"copy = False of {envs}: the next step would overwrite observations that SB3 still holds")
+        if isinstance(envs.unwrapped, SyncVectorEnv):
+            envs.unwrapped.envs = [KeepLastObservation(each) for each in envs.unwrapped.envs]
         self.envs = envs
         self._resets_itself = autoreset_mode(envs) is AutoresetMode.SAME_STEP
         self._actions: NDArray[Any] | None = None
@@ -182,7 +185,7 @@ class SteppedInTurn(SpawnsSeeds, DummyVecEnv):
     """SB3's `DummyVecEnv`, whose copies are seeded as those of all other kinds of vector environment here."""
 
 
-def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool = True) -> VecEnv:
+def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool = True, gamma: float = 0.99) -> VecEnv:
     """Makes `n_envs` copies of an environment, with episode statistics in the infos of finished episodes.
 
     Args:
@@ -190,13 +193,14 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
         n_envs: Copies.
         seed: Of the whole; copy i is seeded with `spawn_seed(seed, i)`.
         training: Update the normalisation statistics and normalise rewards; otherwise they stay as they are.
+        gamma: Discount of the returns by whose deviation rewards are normalised.
 
     Raises:
         InputError: as `make_env`, or a vectorization that this environment does not have.
     """
     if n_envs < 1:
         raise InputError(f"n_envs = {n_envs}: must be at least 1")
-    check_time_limit(settings)
+    settings = with_time_limit(settings)
     if settings.worker_timeout <= 0:
         raise InputError(f"env.worker_timeout = {settings.worker_timeout}: must be above 0 seconds")
     venv: VecEnv
@@ -220,6 +224,7 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
             norm_obs=bool(keys),
             norm_reward=settings.normalize_reward,
             training=training,
+            gamma=gamma,
             norm_obs_keys=keys if keys and isinstance(venv.observation_space, spaces.Dict) else None,
         )
         normalized.norm_reward = settings.normalize_reward and training
@@ -259,8 +264,22 @@ def _native_id(settings: EnvSettings) -> str | None:
     return None
 
 
+class KeepLastObservation(gym.Wrapper[Any, Any, Any, Any]):
+    """Copies an episode's last observation, which vector environments keep beyond the reset.
+
+    An environment that writes its observations into one array would overwrite it with the next episode's first.
+    """
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """See `gymnasium.Env.step`."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if terminated or truncated:
+            observation = deepcopy(observation)
+        return observation, reward, terminated, truncated, info
+
+
 def _monitored(settings: EnvSettings) -> Monitor:
-    return Monitor(make_env(settings))
+    return Monitor(KeepLastObservation(make_env(settings)))
 
 
 def _info_row(info: dict[str, Any], index: int) -> dict[str, Any]:

@@ -67,6 +67,10 @@ class AlgorithmicEnv(gym.Env[FloatArray, Any]):
         rewards, ended = self._playback.answer(np.asarray(action))
         return self._playback.observations()[0], float(rewards[0]), bool(ended[0]), False, self._info()
 
+    def fix_level(self, level: int) -> None:
+        """Keeps the curriculum at a level; see `Curriculum.fix`."""
+        self.curriculum.fix(level)
+
     def render(self) -> Any:
         """Returns the episode so far as a picture `[height, width, 3]` or as text."""
         return None if self.render_mode is None else render(self._playback, 0, self.render_mode)
@@ -150,6 +154,10 @@ class AlgorithmicVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
         observations = self._playback.set_state(part_of(state, "playback"))
         self._generators = generators
         return observations
+
+    def fix_level(self, level: int) -> None:
+        """Keeps the curriculum at a level; see `Curriculum.fix`."""
+        self.curriculum.fix(level)
 
     def render(self) -> Any:
         """Returns of each copy the episode so far, as a picture or as text."""

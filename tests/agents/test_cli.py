@@ -65,7 +65,9 @@ def test_a_training_leaves_everything_in_its_folder_and_can_be_evaluated_and_res
     }
     code, out, _ = run(capsys, "evaluate", str(folder), "--episodes", "5", "--json")
     evaluation = json.loads(out)
-    assert code == 0 and evaluation.keys() == {"run", "episodes", "mean_return", "std_return", "mean_length"}
+    assert code == 0 and evaluation["ended"] == 5 and evaluation["mean_return_so_far"] is None
+    assert evaluation["agent"] == "last" and evaluation["step"] == 768 and evaluation["level"] is None
+    assert evaluation["source"] == str(folder / "agent")
     assert evaluation["episodes"] == 5 and evaluation["mean_length"] == 51
 
     code, out, _ = run(capsys, "resume", str(folder), "total_timesteps=1024")

@@ -218,10 +218,10 @@ def test_what_is_wrong_with_a_supervised_config_comes_in_one_line_each():
 
 def test_evaluation_scores_each_difficulty_and_refuses_what_there_is_not(tmp_path):
     run = Run.open(train_small(tmp_path).run)
-    scores = evaluate_supervised(run, 5)
+    scores = evaluate_supervised(run, 5).scores
     assert list(scores) == ["as in training", "length=5"]
     assert scores["length=5"].bits > 0
-    assert list(evaluate_supervised(run, 5, [{"length": 2}], best=True)) == ["length=2"]
+    assert list(evaluate_supervised(run, 5, [{"length": 2}], best=True).scores) == ["length=2"]
     with pytest.raises(InputError, match="items: this task's difficulty has no such number"):
         evaluate_supervised(run, 5, [{"items": 2}])
     with pytest.raises(InputError, match="episodes = 0: must be at least 1"):
