@@ -5,10 +5,11 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
+from ntm_rl.agents.paths import OptionalPathText, PathText
 from ntm_rl.core import core_class, core_names
 from ntm_rl.envs.algorithmic.curriculum import CurriculumKind
 from ntm_rl.envs.algorithmic.registry import TASKS, make_task
@@ -22,11 +23,26 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class NetArchSettings(Section):
-    """Sizes of the layers behind the core."""
+def _at_least_one(sizes: list[int]) -> list[int]:
+    for size in sizes:
+        if size < 1:
+            raise ValueError(f"must be sizes of at least 1; {size} is none")
+    return sizes
 
-    pi: list[int] = Field([64], description="Layers of the actor.")
-    vf: list[int] = Field([64], description="Layers of the critic.")
+
+LayerSizes = Annotated[list[int], AfterValidator(_at_least_one)]
+
+
+class NetArchSettings(Section):
+    """Sizes of the layers behind the core; a list is for actor and critic alike, as in SB3."""
+
+    pi: LayerSizes = Field([64], description="Layers of the actor.")
+    vf: LayerSizes = Field([64], description="Layers of the critic.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_both(cls, value: Any) -> Any:
+        return {"pi": value, "vf": value} if isinstance(value, list) else value
 
 
 class PolicySettings(Section):
@@ -46,7 +62,7 @@ class PolicySettings(Section):
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="Of its convolutions; auto: bfloat16 where the device computes in it."
     )
-    init_from: str | None = Field(
+    init_from: OptionalPathText = Field(
         None, description="Folder of a run whose memory core, and output layer if it fits, the training begins with."
     )
 
@@ -140,10 +156,16 @@ def _schema(name: str, source: Any, defaults: Mapping[str, Any]) -> type[BaseMod
     """Makes a section of annotations `Annotated[type, "one sentence"]`, so that nothing is said twice."""
     hints = get_type_hints(source, include_extras=True)
     fields: dict[str, Any] = {
-        key: (hints[key].__origin__, Field(default, description=hints[key].__metadata__[0]))
+        key: (_without_sentence(hints[key]), Field(default, description=hints[key].__metadata__[0]))
         for key, default in defaults.items()
     }
     return create_model(name, __base__=Section, **fields)
+
+
+def _without_sentence(hint: Any) -> Any:
+    """Returns an annotation without its sentence; what stands behind that checks the value, such as `PathText`."""
+    checks = hint.__metadata__[1:]
+    return Annotated[hint.__origin__, *checks] if checks else hint.__origin__
 
 
 def _options_of(name: str, constructor: Callable[..., Any]) -> type[BaseModel]:
@@ -163,7 +185,7 @@ class TrainingSettings(Section):
     threads: int | None = Field(
         1, ge=1, description="Threads of torch, of which small recurrent networks want one; null: torch decides."
     )
-    run_dir: str = Field("runs", min_length=1, description="Folder under which the run's own folder is made.")
+    run_dir: PathText = Field("runs", description="Folder under which the run's own folder is made.")
     wandb: Literal["online", "offline", "disabled"] | None = Field(
         None, description="Weights & Biases; null: online where a login exists, else offline."
     )
