@@ -67,7 +67,7 @@ def _explain(problem: Any, path: list[str], schema: type[BaseModel]) -> str:
         valid = problem["ctx"]["expected"]
         names = [each.strip("'") for each in valid.replace(" or ", ", ").split(", ")]
         return f"{key} = {value}: must be {valid}.{did_you_mean(str(problem['input']), names)}"
-    return f"{key} = {value}: {problem['msg'].replace('Input should', 'must')}"
+    return f"{key} = {value}: {problem['msg'].replace('Input should', 'must').replace('String should', 'must')}"
 
 
 def _path(location: tuple[int | str, ...], data: Any, kind: str) -> list[str]:

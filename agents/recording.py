@@ -22,7 +22,6 @@ from ntm_rl.agents.policies import MlpNtmPolicy
 from ntm_rl.agents.ppo import MemoryPPO
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import SupervisedSettings
-from ntm_rl.agents.storage import make_folder
 from ntm_rl.envs.factory import EnvSettings, make_env
 from ntm_rl.envs.native import is_atari
 from ntm_rl.envs.vector import make_vec_env
@@ -84,8 +83,7 @@ def record(
         raise InputError(f"run = {str(run.path)!r}: a supervised run plays no episodes; `ntm-rl inspect` draws it")
     writer = _require_imageio()
     if out is None:
-        make_folder(run.path / "videos")
-        out = run.path / "videos" / f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}.mp4"
+        out = run.make_folder("videos") / f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}.mp4"
     if out.exists():
         raise InputError(f"out = {str(out)!r}: exists already")
     if out.suffix != ".mp4" or not out.parent.is_dir():

@@ -193,6 +193,7 @@ def start_wandb(
     group: str | None = None,
     tags: tuple[str, ...] = (),
     steps_key: str = STEPS,
+    is_training: bool = True,
 ) -> WandbWriter | None:
     """Starts, or goes on with, the W&B run of a run directory; its id is made of the folder's name.
 
@@ -208,10 +209,12 @@ def start_wandb(
         group: W&B group.
         tags: W&B tags.
         steps_key: Name of the metric that counts the steps.
+        is_training: Keep, for a resume, up to which step W&B has the rows.
 
     Returns:
         A writer, or None if tracking is disabled or W&B failed to start.
     """
+    run_dir = run_dir.resolve()  # "." has the name of its folder
     name = _valid_name(f"{run_dir.parent.name}-{run_dir.name}")
     try:
         mode = default_mode() if mode is None else mode
@@ -242,7 +245,7 @@ def start_wandb(
     except Exception as error:  # as in WandbWriter: a mirror
         warnings.warn(f"Weights & Biases could not start; training goes on without it: {error}", stacklevel=2)
         return None
-    return WandbWriter(run, steps_key, run_dir / "wandb" / "sent_steps")
+    return WandbWriter(run, steps_key, run_dir / "wandb" / "sent_steps" if is_training else None)
 
 
 def default_mode() -> Mode:

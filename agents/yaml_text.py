@@ -42,7 +42,7 @@ class _Loader(yaml.SafeLoader):
         if not isinstance(node, yaml.ScalarNode) or isinstance(value, str):
             return value
         if isinstance(value, int) and abs(value) > MAX_INTEGER:
-            raise YamlError(f"{_short(node.value)}: an integer must be within ±2^63")
+            raise YamlError(f"{_short(node.value)}: an integer must fit into 64 bits")
         if not isinstance(value, (int, float, type(None))):
             raise YamlError(f"{_short(node.value)}: {type(value).__name__} is no number, text, list or mapping")
         return Typed(value, node.value)
@@ -83,6 +83,10 @@ def read_yaml(text: str) -> Any:
     try:
         _check_bounds(text)
         return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
+        raise YamlError(f"{error.problem or error.context}{where}") from error
     except yaml.YAMLError as error:
         raise YamlError(" ".join(str(error).split())) from error
     except (ValueError, TypeError, RecursionError) as error:
@@ -119,43 +123,48 @@ def plain(value: Any) -> Any:
     return [plain(each) for each in value] if isinstance(value, list) else value
 
 
-class _Open:
-    """A collection under way: how many nodes it has so far and how deep they go, what its aliases stand for included."""
+class _Size:
+    """How many nodes a part of a text has, and how deep they go, counting what its aliases stand for."""
 
     def __init__(self, anchor: str | None = None):
         self.anchor, self.nodes, self.depth = anchor, 1, 1
+
+    def add(self, part: "_Size") -> None:
+        self.nodes += part.nodes
+        self.depth = max(self.depth, part.depth + 1)
 
 
 def _check_bounds(text: str) -> None:
     """Goes through the events of a text, which takes no more memory than the text, and expands nothing."""
     if len(text) > MAX_CHARACTERS:
         raise YamlError(f"longer than {MAX_CHARACTERS:,} characters, which no configuration is")
-    anchors: dict[str | None, _Open] = {}
-    stack = [_Open()]
+    anchors: dict[str | None, _Size] = {}
+    under_way = [_Size()]
     for event in yaml.parse(text, yaml.SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
-            stack.append(_Open(event.anchor))
-            added = None
+            under_way.append(_Size(event.anchor))
         elif isinstance(event, yaml.CollectionEndEvent):
-            added = anchors[stack[-1].anchor] = stack.pop()
-        elif isinstance(event, yaml.AliasEvent):
-            added = anchors.get(event.anchor)
-            if added is None:
-                raise YamlError(f"*{event.anchor}: an alias of what contains it, or of nothing")
-        elif isinstance(event, yaml.ScalarEvent):
-            if len(event.value) > MAX_SCALAR:
-                raise YamlError(f"{_short(event.value)}: a value must have at most {MAX_SCALAR:,} characters")
-            added = anchors[event.anchor] = _Open()
-        else:
-            continue
-        top = stack[-1]
-        if added is not None:
-            top.nodes += added.nodes
-            top.depth = max(top.depth, added.depth + 1)
-        if len(stack) + top.depth > MAX_DEPTH:
+            whole = anchors[under_way[-1].anchor] = under_way.pop()
+            under_way[-1].add(whole)
+        elif isinstance(event, yaml.NodeEvent):
+            under_way[-1].add(_leaf(event, anchors))
+        if len(under_way) + under_way[-1].depth > MAX_DEPTH:
             raise YamlError(f"nested more than {MAX_DEPTH} deep")
-        if top.nodes > MAX_NODES:
+        if under_way[-1].nodes > MAX_NODES:
             raise YamlError(f"more than {MAX_NODES:,} values after its aliases are expanded")
+
+
+def _leaf(event: yaml.NodeEvent, anchors: dict[str | None, _Size]) -> _Size:
+    """Returns the size of a scalar, or of what an alias stands for."""
+    if isinstance(event, yaml.AliasEvent):
+        if event.anchor not in anchors:
+            raise YamlError(f"*{event.anchor}: an alias of what contains it, or of nothing")
+        return anchors[event.anchor]
+    assert isinstance(event, yaml.ScalarEvent)
+    if len(event.value) > MAX_SCALAR:
+        raise YamlError(f"{_short(event.value)}: a value must have at most {MAX_SCALAR:,} characters")
+    anchors[event.anchor] = _Size()
+    return anchors[event.anchor]
 
 
 def _short(text: str) -> str:
