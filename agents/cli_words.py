@@ -57,8 +57,8 @@ def overrides_of_options(arguments: Sequence[str]) -> list[str]:
             others.append(f"{_key(argument)}={left.pop(0)}")
         else:
             raise InputError(
-                f"{argument}: must be key=value, such as {_key(argument)}=true (W&B's sweeps write so with "
-                f"${{args_no_hyphens}}); options of {arguments[0]} are {', '.join(flags)}"
+                f"{argument}: no option of {arguments[0]} ({', '.join(flags)}), and for a setting there is no value; "
+                "write key=value (in a sweep of W&B: ${args_no_hyphens})"
             )
     return [arguments[0], *found, *others]
 

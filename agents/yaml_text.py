@@ -144,7 +144,8 @@ def _check_bounds(text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             under_way.append(_Size(event.anchor))
         elif isinstance(event, yaml.CollectionEndEvent):
-            whole = anchors[under_way[-1].anchor] = under_way.pop()
+            whole = under_way.pop()
+            anchors[whole.anchor] = whole
             under_way[-1].add(whole)
         elif isinstance(event, yaml.NodeEvent):
             under_way[-1].add(_leaf(event, anchors))
