@@ -6,7 +6,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from ntm_rl.agents.yaml_text import Typed, YamlError, read_yaml
+from ntm_rl.agents.yaml_text import MAX_INTEGER, Typed, YamlError, read_yaml
 
 Schema = type[BaseModel]
 
@@ -40,8 +40,8 @@ def settle(value: Any, kind: Any) -> Any:
         if str in alternatives and value.value is not None:
             return value.text
         value = value.value
-    if isinstance(value, float) and int in alternatives and float not in alternatives and value.is_integer():
-        return int(value)
+    if isinstance(value, float) and int in alternatives and float not in alternatives:
+        return int(value) if value.is_integer() and abs(value) < MAX_INTEGER else value
     if isinstance(value, str) and value.lower() == "none" and _may_be_none(alternatives):
         return None
     if isinstance(value, Mapping):

@@ -19,6 +19,7 @@ from ntm_rl.core import core_names, make_core
 from ntm_rl.errors import InputError, did_you_mean
 
 AnySettings = Settings | SupervisedSettings
+MAX_PARAMETERS = 2**31  # of a core
 
 
 def config_names() -> list[str]:
@@ -142,9 +143,13 @@ def _contradictions(settings: AnySettings) -> Iterable[str]:
         return
     try:
         with torch.device("meta"):  # the core's own checks, at no cost
-            make_core(settings.core, 1, **settings.core_kwargs)
+            core = make_core(settings.core, 1, **settings.core_kwargs)
     except InputError as error:
         yield f"memory.{settings.core}.{error}"
+        return
+    parameters = sum(each.numel() for each in core.parameters())
+    if parameters > MAX_PARAMETERS:
+        yield f"memory.{settings.core}: has {parameters:,} parameters; must be at most {MAX_PARAMETERS:,}"
 
 
 def _contradictions_of_ppo(settings: Settings) -> Iterable[str]:
