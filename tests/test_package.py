@@ -76,9 +76,12 @@ def wheel(tmp_path_factory) -> Path:
     return path
 
 
-def test_the_wheel_from_the_sdist_has_one_top_level_name_and_all_files(wheel):
+def test_the_wheel_from_the_sdist_has_its_own_top_level_names_and_all_files(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"ntm_rl"}
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {
+        "ntm_rl",
+        "ntm_rl_main.py",  # runs before the package and what it imports, to end quietly on Ctrl-C meanwhile
+    }
     expected = {f"ntm_rl/{file.relative_to(ROOT)}" for top in ("envs", "agents") for file in (ROOT / top).rglob("*.py")}
     expected |= {f"ntm_rl/{file.relative_to(ROOT)}" for file in (ROOT / "configs").rglob("*.yaml")}
     expected |= {str(file.relative_to(ROOT)) for file in (ROOT / "ntm_rl").rglob("*.cpp")}
