@@ -7,6 +7,8 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import ntm_rl
@@ -159,9 +161,16 @@ def _resume(options: argparse.Namespace) -> int:
     return _report(resume(run, settings), options.json)
 
 
+def _shown(path: Path) -> str:
+    """Returns a path as it is typed from here: relative where it lies below the current folder."""
+    with suppress(OSError, ValueError):  # the current folder is gone, or the path lies elsewhere
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
+
+
 def _report(result: Any, as_json: bool) -> int:
     mean = None if result.mean_return is None else round(result.mean_return, 4)
-    row = {"run": str(result.run), "mean_return": mean, "timesteps": result.timesteps}
+    row = {"run": _shown(result.run), "mean_return": mean, "timesteps": result.timesteps}
     lines = [
         f"after {result.timesteps:,} environment steps ({result.steps_per_second:,.0f} steps/s).",
         f"Mean return of the last episodes: {'none ended' if mean is None else mean}",
@@ -171,7 +180,7 @@ def _report(result: Any, as_json: bool) -> int:
 
 def _report_supervised(result: Any, as_json: bool) -> int:
     bits = None if result.bits_per_sequence is None else round(result.bits_per_sequence, 5)
-    row = {"run": str(result.run), "bits_per_sequence": bits, "sequences": result.sequences}
+    row = {"run": _shown(result.run), "bits_per_sequence": bits, "sequences": result.sequences}
     lines = [
         f"after {result.sequences:,} sequences ({result.sequences_per_second:,.0f} sequences/s).",
         f"Bits per sequence of the last validation: {'none was made' if bits is None else bits}",
@@ -186,8 +195,8 @@ def _tell(row: dict[str, Any], lines: list[str], result: Any, as_json: bool) -> 
     else:
         ended = "Finished" if result.stopped_by is None else f"Stopped by {result.stopped_by.name}"
         next_command = "evaluate" if result.stopped_by is None else "resume"
-        next_line = f"Next: ntm-rl {next_command} {shlex.quote(str(result.run))}"
-        say(f"{ended} {lines[0]}", *lines[1:], f"Run: {result.run}", next_line)
+        run = _shown(result.run)
+        say(f"{ended} {lines[0]}", *lines[1:], f"Run: {run}", f"Next: ntm-rl {next_command} {shlex.quote(run)}")
     return 0 if result.stopped_by is None else SIGNAL_BASE + int(result.stopped_by)
 
 
@@ -203,7 +212,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.difficulty:
         raise InputError(f"--difficulty {options.difficulty[0]}: only runs of supervised tasks take one")
     result = evaluate(run, options.episodes, seed=options.seed, deterministic=not options.stochastic, best=options.best)
-    row = {**vars(result), "run": str(result.run)}
+    row = {**vars(result), "run": _shown(result.run)}
     if options.json:
         say(json.dumps(row))
     else:
@@ -220,7 +229,7 @@ def _evaluate_supervised(run: Any, options: argparse.Namespace) -> int:
     difficulties = [_difficulty(text) for text in options.difficulty]
     scores = evaluate_supervised(run, options.episodes, difficulties, seed=options.seed, best=options.best)
     if options.json:
-        say(json.dumps({"run": str(run.path), "scores": {name: vars(score) for name, score in scores.items()}}))
+        say(json.dumps({"run": _shown(run.path), "scores": {name: vars(score) for name, score in scores.items()}}))
         return 0
     for name, score in scores.items():
         above = f" ({score.bits - score.floor:.3f} above the optimum)" if score.floor else ""
@@ -243,7 +252,7 @@ def _inspect(options: argparse.Namespace) -> int:
     runs = [Run.open(folder) for folder in (options.run, *options.others)]
     for run in runs:
         run.require_trust(trust=options.trust)
-    files = {name: str(file) for name, file in inspect(runs[0], runs[1:]).items()}
+    files = {name: _shown(file) for name, file in inspect(runs[0], runs[1:]).items()}
     say(*([json.dumps(files)] if options.json else files.values()))
     return 0
 
@@ -263,9 +272,10 @@ def _record(options: argparse.Namespace) -> int:
         best=options.best,
     )
     if options.json:
-        say(json.dumps({"path": str(result.path), "returns": result.returns, "steps": result.steps}))
+        say(json.dumps({"path": _shown(result.path), "returns": result.returns, "steps": result.steps}))
     else:
-        say(f"{result.path}: {result.steps:,} steps, returns {', '.join(f'{each:g}' for each in result.returns)}")
+        returns = ", ".join(f"{each:g}" for each in result.returns)
+        say(f"{_shown(result.path)}: {result.steps:,} steps, returns {returns}")
     return 0
 
 

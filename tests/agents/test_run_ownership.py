@@ -43,7 +43,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 
 def train(capsys, config: str = "popgym/repeat_previous_easy", small: list[str] = SMALL) -> Path:
     assert main(["train", config, *small, "--json"]) == 0
-    return Path(json.loads(capsys.readouterr().out)["run"])
+    return Path(json.loads(capsys.readouterr().out)["run"]).resolve()
 
 
 def made(env_id: str = "CartPole-v1") -> Run:
@@ -345,4 +345,25 @@ def test_the_command_that_a_stopped_training_names_goes_on():
         assert process.poll() is None
     process.terminate()
     out, _ = process.communicate(timeout=120)
-    assert f"Next: ntm-rl resume {run}" in out and Run.open(run).settings().total_timesteps == 100_000_000
+    assert (
+        f"Next: ntm-rl resume {os.path.relpath(run)}" in out and Run.open(run).settings().total_timesteps == 100_000_000
+    )
+
+
+class Silent:
+    """A W&B run that takes everything."""
+
+    def __getattr__(self, name):
+        return lambda *_, **__: None
+
+
+def test_pictures_leave_alone_up_to_where_wandb_has_the_rows(monkeypatch):
+    run = made()
+    (run.path / "wandb").mkdir()
+    monkeypatch.setattr("ntm_rl.agents.tracking.wandb.init", lambda **_: Silent())
+    settings = load_settings(str(run.config_file), ["wandb=offline"])
+    for is_training, expected in ((False, False), (True, True)):
+        writer = run.track(settings, is_training=is_training)
+        writer.write({"a": 1.0}, {"a": ()}, 1000)
+        writer.close()
+        assert (run.path / "wandb" / "sent_steps").exists() is expected
