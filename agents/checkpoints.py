@@ -303,13 +303,7 @@ def _optimizer_state(
     saved = document.get("param_groups")
     if not isinstance(saved, list) or len(saved) != len(current) or not all(map(_fits, saved, current)):
         raise StorageError(f"{path}: its optimizer has other parameter groups than this agent's")
-    # JSON knows no tuples, which is what Adam's betas are.
-    saved = [
-        {key: tuple(each) if isinstance(each, list) else each for key, each in old.items() if key not in HOW}
-        for old in saved
-    ]
-    groups = [{**group, **old, "params": group["params"]} for group, old in zip(current, saved, strict=True)]
-    return {"state": state, "param_groups": groups}
+    return {"state": state, "param_groups": current}  # the settings are what counts, which a resume may have changed
 
 
 def _fits(saved: Any, current: Mapping[str, Any]) -> bool:

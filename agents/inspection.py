@@ -17,7 +17,6 @@ from ntm_rl.agents.plotting import require_matplotlib, save_png
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import SupervisedSettings
 from ntm_rl.agents.settings import AnySettings
-from ntm_rl.agents.storage import make_folder
 from ntm_rl.agents.supervised import SEQUENCES, label
 from ntm_rl.agents.tracking import STEPS
 from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Task
@@ -67,8 +66,8 @@ def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
         network, origin = load_run_network(run)
         print(f"draws {origin}", file=sys.stderr)
         figures |= network_figures(network, settings)
-    make_folder(run.path / "figures")
-    paths = {name: run.path / "figures" / f"{name}.png" for name in figures}
+    folder = run.make_folder("figures")
+    paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
         save_png(figure, paths[name])
     _send(run, settings, figures)
@@ -214,7 +213,7 @@ def _send(run: Run, settings: AnySettings, figures: "Mapping[str, Figure]") -> N
     """Sends figures to the W&B run of a run, if it was tracked."""
     if not (run.path / "wandb").is_dir() or not isinstance(settings, SupervisedSettings):
         return
-    writer = run.track(settings, SEQUENCES)
+    writer = run.track(settings, SEQUENCES, is_training=False)
     if writer is not None:
         values = {f"figures/{name}": LoggedFigure(figure, close=False) for name, figure in figures.items()}
         writer.write(values, {name: () for name in values}, settings.total_sequences)

@@ -25,7 +25,6 @@ from ntm_rl.agents.policies import MlpNtmPolicy
 from ntm_rl.agents.ppo import MemoryPPO
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import Settings
-from ntm_rl.agents.storage import make_folder
 from ntm_rl.errors import InputError
 from ntm_rl.ntm import NtmState
 
@@ -102,8 +101,7 @@ def record(
 def _new_file(run: Run, out: Path | None, seed: int) -> Path:
     """Returns the file to write, by default a new one under the run's `videos/`."""
     if out is None:
-        make_folder(run.path / "videos")
-        out = run.path / "videos" / f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}.mp4"
+        out = run.make_folder("videos") / f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}.mp4"
     if out.exists():
         raise InputError(f"out = {str(out)!r}: exists already")
     if out.suffix != ".mp4" or not out.parent.is_dir():

@@ -25,6 +25,7 @@ from ntm_rl.agents.nonfinite import NonFiniteError, bad_gradients, write_report
 from ntm_rl.agents.optimizers import make_optimizer
 from ntm_rl.agents.progress import ProgressDisplay
 from ntm_rl.agents.random_states import restore_random_states
+from ntm_rl.agents.run_changes import explained, refuse_reached
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import SupervisedSettings
 from ntm_rl.agents.signals import SignalListener
@@ -89,19 +90,28 @@ def score(network: SequenceNetwork, batch: Batch, task: Task) -> Score:
 def train_supervised(settings: SupervisedSettings, config: str, *, show_progress: bool = True) -> SupervisedResult:
     """Trains a new network into a new run directory; arguments and errors as `training.train`."""
     trainer = SupervisedTrainer(settings)  # before the folder: what fails here leaves nothing behind
-    return _learn_guarded(trainer, Run.create(settings, config), show_progress, {})
+    with SignalListener():  # from here on a signal ends the training with a checkpoint
+        run = Run.create(settings, config)
+        with run.owned():
+            return _learn_guarded(trainer, run, show_progress, {})
 
 
 def resume_supervised(run: Run, settings: SupervisedSettings, *, show_progress: bool = True) -> SupervisedResult:
     """Goes on with a run from its latest usable checkpoint, up to `settings.total_sequences`.
 
     Raises:
-        InputError: all checkpoints are damaged, or the latest is of another task or network.
+        InputError: as `training.resume`.
     """
-    trainer = SupervisedTrainer(settings)
-    # A run that was interrupted before its first checkpoint begins anew.
-    pending = trainer.load(latest_checkpoint(run.checkpoints)) if has_checkpoints(run.checkpoints) else {}
-    return _learn_guarded(trainer, run, show_progress, pending)
+    changed = run.changes(settings)
+    with run.owned():
+        with explained(changed):
+            trainer = SupervisedTrainer(settings)
+            # A run that was interrupted before its first checkpoint begins anew.
+            pending = trainer.load(latest_checkpoint(run.checkpoints)) if has_checkpoints(run.checkpoints) else {}
+        refuse_reached(changed, trainer.sequences)
+        with SignalListener():
+            run.change(settings, changed, trainer.sequences)
+            return _learn_guarded(trainer, run, show_progress, pending)
 
 
 class SupervisedTrainer:
@@ -300,13 +310,13 @@ def _learn_guarded(
 
 def _learn(trainer: SupervisedTrainer, run: Run, show_progress: bool, pending: Mapping[str, Any]) -> SupervisedResult:
     settings = trainer.settings
-    writer = run.track(settings, SEQUENCES)
     first, began = trainer.sequences, time.monotonic()
     with ExitStack() as stack:
+        stop = stack.enter_context(SignalListener())
+        writer = run.track(settings, SEQUENCES)
         logger = make_logger(run.path, writer, first, SEQUENCES)
         stack.callback(logger.close)
         record_pending(logger, pending)
-        stop = stack.enter_context(SignalListener())
         display = None
         if show_progress:
             display = ProgressDisplay(first, settings.total_sequences, "sequences")

@@ -33,8 +33,10 @@ from ntm_rl.agents.nonfinite import NonFiniteError, write_report
 from ntm_rl.agents.policies import FAST_ADAM
 from ntm_rl.agents.ppo import MemoryPPO
 from ntm_rl.agents.progress import ProgressCallback
+from ntm_rl.agents.run_changes import explained, refuse_reached
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import PolicySettings, Settings
+from ntm_rl.agents.signals import SignalListener
 from ntm_rl.agents.storage import StorageError
 from ntm_rl.agents.tracking import WandbWriter, make_logger, record_pending
 from ntm_rl.agents.warm_start import warm_start
@@ -74,19 +76,30 @@ def train(settings: Settings, config: str, *, show_progress: bool = True) -> Tra
         InputError: an environment that cannot be made, or a folder that cannot be written.
     """
     model = _new_model(settings)  # before the folder: what fails here leaves nothing behind
-    return _learn_guarded(settings, Run.create(settings, config), model, show_progress, {})
+    with SignalListener():  # from here on a signal ends the training with a checkpoint
+        run = Run.create(settings, config)
+        with run.owned():
+            return _learn_guarded(settings, run, model, show_progress, {})
 
 
 def resume(run: Run, settings: Settings, *, show_progress: bool = True) -> TrainResult:
     """Goes on with a run from its latest usable checkpoint, up to `settings.total_timesteps`.
 
-    A run that was interrupted before its first checkpoint begins anew.
+    A run that was interrupted before its first checkpoint begins anew. What differs from the run's config becomes its
+    config once everything is checked.
 
     Raises:
-        InputError: all checkpoints are damaged, or the latest is of another kind of agent.
+        InputError: all checkpoints are damaged, or the latest does not fit the settings; another process trains the
+            run; or a setting differs that could have no effect any more.
     """
-    model, saved = _last_state(settings, run)
-    return _learn_guarded(settings, run, model, show_progress, saved)
+    changed = run.changes(settings)
+    with run.owned():
+        with explained(changed):
+            model, saved = _last_state(settings, run)
+        refuse_reached(changed, model.num_timesteps)
+        with SignalListener():
+            run.change(settings, changed, model.num_timesteps)
+            return _learn_guarded(settings, run, model, show_progress, saved)
 
 
 def _learn_guarded(
@@ -191,7 +204,6 @@ def _learn(
     if rollbacks:
         schedule = model.lr_schedule
         model.lr_schedule = lambda progress: schedule(progress) * 0.5**rollbacks
-    writer = run.track(settings)
     card = {"env": settings.env.id, "core": settings.core, "seed": settings.seed}
     record = saved.get("best", -np.inf), saved.get("best_level", 0), saved.get("easier", 0)
     best = BestAgentCallback(run.best, settings.ppo.stats_window_size, card, *record)
@@ -203,11 +215,12 @@ def _learn(
     first, began = model.num_timesteps, time.monotonic()
     with ExitStack() as stack:
         stack.callback(model.get_env().close)  # type: ignore[union-attr]
+        stack.enter_context(stop)
+        writer = run.track(settings)
         logger = make_logger(run.path, writer, first)
         stack.callback(logger.close)
         model.set_logger(logger)
         record_pending(logger, saved.get("pending", {}))
-        stack.enter_context(stop)
         if show_progress:
             progress = ProgressCallback()
             stack.callback(progress.close)

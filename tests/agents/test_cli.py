@@ -154,7 +154,7 @@ def test_a_log_that_cannot_be_opened_is_one_message(capsys, monkeypatch):
     (folder / "progress.csv").unlink()
     (folder / "progress.csv").mkdir()
     code, _, error = run(capsys, "resume", str(folder), "total_timesteps=2000")
-    assert code == 2 and error.splitlines()[-1] == f"{folder}/progress.csv: Is a directory"
+    assert code == 2 and error.splitlines()[-1] == f"{folder.resolve()}/progress.csv: Is a directory"
 
 
 def test_a_full_disk_stops_a_training_with_one_message_and_the_old_checkpoint_in_place(capsys, monkeypatch):
