@@ -85,7 +85,7 @@ def test_streams_that_were_closed_before_the_start_are_opened_where_nothing_is_k
 def test_ctrl_c_in_the_first_seconds_is_one_line_and_leaves_nothing(delay, tmp_path):
     arguments = ["train", "popgym/repeat_previous_easy", f"run_dir={tmp_path}", "wandb=disabled"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "ntm_rl_main", *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-m", "ntm_rl", *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
