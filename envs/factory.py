@@ -7,8 +7,11 @@ from typing import Annotated, Any, Literal
 import gymnasium as gym
 from gymnasium import spaces
 
+from ntm_rl.envs.foreign import FOREIGN, EnvironmentFailed, describe, has_place, is_of_the_call
+from ntm_rl.envs.guard import guard
 from ntm_rl.envs.masking import MaskVelocity
 from ntm_rl.envs.minigrid_memory import MINIGRID_MEMORY, check_size
+from ntm_rl.envs.modules import import_named, spec_of_class
 from ntm_rl.envs.observations import is_plain, make_readable
 from ntm_rl.envs.previous_step import PreviousStep
 from ntm_rl.errors import InputError, did_you_mean
@@ -28,8 +31,11 @@ FAMILIES = {
 class EnvSettings:
     """Which environment, and how an agent sees it; the annotations say what each field does."""
 
-    id: Annotated[str, "Gymnasium id; `module:id` imports the module first."]
+    id: Annotated[str, "Gymnasium id; `module:id` imports the module first, `module:Class` is a class in it."]
     kwargs: Annotated[dict[str, Any], "Passed to gymnasium.make."] = field(default_factory=dict)
+    path: Annotated[
+        str | None, "Folder of the module of `module:id`; null: it is installed, or `train` runs in its folder."
+    ] = None
     mask_velocity: Annotated[bool, "Hide the velocities of a classic control task."] = False
     previous_action: Annotated[bool, "Let the previous action join the observation."] = False
     previous_reward: Annotated[bool, "Let the previous reward join the observation."] = False
@@ -43,15 +49,22 @@ class EnvSettings:
     normalize_reward: Annotated[bool, "Scale rewards by the running deviation of the discounted return."] = False
 
 
-def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[Any, Any]:
+def make_env(settings: EnvSettings, render_mode: str | None = None, index: int | None = None) -> gym.Env[Any, Any]:
     """Makes one environment that a policy can play.
+
+    Args:
+        settings: What to make.
+        render_mode: As `gymnasium.make` takes it.
+        index: Which of several copies it is, for errors.
 
     Raises:
         InputError: unknown id, missing package, wrong keyword arguments, or spaces that no policy can read.
+        EnvironmentFailed: the environment's own code raised an error.
     """
     check_time_limit(settings)
     import_family(settings.id)
-    env = _make(settings, render_mode)
+    import_named(settings.id, settings.path)
+    env = guard(_make(settings, render_mode), f"env.id = {settings.id!r}", index)
     if settings.mask_velocity:
         env = MaskVelocity(env)
     env = make_readable(env)
@@ -84,7 +97,7 @@ def rom_of(env_id: str) -> str:
 def _make(settings: EnvSettings, render_mode: str | None) -> gym.Env[Any, Any]:
     try:
         env = gym.make(
-            settings.id,
+            spec_of_class(settings.id) or settings.id,
             max_episode_steps=settings.max_episode_steps,
             disable_env_checker=True,  # it costs a share of every step, and warns about others' environments
             **({} if render_mode is None else {"render_mode": render_mode}),
@@ -92,19 +105,41 @@ def _make(settings: EnvSettings, render_mode: str | None) -> gym.Env[Any, Any]:
         )
         if settings.id in MINIGRID_MEMORY:
             check_size(env)  # MiniGrid itself fails at the first reset
-        return env
-    except gym.error.UnregisteredEnv as error:
-        raise InputError(f"env.id = {settings.id!r}: {_unknown(settings.id, error)}") from error
-    except ModuleNotFoundError as error:
-        missing = error.name or settings.id.partition(":")[0]  # Gymnasium's own error for `module:id` has no name
-        raise InputError(f"env.id = {settings.id!r}: module {missing!r} is not installed") from error
-    except (gym.error.DependencyNotInstalled, ImportError) as error:
-        raise InputError(f"env.id = {settings.id!r}: {error}") from error
-    except (TypeError, AssertionError, ValueError, gym.error.Error) as error:
-        why = str(error) or type(error).__name__
-        if not settings.kwargs or isinstance(error, gym.error.DeprecatedEnv):
-            raise InputError(f"env.id = {settings.id!r}: cannot be made: {why}") from error
-        raise InputError(f"env.kwargs = {settings.kwargs}: {settings.id} does not take them: {why}") from error
+    except InputError:
+        raise
+    except FOREIGN as error:
+        raise _not_made(settings, error) from error
+    check_has_spaces(f"env.id = {settings.id!r}", env)
+    return env
+
+
+def _not_made(settings: EnvSettings, error: BaseException) -> InputError:
+    """Returns the error for what `gymnasium.make` or the environment's constructor raised."""
+    what = f"env.id = {settings.id!r}"
+    if isinstance(error, gym.error.UnregisteredEnv):
+        return InputError(f"{what}: {_unknown(settings.id, error)}")
+    if isinstance(error, gym.error.DependencyNotInstalled):
+        return InputError(f"{what}: {error}")
+    if isinstance(error, gym.error.Error):
+        return InputError(f"{what}: cannot be made: {error}")
+    if is_of_the_call(error):
+        verb = "does not take them" if settings.kwargs else "needs some"
+        return InputError(f"env.kwargs = {settings.kwargs}: {settings.id} {verb}: {describe(error)}")
+    if isinstance(error, ImportError):
+        return InputError(f"{what}: cannot be imported: {describe(error)}")
+    if not has_place(error):  # Gymnasium's own: a malformed id, an entry point that is not there
+        return InputError(f"{what}: cannot be made: {error}")
+    if settings.kwargs and not isinstance(error, OSError):
+        return InputError(f"env.kwargs = {settings.kwargs}: {settings.id} refuses them: {describe(error)}")
+    return EnvironmentFailed(f"{what}: its constructor raised an error: {describe(error)}")
+
+
+def check_has_spaces(label: str, env: gym.Env[Any, Any]) -> None:
+    """Raises an `InputError` where a constructor set no spaces."""
+    for name in ("observation_space", "action_space"):
+        space = getattr(env, name, None)
+        if not isinstance(space, spaces.Space):
+            raise InputError(f"{label}: its {name} is {space!r}; its constructor must set one of gymnasium.spaces")
 
 
 def import_family(env_id: str) -> None:
@@ -118,6 +153,8 @@ def import_family(env_id: str) -> None:
             try:
                 import_module(module)
             except ImportError as error:
+                if error.name != module:
+                    raise InputError(f"env.id = {env_id!r}: {module} cannot be imported: {describe(error)}") from error
                 what = f'"ntm-rl[{extra}]"' if extra else module.replace("_", "-")
                 raise InputError(f"env.id = {env_id!r}: {module} is not installed; run: pip install {what}") from error
 

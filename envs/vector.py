@@ -1,19 +1,23 @@
 """Vector environments as SB3 wants them: the adapter from Gymnasium's, and the factory that chooses."""
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from ntm_rl.envs.factory import EnvSettings, check_time_limit, make_env
+from ntm_rl.envs.foreign import FOREIGN, EnvironmentFailed, describe, has_place
 from ntm_rl.envs.native import NATIVE, is_atari, is_native, make_native, takes_kwargs
 from ntm_rl.envs.observations import row
 from ntm_rl.envs.registration import MASKED
@@ -60,7 +64,10 @@ class VectorEnvAdapter(VecEnv):
         options = self._options[0] or None
         if any((other or None) != options for other in self._options):
             raise InputError(f"options = {self._options}: all copies of a vector environment share their options")
-        observations, _ = self.envs.reset(seed=seed, options=options)
+        try:
+            observations, _ = self.envs.reset(seed=seed, options=options)
+        except FOREIGN as error:
+            self._fail("reset", error)
         self._reset_seeds()
         self._reset_options()
         self._returns[:] = 0
@@ -73,7 +80,10 @@ class VectorEnvAdapter(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Steps every copy."""
-        observations, rewards, terminated, truncated, info = self.envs.step(self._actions)
+        try:
+            observations, rewards, terminated, truncated, info = self.envs.step(self._actions)
+        except FOREIGN as error:
+            self._fail("step", error)
         self._returns += rewards
         self._lengths += 1
         dones = terminated | truncated
@@ -119,8 +129,11 @@ class VectorEnvAdapter(VecEnv):
         return observations  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Closes the vector environment."""
-        self.envs.close()
+        """Closes the vector environment; an error in it is a warning, for the work is done."""
+        try:
+            self.envs.close()
+        except FOREIGN as error:
+            warnings.warn(f"{self.envs}: close raised an error: {describe(error)}", stacklevel=2)
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """Returns what each copy shows."""
@@ -128,8 +141,15 @@ class VectorEnvAdapter(VecEnv):
         return [None] * self.num_envs if images is None else list(images)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Returns an attribute of each copy, or of the vector environment where its copies are no objects."""
+        """Returns an attribute of each copy, or of the vector environment where its copies are no objects.
+
+        Raises:
+            AttributeError: a copy has none of that name.
+        """
         if hasattr(self.envs.unwrapped, "get_attr"):
+            # First, for a process that is asked for what it has not ends, and Gymnasium ends all others with it.
+            if not all(self.envs.unwrapped.call("has_wrapper_attr", attr_name)):  # type: ignore[attr-defined]
+                raise AttributeError(f"{self.envs} has no attribute {attr_name!r}")
             values = self.envs.unwrapped.get_attr(attr_name)
             return [values[index] for index in self._get_indices(indices)]
         return [getattr(self._owner(attr_name), attr_name) for _ in self._get_indices(indices)]
@@ -156,6 +176,11 @@ class VectorEnvAdapter(VecEnv):
     ) -> list[bool]:
         """Returns whether each copy is wrapped: it is monitored, and nothing else."""
         return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
+
+    def _fail(self, method: str, error: BaseException) -> NoReturn:
+        if isinstance(error, InputError) or not has_place(error):
+            raise error
+        raise EnvironmentFailed(f"{self.envs}: {method} raised an error: {describe(error)}") from error
 
     def _owner(self, name: str) -> VectorEnv[Any, Any, Any]:
         """Returns the outermost wrapper that has an attribute, else the environment itself."""
@@ -193,16 +218,20 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
         envs = make_native(native_id, n_envs, settings.kwargs, *previous, training)
         venv = VectorEnvAdapter(envs)
     else:
-        makers = [partial(_monitored, settings)] * n_envs
+        makers = [partial(_monitored, settings, index) for index in range(n_envs)]
         if settings.vectorization == "subprocess":
-            makers[0]().close()  # an error in a worker would reach the user as a broken pipe
             venv = Workers(makers, settings.worker_timeout, settings.restart_workers)  # type: ignore[arg-type]
         else:
             venv = DummyVecEnv(makers)  # type: ignore[arg-type]
     venv.seed(seed)
     if settings.normalize_observation or settings.normalize_reward:
+        keys = _normalized_keys(settings.id, venv.observation_space) if settings.normalize_observation else None
         normalized = VecNormalize(
-            venv, norm_obs=settings.normalize_observation, norm_reward=settings.normalize_reward, training=training
+            venv,
+            norm_obs=settings.normalize_observation,
+            norm_reward=settings.normalize_reward,
+            training=training,
+            norm_obs_keys=keys,
         )
         normalized.norm_reward = settings.normalize_reward and training
         return normalized
@@ -231,8 +260,24 @@ def _native_id(settings: EnvSettings) -> str | None:
     return None
 
 
-def _monitored(settings: EnvSettings) -> Monitor:
-    return Monitor(make_env(settings))
+def _monitored(settings: EnvSettings, index: int) -> Monitor:
+    return Monitor(make_env(settings, index=index))
+
+
+def _normalized_keys(env_id: str, space: spaces.Space[Any]) -> list[str] | None:
+    """Returns the keys of a Dict observation whose running statistics are kept, None where it is no Dict.
+
+    Raises:
+        InputError: there is nothing to normalise.
+    """
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"observation": space}
+    keys = [key for key, part in parts.items() if isinstance(part, spaces.Box) and not is_image_space(part)]
+    if not keys:
+        raise InputError(
+            f"env.normalize_observation = True: the observation of {env_id}, {space}, has no Box to normalise but "
+            "images, which the network scales; leave it out"
+        )
+    return keys if isinstance(space, spaces.Dict) else None
 
 
 def _info_row(info: dict[str, Any], index: int) -> dict[str, Any]:
