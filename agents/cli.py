@@ -42,11 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _exit_code(error: InputError) -> int:
     from ntm_rl.agents.nonfinite import NonFiniteError
     from ntm_rl.agents.storage import WriteError
-    from ntm_rl.envs.foreign import EnvironmentFailed
+    from ntm_rl.envs.foreign import ForeignError
 
     if isinstance(error, NonFiniteError):
         return NOT_FINITE
-    if isinstance(error, EnvironmentFailed):
+    if isinstance(error, ForeignError):
         return ENVIRONMENT_FAILED
     return CANNOT_WRITE if isinstance(error, WriteError) else BAD_INPUT
 

@@ -10,6 +10,7 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import (
     BaseFeaturesExtractor,
     CombinedExtractor,
@@ -20,6 +21,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from ntm_rl.agents import categorical
+from ntm_rl.agents.features import extractor_input, extractor_space, module_names
 from ntm_rl.agents.vision import ImageExtractor
 from ntm_rl.core import MemoryCore, make_core, require_one_of
 from ntm_rl.errors import InputError
@@ -213,12 +215,20 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         latent_pi = self.mlp_extractor.forward_actor(for_actor.flatten(0, 1))
         return latent_pi, self.mlp_extractor.forward_critic(for_critic.flatten(0, 1))
 
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        """Makes a features extractor for the observation space as `ntm_rl.agents.features` describes it."""
+        space = self.observation_space
+        self._module_names = module_names(space) if isinstance(space, spaces.Dict) else {}
+        return self.features_extractor_class(extractor_space(space), **self.features_extractor_kwargs)
+
     def _features(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> Tensor:
         takes_bytes = isinstance(extractor, ImageExtractor) and self.normalize_images
         if takes_bytes and isinstance(obs, Tensor) and obs.dtype == torch.uint8:
             features: Tensor = extractor(obs)  # SB3 would blow the images up to float32 first
             return features
-        return super(ActorCriticPolicy, self).extract_features(obs, extractor)
+        prepared = preprocess_obs(obs, self.observation_space, normalize_images=self.normalize_images)
+        features = extractor(extractor_input(prepared, self._module_names))
+        return features
 
     def _critic_core(self) -> MemoryCore:
         return self.core if self.critic_core is None else self.critic_core

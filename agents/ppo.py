@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Self
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -17,6 +18,7 @@ from torch import Tensor
 from ntm_rl.agents.nonfinite import NonFiniteError, check_observations, check_rollout, update_error
 from ntm_rl.agents.policies import MlpNtmPolicy
 from ntm_rl.agents.rollout import Minibatch, Rollout
+from ntm_rl.envs.guard import Guarded
 from ntm_rl.errors import InputError
 
 
@@ -128,6 +130,13 @@ class MemoryPPO(RecurrentPPO):
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
 
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """As SB3's, and what a single environment returns is checked against Gymnasium's interface and its spaces."""
+        if isinstance(env, gym.Env):
+            env = Guarded(env, f"env = {type(env.unwrapped).__name__}", bounds=False)
+        return RecurrentPPO._wrap_env(env, verbose, monitor_wrapper)
+
     def _check_sizes(self) -> None:
         length, batch_size, total = self.sequence_length, self.batch_size, self.n_steps * self.n_envs
         if length < 1 or self.n_steps % length:
@@ -211,10 +220,14 @@ class MemoryPPO(RecurrentPPO):
         ]
         if cut:
             observations = [infos[index]["terminal_observation"] for index in cut]
-            if isinstance(observations[0], Mapping):
-                stacked: Any = {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
+            space = self.observation_space  # whose shape copies in a vector environment may give another form of
+            if isinstance(space, spaces.Dict):
+                stacked: Any = {
+                    key: np.stack([obs[key] for obs in observations]).reshape(-1, *(part.shape or ()))
+                    for key, part in space.spaces.items()
+                }
             else:
-                stacked = np.stack(observations)
+                stacked = np.stack(observations).reshape(-1, *(space.shape or ()))
             with torch.no_grad():
                 no_reset = torch.zeros(len(cut), dtype=torch.bool, device=self.device)
                 values = self.policy.values(_as_tensors(stacked, self.device), state[cut], no_reset)

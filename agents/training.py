@@ -30,12 +30,14 @@ from ntm_rl.agents.export import save_agent
 from ntm_rl.agents.nonfinite import NonFiniteError, write_report
 from ntm_rl.agents.policies import FAST_ADAM
 from ntm_rl.agents.ppo import MemoryPPO
+from ntm_rl.agents.probe import probe_agent, probe_environment
 from ntm_rl.agents.progress import ProgressCallback
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import Settings
 from ntm_rl.agents.storage import StorageError
 from ntm_rl.agents.tracking import WandbWriter, make_logger, record_pending
 from ntm_rl.agents.warm_start import warm_start
+from ntm_rl.envs.modules import folder_of
 from ntm_rl.envs.vector import make_vec_env
 from ntm_rl.errors import InputError
 
@@ -70,8 +72,16 @@ def train(settings: Settings, config: str, *, show_progress: bool = True) -> Tra
     Raises:
         InputError: an environment that cannot be made, or a folder that cannot be written.
     """
+    settings = with_module_path(settings)
     model = _new_model(settings)  # before the folder: what fails here leaves nothing behind
     return _learn_guarded(settings, Run.create(settings, config), model, show_progress, {})
+
+
+def with_module_path(settings: Settings) -> Settings:
+    """Returns settings that say, absolutely, where the module of `env.id = module:id` lies, if it is not installed."""
+    path = settings.env.path
+    path = folder_of(settings.env.id) if path is None else str(Path(path).expanduser().absolute())
+    return settings.model_copy(update={"env": settings.env.model_copy(update={"path": path})})
 
 
 def resume(run: Run, settings: Settings, *, show_progress: bool = True) -> TrainResult:
@@ -120,7 +130,9 @@ def _last_state(settings: Settings, run: Run) -> tuple[MemoryPPO, dict[str, Any]
 
 
 def _new_model(settings: Settings) -> MemoryPPO:
+    probe_environment(settings.env_settings, settings.seed)
     model = make_model(settings, make_vec_env(settings.env_settings, settings.n_envs, settings.seed))
+    probe_agent(model, settings.env.id)
     if settings.policy.init_from is not None:
         warm_start(model.policy, Run.open(settings.policy.init_from))
     return model
@@ -131,6 +143,11 @@ def make_model(settings: Settings, env: VecEnv) -> MemoryPPO:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     options = settings.ppo.model_dump()
+    if options["use_sde"] and not isinstance(env.action_space, spaces.Box):
+        raise InputError(
+            f"ppo.use_sde = True: state-dependent exploration is for Box actions; those of {settings.env.id} are "
+            f"{env.action_space}"
+        )
     if options.pop("learning_rate_schedule") == "linear":
         options["learning_rate"] = LinearSchedule(options["learning_rate"], 0.0, 1.0)
     optimizer = {**FAST_ADAM, "eps": options.pop("adam_epsilon")}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 SLACK = 1e-5  # by which rounding may carry a float past its bound, in parts of the bound or of 1
 
 
-class Mismatch(ValueError):  # noqa: N818  (what is wrong is in the name)
+class MismatchError(ValueError):
     """A value that is no element of its space; the text says what is wrong with it."""
 
 
@@ -27,7 +27,7 @@ def conform(space: spaces.Space[Any], value: Any, bounds: bool = False, name: st
         name: Of the value, for the error.
 
     Raises:
-        Mismatch: it is none of the space.
+        MismatchError: it is none of the space.
     """
     match space:
         case spaces.Box() | spaces.MultiBinary():
@@ -41,7 +41,7 @@ def conform(space: spaces.Space[Any], value: Any, bounds: bool = False, name: st
         case spaces.Tuple():
             return _tuple(space, value, bounds, name)
     if bounds and not space.contains(value):
-        raise Mismatch(f"{name} {_brief(value)} is not in {space}")
+        raise MismatchError(f"{name} {_brief(value)} is not in {space}")
     return value
 
 
@@ -56,9 +56,7 @@ def shape_of(value: Any) -> str:
     return f"of type {type(value).__name__}"
 
 
-def _array(
-    space: spaces.Box | spaces.MultiBinary, value: Any, bounds: bool, name: str, in_range: bool = False
-) -> NDArray[Any]:
+def _array(space: spaces.Box | spaces.MultiBinary, value: Any, bounds: bool, name: str) -> NDArray[Any]:
     wanted = space.dtype
     assert wanted is not None
     if type(value) is np.ndarray and value.shape == space.shape and value.dtype == wanted:
@@ -77,25 +75,25 @@ def _array(
 
 def _as_array(value: Any, name: str) -> NDArray[Any]:
     if value is None:
-        raise Mismatch(f"{name} is None")
+        raise MismatchError(f"{name} is None")
     try:
         array = np.asarray(value)
     except Exception as error:  # ragged lists, tensors on another device
-        raise Mismatch(f"{name} is {shape_of(value)}, no array: {error}") from error
+        raise MismatchError(f"{name} is {shape_of(value)}, no array: {error}") from error
     if array.dtype.kind not in "biuf":
-        raise Mismatch(f"{name} is {shape_of(value)}, which is not numbers")
+        raise MismatchError(f"{name} is {shape_of(value)}, which is not numbers")
     return array
 
 
 def _check_kind(found: np.dtype[Any], wanted: np.dtype[Any], what: str) -> None:
     if found.kind == "f" and wanted.kind != "f":
-        raise Mismatch(f"{what}: {found} would be cut to {wanted}")
+        raise MismatchError(f"{what}: {found} would be cut to {wanted}")
 
 
 def _reshaped(array: NDArray[Any], space: spaces.Space[Any], name: str) -> NDArray[Any]:
     shape = space.shape or ()
     if [size for size in array.shape if size != 1] != [size for size in shape if size != 1]:
-        raise Mismatch(f"{name} has shape {array.shape}, its space {space} has {shape}")
+        raise MismatchError(f"{name} has shape {array.shape}, its space {space} has {shape}")
     return array.reshape(shape)
 
 
@@ -109,17 +107,17 @@ def _check_bounds(array: NDArray[Any], space: spaces.Box, name: str) -> None:
             index = tuple(wrong[0].tolist())
             where = f"{name}{list(index) if index else ''}"
             relation = "no number" if np.isnan(array[index]) else f"{side} its bound {bound[index]}"
-            raise Mismatch(f"{where} = {array[index]} is {relation} in {space}")
+            raise MismatchError(f"{where} = {array[index]} is {relation} in {space}")
 
 
 def _number(space: spaces.Discrete, value: Any, name: str) -> Any:
     if type(value) is not int and type(value) is not np.int64:
         array = _as_array(value, name)
         if array.size != 1 or array.dtype.kind == "f":
-            raise Mismatch(f"{name} is {shape_of(value)}, its space {space} is of single integers")
-        value = space.dtype.type(array.reshape(()).item())  # type: ignore[union-attr]
+            raise MismatchError(f"{name} is {shape_of(value)}, its space {space} is of single integers")
+        value = space.dtype.type(array.reshape(()).item())
     if not space.start <= value < space.start + space.n:
-        raise Mismatch(f"{name} = {value} is not in {space}")
+        raise MismatchError(f"{name} = {value} is not in {space}")
     return value
 
 
@@ -128,32 +126,32 @@ def _numbers(space: spaces.MultiDiscrete, value: Any, name: str) -> NDArray[Any]
     if type(value) is not np.ndarray or value.shape != space.shape or value.dtype != space.dtype:
         array = _as_array(value, name)
         if array.dtype.kind == "f":
-            raise Mismatch(f"{name} is {shape_of(value)}, its space {space} is of integers")
+            raise MismatchError(f"{name} is {shape_of(value)}, its space {space} is of integers")
         if array.shape != space.shape:
             array = _reshaped(array, space, name)
         array = array.astype(space.dtype, copy=False)
     numbers, sizes, starts = (each.ravel().tolist() for each in (array, space.nvec, space.start))
     for index, (number, size, start) in enumerate(zip(numbers, sizes, starts, strict=True)):
         if not start <= number < start + size:
-            raise Mismatch(f"{name}[{index}] = {number} is not in {start} to {start + size - 1} of {space}")
+            raise MismatchError(f"{name}[{index}] = {number} is not in {start} to {start + size - 1} of {space}")
     return array  # type: ignore[no-any-return]
 
 
 def _dict(space: spaces.Dict, value: Any, bounds: bool, name: str) -> dict[Any, Any]:
     if not isinstance(value, Mapping):
-        raise Mismatch(f"{name} is {shape_of(value)}, its space is a Dict of {list(space.spaces)}")
+        raise MismatchError(f"{name} is {shape_of(value)}, its space is a Dict of {list(space.spaces)}")
     for key in space.spaces:
         if key not in value:
-            raise Mismatch(f"{name} has no {key!r}; its space is a Dict of {list(space.spaces)}")
+            raise MismatchError(f"{name} has no {key!r}; its space is a Dict of {list(space.spaces)}")
     unknown = [key for key in value if key not in space.spaces] if bounds else []
     if unknown:
-        raise Mismatch(f"{name} has {unknown[0]!r}, which its space, a Dict of {list(space.spaces)}, has not")
+        raise MismatchError(f"{name} has {unknown[0]!r}, which its space, a Dict of {list(space.spaces)}, has not")
     return {key: conform(part, value[key], bounds, f"{name}[{key!r}]") for key, part in space.spaces.items()}
 
 
-def _tuple(space: spaces.Tuple, value: Any, bounds: bool, name: str) -> tuple[Any, ...]:
+def _tuple(space: spaces.Tuple[Any], value: Any, bounds: bool, name: str) -> tuple[Any, ...]:
     if not isinstance(value, (tuple, list, np.ndarray)) or len(value) != len(space.spaces):
-        raise Mismatch(f"{name} is {shape_of(value)}, its space a Tuple of {len(space.spaces)}")
+        raise MismatchError(f"{name} is {shape_of(value)}, its space a Tuple of {len(space.spaces)}")
     pairs = enumerate(zip(space.spaces, value, strict=True))
     return tuple(conform(part, each, bounds, f"{name}[{index}]") for index, (part, each) in pairs)
 

@@ -1,5 +1,6 @@
 """Makes any Gymnasium environment by id, wrapped as the settings say."""
 
+import math
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Annotated, Any, Literal
@@ -7,12 +8,12 @@ from typing import Annotated, Any, Literal
 import gymnasium as gym
 from gymnasium import spaces
 
-from ntm_rl.envs.foreign import FOREIGN, EnvironmentFailed, describe, has_place, is_of_the_call
+from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe, has_place, is_of_the_call
 from ntm_rl.envs.guard import guard
 from ntm_rl.envs.masking import MaskVelocity
 from ntm_rl.envs.minigrid_memory import MINIGRID_MEMORY, check_size
 from ntm_rl.envs.modules import import_named, spec_of_class
-from ntm_rl.envs.observations import is_plain, make_readable
+from ntm_rl.envs.observations import MAX_ELEMENTS, is_plain, make_readable
 from ntm_rl.envs.previous_step import PreviousStep
 from ntm_rl.errors import InputError, did_you_mean
 
@@ -59,7 +60,7 @@ def make_env(settings: EnvSettings, render_mode: str | None = None, index: int |
 
     Raises:
         InputError: unknown id, missing package, wrong keyword arguments, or spaces that no policy can read.
-        EnvironmentFailed: the environment's own code raised an error.
+        ForeignError: the environment's own code raised an error.
     """
     check_time_limit(settings)
     import_family(settings.id)
@@ -131,7 +132,7 @@ def _not_made(settings: EnvSettings, error: BaseException) -> InputError:
         return InputError(f"{what}: cannot be made: {error}")
     if settings.kwargs and not isinstance(error, OSError):
         return InputError(f"env.kwargs = {settings.kwargs}: {settings.id} refuses them: {describe(error)}")
-    return EnvironmentFailed(f"{what}: its constructor raised an error: {describe(error)}")
+    return ForeignError(f"{what}: its constructor raised an error: {describe(error)}")
 
 
 def check_has_spaces(label: str, env: gym.Env[Any, Any]) -> None:
@@ -161,14 +162,21 @@ def import_family(env_id: str) -> None:
 
 def check_spaces(env_id: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
     """Raises an `InputError` where a policy could not read or act in these spaces."""
-    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    is_dict = isinstance(observation_space, spaces.Dict)
+    parts = observation_space.spaces if is_dict else {"": observation_space}  # type: ignore[attr-defined]
     for name, part in parts.items():
+        where = f"observation {name!r}" if is_dict else "observation space"
+        if not isinstance(name, str):
+            raise InputError(f"env.id = {env_id!r}: its {where}: the keys of a Dict must be text; rename it")
         if not is_plain(part):
-            where = f"observation {name!r}" if name else "observation space"
             raise InputError(
                 f"env.id = {env_id!r}: its {where} {part} is not supported; valid are Box, Discrete, MultiDiscrete, "
                 "MultiBinary, and a Dict or Tuple of these"
             )
+        if not 1 <= _elements(part) <= MAX_ELEMENTS:
+            raise InputError(f"env.id = {env_id!r}: its {where} {part} must have 1 to {MAX_ELEMENTS} elements")
+    if not parts:
+        raise InputError(f"env.id = {env_id!r}: its observation space {observation_space} is empty")
     if not is_plain(action_space):
         raise InputError(
             f"env.id = {env_id!r}: its action space {action_space} is not supported; valid are Box, Discrete from 0, "
@@ -179,6 +187,11 @@ def check_spaces(env_id: str, observation_space: spaces.Space[Any], action_space
             f"env.id = {env_id!r}: its action space {action_space} has no bounds; wrap the environment in "
             "gymnasium.wrappers.ClipAction or RescaleAction with finite ones"
         )
+
+
+def _elements(space: spaces.Space[Any]) -> int:
+    # Not flatdim, which makes arrays of that size for some.
+    return math.prod(space.shape or (1,)) if isinstance(space, spaces.Box) else int(spaces.flatdim(space))
 
 
 def _unknown(env_id: str, error: Exception) -> str:

@@ -15,7 +15,7 @@ FOREIGN = (Exception, SystemExit)  # what foreign code may raise: SystemExit whe
 Frame = tuple[str, int, str]  # file, line, function
 
 
-class EnvironmentFailed(InputError):
+class ForeignError(InputError):
     """An environment's own code raised an error, or broke Gymnasium's interface in mid-training.
 
     The command line prints it without a traceback and exits with code 5.
@@ -83,5 +83,3 @@ def _tell(frame: Frame) -> str:
 def _short(file: str) -> str:
     path = Path(file)
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
-
-

@@ -8,8 +8,8 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
-from ntm_rl.envs.elements import Mismatch, conform, shape_of
-from ntm_rl.envs.foreign import FOREIGN, EnvironmentFailed, describe, is_of_the_call
+from ntm_rl.envs.elements import MismatchError, conform, shape_of
+from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe, is_of_the_call
 from ntm_rl.errors import InputError
 
 STEP = "observation, reward, terminated, truncated, info"
@@ -29,7 +29,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     Raises:
         InputError: in the first reset and step, what an environment returned is not what Gymnasium says.
-        EnvironmentFailed: it is so later, or the environment's code raised an error.
+        ForeignError: it is so later, or the environment's code raised an error.
     """
 
     def __init__(self, env: gym.Env[Any, Any], label: str, index: int | None = None, bounds: bool = True):
@@ -42,9 +42,9 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Resets; environments that take no options may still be reset without any."""
-        wanted = {key: value for key, value in (("seed", seed), ("options", options)) if value is not None}
+        given: dict[str, Any] = {"seed": seed, "options": options}
         try:
-            result: Any = self.env.reset(**wanted)
+            result: Any = self.env.reset(**{key: value for key, value in given.items() if value is not None})
         except InputError:
             raise
         except FOREIGN as error:
@@ -100,7 +100,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def _observed(self, observation: Any, method: str) -> Any:
         try:
             return conform(self._space, observation, self._is_new and self._bounds)
-        except Mismatch as error:
+        except MismatchError as error:
             self._refuse(f"{method} returned what its observation_space is not: {error}; correct the space or {method}")
 
     def _number(self, reward: Any) -> Any:
@@ -108,7 +108,9 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             return reward
         array = np.asarray(reward)
         if array.shape != () or array.dtype.kind not in "biuf":
-            self._refuse(f"step returned a reward that is {shape_of(reward)}; it must be a number, such as float(reward)")
+            self._refuse(
+                f"step returned a reward that is {shape_of(reward)}; it must be a number, such as float(reward)"
+            )
         return float(array)
 
     def _flag(self, name: str, value: Any) -> bool:
@@ -120,10 +122,10 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def _refuse(self, problem: str) -> NoReturn:
         if self._is_new:
             raise InputError(f"{self._label}: {problem}")
-        raise EnvironmentFailed(f"{self._where()}: {problem}")
+        raise ForeignError(f"{self._where()}: {problem}")
 
-    def _failure(self, method: str, error: BaseException) -> EnvironmentFailed:
-        return EnvironmentFailed(f"{self._where()}: {method} raised an error: {describe(error)}")
+    def _failure(self, method: str, error: BaseException) -> ForeignError:
+        return ForeignError(f"{self._where()}: {method} raised an error: {describe(error)}")
 
     def _where(self) -> str:
         copy = "" if self._index is None else f", environment {self._index}"
@@ -131,7 +133,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 def guard(env: gym.Env[Any, Any], label: str, index: int | None = None) -> gym.Env[Any, Any]:
-    """Puts a `Guarded` around what a user made, beneath the wrappers that `gymnasium.make` adds and that unpack steps."""
+    """Puts a `Guarded` around what a user made, beneath `gymnasium.make`'s own wrappers, which unpack steps unseen."""
     outer: gym.Wrapper[Any, Any, Any, Any] | None = None
     inner = env
     while isinstance(inner, (OrderEnforcing, PassiveEnvChecker, TimeLimit)):

@@ -13,6 +13,8 @@ from gymnasium.envs.registration import EnvSpec
 from ntm_rl.envs.foreign import FOREIGN, describe
 from ntm_rl.errors import InputError, did_you_mean
 
+LISTED = 20  # names that an error lists
+
 _added: set[str] = set()  # folders that this module put on sys.path
 
 
@@ -88,10 +90,12 @@ def spec_of_class(env_id: str) -> EnvSpec | None:
     classes = [each for each, value in vars(loaded).items() if _is_environment(value)]
     if "-v" in name and name.rpartition("-v")[0] in {each.rpartition("-v")[0] for each in gym.registry}:
         return None  # Gymnasium tells of the versions that there are
-    has = f"it has {', '.join([*ids, *classes])}" if ids or classes else "it has no class derived from gymnasium.Env"
+    known = [*ids, *classes]
+    listed = ", ".join(known[:LISTED]) + (", ..." if len(known) > LISTED else "")
+    has = f"it has {listed}" if known else "it has no class derived from gymnasium.Env"
     raise InputError(
         f"env.id = {env_id!r}: {module} ({loaded.__file__}) registers no id and has no class {name!r}; {has}."
-        f"{did_you_mean(name, [*ids, *classes])}"
+        f"{did_you_mean(name, known)}"
     )
 
 
@@ -124,7 +128,9 @@ def _require_from(loaded: ModuleType, folder: str | None) -> None:
     places = [*getattr(root, "__path__", []), *([root.__file__] if root.__file__ else [])]
     if folder is None or any(Path(place).resolve().is_relative_to(Path(folder).resolve()) for place in places):
         return
-    raise InputError(f"env.path = {folder!r}: {loaded.__name__} is imported from {places[0]} already; rename one of them")
+    raise InputError(
+        f"env.path = {folder!r}: {loaded.__name__} is imported from {places[0]} already; rename one of them"
+    )
 
 
 def _is_of(entry_point: Any, module: str) -> bool:

@@ -9,6 +9,8 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import FlattenObservation, TransformObservation
 from numpy.typing import NDArray
 
+MAX_ELEMENTS = 2**25  # of one observation, one-hot parts included: more is a mistake, or a damaged or hostile file
+
 
 class TupleToMultiDiscrete(TransformObservation[NDArray[np.int64], Any, Any], RecordConstructorArgs):
     """Joins a Tuple of Discrete observations, each counted from 0, into one MultiDiscrete observation."""

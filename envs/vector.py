@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from ntm_rl.envs.factory import EnvSettings, check_time_limit, make_env
-from ntm_rl.envs.foreign import FOREIGN, EnvironmentFailed, describe, has_place
+from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe, has_place
 from ntm_rl.envs.native import NATIVE, is_atari, is_native, make_native, takes_kwargs
 from ntm_rl.envs.observations import row
 from ntm_rl.envs.registration import MASKED
@@ -180,7 +180,7 @@ class VectorEnvAdapter(VecEnv):
     def _fail(self, method: str, error: BaseException) -> NoReturn:
         if isinstance(error, InputError) or not has_place(error):
             raise error
-        raise EnvironmentFailed(f"{self.envs}: {method} raised an error: {describe(error)}") from error
+        raise ForeignError(f"{self.envs}: {method} raised an error: {describe(error)}") from error
 
     def _owner(self, name: str) -> VectorEnv[Any, Any, Any]:
         """Returns the outermost wrapper that has an attribute, else the environment itself."""

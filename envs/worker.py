@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.env_util import is_wrapped
 
-from ntm_rl.envs.foreign import FOREIGN, EnvironmentFailed, describe
+from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe
 from ntm_rl.errors import InputError
 
 # Windows has no SIGUSR1.
@@ -35,7 +35,7 @@ def work(remote: Connection, parent_remote: Connection, maker: Any) -> None:
             break
         try:
             env = maker.var() if env is None else env
-            answer = COMMANDS[command](env, data), None
+            answer: tuple[Any, Exception | None] = COMMANDS[command](env, data), None
         except FOREIGN as error:
             answer = None, _sendable(command, error)
         try:
@@ -98,16 +98,16 @@ COMMANDS: dict[str, Callable[[Env, Any], Any]] = {
 def _sendable(command: str, error: BaseException) -> Exception:
     """Returns an error that another process can raise: its text, which holds the place, and one of few types."""
     if isinstance(error, InputError):
-        kind = EnvironmentFailed if isinstance(error, EnvironmentFailed) else InputError
+        kind = ForeignError if isinstance(error, ForeignError) else InputError
         return kind(str(error))
     if isinstance(error, AttributeError) and command in ("get_attr", "env_method"):
         return AttributeError(str(error))
-    return EnvironmentFailed(f"{command} raised an error: {describe(error)}")
+    return ForeignError(f"{command} raised an error: {describe(error)}")
 
 
 def _unsendable(command: str, error: Exception) -> Exception:
     text = f"what {command} returned cannot be sent from process to process: {type(error).__name__}: {error}"
-    return AttributeError(text) if command == "get_attr" else EnvironmentFailed(text)
+    return AttributeError(text) if command == "get_attr" else ForeignError(text)
 
 
 def _unheeded(number: int, frame: FrameType | None) -> None:

@@ -13,20 +13,24 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import SubprocVecEnv
-from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper, VecEnv, VecEnvIndices, VecEnvObs
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn as StepReturn
+from stable_baselines3.common.vec_env.base_vec_env import (
+    CloudpickleWrapper,
+    VecEnv,
+    VecEnvIndices,
+    VecEnvObs,
+    VecEnvStepReturn,
+)
 from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs
 
-from ntm_rl.envs.foreign import EnvironmentFailed
+from ntm_rl.envs.foreign import ForeignError
 from ntm_rl.envs.worker import work
-from ntm_rl.errors import InputError
 
 CLOSING_SECONDS = 2.0  # for a worker to end by itself
 STARTING_SECONDS = 120.0  # for a worker to import what its environment needs
 MAX_RESTARTS = 5  # of one worker, without an episode of it that came to its end
 
 
-class WorkerError(EnvironmentFailed):
+class WorkerError(ForeignError):
     """An environment's process crashed, or did not answer in time, or its environment raised an error."""
 
 
@@ -69,8 +73,7 @@ class Workers(SubprocVecEnv):
         self._in_a_row = [0] * len(makers)
         self.waiting, self.closed = False, False
         started = [self._start(index) for index in range(len(makers))]
-        self.remotes, self.processes = zip(*started, strict=True) if started else ((), ())
-        self.processes = list(self.processes)
+        self.remotes, self.processes = tuple(remote for remote, _ in started), [process for _, process in started]
         # At the interpreter's end multiprocessing would ask the workers to end, which they do not heed, and wait.
         self._finalizer = Finalize(self, _kill, (self.processes,), exitpriority=10)
         try:
@@ -104,7 +107,7 @@ class Workers(SubprocVecEnv):
             self._send(remote, ("step", action))
         self.waiting = True
 
-    def step_wait(self) -> StepReturn:
+    def step_wait(self) -> VecEnvStepReturn:
         """Waits for all processes.
 
         Raises:
@@ -198,7 +201,7 @@ class Workers(SubprocVecEnv):
 
     def _value(self, index: int, answer: Answer) -> Any:
         """Returns what a worker answered; raises why it did not."""
-        if answer.failure or isinstance(answer.error, EnvironmentFailed):
+        if answer.failure or isinstance(answer.error, ForeignError):
             self._fail(index, answer)
         if answer.error is not None:
             raise answer.error
@@ -206,7 +209,7 @@ class Workers(SubprocVecEnv):
 
     def _row(self, index: int, answer: Answer) -> Any:
         """Returns a worker's step, or the end of its episode if it failed and is started anew."""
-        has_failed = answer.failure or isinstance(answer.error, EnvironmentFailed)
+        has_failed = answer.failure or isinstance(answer.error, ForeignError)
         if has_failed and self._restarts:
             return self._restart(index, answer)
         row = self._value(index, answer)
@@ -235,7 +238,7 @@ class Workers(SubprocVecEnv):
         self._failures += 1
         self._in_a_row[index] += 1
         if self._in_a_row[index] > MAX_RESTARTS:
-            self._fail(index, answer, f", and was started anew {MAX_RESTARTS} times before without one episode to its end")
+            self._fail(index, answer, f", and was started anew {MAX_RESTARTS} times before, with no whole episode")
         remote, process = self._start(index)
         self.remotes = tuple(remote if each == index else old for each, old in enumerate(self.remotes))
         self.processes[index] = process

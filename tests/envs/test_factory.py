@@ -43,7 +43,10 @@ def test_wrapped_environments_pass_both_checkers(settings):
     [
         (EnvSettings("CartPoll-v1"), r"env.id = 'CartPoll-v1': unknown environment.*Did you mean CartPole-v1\?"),
         (EnvSettings("popgym-RepeatPrevius-v0"), r"unknown environment.*Did you mean popgym-RepeatPrevious"),
-        (EnvSettings("nowhere:Thing-v0"), "there is no module 'nowhere': it is not installed, and .* has no nowhere.py"),
+        (
+            EnvSettings("nowhere:Thing-v0"),
+            "there is no module 'nowhere': it is not installed, and .* has no nowhere.py",
+        ),
         (EnvSettings("not an id"), r"env.id = 'not an id': cannot be made: Malformed"),
         (EnvSettings("Pendulum-v0", kwargs={"g": 1}), r"env.id = 'Pendulum-v0': cannot be made:.*use `Pendulum-v1`"),
         (EnvSettings("CartPole-v1", max_episode_steps=0), r"env.max_episode_steps = 0: must be at least 1"),
