@@ -1,8 +1,8 @@
 """The module that `module:id` names: imported from the folder where it lies, with errors that say where that was."""
 
 import sys
-from importlib import import_module
-from importlib.machinery import PathFinder
+from importlib import import_module, invalidate_caches
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,12 +44,21 @@ def folder_of(env_id: str) -> str | None:
     if module is None:
         return None
     root, here = module.partition(".")[0], Path.cwd()
+    invalidate_caches()  # the file may be new
     elsewhere = [each for each in sys.path if each not in _added and Path(each or ".").resolve() != here.resolve()]
     for finder in sys.meta_path:
         find = getattr(finder, "find_spec", None)
-        if find is not None and find(root, elsewhere if finder is PathFinder else None) is not None:
+        spec = None if find is None else find(root, elsewhere if finder is PathFinder else None)
+        if spec is not None and not _lies_in(spec, here, root):
             return None
     return str(here) if PathFinder.find_spec(root, [str(here)]) is not None else None
+
+
+def _lies_in(spec: ModuleSpec, folder: Path, name: str) -> bool:
+    """Whether a module is `name.py` or the package `name` of a folder."""
+    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
+    own = {folder / f"{name}.py", folder / name / "__init__.py", folder / name}
+    return any(Path(place) in own for place in places)
 
 
 def import_named(env_id: str, folder: str | None = None) -> None:

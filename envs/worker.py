@@ -7,6 +7,7 @@ from types import FrameType
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from stable_baselines3.common.env_util import is_wrapped
 
 from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe
@@ -25,6 +26,7 @@ def work(remote: Connection, parent_remote: Connection, maker: Any) -> None:
     parent_remote.close()
     for number in DEAF_TO:  # a handler, and not SIG_IGN, which programs that the environment starts would inherit
         signal.signal(number, _unheeded)
+    np.random.seed()  # else all that are forked from one process would draw the same numbers
     env: Env | None = None
     while True:
         try:

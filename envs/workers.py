@@ -256,6 +256,8 @@ class Workers(SubprocVecEnv):
         """Starts a worker; returns this side of its pipe, and its process."""
         methods = multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        if "forkserver" in methods:  # imports, which take seconds, happen once for all workers
+            context.set_forkserver_preload(["ntm_rl.envs.vector"])
         remote, work_remote = context.Pipe()
         maker = CloudpickleWrapper(self._makers[index])
         process = context.Process(target=work, args=(work_remote, remote, maker), daemon=True)

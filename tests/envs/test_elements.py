@@ -62,7 +62,7 @@ def test_an_array_that_fits_is_not_copied():
         (PAIR, np.zeros(2), "its space is a Dict of"),
         (PAIR, {"a": np.zeros((2, 2))}, "observation has no 'b'"),
         (PAIR, {"a": np.zeros((2, 2)), "b": 1, "c": 0}, "observation has 'c'"),
-        (PAIR, {"a": np.array([[0, 0], [7, 0]]), "b": 1}, r"observation\['a'\]\[1, 0\] = 7.0 is above"),
+        (PAIR, {"a": np.array([[0, 0], [7, 0]]), "b": 1}, r"observation\['a'\]\[1, 0\] = 7 is above"),
         (PAIR, {"a": np.zeros((2, 2)), "b": 0}, r"observation\['b'\] = 0 is not in"),
         (spaces.Tuple([BOX]), (), "a tuple of 0, its space a Tuple of 1"),
         (spaces.Text(3), 5, "observation 5 is not in Text"),

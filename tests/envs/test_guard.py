@@ -1,5 +1,7 @@
 """Environments that break Gymnasium's rules or fail, each told in one line with the way out."""
 
+from pathlib import Path
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -122,7 +124,7 @@ def test_what_an_environment_raises_is_its_failure_and_keeps_its_place(error):
 
 
 def raising_line() -> int:
-    lines = open(__file__).read().splitlines()
+    lines = Path(__file__).read_text().splitlines()
     return next(number for number, line in enumerate(lines, 1) if line.strip() == "raise answer")
 
 
