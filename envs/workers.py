@@ -225,7 +225,10 @@ class Workers(SubprocVecEnv):
         raise WorkerError("\n".join([f"{first}{why}; {details}{printed}{advice}", *rest])) from answer.error
 
     def _tell(self, index: int, answer: Answer) -> str:
-        return f"environment {index} {answer.failure}" if answer.failure else str(answer.error)
+        if answer.failure:
+            return f"environment {index} {answer.failure}"
+        named = f"environment {index},"  # so the guards of `make_env` name it
+        return str(answer.error) if named in str(answer.error) else f"environment {index}: {answer.error}"
 
     def _last_action(self, index: int) -> Any:
         return None if self._actions[index] is None else np.asarray(self._actions[index]).tolist()

@@ -51,8 +51,6 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 def test_every_option_trains_evaluates_and_goes_on(capsys, overrides):
     assert main(["train", CONFIG, *TINY, *overrides, "--json"]) == 0
     run = json.loads(capsys.readouterr().out)["run"]
-    if "env.vectorization=subprocess" in overrides and overrides[0] == CARTPOLE:
-        return  # processes take their time to start: two trainings with them are enough for the rest
     assert main(["evaluate", run, "--episodes", "2", "--json"]) == 0
     length = json.loads(capsys.readouterr().out)["mean_length"]
     limits = [int(each.partition("=")[2]) for each in overrides if each.startswith("env.max_episode_steps")]

@@ -115,7 +115,10 @@ def test_numbers_for_a_box_of_one_element_train_the_same(capsys, value):
     [
         (lambda: Show(spaces.Dict({1: BOX})), "its observation 1: the keys of a Dict must be text"),
         (lambda: Show(spaces.Dict({})), "its observation space Dict() is empty"),
-        (lambda: Show(spaces.Dict(a=spaces.Box(0, 1, (0,)))), "its observation 'a' Box([], [], (0,), float32) must have"),
+        (
+            lambda: Show(spaces.Dict(a=spaces.Box(0, 1, (0,)))),
+            "its observation 'a' Box([], [], (0,), float32) must have",
+        ),
         (lambda: Show(spaces.Discrete(2**26)), "must have 1 to 33554432 elements"),
         (lambda: Show(BOX, SEEN), "reset returned what its observation_space is not: observation has shape (3,)"),
         (lambda: Show(spaces.Text(3)), "observation space Text"),
@@ -200,9 +203,17 @@ def test_normalisation_takes_the_boxes_and_leaves_the_rest(capsys):
 @pytest.mark.parametrize(
     ("space", "override", "message"),
     [
-        (spaces.Discrete(5), "env.normalize_observation=true", "env.normalize_observation = True: the observation of Mine"),
+        (
+            spaces.Discrete(5),
+            "env.normalize_observation=true",
+            "env.normalize_observation = True: the observation of Mine",
+        ),
         (IMAGE, "env.normalize_observation=true", "has no Box to normalise but images"),
-        (BOX, "ppo.use_sde=true", "ppo.use_sde = True: state-dependent exploration is for Box actions; those of Mine-v0"),
+        (
+            BOX,
+            "ppo.use_sde=true",
+            "ppo.use_sde = True: state-dependent exploration is for Box actions; those of Mine-v0",
+        ),
         (BOX, "policy.extractor=impala", "policy.extractor = 'impala'"),
     ],
 )

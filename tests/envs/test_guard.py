@@ -111,8 +111,17 @@ def test_bounds_are_looked_at_in_the_first_step_alone():
 
 @pytest.mark.parametrize(
     "error",
-    [BrokenPipeError(), ConnectionResetError("peer"), OSError(5, "Input/output error"), ValueError("x"), KeyError("k")]
-    + [SystemExit(3), StopIteration(), MemoryError(), TypeError("f() takes 1 positional argument but 2 were given")],
+    [
+        BrokenPipeError(),
+        ConnectionResetError("peer"),
+        OSError(5, "Input/output error"),
+        ValueError("x"),
+        KeyError("k"),
+        SystemExit(3),
+        StopIteration(),
+        MemoryError(),
+        TypeError("f() takes 1 positional argument but 2 were given"),
+    ],
 )
 def test_what_an_environment_raises_is_its_failure_and_keeps_its_place(error):
     env = Guarded(Scripted(later=error), "env.id = 'Mine-v0'", 1)
@@ -140,7 +149,9 @@ def test_an_error_in_close_is_a_warning():
         def close(self):
             raise RuntimeError("cannot close")
 
-    with pytest.warns(UserWarning, match="close raised an error: .*test_guard.py, line .*in close: RuntimeError: cannot"):
+    with pytest.warns(
+        UserWarning, match="close raised an error: .*test_guard.py, line .*in close: RuntimeError: cannot"
+    ):
         Guarded(Stuck(), "mine").close()
 
 
