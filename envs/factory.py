@@ -34,9 +34,6 @@ class EnvSettings:
 
     id: Annotated[str, "Gymnasium id; `module:id` imports the module first, `module:Class` is a class in it."]
     kwargs: Annotated[dict[str, Any], "Passed to gymnasium.make."] = field(default_factory=dict)
-    path: Annotated[
-        str | None, "Folder of the module of `module:id`; null: it is installed, or `train` runs in its folder."
-    ] = None
     mask_velocity: Annotated[bool, "Hide the velocities of a classic control task."] = False
     previous_action: Annotated[bool, "Let the previous action join the observation."] = False
     previous_reward: Annotated[bool, "Let the previous reward join the observation."] = False
@@ -48,6 +45,9 @@ class EnvSettings:
     restart_workers: Annotated[bool, "Start a copy's process anew where it crashed or hangs; false: an error."] = False
     normalize_observation: Annotated[bool, "Normalise observations by running statistics."] = False
     normalize_reward: Annotated[bool, "Scale rewards by the running deviation of the discounted return."] = False
+    path: Annotated[
+        str | None, "Folder of the module of `module:id`; null: it is installed, or `train` runs in its folder."
+    ] = None
 
 
 def make_env(settings: EnvSettings, render_mode: str | None = None, index: int | None = None) -> gym.Env[Any, Any]:

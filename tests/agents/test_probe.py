@@ -238,7 +238,7 @@ def test_a_single_environment_given_to_the_algorithm_is_looked_at_too():
         def step(self, action):
             return SEEN, 1.0, True, {}
 
-    with pytest.raises(InputError, match="^env = Old: step returned 4 values"):
+    with pytest.raises(InputError, match=r"^env = Old: step returned 4 values"):
         MemoryPPO("MlpNtmPolicy", Old(), n_steps=8, batch_size=8, device="cpu").learn(8)
     with pytest.raises(ForeignError, match=f"{Path(__file__).name}, line .*, in step: ValueError: boom"):
         MemoryPPO("MlpNtmPolicy", Failing(ValueError("boom")), n_steps=8, batch_size=8, device="cpu").learn(8)

@@ -91,7 +91,7 @@ def test_what_breaks_the_rules_later_is_a_failure_of_the_environment_at_its_step
     env = Guarded(Scripted(later=later), "env.id = 'Mine-v0'", 4)
     env.reset(seed=0)
     env.step(0), env.step(0)
-    with pytest.raises(ForeignError, match="^env.id = 'Mine-v0', environment 4, step 3: step returned "):
+    with pytest.raises(ForeignError, match=r"^env.id = 'Mine-v0', environment 4, step 3: step returned "):
         env.step(0)
 
 
@@ -140,7 +140,7 @@ def raising_line() -> int:
 def test_mistakes_of_ours_stay_what_they_are():
     env = Guarded(Scripted(step=InputError("seed = -1")), "mine")
     env.reset()
-    with pytest.raises(InputError, match="^seed = -1$"):
+    with pytest.raises(InputError, match=r"^seed = -1$"):
         env.step(0)
 
 
@@ -182,5 +182,7 @@ def test_a_vector_environment_that_fails_keeps_the_place_too():
     )
     adapter = VectorEnvAdapter(envs)
     adapter.reset()
-    with pytest.raises(ForeignError, match="step raised an error: .*test_guard.py, line .*, in step: ValueError: boom"):
+    with pytest.raises(
+        ForeignError, match=r"step raised an error: .*test_guard.py, line .*, in step: ValueError: boom"
+    ):
         adapter.step(np.array([0]))

@@ -53,7 +53,7 @@ def test_a_registered_id_and_a_class_are_made_from_the_folder(module, tmp_path, 
     assert folder_of(f"{name}:Coin-v0") == str(tmp_path)
     monkeypatch.chdir("/")
     for what, sides in (("Coin-v0", 2), ("Coin", 5)):
-        env = make_env(EnvSettings(f"{name}:{what}", {"sides": sides}, str(tmp_path), max_episode_steps=3))
+        env = make_env(EnvSettings(f"{name}:{what}", {"sides": sides}, path=str(tmp_path), max_episode_steps=3))
         assert env.action_space.n == sides
         env.reset(seed=0)
         assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
@@ -94,9 +94,9 @@ def test_a_constructor_that_fails_keeps_its_line_whatever_it_was_given(module, t
     with pytest.raises(
         InputError, match=r"env.kwargs = {'sides': 1}: .* refuses them: .*line 6, in __init__: ValueError"
     ):
-        make_env(EnvSettings(f"{name}:Coin", {"sides": 1}, str(tmp_path)))
+        make_env(EnvSettings(f"{name}:Coin", {"sides": 1}, path=str(tmp_path)))
     with pytest.raises(InputError, match=r"env.kwargs = {'side': 1}: .* does not take them: TypeError"):
-        make_env(EnvSettings(f"{name}:Coin", {"side": 1}, str(tmp_path)))
+        make_env(EnvSettings(f"{name}:Coin", {"side": 1}, path=str(tmp_path)))
 
 
 def test_a_missing_module_and_a_moved_folder_name_the_file_that_is_needed(module, tmp_path):
@@ -112,7 +112,7 @@ def test_two_modules_of_one_name_are_not_mixed_up(module, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / f"{name}.py").write_text(SOURCE)
-    with pytest.raises(InputError, match="is imported from .* already; rename one of them"):
+    with pytest.raises(InputError, match=r"is imported from .* already; rename one of them"):
         import_named(f"{name}:Coin", str(other))
 
 
