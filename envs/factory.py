@@ -96,9 +96,10 @@ def rom_of(env_id: str) -> str:
 
 
 def _make(settings: EnvSettings, render_mode: str | None) -> gym.Env[Any, Any]:
+    spec = spec_of_class(settings.id) or settings.id
     try:
         env = gym.make(
-            spec_of_class(settings.id) or settings.id,
+            spec,
             max_episode_steps=settings.max_episode_steps,
             disable_env_checker=True,  # it costs a share of every step, and warns about others' environments
             **({} if render_mode is None else {"render_mode": render_mode}),
@@ -106,8 +107,6 @@ def _make(settings: EnvSettings, render_mode: str | None) -> gym.Env[Any, Any]:
         )
         if settings.id in MINIGRID_MEMORY:
             check_size(env)  # MiniGrid itself fails at the first reset
-    except InputError:
-        raise
     except FOREIGN as error:
         raise _not_made(settings, error) from error
     check_has_spaces(f"env.id = {settings.id!r}", env)
@@ -123,6 +122,9 @@ def _not_made(settings: EnvSettings, error: BaseException) -> InputError:
         return InputError(f"{what}: {error}")
     if isinstance(error, gym.error.Error):
         return InputError(f"{what}: cannot be made: {error}")
+    if isinstance(error, InputError):  # of an environment of ours
+        why = f"env.kwargs = {settings.kwargs}: {settings.id} does not take them" if settings.kwargs else what
+        return InputError(f"{why}: {error}")
     if is_of_the_call(error):
         verb = "does not take them" if settings.kwargs else "needs some"
         return InputError(f"env.kwargs = {settings.kwargs}: {settings.id} {verb}: {describe(error)}")
@@ -131,7 +133,7 @@ def _not_made(settings: EnvSettings, error: BaseException) -> InputError:
     if not has_place(error):  # Gymnasium's own: a malformed id, an entry point that is not there
         return InputError(f"{what}: cannot be made: {error}")
     if settings.kwargs and not isinstance(error, OSError):
-        return InputError(f"env.kwargs = {settings.kwargs}: {settings.id} refuses them: {describe(error)}")
+        return InputError(f"env.kwargs = {settings.kwargs}: {settings.id} does not take them: {describe(error)}")
     return ForeignError(f"{what}: its constructor raised an error: {describe(error)}")
 
 
