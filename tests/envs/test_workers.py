@@ -11,7 +11,7 @@ import pytest
 from gymnasium import spaces
 
 from ntm_rl.agents.environment_states import curricula, restore_curricula
-from ntm_rl.envs import EnvSettings, make_vec_env
+from ntm_rl.envs import EnvSettings, VectorEnvAdapter, make_vec_env
 from ntm_rl.envs.foreign import ForeignError
 from ntm_rl.envs.workers import MAX_RESTARTS, WorkerError, Workers
 from ntm_rl.errors import InputError
@@ -122,6 +122,15 @@ def test_signals_to_all_leave_the_processes_to_their_training(workers):
 def test_processes_do_not_share_numpys_random_numbers(workers):
     drawn = workers(count=3).get_attr("drawn")
     assert len(set(drawn)) == 3
+
+
+def test_gymnasiums_own_processes_outlive_the_question_for_what_they_lack():
+    mode = gym.vector.AutoresetMode.SAME_STEP
+    env = VectorEnvAdapter(gym.vector.AsyncVectorEnv([Numbers, Numbers], autoreset_mode=mode))
+    env.reset()
+    assert curricula(env) == [] and not env.has_attr("nothing") and env.get_attr("limit") == [3, 3]
+    assert env.step(np.zeros(2, np.int64))[1].tolist() == [1, 1]
+    env.close()
 
 
 @pytest.mark.parametrize("vectorization", ["native", "sync", "subprocess"])
