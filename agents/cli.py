@@ -57,11 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _exit_code(error: InputError) -> int:
     from ntm_rl.agents.nonfinite import NonFiniteError
     from ntm_rl.agents.storage import WriteError
-    from ntm_rl.envs.workers import WorkerError
+    from ntm_rl.envs.foreign import ForeignError
 
     if isinstance(error, NonFiniteError):
         return NOT_FINITE
-    if isinstance(error, WorkerError):
+    if isinstance(error, ForeignError):
         return ENVIRONMENT_FAILED
     return CANNOT_WRITE if isinstance(error, WriteError) else BAD_INPUT
 

@@ -11,13 +11,13 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import preprocess_obs
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from ntm_rl.agents import categorical
 from ntm_rl.agents.actions import ActionConverter, check_action_space
+from ntm_rl.agents.features import extract
 from ntm_rl.agents.recurrent_states import (
     LstmStates,
     as_lstm_states,
@@ -103,8 +103,6 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         self.core_name = core
         self.core_kwargs = core_kwargs or {}
         self.critic_kind: Critic = critic
-        parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
-        self._scalars = {key for key, part in parts.items() if isinstance(part, spaces.Box) and part.shape == ()}
         # RecurrentActorCriticPolicy.__init__ would build LSTMs that nobody uses.
         ActorCriticPolicy.__init__(
             self,
@@ -231,25 +229,7 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         return latent_pi, self.mlp_extractor.forward_critic(for_critic.flatten(0, 1))
 
     def _features(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> Tensor:
-        # Bytes go to our extractors as they are: SB3 would blow the images up to float32 first.
-        if self.normalize_images and isinstance(extractor, MultiInputExtractor) and isinstance(obs, dict):
-            parts, images = self.observation_space.spaces, extractor.images  # type: ignore[attr-defined]
-            read: Tensor = extractor(
-                {
-                    key: part if part.dtype == torch.uint8 and key in images else preprocess_obs(part, parts[key])
-                    for key, part in obs.items()
-                }
-            )
-            return read
-        takes_bytes = isinstance(extractor, ImageExtractor) and self.normalize_images
-        if takes_bytes and isinstance(obs, Tensor) and obs.dtype == torch.uint8:
-            features: Tensor = extractor(obs)
-            return features
-        if self._scalars:  # extractors flatten what comes after the batch: there must be something
-            parts = obs if isinstance(obs, dict) else {"": obs}
-            flat = {key: part.reshape(-1, 1) if key in self._scalars else part for key, part in parts.items()}
-            obs = flat if isinstance(obs, dict) else flat[""]
-        return super(ActorCriticPolicy, self).extract_features(obs, extractor)
+        return extract(obs, extractor, self.observation_space, self.normalize_images)
 
     def _critic_core(self) -> MemoryCore:
         return self.core if self.critic_core is None else self.critic_core

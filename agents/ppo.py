@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Self
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
@@ -20,6 +21,7 @@ from ntm_rl.agents.policies import MlpNtmPolicy
 from ntm_rl.agents.rollout import Minibatch, Rollout, warn_of_sizes
 from ntm_rl.agents.rollout_view import RolloutBufferView
 from ntm_rl.agents.sb3_names import check_policy_name
+from ntm_rl.envs.guard import Guarded
 from ntm_rl.envs.vector import VectorEnvAdapter
 from ntm_rl.errors import InputError
 
@@ -116,9 +118,11 @@ class MemoryPPO(RecurrentPPO):
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         # Everything that gives SB3 an environment comes through here: the constructor, `load` and `set_env`.
-        return RecurrentPPO._wrap_env(
-            VectorEnvAdapter(env) if isinstance(env, VectorEnv) else env, verbose, monitor_wrapper
-        )
+        if isinstance(env, VectorEnv):
+            env = VectorEnvAdapter(env)
+        elif isinstance(env, gym.Env):  # what it returns is checked against Gymnasium's interface and its spaces
+            env = Guarded(env, f"env = {type(env.unwrapped).__name__}", bounds=False)
+        return RecurrentPPO._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
         self._check_sizes()

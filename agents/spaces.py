@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from ntm_rl.envs.observations import MAX_ELEMENTS
 from ntm_rl.errors import InputError
-
-MAX_ELEMENTS = 2**25  # of one observation, where a file does not say how many it can fill
 
 
 def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:

@@ -30,8 +30,10 @@ from ntm_rl.agents.description import SuspiciousSpaces, describe
 from ntm_rl.agents.environment_states import reached_level
 from ntm_rl.agents.export import save_agent
 from ntm_rl.agents.nonfinite import NonFiniteError, write_report
+from ntm_rl.agents.paths import user_path
 from ntm_rl.agents.policies import FAST_ADAM
 from ntm_rl.agents.ppo import MemoryPPO
+from ntm_rl.agents.probe import probe_agent, probe_environment
 from ntm_rl.agents.progress import ProgressCallback
 from ntm_rl.agents.run_changes import explained, refuse_reached
 from ntm_rl.agents.runs import Run
@@ -41,6 +43,7 @@ from ntm_rl.agents.storage import StorageError
 from ntm_rl.agents.tracking import WandbWriter, make_logger, record_pending
 from ntm_rl.agents.warm_start import warm_start
 from ntm_rl.envs.images import is_image
+from ntm_rl.envs.modules import folder_of
 from ntm_rl.envs.vector import make_vec_env
 from ntm_rl.errors import InputError
 
@@ -75,11 +78,19 @@ def train(settings: Settings, config: str, *, show_progress: bool = True) -> Tra
     Raises:
         InputError: an environment that cannot be made, or a folder that cannot be written.
     """
+    settings = with_module_path(settings)
     model = _new_model(settings)  # before the folder: what fails here leaves nothing behind
     with SignalListener():  # from here on a signal ends the training with a checkpoint
         run = Run.create(settings, config)
         with run.owned():
             return _learn_guarded(settings, run, model, show_progress, {})
+
+
+def with_module_path(settings: Settings) -> Settings:
+    """Returns settings that say, absolutely, where the module of `env.id = module:id` lies, if it is not installed."""
+    path = settings.env.path
+    path = folder_of(settings.env.id) if path is None else str(user_path("env.path", path).absolute())
+    return settings.model_copy(update={"env": settings.env.model_copy(update={"path": path})})
 
 
 def resume(run: Run, settings: Settings, *, show_progress: bool = True) -> TrainResult:
@@ -143,7 +154,9 @@ def _make_env(settings: Settings) -> VecEnv:
 
 
 def _new_model(settings: Settings) -> MemoryPPO:
+    probe_environment(settings.env_settings, settings.seed)
     model = make_model(settings, _make_env(settings))
+    probe_agent(model, settings.env.id)
     if settings.policy.init_from is not None:
         warm_start(model.policy, Run.open(settings.policy.init_from))
     return model
@@ -154,6 +167,11 @@ def make_model(settings: Settings, env: VecEnv) -> MemoryPPO:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     options = settings.ppo.model_dump()
+    if options["use_sde"] and not isinstance(env.action_space, spaces.Box):
+        raise InputError(
+            f"ppo.use_sde = True: state-dependent exploration is for Box actions; those of {settings.env.id} are "
+            f"{env.action_space}"
+        )
     if options.pop("learning_rate_schedule") == "linear":
         options["learning_rate"] = LinearSchedule(options["learning_rate"], 0.0, 1.0)
     optimizer = {**FAST_ADAM, "eps": options.pop("adam_epsilon")}

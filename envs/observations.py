@@ -17,6 +17,7 @@ from ntm_rl.errors import InputError
 
 Path = tuple[str | int, ...]  # keys and numbers that lead to a part of an observation
 NUMERIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+MAX_ELEMENTS = 2**25  # of one observation, one-hot parts included: more is a mistake, or a damaged or hostile file
 
 
 class TupleToMultiDiscrete(TransformObservation[NDArray[np.int64], Any, Any], RecordConstructorArgs):

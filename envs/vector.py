@@ -1,10 +1,11 @@
 """Vector environments as SB3 wants them: the adapter from Gymnasium's, and the factory that chooses."""
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from functools import partial
-from typing import Any, SupportsFloat
+from typing import Any, NoReturn, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +18,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from ntm_rl.envs.autoreset import autoreset_mode, without_reset_steps
 from ntm_rl.envs.factory import EnvSettings, make_env, with_time_limit
+from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe, has_place
 from ntm_rl.envs.images import is_image
 from ntm_rl.envs.native import NATIVE, is_atari, is_native, make_native, takes_kwargs
 from ntm_rl.envs.observations import row
@@ -64,7 +66,10 @@ class VectorEnvAdapter(SpawnsSeeds):
         options = self._options[0] or None
         if any((other or None) != options for other in self._options):
             raise InputError(f"options = {self._options}: all copies of a vector environment share their options")
-        observations, _ = self.envs.reset(seed=self._next_seed(), options=options)
+        try:
+            observations, _ = self.envs.reset(seed=self._next_seed(), options=options)
+        except FOREIGN as error:
+            self._fail("reset", error)
         self._reset_seeds()
         self._reset_options()
         self._returns[:] = 0
@@ -77,7 +82,10 @@ class VectorEnvAdapter(SpawnsSeeds):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Steps every copy."""
-        observations, rewards, terminated, truncated, info = self.envs.step(self._actions)
+        try:
+            observations, rewards, terminated, truncated, info = self.envs.step(self._actions)
+        except FOREIGN as error:
+            self._fail("step", error)
         self._returns += rewards
         self._lengths += 1
         dones = terminated | truncated
@@ -123,8 +131,11 @@ class VectorEnvAdapter(SpawnsSeeds):
         return observations  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Closes the vector environment."""
-        self.envs.close()
+        """Closes the vector environment; an error in it is a warning, for the work is done."""
+        try:
+            self.envs.close()
+        except FOREIGN as error:
+            warnings.warn(f"{self.envs}: close raised an error: {describe(error)}", stacklevel=2)
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """Returns what each copy shows."""
@@ -132,8 +143,15 @@ class VectorEnvAdapter(SpawnsSeeds):
         return [None] * self.num_envs if images is None else list(images)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Returns an attribute of each copy, or of the vector environment where its copies are no objects."""
+        """Returns an attribute of each copy, or of the vector environment where its copies are no objects.
+
+        Raises:
+            AttributeError: a copy has none of that name.
+        """
         if hasattr(self.envs.unwrapped, "get_attr"):
+            # First, for a process that is asked for what it has not ends, and Gymnasium ends all others with it.
+            if not all(self.envs.unwrapped.call("has_wrapper_attr", attr_name)):  # type: ignore[attr-defined]
+                raise AttributeError(f"{self.envs} has no attribute {attr_name!r}")
             values = self.envs.unwrapped.get_attr(attr_name)
             return [values[index] for index in self._get_indices(indices)]
         return [getattr(self._owner(attr_name), attr_name) for _ in self._get_indices(indices)]
@@ -168,6 +186,11 @@ class VectorEnvAdapter(SpawnsSeeds):
         inner = self.envs.unwrapped
         has_many = isinstance(inner, (SyncVectorEnv, AsyncVectorEnv)) or getattr(inner, "seeds_copies", False)
         return list(self._seeds) if has_many else self._seeds[0]
+
+    def _fail(self, method: str, error: BaseException) -> NoReturn:
+        if isinstance(error, InputError) or not has_place(error):
+            raise error
+        raise ForeignError(f"{self.envs}: {method} raised an error: {describe(error)}") from error
 
     def _owner(self, name: str) -> VectorEnv[Any, Any, Any]:
         """Returns the outermost wrapper that has an attribute, else the environment itself."""
@@ -210,9 +233,8 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
         envs = make_native(native_id, n_envs, settings.kwargs, *previous, training)
         venv = VectorEnvAdapter(envs)
     else:
-        makers = [partial(_monitored, settings)] * n_envs
+        makers = [partial(_monitored, settings, index) for index in range(n_envs)]
         if settings.vectorization == "subprocess":
-            makers[0]().close()  # an error in a worker would reach the user as a broken pipe
             venv = Workers(makers, settings.worker_timeout, settings.restart_workers)  # type: ignore[arg-type]
         else:
             venv = SteppedInTurn(makers)  # type: ignore[arg-type]
@@ -278,8 +300,8 @@ class KeepLastObservation(gym.Wrapper[Any, Any, Any, Any]):
         return observation, reward, terminated, truncated, info
 
 
-def _monitored(settings: EnvSettings) -> Monitor:
-    return Monitor(KeepLastObservation(make_env(settings)))
+def _monitored(settings: EnvSettings, index: int) -> Monitor:
+    return Monitor(KeepLastObservation(make_env(settings, index=index)))
 
 
 def _info_row(info: dict[str, Any], index: int) -> dict[str, Any]:

@@ -22,7 +22,22 @@ RENDER_MODES = ["rgb_array", "ansi"]
 RENDER_FPS = 8
 
 
-class AlgorithmicEnv(gym.Env[FloatArray, Any]):
+class HasCurriculum:
+    """Has a curriculum that can be put in place of another, from another process too."""
+
+    _playback: Playback
+
+    @property
+    def curriculum(self) -> Curriculum:
+        """What draws the difficulties of the sequences."""
+        return self._playback.curriculum
+
+    @curriculum.setter
+    def curriculum(self, curriculum: Curriculum) -> None:
+        self._playback.curriculum = curriculum
+
+
+class AlgorithmicEnv(HasCurriculum, gym.Env[FloatArray, Any]):
     """Plays an algorithmic task; the class of the task says what is seen, done and paid.
 
     `info["target"]` is the right answer to the observation that comes with it, `info["mask"]` whether one is asked for.
@@ -43,8 +58,7 @@ class AlgorithmicEnv(gym.Env[FloatArray, Any]):
         check_render_mode(render_mode)
         self.render_mode = render_mode
         made = make_task(task, **options)
-        self.curriculum = Curriculum(made, curriculum)
-        self._playback = Playback(made, 1, self.curriculum)
+        self._playback = Playback(made, 1, Curriculum(made, curriculum))
         self.observation_space, self.action_space = self._playback.observation_space, self._playback.action_space
         self._first = np.zeros(1, dtype=np.int64)
 
@@ -80,7 +94,7 @@ class AlgorithmicEnv(gym.Env[FloatArray, Any]):
         return {"target": info["target"][0], "mask": bool(info["mask"][0])}
 
 
-class AlgorithmicVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
+class AlgorithmicVectorEnv(HasCurriculum, VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
     """Plays copies of an algorithmic task, all at once; arguments as `AlgorithmicEnv`.
 
     Copy i after `reset(seed=s)` plays the episodes of an `AlgorithmicEnv` after `reset(seed=s + i)`, as long as the
@@ -108,8 +122,7 @@ class AlgorithmicVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
         self.render_mode = render_mode
         self.num_envs = num_envs
         made = make_task(task, **options)
-        self.curriculum = Curriculum(made, curriculum)
-        self._playback = Playback(made, num_envs, self.curriculum)
+        self._playback = Playback(made, num_envs, Curriculum(made, curriculum))
         self.single_observation_space = self._playback.observation_space
         self.single_action_space = self._playback.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
