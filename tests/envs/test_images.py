@@ -33,7 +33,7 @@ def floats(low, high, *shape):
         (floats(0, 255, 40, 30, 3), floats(0, 1, 3, 40, 30), lambda x: np.moveaxis(x, -1, 0) / 255),
         (floats(-1, 1, 40, 30, 3), floats(0, 1, 3, 40, 30), lambda x: (np.moveaxis(x, -1, 0) + 1) / 2),
     ],
-    ids=str,
+    ids=lambda value: None if callable(value) else str(value),
 )
 def test_images_come_channels_first_as_bytes_or_from_0_to_1(space, expected, reference):
     reader = ImageReader(space)
