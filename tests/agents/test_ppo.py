@@ -204,7 +204,7 @@ def test_a_callback_can_stop_the_rollout():
         (dict(batch_size=16.0), r"batch_size = 16.0: must be an integer of at least 1"),
         (dict(n_steps=0), "n_steps = 0: must be an integer of at least 1"),
         (dict(n_epochs=0), "n_epochs = 0: must be an integer of at least 1"),
-        (dict(clip_range_vf=-1), "clip_range_vf = -1: must be above 0"),
+        (dict(clip_range_vf=-1), "clip_range_vf = -1: must be a number above 0, or None"),
     ],
 )
 def test_sizes_below_one_name_their_key(kwargs, message):
