@@ -7,25 +7,6 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ntm_rl.errors import InputError
-
-
-def check_action_space(space: spaces.Space[Any]) -> None:
-    """Checks that a policy can act in a space.
-
-    Raises:
-        InputError: a MultiDiscrete or MultiBinary space of more than one dimension.
-    """
-    if isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)) and (
-        len(space.shape) != 1 or not isinstance(getattr(space, "n", 0), (int, np.integer))
-    ):
-        size = int(np.prod(space.shape))
-        flat = f"MultiBinary({size})" if isinstance(space, spaces.MultiBinary) else "MultiDiscrete(nvec.ravel())"
-        raise InputError(
-            f"action space = {' '.join(str(space).split())}: must have one dimension; flatten it with "
-            f"gymnasium.wrappers.TransformAction(env, lambda action: action.reshape{space.shape}, {flat})"
-        )
-
 
 def sampled_block(space: spaces.Space[Any], shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Returns an empty block `[*shape, A]` for sampled actions, `[*shape]` for a Discrete space.

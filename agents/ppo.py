@@ -254,6 +254,7 @@ class MemoryPPO(RecurrentPPO):
             bonus[cut] = self.gamma * values.cpu().numpy()
         return bonus
 
+    @torch.enable_grad()  # environments with networks of their own may switch gradients off for all
     def train(self) -> None:
         """Updates the policy with `n_epochs` passes over the rollout.
 
