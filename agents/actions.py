@@ -7,6 +7,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from ntm_rl.envs.actions import float_bounds
+
 
 def sampled_block(space: spaces.Space[Any], shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Returns an empty block `[*shape, A]` for sampled actions, `[*shape]` for a Discrete space.
@@ -43,12 +45,7 @@ class ActionConverter:
         self.sizes: Any = space.n if isinstance(space, spaces.Discrete) else getattr(space, "nvec", None)
         self._rounds = isinstance(space, spaces.Box) and space.dtype.kind in "iub"
         if isinstance(space, spaces.Box):
-            self._low, self._high = space.low, space.high
-        if isinstance(space, spaces.Box) and self._rounds:
-            largest = 1.0 if space.dtype.kind == "b" else float(np.iinfo(space.dtype).max)
-            self._low = space.low.astype(np.float64)
-            # 2^63 - 1 is no float64: the next one below is.
-            self._high = np.minimum(space.high.astype(np.float64), np.nextafter(largest, 0) if largest > 1 else 1.0)
+            self._low, self._high = float_bounds(space) if self._rounds else (space.low, space.high)
 
     def __call__(self, sampled: np.ndarray) -> np.ndarray:
         """Returns actions `[B, *space.shape]` of the space's dtype for samples `[B, A]` or `[B]`."""

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from ntm_rl.agents.description import warn_of_spaces
+from ntm_rl.agents.episode_infos import with_statistics
 from ntm_rl.agents.nonfinite import NonFiniteError, check_observations, check_originals, check_rollout, update_error
 from ntm_rl.agents.policies import MlpNtmPolicy
 from ntm_rl.agents.rollout import Minibatch, Rollout, warn_of_sizes
@@ -215,7 +216,7 @@ class MemoryPPO(RecurrentPPO):
             callback.update_locals(locals())
             goes_on = callback.on_step()
             if any(infos):
-                self._update_info_buffer(infos, dones)
+                self._update_info_buffer(with_statistics(infos), dones)  # type: ignore[arg-type]
             # Also where the rollout stops: the next one goes on from here.
             self._last_obs, self._last_episode_starts, self.memory_state = new_obs, dones, state
             if not goes_on:

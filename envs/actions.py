@@ -25,7 +25,7 @@ def check_action_space(space: spaces.Space[Any], label: str = "action space") ->
     what = f"{label} = {' '.join(str(space).split())}"
     if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         raise InputError(
-            f"{what}: is not supported; valid are Box, Discrete, MultiDiscrete and MultiBinary; "
+            f"{what}: not supported; valid are Box, Discrete, MultiDiscrete and MultiBinary; "
             "gymnasium.wrappers.TransformAction makes its actions out of one of these"
         )
     if 0 in (space.shape or ()):
@@ -53,6 +53,14 @@ def _check_one_dimension(space: spaces.MultiDiscrete | spaces.MultiBinary, what:
         raise InputError(f"{what}: its size must be a number; write MultiBinary({size})")
 
 
+def float_bounds(space: spaces.Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns a Box's bounds as floats that round to elements of it: 2^63 - 1, for one, is no float64."""
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    if space.dtype.kind in "iu":
+        high = np.minimum(high, np.nextafter(float(np.iinfo(space.dtype).max), 0))
+    return low, high
+
+
 class RescaledAction(TransformAction[Any, Any, Any], RecordConstructorArgs):
     """Takes actions from -1 to 1 and scales them to the bounds of a Box, integers rounded.
 
@@ -72,12 +80,12 @@ class RescaledAction(TransformAction[Any, Any, Any], RecordConstructorArgs):
         if not isinstance(space, spaces.Box) or not space.is_bounded():
             raise InputError(f"env.rescale_action = True: its actions {space} are no Box with bounds; use false")
         self._space = space
-        self._low = space.low.astype(np.float64)
-        self._range = space.high.astype(np.float64) - self._low
+        self._low, self._high = float_bounds(space)
         TransformAction.__init__(self, env, func=self.scale, action_space=spaces.Box(-1, 1, space.shape, np.float32))
 
     def scale(self, action: NDArray[Any]) -> NDArray[Any]:
         """Returns the environment's action for one from -1 to 1."""
-        scaled = self._low + (np.clip(action, -1, 1).astype(np.float64) + 1) / 2 * self._range
+        share = (np.clip(action, -1, 1).astype(np.float64) + 1) / 2
+        scaled = np.minimum(self._low * (1 - share) + self._high * share, self._high)
         exact: NDArray[Any] = scaled if self._space.dtype.kind == "f" else np.rint(scaled)
         return exact.astype(self._space.dtype)

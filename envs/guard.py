@@ -1,7 +1,6 @@
 """A wrapper between an environment's own code and everything else: what it raises and returns is told in one line."""
 
 import warnings
-from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import gymnasium as gym
@@ -78,8 +77,6 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             terminated, truncated = self._flag("terminated", terminated), self._flag("truncated", truncated)
         if not isinstance(info, dict):
             self._refuse(f"step returned an info that is {shape_of(info)}; it must be a dict, {{}} for none")
-        if "episode" in info or "is_success" in info:
-            info = self._without_reserved(info)
         observation = self._observed(observation, "step")
         self._is_new = False
         return observation, reward, terminated, truncated, info
@@ -109,28 +106,18 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def _number(self, reward: Any) -> Any:
         if isinstance(reward, (int, float, np.number, np.bool_)):
             return reward
-        if not _is_number(reward):
+        array = np.asarray(reward)
+        if array.shape != () or array.dtype.kind not in "biuf":
             self._refuse(
                 f"step returned a reward that is {shape_of(reward)}; it must be a number, such as float(reward)"
             )
-        return float(reward)
+        return float(array)
 
     def _flag(self, name: str, value: Any) -> bool:
         array = np.asarray(value)
         if array.shape != () or array.dtype != np.bool_:
             self._refuse(f"step returned {name} that is {shape_of(value)}; it must be True or False, as bool({name})")
         return bool(array)
-
-    def _without_reserved(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Leaves out what SB3 would take for an episode's statistics or its success, and is neither."""
-        wrong = [key for key, is_valid in RESERVED.items() if key in info and not is_valid(info[key])]
-        for key in wrong:
-            warnings.warn(
-                f"{self._label}: info[{key!r}] of step is left out: Stable-Baselines3 keeps {MEANINGS[key]} there; "
-                "use another key",
-                stacklevel=2,
-            )
-        return {key: value for key, value in info.items() if key not in wrong}
 
     def _refuse(self, problem: str) -> NoReturn:
         if self._is_new:
@@ -156,23 +143,6 @@ def guard(env: gym.Env[Any, Any], label: str, index: int | None = None) -> gym.E
         return guarded
     outer.env = guarded
     return env
-
-
-def _is_number(value: Any) -> bool:
-    array = np.asarray(value)
-    return array.shape == () and array.dtype.kind in "biuf"
-
-
-def _is_statistics(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(key in value and _is_number(value[key]) for key in ("r", "l"))
-
-
-# What SB3 reads from infos: whether a value is right, and what it means.
-RESERVED: dict[str, Callable[[Any], bool]] = {
-    "episode": lambda value: value is None or _is_statistics(value),
-    "is_success": lambda value: value is None or _is_number(value),
-}
-MEANINGS = {"episode": "an ended episode's return r, length l and time t", "is_success": "a number or bool"}
 
 
 def _values(result: Any) -> str:

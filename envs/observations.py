@@ -104,7 +104,7 @@ class ReadableParts(TransformObservation[Any, Any, Any], RecordConstructorArgs):
             key = "/".join(map(str, path))
             if key in self._parts:
                 raise InputError(
-                    f"observation {key!r}: two parts of {env.observation_space} have this joined key; rename one of them"
+                    f"observation {key!r}: two parts of {env.observation_space} have this joined key; rename one"
                 )
             reader, change = _reader(part, mission)
             if change:
@@ -173,7 +173,9 @@ def _reader(space: spaces.Space[Any], mission: Mission) -> tuple[Reader | None, 
         return image, f"image {_size(space)}, read as {_size(image.space)}" if image.changes else ""
     if is_plain(space) or not isinstance(space, NUMERIC):
         return AsItIs(space), ""
-    return Flattened(space), f"{' '.join(str(space).split())}, read as {spaces.flatdim(space)} numbers, discrete ones one-hot"
+    return Flattened(
+        space
+    ), f"{' '.join(str(space).split())}, read as {spaces.flatdim(space)} numbers, discrete ones one-hot"
 
 
 def is_plain(space: spaces.Space[Any]) -> bool:

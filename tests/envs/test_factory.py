@@ -83,8 +83,16 @@ def test_a_module_that_the_environment_imports_is_named(monkeypatch):
             spaces.Tuple((spaces.Discrete(2),)),
             r"action space = Tuple.*valid are Box, Discrete.*TransformAction",
         ),
-        (spaces.Discrete(2), spaces.MultiBinary((2, 2)), r"action space = MultiBinary.*one dimension.*MultiBinary\(4\)"),
-        (spaces.Discrete(2), spaces.MultiDiscrete([[2, 2]]), r"action space = MultiDiscrete\(\[\[2 2\]\]\).*one dimension"),
+        (
+            spaces.Discrete(2),
+            spaces.MultiBinary((2, 2)),
+            r"action space = MultiBinary.*one dimension.*MultiBinary\(4\)",
+        ),
+        (
+            spaces.Discrete(2),
+            spaces.MultiDiscrete([[2, 2]]),
+            r"action space = MultiDiscrete\(\[\[2 2\]\]\).*one dimension",
+        ),
         (spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (1,)), r"action space = Box.*finite bounds.*ClipAction"),
         (spaces.Discrete(2), spaces.Box(0, np.inf, (1,)), r"action space = Box.*finite bounds"),
         (spaces.Discrete(2), spaces.Box(0, 1, (0,)), r"action space = Box.*at least one element"),

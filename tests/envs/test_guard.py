@@ -186,25 +186,3 @@ def test_a_vector_environment_that_fails_keeps_the_place_too():
         ForeignError, match=r"step raised an error: .*test_guard.py, line .*, in step: ValueError: boom"
     ):
         adapter.step(np.array([0]))
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        *(("episode", value) for value in (3, {"number": 3}, {"r": "x", "l": 1}, "first")),
-        *(("is_success", value) for value in ("maybe", np.array([True]))),
-    ],
-)
-def test_infos_that_sb3_would_take_for_statistics_are_left_out(key, value):
-    env = Guarded(Scripted(step=(SEEN, 1.0, False, False, {key: value, "mine": 1})), "env.id = 'Own-v0'")
-    env.reset()
-    with pytest.warns(UserWarning, match=rf"'Own-v0': info\['{key}'\] of step is left out: .*use another key"):
-        *_, info = env.step(0)
-    assert info == {"mine": 1}
-
-
-@pytest.mark.parametrize("info", [{"episode": {"r": np.array(1.0), "l": 2, "t": 0.1}}, {"is_success": np.True_}])
-def test_statistics_and_success_are_handed_on(info):
-    env = Guarded(Scripted(step=(SEEN, 1.0, True, False, info)), "env.id = 'Own-v0'")
-    env.reset()
-    assert env.step(0)[4] == info
