@@ -45,7 +45,8 @@ class ActionConverter:
         self.sizes: Any = space.n if isinstance(space, spaces.Discrete) else getattr(space, "nvec", None)
         self._rounds = isinstance(space, spaces.Box) and space.dtype.kind in "iub"
         if isinstance(space, spaces.Box):
-            self._low, self._high = float_bounds(space) if self._rounds else (space.low, space.high)
+            bounds: tuple[Any, Any] = float_bounds(space) if self._rounds else (space.low, space.high)
+            self._low, self._high = bounds
 
     def __call__(self, sampled: np.ndarray) -> np.ndarray:
         """Returns actions `[B, *space.shape]` of the space's dtype for samples `[B, A]` or `[B]`."""

@@ -57,7 +57,7 @@ def float_bounds(space: spaces.Box) -> tuple[NDArray[np.float64], NDArray[np.flo
     """Returns a Box's bounds as floats that round to elements of it: 2^63 - 1, for one, is no float64."""
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     if space.dtype.kind in "iu":
-        high = np.minimum(high, np.nextafter(float(np.iinfo(space.dtype).max), 0))
+        high = np.minimum(high, np.nextafter(float(np.iinfo(str(space.dtype)).max), 0))
     return low, high
 
 
