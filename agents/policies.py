@@ -16,7 +16,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from ntm_rl.agents import categorical
-from ntm_rl.agents.actions import ActionConverter, check_action_space
+from ntm_rl.agents.actions import ActionConverter
 from ntm_rl.agents.arguments import check_keywords, check_net_arch, check_policy_options
 from ntm_rl.agents.features import extract
 from ntm_rl.agents.recurrent_states import (
@@ -34,6 +34,7 @@ from ntm_rl.agents.recurrent_states import (
 from ntm_rl.agents.sb3_names import check_numbers, check_observation_kind, check_options
 from ntm_rl.agents.vision import ImageExtractor, MultiInputExtractor
 from ntm_rl.core import MemoryCore, make_core, require_one_of
+from ntm_rl.envs.actions import check_action_space
 from ntm_rl.errors import InputError
 
 Critic = Literal["shared", "detached", "separate"]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ntm_rl.agents.arguments import check_device, check_hyperparameters, check_learning, check_spaces, made_env
 from ntm_rl.agents.description import warn_of_spaces
+from ntm_rl.agents.episode_infos import with_statistics
 from ntm_rl.agents.nonfinite import (
     NonFiniteError,
     check_last,
@@ -211,7 +212,7 @@ class MemoryPPO(RecurrentPPO):
             callback.update_locals(locals())
             goes_on = callback.on_step()
             if any(infos):
-                self._update_info_buffer(infos, dones)
+                self._update_info_buffer(with_statistics(infos), dones)  # type: ignore[arg-type]
             # Also where the rollout stops: the next one goes on from here.
             self._last_obs, self._last_episode_starts, self.memory_state = new_obs, dones, state
             if not goes_on:
@@ -257,6 +258,7 @@ class MemoryPPO(RecurrentPPO):
             bonus[cut] = self.gamma * values.cpu().numpy()
         return bonus
 
+    @torch.enable_grad()  # environments with networks of their own may switch gradients off for all
     def train(self) -> None:
         """Updates the policy with `n_epochs` passes over the rollout.
 
