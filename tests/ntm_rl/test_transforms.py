@@ -97,6 +97,18 @@ def test_an_ensemble_of_cores_by_vmap_equals_its_members(name, options):
 
 
 @compiles
+def test_a_linearized_core_gives_the_derivative():
+    core, inputs, state, resets = build("ntm", {"hidden_size": 3, **SLOTS})
+    tangent = torch.randn_like(inputs)
+
+    def run(inputs):
+        return core(inputs, state, resets)[0]
+
+    linear = torch.func.linearize(run, inputs)[1]
+    torch.testing.assert_close(linear(tangent), torch.func.jvp(run, (inputs,), (tangent,))[1])
+
+
+@compiles
 @pytest.mark.parametrize("name", ["ntm", "lstm", "dnc", "gated_delta"])
 def test_an_exported_core_gives_the_same(name):
     core, inputs, state, resets = build(name, {"hidden_size": 3, **SMALL.get(name, {})})
