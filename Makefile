@@ -42,10 +42,10 @@ format: $(INSTALLED)
 
 # One stamp file: the environment is rebuilt only when what it must hold has changed.
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[popgym,minigrid,plot,stats,video,docs,dev]"
-	touch $@
+	@: > $@
 
 clean:
 	rm -rf $(VENV) docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

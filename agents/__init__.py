@@ -6,7 +6,30 @@ Importing the package registers the policies by name in `sb3_contrib.RecurrentPP
 if __name__ != "ntm_rl.agents":
     raise ImportError(f"import this package as ntm_rl.agents, not as {__name__}")
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ntm_rl.agents.export import LoadedAgent, load_agent, save_agent
 from ntm_rl.agents.policies import CnnNtmPolicy, MlpNtmPolicy, MultiInputNtmPolicy
 from ntm_rl.agents.ppo import MemoryPPO
 
-__all__ = ["CnnNtmPolicy", "MemoryPPO", "MlpNtmPolicy", "MultiInputNtmPolicy"]
+if TYPE_CHECKING:
+    from ntm_rl.agents.loading import RunAgent, load_run_agent
+
+__all__ = [
+    "CnnNtmPolicy",
+    "LoadedAgent",
+    "MemoryPPO",
+    "MlpNtmPolicy",
+    "MultiInputNtmPolicy",
+    "RunAgent",
+    "load_agent",
+    "load_run_agent",
+    "save_agent",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("RunAgent", "load_run_agent"):  # runs bring W&B and the configs along, which the policies do without
+        return getattr(import_module("ntm_rl.agents.loading"), name)
+    raise AttributeError(f"module 'ntm_rl.agents' has no attribute {name!r}")

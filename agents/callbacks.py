@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from ntm_rl.agents.checkpoints import save_checkpoint
-from ntm_rl.agents.environment_states import curricula
+from ntm_rl.agents.checkpoints import count, save_checkpoint
+from ntm_rl.agents.environment_states import curricula, reached_level
 from ntm_rl.agents.export import WEIGHTS, save_agent
 from ntm_rl.agents.signals import SignalListener
 from ntm_rl.agents.storage import StorageError, read_tensors
@@ -21,33 +21,70 @@ class BestAgentCallback(BaseCallback):
     The mean is SB3's `rollout/ep_rew_mean`, over at least `episodes` episodes, looked at once a rollout; the weights
     saved are those that played that rollout.
 
+    Where a curriculum makes the environments harder, returns are compared within a level alone. After a level is
+    reached, nothing is saved until all of the last episodes were played at it; then the agent replaces that of a lower
+    level, whatever its return.
+
     Args:
         folder: Where the agent goes.
         episodes: Episodes to average over.
         extra: JSON values for the card.
         best: The height that an earlier part of the training reached; that of an agent already in `folder` counts too,
             which may have been saved after the checkpoint from which a training goes on.
+        best_level: The level at which it did; 0 without a curriculum.
+        easier: How many of the model's last episodes are of lower levels than the present one; they are the oldest.
+
+    Attributes:
+        level: That the environments' curricula reached in the last rollout; 0 without any.
     """
 
-    def __init__(self, folder: Path, episodes: int, extra: Mapping[str, Any] | None = None, best: float = -np.inf):
+    def __init__(
+        self,
+        folder: Path,
+        episodes: int,
+        extra: Mapping[str, Any] | None = None,
+        best: float = -np.inf,
+        best_level: int = 0,
+        easier: int = 0,
+    ):
         super().__init__()
-        self.folder, self.episodes, self.extra, self.best = folder, episodes, extra, best
+        self.folder, self.episodes, self.extra = folder, episodes, extra
+        self.best, self.best_level = best, best_level
+        self.level, self._first_easier = 0, easier
+        self._newest_easier: Any = None  # the last episode before the present level was reached
+
+    @property
+    def easier(self) -> int:
+        """How many of the model's last episodes are of lower levels than the present one."""
+        places = [place for place, episode in enumerate(self._last_episodes()) if episode is self._newest_easier]
+        return places[0] + 1 if places else 0
 
     def _on_training_start(self) -> None:
-        self.best = max(self.best, _saved_mean(self.folder))
+        self.best_level, self.best = max((self.best_level, self.best), _saved_best(self.folder))
+        self.level = reached_level(self.training_env) or 0
+        easier, self._first_easier = self._last_episodes()[: self._first_easier], 0
+        if easier:
+            self._newest_easier = easier[-1]
 
     def _on_rollout_end(self) -> None:
-        episodes = self.model.ep_info_buffer or ()
-        if len(episodes) < self.episodes:
+        episodes = self._last_episodes()
+        level = reached_level(self.training_env) or 0
+        if level != self.level:
+            self.level, self._newest_easier = level, episodes[-1] if episodes else None
+        if len(episodes) < self.episodes or self.easier:
             return
         mean = float(np.mean([episode["r"] for episode in episodes]))
-        if mean > self.best:
-            self.best = mean
+        if (level, mean) > (self.best_level, self.best):
+            self.best_level, self.best = level, mean
             extra = {**(self.extra or {}), "mean_return": mean, "timesteps": self.model.num_timesteps}
+            extra["level"] = level or None
             save_agent(self.model.policy, self.folder, self.model.get_vec_normalize_env(), extra)  # type: ignore[arg-type]
 
     def _on_step(self) -> bool:
         return True
+
+    def _last_episodes(self) -> list[dict[str, Any]]:
+        return list(self.model.ep_info_buffer or ())
 
 
 class CheckpointCallback(BaseCallback):
@@ -80,8 +117,10 @@ class CheckpointCallback(BaseCallback):
     def save(self) -> None:
         """Writes a checkpoint now; between two rollouts only, where the counters agree with the weights."""
         if self.saved_at != self.model.num_timesteps:
-            known = self.best is not None and np.isfinite(self.best.best)
-            extra = {**self.extra, "best": self.best.best} if known and self.best is not None else dict(self.extra)
+            extra = dict(self.extra)
+            if self.best is not None:
+                extra |= {"best_level": self.best.best_level, "easier": self.best.easier}
+                extra |= {"best": self.best.best} if np.isfinite(self.best.best) else {}
             extra["pending"] = pending_metrics(self.logger)
             save_checkpoint(self.model, self.folder, keep=self.keep, extra=extra)  # type: ignore[arg-type]
             self.saved_at = self.model.num_timesteps
@@ -135,10 +174,10 @@ class StopOnSignal(SignalListener, BaseCallback):
         return not self._stops
 
 
-def _saved_mean(folder: Path) -> float:
-    """Mean return of the agent that lies in a folder, minus infinity if there is none that can be read."""
+def _saved_best(folder: Path) -> tuple[int, float]:
+    """Level and mean return of the agent that lies in a folder, below all others if there is none that can be read."""
     try:
-        mean = read_tensors(folder / WEIGHTS)[1]["extra"]["mean_return"]
-    except (StorageError, KeyError, TypeError):
-        return -np.inf
-    return float(mean) if isinstance(mean, (int, float)) else -np.inf
+        extra = read_tensors(folder / WEIGHTS)[1]["extra"]
+        return count(extra.get("level") or 0), float(extra["mean_return"])
+    except (StorageError, KeyError, TypeError, ValueError, AttributeError):
+        return 0, -np.inf

@@ -13,7 +13,14 @@ import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor, nn
 
-from ntm_rl.agents.environment_states import environment_state, pack, restore_environments, unpack
+from ntm_rl.agents.environment_states import (
+    environment_state,
+    pack,
+    reached_level,
+    restore_environments,
+    unpack,
+)
+from ntm_rl.agents.export import LoadedAgent, agent_card, build_agent
 from ntm_rl.agents.normalization import normalizer_state, restore_normalizer
 from ntm_rl.agents.random_states import check_random_states, random_states, restore_random_states
 from ntm_rl.agents.storage import (
@@ -64,6 +71,7 @@ def save_checkpoint(
         "episodes": [{key: float(episode[key]) for key in "rlt"} for episode in model.ep_info_buffer or ()],
         "successes": [float(success) for success in model.ep_success_buffer or ()],
         "environment": environment,
+        "agent": _agent_card(model),
         "extra": dict(extra or {}),
     }
     return write_checkpoint(
@@ -111,6 +119,15 @@ def write_checkpoint(
     return path
 
 
+def _agent_card(model: OnPolicyAlgorithm) -> dict[str, Any] | None:
+    """Returns the card with which a model's agent is loaded out of a checkpoint; None where there can be none."""
+    env = model.get_env()
+    extra = {"timesteps": model.num_timesteps, "level": None if env is None else reached_level(env)}
+    with suppress(InputError):  # a policy of the user's own: its checkpoints can be resumed all the same
+        return agent_card(model.policy, model.get_vec_normalize_env(), extra)
+    return None
+
+
 def has_checkpoints(folder: Path) -> bool:
     """Whether a folder holds checkpoints, usable or not."""
     return any(folder.glob("step-*.safetensors"))
@@ -122,14 +139,46 @@ def latest_checkpoint(folder: Path) -> Path:
     Raises:
         InputError: there is none.
     """
+    path = newer_checkpoint(folder, -1)
+    if path is None:
+        raise InputError(f"{folder}: no usable checkpoint; a training writes one every checkpoint.every steps")
+    return path
+
+
+def newer_checkpoint(folder: Path, step: int) -> Path | None:
+    """Returns the newest checkpoint after a step that passes its checks, None if there is none; warns as above."""
     for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
+        number = path.stem.removeprefix("step-")
+        if number.isdecimal() and int(number) <= step:
+            return None
         try:
             read_tensors(path)
         except StorageError as error:
-            warnings.warn(f"skipped a checkpoint: {error}", stacklevel=2)
+            warnings.warn(f"skipped a checkpoint: {error}", stacklevel=3)
         else:
             return path
-    raise InputError(f"{folder}: no usable checkpoint; a training writes one every checkpoint.every steps")
+    return None
+
+
+def checkpoint_agent(path: Path, device: torch.device | str = "auto") -> LoadedAgent:
+    """Loads the agent of a checkpoint, without the environment and the settings that it was trained with.
+
+    Raises:
+        StorageError: missing, damaged, or without an agent that can be built.
+    """
+    tensors, document = read_tensors(path)
+    if document.get("kind") != "checkpoint" or document.get("format") != FORMAT:
+        raise StorageError(f"{path}: not a checkpoint of format {FORMAT}")
+    if not isinstance(document.get("agent"), dict):
+        raise StorageError(
+            f"{path}: it does not describe its agent, as checkpoints of earlier versions and of policies of your own "
+            "do not; `ntm-rl resume` writes the agent itself when it ends"
+        )
+    groups, seen = _by_part(path, tensors), "observations."
+    statistics = {
+        name.removeprefix(seen): tensor for name, tensor in groups["normalizer"].items() if name.startswith(seen)
+    }
+    return build_agent(path, groups["policy"], statistics, document["agent"], device)
 
 
 def load_checkpoint(path: Path, model: OnPolicyAlgorithm, *, environments: bool = True) -> dict[str, Any]:
@@ -254,13 +303,7 @@ def _optimizer_state(
     saved = document.get("param_groups")
     if not isinstance(saved, list) or len(saved) != len(current) or not all(map(_fits, saved, current)):
         raise StorageError(f"{path}: its optimizer has other parameter groups than this agent's")
-    # JSON knows no tuples, which is what Adam's betas are.
-    saved = [
-        {key: tuple(each) if isinstance(each, list) else each for key, each in old.items() if key not in HOW}
-        for old in saved
-    ]
-    groups = [{**group, **old, "params": group["params"]} for group, old in zip(current, saved, strict=True)]
-    return {"state": state, "param_groups": groups}
+    return {"state": state, "param_groups": current}  # the settings are what counts, which a resume may have changed
 
 
 def _fits(saved: Any, current: Mapping[str, Any]) -> bool:

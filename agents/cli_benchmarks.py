@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ntm_rl.agents import cli_words
 from ntm_rl.agents.signals import SIGNAL_BASE
+from ntm_rl.agents.terminal import say
 
 
 def add_benchmarks(benchmarks: Any, command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -16,7 +18,7 @@ def add_benchmarks(benchmarks: Any, command: Callable[..., argparse.ArgumentPars
     speed.add_argument("--only", metavar="NAME", help="one row alone")
     growth = command(benchmarks, "growth", _growth, "measure how cost grows with one size")
     growth.add_argument("--only", metavar="NAME", help="one axis alone")
-    growth.add_argument("--plot", metavar="FILE.png", help="draw the growth")
+    growth.add_argument("--plot", type=cli_words.path, metavar="FILE.png", help="draw the growth")
     cores = command(benchmarks, "cores", _cores, "measure what a step of each core costs at about the same parameters")
     cores.add_argument("--only", metavar="CORE", help="one core alone")
     command(benchmarks, "sparse", _sparse, "measure the sparse access memory beside the dense NTM, by slots")
@@ -26,10 +28,16 @@ def add_benchmarks(benchmarks: Any, command: Callable[..., argparse.ArgumentPars
     memory.add_argument(
         "--cores", type=_names, default=["ntm", "lstm", "gru"], metavar="A,B", help="which (ntm,lstm,gru)"
     )
-    memory.add_argument("--seeds", type=int, default=3, metavar="N", help="trainings of each, seeded from 0 on (3)")
-    memory.add_argument("--timesteps", type=int, metavar="N", help="of each training, in place of the suite's")
-    memory.add_argument("--out", type=Path, metavar="DIR", help="where runs and report go (runs/benchmark/SUITE)")
-    memory.add_argument("--jobs", type=int, default=1, metavar="J", help="trainings at once (1)")
+    memory.add_argument(
+        "--seeds", type=cli_words.number, default=3, metavar="N", help="trainings of each, seeded from 0 on (3)"
+    )
+    memory.add_argument(
+        "--timesteps", type=cli_words.number, metavar="N", help="of each training, in place of the suite's"
+    )
+    memory.add_argument(
+        "--out", type=cli_words.path, metavar="DIR", help="where runs and report go (runs/benchmark/SUITE)"
+    )
+    memory.add_argument("--jobs", type=cli_words.number, default=1, metavar="J", help="trainings at once (1)")
     memory.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="for all trainings, such as wandb=disabled"
     )
@@ -44,10 +52,9 @@ def _speed(options: argparse.Namespace) -> int:
         rows.append(row)
         if not options.json:
             verdict = "met" if row.met else "NOT met"
-            print(
+            say(
                 f"{row.name}: {row.ours:,.4g} {row.unit} against {row.peer:,.4g} {row.unit}, ratio {row.ratio:.3g} "
-                f"(goal {row.goal}: {verdict}; {row.threads} thread{'s' * (row.threads > 1)})",
-                flush=True,
+                f"(goal {row.goal}: {verdict}; {row.threads} thread{'s' * (row.threads > 1)})"
             )
     return _print_rows(rows, options.json)
 
@@ -61,8 +68,8 @@ def _growth(options: argparse.Namespace) -> int:
     for row in growth(options.only):
         if not options.json:
             if not rows:
-                print(f"{'axis':8}{'value':>8}{'NTM':>12}{'LSTM':>12}  unit")
-            print(f"{row.axis:8}{row.value:8}{row.ours:12,.1f}{row.peer:12,.1f}  {row.unit}", flush=True)
+                say(f"{'axis':8}{'value':>8}{'NTM':>12}{'LSTM':>12}  unit")
+            say(f"{row.axis:8}{row.value:8}{row.ours:12,.1f}{row.peer:12,.1f}  {row.unit}")
         rows.append(row)
     if options.plot is not None:
         plot(rows, options.plot)
@@ -74,7 +81,7 @@ def _cores(options: argparse.Namespace) -> int:
 
     rows = list(core_costs(options.only))
     if not options.json:
-        print(table(rows))
+        say(table(rows))
     return _print_rows(rows, options.json)
 
 
@@ -85,18 +92,15 @@ def _sparse(options: argparse.Namespace) -> int:
     for row in sparse_growth():
         if not options.json:
             if not rows:
-                print(f"{'slots':>8}{'SAM, ms':>12}{'NTM, ms':>12}{'SAM, MiB':>12}{'NTM, MiB':>12}")
-            print(
-                f"{row.slots:8}{row.ours:12,.1f}{row.peer:12,.1f}{row.ours_peak:12,.0f}{row.peer_peak:12,.0f}",
-                flush=True,
-            )
+                say(f"{'slots':>8}{'SAM, ms':>12}{'NTM, ms':>12}{'SAM, MiB':>12}{'NTM, MiB':>12}")
+            say(f"{row.slots:8}{row.ours:12,.1f}{row.peer:12,.1f}{row.ours_peak:12,.0f}{row.peer_peak:12,.0f}")
         rows.append(row)
     return _print_rows(rows, options.json)
 
 
 def _print_rows(rows: list[Any], as_json: bool) -> int:
     if as_json:
-        print(json.dumps([vars(row) for row in rows]))
+        say(json.dumps([vars(row) for row in rows]))
     return 0
 
 
@@ -115,7 +119,7 @@ def _memory(options: argparse.Namespace) -> int:
         print(f"Stopped by {stopped.name}; the same command goes on, --report-only reports", file=sys.stderr)
         return SIGNAL_BASE + int(stopped)
     report = write_report(options.suite, out)
-    print(json.dumps(report) if options.json else Path(report["report"]).read_text(), end="\n" * options.json)
+    say(json.dumps(report) if options.json else Path(report["report"]).read_text().rstrip("\n"))
     return 0
 
 

@@ -20,6 +20,10 @@ _MUST_BE = {
     "model_attributes_type": "a mapping",
 }
 
+MAX_SHOWN = 100  # characters of a value
+MAX_SUGGESTED = 2
+SCHEDULES = ("lin_", "linear_", "log_", "cos_")  # of SB3's zoo and its relatives
+
 
 class ConfigError(InputError):
     """Everything that is wrong with a configuration, a line each."""
@@ -56,12 +60,14 @@ def _explain(problem: Any, path: list[str], schema: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         return f"{key} = {value}: unknown key.{_suggest(path, schema)}"
     if kind in _MUST_BE:
-        return f"{key} = {value}: must be {_MUST_BE[kind]}"
+        return f"{key} = {value}: must be {_MUST_BE[kind]}{_way_out(path, problem['input'])}"
+    if kind == "value_error":
+        return f"{key} = {value}: {problem['ctx']['error']}"
     if kind == "literal_error":
         valid = problem["ctx"]["expected"]
         names = [each.strip("'") for each in valid.replace(" or ", ", ").split(", ")]
         return f"{key} = {value}: must be {valid}.{did_you_mean(str(problem['input']), names)}"
-    return f"{key} = {value}: {problem['msg'].replace('Input should', 'must')}"
+    return f"{key} = {value}: {problem['msg'].replace('Input should', 'must').replace('String should', 'must')}"
 
 
 def _path(location: tuple[int | str, ...], data: Any, kind: str) -> list[str]:
@@ -74,16 +80,41 @@ def _path(location: tuple[int | str, ...], data: Any, kind: str) -> list[str]:
     return path
 
 
+def _way_out(path: list[str], value: Any) -> str:
+    """Returns how to say here what other tools say otherwise."""
+    if isinstance(value, str) and value.startswith(SCHEDULES):
+        if path[-1] != "learning_rate":
+            return "; only learning rates have a schedule"
+        number, key = value.partition("_")[2], ".".join(path)
+        return f"; for one that falls linearly write {key}={number or '3e-4'} {key}_schedule=linear"
+    if path[-1] == "net_arch":
+        return ", such as {pi: [64, 64], vf: [64, 64]}, or a list for both"
+    return ""
+
+
 def _suggest(path: list[str], schema: type[BaseModel]) -> str:
     section: Any = schema
     for part in path[:-1]:
         section = section.model_fields[part].annotation
-    nearest = did_you_mean(path[-1], section.model_fields)
     prefix = ".".join(path[:-1])
+    elsewhere = [key for key in _keys(schema) if key.endswith(f".{path[-1]}")]
+    if len(path) == 1 and 0 < len(elsewhere) <= MAX_SUGGESTED:
+        return f" Did you mean {' or '.join(elsewhere)}?"
+    nearest = did_you_mean(path[-1], section.model_fields)
     if nearest:
         return nearest.replace("Did you mean ", f"Did you mean {prefix}." if prefix else "Did you mean ")
     return f" Valid here are {', '.join(section.model_fields)}."
 
 
+def _keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for key, described in schema.model_fields.items():
+        kind = described.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _keys(kind, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
 def _show(value: Any) -> str:
-    return repr(value) if isinstance(value, (str, list, dict)) else "null" if value is None else str(value)
+    text = repr(value) if isinstance(value, (str, list, dict)) else "null" if value is None else str(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

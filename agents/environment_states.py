@@ -1,13 +1,13 @@
 """What a checkpoint holds of the environments: their state where it can be had, and where their episodes stand."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 from torch import Tensor
 
 from ntm_rl.agents.ppo import MemoryPPO
@@ -25,6 +25,23 @@ def curricula(env: VecEnv) -> list[Curriculum]:
     except AttributeError:
         return []
     return list({id(each): each for each in found if isinstance(each, Curriculum)}.values())
+
+
+def reached_level(env: VecEnv) -> int | None:
+    """Returns the level that an environment's curricula have reached, their mean rounded down; None without any."""
+    levels = [each.level for each in curricula(env) if each.kind != "uniform"]
+    return int(np.mean(levels)) if levels else None
+
+
+def restore_curricula(env: VecEnv, levels: Sequence[tuple[int, list[float]]]) -> None:
+    """Lets an environment's curricula go on at levels with their errors, the last of which is that of all further."""
+    found = curricula(env)
+    if not levels:
+        return
+    for index, curriculum in enumerate(found):
+        curriculum.restore(*levels[min(index, len(levels) - 1)])
+        if isinstance(env.unwrapped, SubprocVecEnv):  # those of its processes were copied to here
+            env.set_attr("curriculum", curriculum, indices=index)
 
 
 def environment_state(model: OnPolicyAlgorithm) -> State:
@@ -93,8 +110,7 @@ def restore_environments(model: OnPolicyAlgorithm, state: Mapping[str, Any], ste
     else:
         model._last_obs = None  # makes learn() reset the environments, and with them the memory
         env.seed(int(np.random.default_rng([model.seed or 0, steps]).integers(2**31)))
-    for curriculum, (level, errors) in zip(curricula(env), levels, strict=False):
-        curriculum.restore(level, errors)
+    restore_curricula(env, levels)
 
 
 def pack(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], State]:

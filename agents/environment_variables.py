@@ -1,6 +1,7 @@
 """The environment variables that a training reads, checked before it creates anything."""
 
 import os
+import re
 from typing import Literal
 
 from ntm_rl.errors import InputError
@@ -13,7 +14,7 @@ def check_environment_variables() -> None:
     wandb_mode()
     url = os.environ.get("WANDB_BASE_URL", "https://")
     if not url.startswith(("http://", "https://")):
-        raise InputError(f"WANDB_BASE_URL = {url!r}: must begin with http:// or https://")
+        raise InputError(f"WANDB_BASE_URL = {without_passwords(f'//{url}')[2:]!r}: must begin with http:// or https://")
     threads = os.environ.get("OMP_NUM_THREADS", "1")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in threads.split(",")):
         raise InputError(f"OMP_NUM_THREADS = {threads!r}: must be a number of threads from 1")
@@ -32,3 +33,8 @@ def wandb_mode() -> Mode | None:
         case "":
             return None
     raise InputError(f"WANDB_MODE = {mode!r}: must be online, offline or disabled")
+
+
+def without_passwords(text: str) -> str:
+    """Returns a text, such as an error of a network library, without the users and passwords of addresses in it."""
+    return re.sub(r"//[^/\s'\"]*@", "//***@", text)

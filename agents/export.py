@@ -13,36 +13,37 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import Space
+from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 from ntm_rl.agents.normalization import normalize, observation_state, require_fitting_statistics
+from ntm_rl.agents.planning import build_filled, require_sizes
 from ntm_rl.agents.policies import POLICIES, MlpNtmPolicy
 from ntm_rl.agents.spaces import space_from_json, space_to_json
 from ntm_rl.agents.storage import (
     StorageError,
     make_folder,
-    put_weights,
     read_tensors,
-    require_matching,
     weights_of,
     write_atomically,
     write_tensors,
 )
-from ntm_rl.agents.vision import ImageExtractor
+from ntm_rl.agents.vision import ImageExtractor, MultiInputExtractor
 from ntm_rl.errors import InputError
 
 FORMAT = 1
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 MAX_ARGUMENTS = 10_000  # characters: a card of a million layers is hostile, and costs time before a tensor is missed
-MAX_STATE = 2**24  # numbers of a memory state (64 MiB): no weight need depend on how many slots a card claims
+SMALL_SPACE = 2**20  # numbers in an observation or action that cost nothing, whatever the size of the file
 CLASSES: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
         *(nn.Tanh, nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU),
-        *(FlattenExtractor, NatureCNN, CombinedExtractor, ImageExtractor),
+        *(FlattenExtractor, NatureCNN, CombinedExtractor, ImageExtractor, MultiInputExtractor),
     )
 }
 _NOT_OF_THE_NETWORK = ("observation_space", "action_space", "lr_schedule", "optimizer_class", "optimizer_kwargs")
@@ -98,11 +99,23 @@ def save_agent(
         InputError: a class or an argument of the policy that no card can express.
         StorageError: it could not be written; an older agent is untouched.
     """
-    if POLICIES.get(type(policy).__name__) is not type(policy):
+    card = agent_card(policy, normalizer, extra)
+    statistics = {} if normalizer is None else observation_state(normalizer)
+    tensors = {f"policy.{name}": tensor for name, tensor in weights_of(policy).items()}
+    tensors |= {f"statistics.{name}": tensor for name, tensor in statistics.items()}
+    make_folder(folder)
+    write_tensors(folder / WEIGHTS, tensors, card)
+    write_atomically(folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
+
+
+def agent_card(
+    policy: BasePolicy, normalizer: VecNormalize | None = None, extra: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns what must be known beside the weights to build an agent; arguments and errors as `save_agent`."""
+    if not isinstance(policy, MlpNtmPolicy) or POLICIES.get(type(policy).__name__) is not type(policy):
         raise InputError(
             f"policy = {type(policy).__name__}: a card can only name {', '.join(POLICIES)}; use model.save"
         )
-    statistics = {} if normalizer is None else observation_state(normalizer)
     card: dict[str, Any] = {
         "format": FORMAT,
         "kind": "agent",
@@ -113,16 +126,12 @@ def save_agent(
         "versions": {name: version(name) for name in ("ntm-rl", "torch", "stable-baselines3", "gymnasium")},
         **({"extra": dict(extra)} if extra else {}),
     }
-    if statistics and normalizer is not None:
+    if normalizer is not None and normalizer.norm_obs:
         card["normalization"] = {"epsilon": normalizer.epsilon, "clip": normalizer.clip_obs}
-    tensors = {f"policy.{name}": tensor for name, tensor in weights_of(policy).items()}
-    tensors |= {f"statistics.{name}": tensor for name, tensor in statistics.items()}
-    make_folder(folder)
-    write_tensors(folder / WEIGHTS, tensors, card)
-    write_atomically(folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
+    return card
 
 
-def load_agent(folder: Path, device: torch.device | str = "auto") -> LoadedAgent:
+def load_agent(folder: Path | str, device: torch.device | str = "auto") -> LoadedAgent:
     """Loads an agent; no code in the files is run, and nothing is built that the weights do not fill.
 
     Raises:
@@ -131,24 +140,48 @@ def load_agent(folder: Path, device: torch.device | str = "auto") -> LoadedAgent
     path = Path(folder) / WEIGHTS
     tensors, card = read_tensors(path)
     weights, statistics = _part(tensors, "policy."), _part(tensors, "statistics.")
+    if len(weights) + len(statistics) != len(tensors):
+        raise StorageError(f"{path}: not an agent of format {FORMAT}")
+    return build_agent(path, weights, statistics, card, device)
+
+
+def build_agent(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    statistics: dict[str, Tensor],
+    card: dict[str, Any],
+    device: torch.device | str = "auto",
+) -> LoadedAgent:
+    """Builds the agent of a card.
+
+    Args:
+        path: The file that all this was read from, for the errors.
+        weights: As `weights_of` names them.
+        statistics: As `observation_state` names them; empty where observations are not normalised.
+        card: See `agent_card`.
+        device: Where the agent computes.
+
+    Raises:
+        StorageError: the parts do not fit together, or are of no agent.
+    """
+    largest = max(SMALL_SPACE, sum(tensor.numel() for tensor in weights.values()))
     try:
-        if card["kind"] != "agent" or card["format"] != FORMAT or len(weights) + len(statistics) != len(tensors):
+        if card["kind"] != "agent" or card["format"] != FORMAT:
             raise StorageError(f"{path}: not an agent of format {FORMAT}")
         if len(json.dumps(card["arguments"])) > MAX_ARGUMENTS:
             raise StorageError(f"{path}: its card's arguments are longer than {MAX_ARGUMENTS} characters")
-        with torch.device("meta"):  # a card that claims a huge network costs nothing until the weights agree
-            planned = _build(card)
-        if planned.state_size > MAX_STATE:
-            raise StorageError(f"{path}: its memory state of {planned.state_size:,} numbers exceeds {MAX_STATE:,}")
-        require_matching(path, weights, weights_of(planned))
-        policy = _build(card)
+        require_sizes(path, card["arguments"])
+        observations = space_from_json(card["observation_space"], largest)
+        actions = space_from_json(card["action_space"], largest)
+        policy = build_filled(
+            path, lambda: _build(card, observations, actions), lambda planned: planned.state_size, weights
+        )
         if statistics or "normalization" in card:
             require_fitting_statistics(path, statistics, policy.observation_space, card["normalization"])
     except StorageError:
         raise
     except Exception as error:  # whatever a hostile card makes the constructors raise
         raise StorageError(f"{path}: its card describes no agent that this version can build: {error}") from error
-    put_weights(policy, weights)
     policy = policy.to(get_device(device))
     policy.set_training_mode(False)
     return LoadedAgent(policy, card, statistics)
@@ -176,14 +209,14 @@ def _class_to_json(key: str, value: type[Any]) -> dict[str, str]:
     return {"class": value.__name__}
 
 
-def _build(card: Mapping[str, Any]) -> MlpNtmPolicy:
+def _build(card: Mapping[str, Any], observations: Space[Any], actions: Space[Any]) -> MlpNtmPolicy:
     arguments: dict[str, Any] = {
         key: CLASSES[value["class"]] if isinstance(value, dict) and "class" in value else value
         for key, value in card["arguments"].items()
     }
     return POLICIES[card["policy"]](
-        space_from_json(card["observation_space"]),
-        space_from_json(card["action_space"]),
+        observations,
+        actions,
         lr_schedule=_no_learning,
         **arguments,
     )

@@ -227,6 +227,7 @@ def run_cell(cell: Cell, out: Path, show_progress: bool = True) -> signal.Signal
     Returns:
         The signal that stopped it, if one did; then there is no result yet.
     """
+    out = out.resolve()
     settings = cell.settings(out)
     with _only_here(cell, out):
         return _run_cell(cell, settings, out, show_progress)
@@ -239,7 +240,8 @@ def _run_cell(cell: Cell, settings: Settings, out: Path, show_progress: bool) ->
     if begun is None:
         trained = train(settings, cell.name, show_progress=show_progress)
     else:
-        trained = resume(begun, settings, show_progress=show_progress)
+        begun_in = begun.settings().run_dir  # another one where the grid's folder was moved
+        trained = resume(begun, settings.model_copy(update={"run_dir": begun_in}), show_progress=show_progress)
     if trained.stopped_by is None:
         curve = read_curve(trained.run)
         result = Result(

@@ -1,5 +1,6 @@
 """Pictures of a run: its learning curve, its answers, and how it uses its memory."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,13 +11,13 @@ from numpy.typing import NDArray
 from stable_baselines3.common.logger import Figure as LoggedFigure
 
 from ntm_rl.agents.csv_log import read_table
+from ntm_rl.agents.loading import load_run_network
 from ntm_rl.agents.network import SequenceNetwork
 from ntm_rl.agents.plotting import require_matplotlib, save_png
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import SupervisedSettings
 from ntm_rl.agents.settings import AnySettings
-from ntm_rl.agents.storage import make_folder
-from ntm_rl.agents.supervised import SEQUENCES, label, load_supervised
+from ntm_rl.agents.supervised import SEQUENCES, label
 from ntm_rl.agents.tracking import STEPS
 from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Task
 from ntm_rl.errors import InputError
@@ -62,9 +63,11 @@ def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
     settings = run.settings()
     figures = {"learning_curve": learning_curve([run, *others])}
     if isinstance(settings, SupervisedSettings):
-        figures |= network_figures(load_supervised(run, settings), settings)
-    make_folder(run.path / "figures")
-    paths = {name: run.path / "figures" / f"{name}.png" for name in figures}
+        network, origin = load_run_network(run)
+        print(f"draws {origin}", file=sys.stderr)
+        figures |= network_figures(network, settings)
+    folder = run.make_folder("figures")
+    paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
         save_png(figure, paths[name])
     _send(run, settings, figures)
@@ -210,7 +213,7 @@ def _send(run: Run, settings: AnySettings, figures: "Mapping[str, Figure]") -> N
     """Sends figures to the W&B run of a run, if it was tracked."""
     if not (run.path / "wandb").is_dir() or not isinstance(settings, SupervisedSettings):
         return
-    writer = run.track(settings, SEQUENCES)
+    writer = run.track(settings, SEQUENCES, is_training=False)
     if writer is not None:
         values = {f"figures/{name}": LoggedFigure(figure, close=False) for name, figure in figures.items()}
         writer.write(values, {name: () for name in values}, settings.total_sequences)

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ntm_rl.addressing import entropy
-from ntm_rl.agents.export import CARD, MAX_STATE, WEIGHTS
+from ntm_rl.agents.export import CARD, WEIGHTS
+from ntm_rl.agents.planning import build_filled, require_sizes
 from ntm_rl.agents.storage import (
     StorageError,
     make_folder,
-    put_weights,
     read_tensors,
-    require_matching,
     weights_of,
     write_atomically,
     write_tensors,
@@ -102,17 +101,12 @@ def load_network(folder: Path) -> tuple[SequenceNetwork, dict[str, Any]]:
     if card.get("kind") != KIND or card.get("format") != FORMAT:
         raise StorageError(f"{path}: not a supervised network of format {FORMAT}")
     try:
-        with torch.device("meta"):  # a card that claims a huge network costs nothing until the weights agree
-            planned = _build(card)
-        if planned.core.state_size > MAX_STATE:
-            raise StorageError(f"{path}: its memory state of {planned.core.state_size:,} numbers exceeds {MAX_STATE:,}")
-        require_matching(path, weights, weights_of(planned))
-        network = _build(card)
+        require_sizes(path, [card["core_kwargs"], card["input_size"], card["output_size"]])
+        network = build_filled(path, lambda: _build(card), lambda planned: planned.core.state_size, weights)
     except StorageError:
         raise
     except Exception as error:  # whatever a hostile card makes the constructors raise
         raise StorageError(f"{path}: its card describes no network that this version can build: {error}") from error
-    put_weights(network, weights)
     return network.eval(), card
 
 

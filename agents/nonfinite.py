@@ -1,12 +1,15 @@
 """Numbers that are not finite: the error that ends a training, and the search for what brought them in."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
 from ntm_rl.agents.rollout import Minibatch, Rollout
@@ -26,30 +29,46 @@ class NonFiniteError(InputError):
         self.report = dict(report)
 
 
-def check_rollout(rollout: Rollout, steps: int) -> None:
-    """Looks at the first `steps` steps of a rollout: one look of the host at the device.
+def check_rollout(rollout: Rollout, last_obs: PyTorchObs, last_values: Tensor) -> None:
+    """Looks at a finished rollout and at what follows it: one look of the host at the device.
 
-    An observation or a memory that is not finite makes the value so that is computed from it.
+    Args:
+        rollout: All steps of it.
+        last_obs: Observations after the last step.
+        last_values: Their values `[E]`.
 
     Raises:
         NonFiniteError: names the first quantity that is not finite, with its step and its environment.
     """
-    computed = torch.isfinite(rollout.values[:steps] + rollout.log_probs[:steps]).all()
-    if np.isfinite(rollout.rewards[:steps]).all() and computed:
+    seen = [*_named(rollout.observations), *_named(last_obs)]
+    blocks = [rollout.values, rollout.log_probs, last_values, *(each for _, each in seen if each.is_floating_point())]
+    # A sum is finite only if all its terms are; sums that overflow are looked at again below.
+    if np.isfinite(rollout.rewards).all() and math.isfinite(torch.stack([block.sum() for block in blocks]).sum()):
         return
-    found = _first(rollout, steps)
-    raise NonFiniteError(
-        f"{found['quantity']} of environment {found['environment']} at step {found['step']} of the rollout is "
-        f"{found['value']}",
-        found,
-    )
+    steps = rollout.n_steps
+    after = [*((name, each[None], steps) for name, each in _named(last_obs)), ("value", last_values[None], steps)]
+    _raise_first([*_quantities(rollout), *after])
 
 
 def check_observations(rollout: Rollout, steps: int) -> None:
     """As `check_rollout`, of the observations alone: what a policy that failed was given in the last of `steps`."""
-    if found := _first(rollout, steps, only_observations=True):
-        check = f"environment {found['environment']} at step {found['step']} of the rollout"
-        raise NonFiniteError(f"{found['quantity']} of {check} is {found['value']}", found)
+    _raise_first([(name, block[:steps], 0) for name, block in _named(rollout.observations)])
+
+
+def check_originals(normalizer: VecNormalize, step: int) -> None:
+    """Looks at what a `VecNormalize` was given, before its statistics carry one bad number into all environments.
+
+    Args:
+        normalizer: After a reset or a step.
+        step: Of the rollout, to which its observations belong; the rewards belong to the one before.
+
+    Raises:
+        NonFiniteError: as `check_rollout`.
+    """
+    seen = [(name, np.asarray(array)) for name, array in _named(normalizer.old_obs)]
+    given = [*seen, ("reward", np.asarray(normalizer.old_reward))] if step > 0 else seen
+    if not all(array.dtype.kind != "f" or math.isfinite(array.sum()) for _, array in given):
+        _raise_first([(name, array[None], step - (name == "reward")) for name, array in given])
 
 
 def update_error(
@@ -62,17 +81,18 @@ def update_error(
         batch: What was learnt from.
         values: Values of its transitions with the weights as they are, `[L * B]`.
         measured: The parts of the loss.
-        length: L, steps of a sequence.
+        length: L, steps of the rollout's chunks, of which the last may be shorter.
         n_envs: E.
     """
     parts = {name: float(value) for name, value in measured.items()}
     bad_parts = [name for name, value in parts.items() if not np.isfinite(value)]
-    errors = (batch.returns - values).abs().view(length, -1)
+    steps = len(batch.resets)
+    errors = (batch.returns - values).abs().view(steps, -1)
     doubtful = ~torch.isfinite(errors).all(dim=0)
     if not doubtful.any():  # nothing but the gradient overflowed: most likely where the error is largest
         doubtful[errors.max(dim=0).values.argmax()] = True
     sequences = [
-        {"environment": chunk % n_envs, "steps": [chunk // n_envs * length, (chunk // n_envs + 1) * length - 1]}
+        {"environment": chunk % n_envs, "steps": [chunk // n_envs * length, chunk // n_envs * length + steps - 1]}
         for chunk in batch.chunks[doubtful].tolist()
     ]
     quantity = f"loss ({', '.join(bad_parts)})" if bad_parts else "gradient"
@@ -99,25 +119,36 @@ def write_report(folder: Path, error: NonFiniteError, step: int) -> Path:
     return path
 
 
-def _first(rollout: Rollout, steps: int, only_observations: bool = False) -> dict[str, Any]:
-    """Returns the first entry that is not finite, by step and then by the order in which a step computes."""
+def _raise_first(quantities: Iterable[tuple[str, Any, int]]) -> None:
+    """Raises for the first entry that is not finite, by step and then by the order in which a step computes.
+
+    Args:
+        quantities: Name, block `[T, E, ...]` and the number of its first step.
+    """
     found: list[tuple[int, int, dict[str, Any]]] = []
-    for order, (name, block) in enumerate(_quantities(rollout, only_observations)):
-        array = block[:steps].cpu().numpy() if isinstance(block, Tensor) else block[:steps]
+    for order, (name, block, first) in enumerate(quantities):
+        array = block.cpu().numpy() if isinstance(block, Tensor) else block
         places = np.argwhere(~np.isfinite(array)) if array.dtype.kind == "f" else np.zeros((0, 2))
         if len(places):
             step, environment, *inside = places[0].tolist()
             value = repr(float(array[tuple(places[0])]))
-            where = {"step": step, "environment": environment, "index": inside}
-            found.append((step, order, {"quantity": name, "value": value, **where}))
-    return min(found, key=lambda each: each[:2])[2] if found else {}
+            where = {"step": first + step, "environment": environment, "index": inside}
+            found.append((first + step, order, {"quantity": name, "value": value, **where}))
+    if found:
+        report = min(found, key=lambda each: each[:2])[2]
+        place = f"environment {report['environment']} at step {report['step']} of the rollout"
+        raise NonFiniteError(f"{report['quantity']} of {place} is {report['value']}", report)
 
 
-def _quantities(rollout: Rollout, only_observations: bool) -> Iterable[tuple[str, Any]]:
-    seen = rollout.observations
-    for key, block in seen.items() if isinstance(seen, dict) else [("", seen)]:
-        yield f"observation {key!r}" if key else "observation", block
-    if not only_observations:
-        yield "value", rollout.values
-        yield "log probability of the action", rollout.log_probs
-        yield "reward", rollout.rewards
+def _quantities(rollout: Rollout) -> Iterable[tuple[str, Any, int]]:
+    for name, block in _named(rollout.observations):
+        yield name, block, 0
+    yield "value", rollout.values, 0
+    yield "log probability of the action", rollout.log_probs, 0
+    yield "reward", rollout.rewards, 0
+
+
+def _named(observations: Any) -> list[tuple[str, Any]]:
+    if isinstance(observations, Mapping):
+        return [(f"observation {key!r}", block) for key, block in observations.items()]
+    return [("observation", observations)]

@@ -1,8 +1,9 @@
 """Actor-critic policies with a memory core, for `MemoryPPO` and for the unmodified `sb3_contrib.RecurrentPPO`."""
 
 from types import SimpleNamespace
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from sb3_contrib import RecurrentPPO
@@ -10,24 +11,33 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import (
-    BaseFeaturesExtractor,
-    CombinedExtractor,
-    FlattenExtractor,
-    MlpExtractor,
-)
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from ntm_rl.agents import categorical
-from ntm_rl.agents.vision import ImageExtractor
+from ntm_rl.agents.actions import ActionConverter, check_action_space
+from ntm_rl.agents.features import extract
+from ntm_rl.agents.recurrent_states import (
+    LstmStates,
+    as_lstm_states,
+    batch_major,
+    episode_starts,
+    in_shape_of,
+    lstm_states_of,
+    map_parts,
+    refuse_stateless,
+    require_finite,
+    time_major,
+)
+from ntm_rl.agents.sb3_names import check_numbers, check_observation_kind, check_options
+from ntm_rl.agents.vision import ImageExtractor, MultiInputExtractor
 from ntm_rl.core import MemoryCore, make_core, require_one_of
 from ntm_rl.errors import InputError
 
 Critic = Literal["shared", "detached", "separate"]
 # SB3's epsilon; one kernel for all parameters where torch's default would loop over them.
 FAST_ADAM = {"eps": 1e-5, "fused": True}
-LstmStates = tuple[Tensor, Tensor]
 
 
 class MlpNtmPolicy(RecurrentActorCriticPolicy):
@@ -53,7 +63,8 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         **kwargs: As in SB3's `ActorCriticPolicy` (`activation_fn`, `ortho_init`, `features_extractor_class`, ...).
 
     Raises:
-        InputError: unknown core, unknown or invalid core option, unknown `critic`.
+        InputError: unknown core, unknown or invalid core option, unknown `critic`, an option of sb3-contrib's LSTM
+            policies, or spaces that the policy cannot read or act in.
     """
 
     default_features_extractor: type[BaseFeaturesExtractor] = FlattenExtractor
@@ -76,12 +87,19 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
+        check_options(kwargs)
         require_one_of(get_args(Critic), critic=critic)
+        check_action_space(action_space)
+        check_numbers(observation_space)
+        if features_extractor_class is None:
+            check_observation_kind(type(self).__name__, self.default_features_extractor, observation_space)
         if not share_features_extractor and critic != "separate":
             raise InputError(
                 f"share_features_extractor = False: one core cannot read two feature extractors; "
                 f"use critic = 'separate' (now {critic!r}) or share the extractor"
             )
+        if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
+            optimizer_kwargs = FAST_ADAM
         self.core_name = core
         self.core_kwargs = core_kwargs or {}
         self.critic_kind: Critic = critic
@@ -95,12 +113,11 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
             features_extractor_class=features_extractor_class or self.default_features_extractor,
             share_features_extractor=share_features_extractor,
             optimizer_class=optimizer_class,
-            optimizer_kwargs=FAST_ADAM
-            if optimizer_kwargs is None and optimizer_class is torch.optim.Adam
-            else optimizer_kwargs,
+            optimizer_kwargs=optimizer_kwargs,
             **kwargs,
         )
         self.lstm_hidden_state_shape = (1, 1, self.core.state_size)
+        self.playable = ActionConverter(action_space, self.squash_output)
 
     @property
     def lstm_actor(self) -> Any:  # type: ignore[override]
@@ -130,7 +147,8 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
             deterministic: Take the most likely action instead of a sample.
 
         Returns:
-            Actions `[B, ...]`, values `[B]`, log probabilities `[B]` and the new states.
+            Actions as they were sampled (`[B, A]`, `[B]` if Discrete; `playable` makes them the environment's), values
+            `[B]`, log probabilities `[B]` and the new states.
         """
         latent_pi, latent_vf, state = self._latents(obs, state, resets.unsqueeze(0))
         if isinstance(self.action_space, spaces.Discrete):
@@ -139,7 +157,6 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
             distribution = self._get_action_dist_from_latent(latent_pi)
             actions = distribution.get_actions(deterministic=deterministic)
             log_prob = distribution.log_prob(actions)
-            actions = actions.reshape(-1, *self._action_shape)
         return actions, self.value_net(latent_vf).flatten(), log_prob, state
 
     def evaluate_sequences(
@@ -149,7 +166,7 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
 
         Args:
             obs: Observations of all steps, `[T * B, ...]`, time-major.
-            actions: `[T * B, ...]`.
+            actions: As they were sampled, `[T * B, A]`, `[T * B]` if Discrete.
             state: Memory states before the first step, `[B, state_size]`.
             resets: `[T, B]` bool, true where an episode begins.
 
@@ -161,8 +178,6 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         if isinstance(self.action_space, spaces.Discrete):
             return values.flatten(), *categorical.evaluate(self.action_net(latent_pi), actions)
         distribution = self._get_action_dist_from_latent(latent_pi)
-        if isinstance(self.action_space, spaces.MultiBinary):
-            actions = actions.float()  # rollouts keep the space's int8, of which a Bernoulli knows no log probability
         return values.flatten(), distribution.log_prob(actions), distribution.entropy()
 
     def values(self, obs: PyTorchObs, state: Tensor, resets: Tensor) -> Tensor:
@@ -214,18 +229,10 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         return latent_pi, self.mlp_extractor.forward_critic(for_critic.flatten(0, 1))
 
     def _features(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> Tensor:
-        takes_bytes = isinstance(extractor, ImageExtractor) and self.normalize_images
-        if takes_bytes and isinstance(obs, Tensor) and obs.dtype == torch.uint8:
-            features: Tensor = extractor(obs)  # SB3 would blow the images up to float32 first
-            return features
-        return super(ActorCriticPolicy, self).extract_features(obs, extractor)
+        return extract(obs, extractor, self.observation_space, self.normalize_images)
 
     def _critic_core(self) -> MemoryCore:
         return self.core if self.critic_core is None else self.critic_core
-
-    @property
-    def _action_shape(self) -> tuple[int, ...]:
-        return self.action_space.shape or ()
 
     def _build_mlp_extractor(self) -> None:
         # The first thing that ActorCriticPolicy builds: the cores must exist before the optimizer is made.
@@ -259,10 +266,15 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
 
         Raises:
             InputError: called by an algorithm that carries no state, such as `stable_baselines3.PPO`.
+            ValueError: a probability is not finite, as where torch's distributions check their parameters.
         """
         if not isinstance(lstm_states, RNNStates) or episode_starts is None:
-            self._refuse_stateless_algorithm()
+            refuse_stateless(self)
         actions, values, log_prob, state = self.step(obs, self._flat(lstm_states), episode_starts.bool(), deterministic)
+        require_finite(log_prob)
+        if self.playable.start is not None:
+            actions = actions + self._of_actions(self.playable.start)
+        actions = actions.reshape(-1, *(self.action_space.shape or ()))
         return actions, values.unsqueeze(1), log_prob, self._rnn_states(state)
 
     def evaluate_actions(  # type: ignore[override]
@@ -272,19 +284,24 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         lstm_states: RNNStates | None = None,
         episode_starts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Evaluates actions of padded sequences `[B * T, ...]`, batch-major, for `sb3_contrib.RecurrentPPO`."""
+        """Evaluates actions of padded sequences `[B * T, ...]`, batch-major, for RecurrentPPO; raises as `forward`."""
         if not isinstance(lstm_states, RNNStates) or episode_starts is None:
-            self._refuse_stateless_algorithm()
+            refuse_stateless(self)
         state = self._flat(lstm_states)
         batch = len(state)
+        if self.playable.start is not None:  # the zeros of the padding become valid actions too
+            actions = (actions - self._of_actions(self.playable.start)) % self._of_actions(self.playable.sizes)
+        if isinstance(self.action_space, (spaces.Box, spaces.MultiBinary)):
+            actions = actions.float()  # RecurrentPPO keeps them in the space's dtype
         values, log_prob, entropy = self.evaluate_sequences(
-            _map(obs, lambda x: _time_major(x, batch)),
-            _time_major(actions, batch),
+            map_parts(obs, lambda x: time_major(x, batch)),
+            time_major(actions, batch),
             state,
             episode_starts.bool().view(batch, -1).t(),
         )
-        entropy = None if entropy is None else _batch_major(entropy, batch)
-        return _batch_major(values, batch).unsqueeze(1), _batch_major(log_prob, batch), entropy
+        require_finite(log_prob)
+        entropy = None if entropy is None else batch_major(entropy, batch)
+        return batch_major(values, batch).unsqueeze(1), batch_major(log_prob, batch), entropy
 
     def get_distribution(  # type: ignore[override]
         self, obs: PyTorchObs, lstm_states: LstmStates, episode_starts: Tensor
@@ -293,15 +310,49 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         features = self._features(obs, self.pi_features_extractor)
         output, state = self.core(features.unsqueeze(0), lstm_states[0][0], episode_starts.bool().unsqueeze(0))
         latent_pi = self.mlp_extractor.forward_actor(output[0])
-        return self._get_action_dist_from_latent(latent_pi), _lstm_states(state)
+        return self._get_action_dist_from_latent(latent_pi), as_lstm_states(state)
 
     def predict_values(
         self, obs: PyTorchObs, lstm_states: LstmStates | None = None, episode_starts: Tensor | None = None
     ) -> Tensor:
         """Returns the values `[B, 1]` of observations in the critic's states `(h, c)`, each `[1, B, S]`."""
         if lstm_states is None or episode_starts is None:
-            self._refuse_stateless_algorithm()
+            refuse_stateless(self)
         return self.values(obs, lstm_states[0][0], episode_starts.bool()).unsqueeze(1)
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
+        """Chooses actions for one observation or a batch of B, as the environment takes them.
+
+        Args:
+            observation: In the shape of the space, or `[B, ...]`.
+            state: What the last call returned; None where episodes begin.
+            episode_start: Whether an episode begins: one truth value for all, or B of them. None: no.
+            deterministic: Take the most likely action instead of a sample.
+
+        Returns:
+            The actions and the new state.
+
+        Raises:
+            InputError: a state or episode starts of another number of observations.
+        """
+        self.set_training_mode(False)
+        tensors, is_batch = self.obs_to_tensor(in_shape_of(observation, self.observation_space))
+        batch = len(next(iter(tensors.values())) if isinstance(tensors, dict) else tensors)
+        starts = torch.from_numpy(episode_starts(episode_start, batch)).to(self.device)
+        with torch.no_grad():
+            before = lstm_states_of(state, batch, self.core.state_size, self.device)
+            sampled, after = self._predict(tensors, before, starts, deterministic)  # type: ignore[arg-type]
+        actions = self.playable(sampled.cpu().numpy())
+        return actions if is_batch else actions.squeeze(axis=0), tuple(part.cpu().numpy() for part in after)
+
+    def _of_actions(self, numbers: Any) -> Tensor:
+        return torch.as_tensor(numbers, dtype=torch.int64, device=self.device)
 
     def _flat(self, states: RNNStates) -> Tensor:
         if self.critic_core is None:
@@ -310,13 +361,7 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
 
     def _rnn_states(self, state: Tensor) -> RNNStates:
         size = self.core.state_size
-        return RNNStates(_lstm_states(state[:, :size]), _lstm_states(state[:, -size:]))
-
-    def _refuse_stateless_algorithm(self) -> NoReturn:
-        raise InputError(
-            f"policy = {type(self).__name__}: this policy has a memory, and the algorithm did not pass its state on "
-            "(stable_baselines3.PPO and A2C cannot). Use ntm_rl.MemoryPPO or sb3_contrib.RecurrentPPO."
-        )
+        return RNNStates(as_lstm_states(state[:, :size]), as_lstm_states(state[:, -size:]))
 
 
 class CnnNtmPolicy(MlpNtmPolicy):
@@ -329,9 +374,12 @@ class CnnNtmPolicy(MlpNtmPolicy):
 
 
 class MultiInputNtmPolicy(MlpNtmPolicy):
-    """`MlpNtmPolicy` for Dict observations: images through a Nature CNN, everything else flattened."""
+    """`MlpNtmPolicy` for Dict observations: images through an `ImageExtractor` each, everything else flattened.
 
-    default_features_extractor = CombinedExtractor
+    `features_extractor_kwargs=dict(architecture="impala", precision="bf16", cnn_output_dim=256)` changes it.
+    """
+
+    default_features_extractor = MultiInputExtractor
 
 
 POLICIES: dict[str, type[MlpNtmPolicy]] = {
@@ -339,22 +387,3 @@ POLICIES: dict[str, type[MlpNtmPolicy]] = {
 }
 # So that RecurrentPPO("MlpNtmPolicy", env) finds them; MemoryPPO inherits the table.
 RecurrentPPO.policy_aliases.update(POLICIES)
-
-
-def _lstm_states(state: Tensor) -> LstmStates:
-    hidden = state.unsqueeze(0)
-    return hidden, torch.zeros_like(hidden)
-
-
-def _map(obs: PyTorchObs, function: Any) -> PyTorchObs:
-    return {key: function(value) for key, value in obs.items()} if isinstance(obs, dict) else function(obs)
-
-
-def _time_major(block: Tensor, batch: int) -> Tensor:
-    """`[B * T, ...]` -> `[T * B, ...]`."""
-    return block.reshape(batch, -1, *block.shape[1:]).transpose(0, 1).flatten(0, 1)
-
-
-def _batch_major(block: Tensor, batch: int) -> Tensor:
-    """`[T * B, ...]` -> `[B * T, ...]`."""
-    return block.reshape(-1, batch, *block.shape[1:]).transpose(0, 1).flatten(0, 1)

@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any, Self
 
+import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
@@ -14,29 +15,39 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from ntm_rl.agents.nonfinite import NonFiniteError, check_observations, check_rollout, update_error
+from ntm_rl.agents.description import warn_of_spaces
+from ntm_rl.agents.nonfinite import NonFiniteError, check_observations, check_originals, check_rollout, update_error
 from ntm_rl.agents.policies import MlpNtmPolicy
-from ntm_rl.agents.rollout import Minibatch, Rollout
+from ntm_rl.agents.rollout import Minibatch, Rollout, warn_of_sizes
+from ntm_rl.agents.rollout_view import RolloutBufferView
+from ntm_rl.agents.sb3_names import check_policy_name
+from ntm_rl.envs.guard import Guarded
+from ntm_rl.envs.vector import VectorEnvAdapter
 from ntm_rl.errors import InputError
 
 
 class MemoryPPO(RecurrentPPO):
     """Proximal policy optimisation (Schulman et al. 2017) with truncated backpropagation through time.
 
-    The constructor speaks SB3's vocabulary; only the arguments below differ from `stable_baselines3.PPO`'s. A rollout
+    The constructor takes the arguments of `sb3_contrib.RecurrentPPO` in their order; only those below differ. A rollout
     of `n_steps` x `n_envs` is cut into chunks of `sequence_length`; a minibatch is whole chunks, started from the
     memory states that the rollout had there, with episode starts handled inside. Gradients end at a chunk's start.
 
+    Actions are learned from as they were sampled; the environment gets them clipped and, where its Box holds integers
+    or booleans, rounded (see `ActionConverter`).
+
     Args:
         policy: `"MlpNtmPolicy"`, `"CnnNtmPolicy"`, `"MultiInputNtmPolicy"` or a subclass of `MlpNtmPolicy`.
-        env: A Gymnasium environment, its id, or an SB3 `VecEnv`.
-        sequence_length: Steps L of a chunk; divides `n_steps`. None: all of `n_steps`.
-        batch_size: Transitions in a minibatch, a multiple of `sequence_length`.
+        env: A Gymnasium environment, its id, a Gymnasium `VectorEnv` or an SB3 `VecEnv`.
+        batch_size: Transitions in a minibatch, best a multiple of `sequence_length`; at least one chunk is taken. None,
+            or more than the rollout has: all of them.
+        sequence_length: Steps L of a chunk; where they do not divide `n_steps`, the last chunk is shorter. None:
+            `n_steps`, or a part of them that fits into a minibatch.
         recompute_states: Recompute the chunks' first states with the current weights before every epoch but the
             first, since they go stale while the policy learns; costs one forward pass an epoch.
 
     Raises:
-        InputError: sizes that do not fit, or a policy without a memory core.
+        InputError: sizes below 1, or a policy without a memory core.
     """
 
     policy: MlpNtmPolicy
@@ -48,8 +59,7 @@ class MemoryPPO(RecurrentPPO):
         env: GymEnv | str,
         learning_rate: float | Schedule = 3e-4,
         n_steps: int = 128,
-        sequence_length: int | None = None,
-        batch_size: int = 128,
+        batch_size: int | None = 128,
         n_epochs: int = 4,
         gamma: float = 0.99,
         gae_lambda: float = 0.95,
@@ -62,7 +72,6 @@ class MemoryPPO(RecurrentPPO):
         use_sde: bool = False,
         sde_sample_freq: int = -1,
         target_kl: float | None = None,
-        recompute_states: bool = False,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
@@ -70,8 +79,14 @@ class MemoryPPO(RecurrentPPO):
         seed: int | None = None,
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
+        *,
+        sequence_length: int | None = None,
+        recompute_states: bool = False,
     ):
-        self.sequence_length = n_steps if sequence_length is None else sequence_length
+        if isinstance(policy, str):
+            ours = [name for name, each in self.policy_aliases.items() if issubclass(each, MlpNtmPolicy)]
+            check_policy_name(policy, ours)
+        self.sequence_length = sequence_length
         self.recompute_states = recompute_states
         super().__init__(
             policy,
@@ -100,6 +115,15 @@ class MemoryPPO(RecurrentPPO):
             _init_setup_model=_init_setup_model,
         )
 
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        # Everything that gives SB3 an environment comes through here: the constructor, `load` and `set_env`.
+        if isinstance(env, VectorEnv):
+            env = VectorEnvAdapter(env)
+        elif isinstance(env, gym.Env):  # what it returns is checked against Gymnasium's interface and its spaces
+            env = Guarded(env, f"env = {type(env.unwrapped).__name__}", bounds=False)
+        return RecurrentPPO._wrap_env(env, verbose, monitor_wrapper)
+
     def _setup_model(self) -> None:
         self._check_sizes()
         if not issubclass(self.policy_class, MlpNtmPolicy):
@@ -113,33 +137,44 @@ class MemoryPPO(RecurrentPPO):
             self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs
         )
         self.policy = policy.to(self.device)
+        warn_of_spaces(self.policy, self.env)
         self.rollout = Rollout(
             self.observation_space,
             self.action_space,
             n_steps=self.n_steps,
             n_envs=self.n_envs,
-            sequence_length=self.sequence_length,
+            sequence_length=self._chunk_length(),
             state_size=self.policy.state_size,
             device=self.device,
         )
-        self.rollout_buffer = None  # type: ignore[assignment]  # what SB3's learn() hands to collect_rollouts
+        self.rollout_buffer = RolloutBufferView(  # type: ignore[assignment]
+            self.rollout, self.observation_space, self.action_space, self.gamma, self.gae_lambda
+        )
+        warn_of_sizes(self.rollout, self._minibatch_size())
         self.memory_state = self.policy.initial_state(self.n_envs)
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
 
     def _check_sizes(self) -> None:
-        length, batch_size, total = self.sequence_length, self.batch_size, self.n_steps * self.n_envs
-        if length < 1 or self.n_steps % length:
-            raise InputError(f"sequence_length = {length}: must divide n_steps = {self.n_steps}")
-        if batch_size is None or batch_size < length or batch_size % length:
-            raise InputError(f"batch_size = {batch_size}: must be a multiple of sequence_length = {length}")
-        if batch_size > total:
-            raise InputError(f"batch_size = {batch_size}: must be at most n_steps * n_envs = {total}")
-        if self.n_epochs < 1:
-            raise InputError(f"n_epochs = {self.n_epochs}: must be at least 1")
+        sizes = {"n_steps": self.n_steps, "n_epochs": self.n_epochs}
+        sizes |= {
+            key: getattr(self, key) for key in ("batch_size", "sequence_length") if getattr(self, key) is not None
+        }
+        for key, size in sizes.items():
+            if not isinstance(size, (int, np.integer)) or size < 1:
+                raise InputError(f"{key} = {size!r}: must be an integer of at least 1")
         if isinstance(self.clip_range_vf, (int, float)) and self.clip_range_vf <= 0:
             raise InputError(f"clip_range_vf = {self.clip_range_vf}: must be above 0, or None for no clipping")
+
+    def _minibatch_size(self) -> int:
+        return self.n_steps * self.n_envs if self.batch_size is None else self.batch_size
+
+    def _chunk_length(self) -> int:
+        """Steps of a chunk: as many as asked for, or the rollout's in as few parts as fit into a minibatch."""
+        if self.sequence_length is not None:
+            return min(self.sequence_length, self.n_steps)
+        return math.ceil(self.n_steps / math.ceil(self.n_steps / self._minibatch_size()))
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
         """Plays `n_rollout_steps` in every environment; False if a callback stopped it.
@@ -151,52 +186,54 @@ class MemoryPPO(RecurrentPPO):
         self.policy.set_training_mode(False)
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
-        rollout, state = self.rollout, self.memory_state
+        rollout, state, normalizer = self.rollout, self.memory_state, self._vec_normalize_env
+        if normalizer is not None:
+            check_originals(normalizer, 0)
         callback.on_rollout_start()
-        for step in range(n_rollout_steps):
-            if self.use_sde and self.sde_sample_freq > 0 and step > 0 and step % self.sde_sample_freq == 0:
+        # The names of the locals are SB3's: callbacks read them.
+        for n_steps in range(n_rollout_steps):
+            rollout.pos = n_steps
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps > 0 and n_steps % self.sde_sample_freq == 0:
                 self.policy.reset_noise(env.num_envs)
-            obs = rollout.store_observation(step, self._last_obs)  # type: ignore[arg-type]
-            resets = rollout.store_resets(step, self._last_episode_starts)
-            rollout.store_state(step, state)
+            obs_tensor = rollout.store_observation(n_steps, self._last_obs)
+            episode_starts = rollout.store_resets(n_steps, self._last_episode_starts)
+            rollout.store_state(n_steps, state)
             try:
                 with torch.no_grad():
-                    actions, values, log_probs, state = self.policy.step(obs, state, resets)
+                    sampled, values, log_probs, state = self.policy.step(obs_tensor, state, episode_starts)
             except ValueError:  # so torch's distributions refuse parameters that are not finite
-                check_observations(rollout, step + 1)
+                check_observations(rollout, n_steps + 1)
                 raise
-            rollout.actions[step], rollout.values[step], rollout.log_probs[step] = actions, values, log_probs
+            rollout.actions[n_steps], rollout.values[n_steps], rollout.log_probs[n_steps] = sampled, values, log_probs
+            values, actions = values.unsqueeze(1), sampled.cpu().numpy()
+            clipped_actions = self.policy.playable(actions)
 
-            new_obs, rewards, dones, infos = env.step(self._playable(actions))
+            new_obs, rewards, dones, infos = _step(env, clipped_actions)
+            if normalizer is not None:
+                check_originals(normalizer, n_steps + 1)
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
-            if not callback.on_step():
-                self.memory_state = state
+            goes_on = callback.on_step()
+            if any(infos):
+                self._update_info_buffer(infos, dones)
+            # Also where the rollout stops: the next one goes on from here.
+            self._last_obs, self._last_episode_starts, self.memory_state = new_obs, dones, state
+            if not goes_on:
                 return False
             if dones.any():
-                self._update_info_buffer(infos, dones)
                 rewards = rewards + self._truncation_bonus(infos, dones, state)
-            rollout.rewards[step], rollout.ends[step] = rewards, dones
-            self._last_obs = new_obs  # type: ignore[assignment]  # SB3 says Tuple spaces are possible; they are not
-            self._last_episode_starts = dones
-        check_rollout(rollout, n_rollout_steps)
-        self.memory_state = state
+            rollout.rewards[n_steps], rollout.ends[n_steps] = rewards, dones
+        rollout.pos = n_rollout_steps
 
         with torch.no_grad():
-            last_values = self.policy.values(_as_tensors(new_obs, self.device), state, self._resets(dones))
+            obs_tensor = rollout.tensors(new_obs)
+            last_values = self.policy.values(obs_tensor, state, torch.from_numpy(dones).to(self.device))
+        check_rollout(rollout, obs_tensor, last_values)
         rollout.compute_advantages(last_values, self.gamma, self.gae_lambda)
+        values = last_values.unsqueeze(1)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
-
-    def _playable(self, actions: Tensor) -> np.ndarray:
-        """Actions as the environment takes them: arrays, inside the bounds of a Box."""
-        array: np.ndarray = actions.cpu().numpy()
-        if isinstance(self.action_space, spaces.Box):
-            if self.policy.squash_output:
-                array = self.policy.unscale_action(array)
-            array = np.clip(array, self.action_space.low, self.action_space.high)
-        return array
 
     def _truncation_bonus(self, infos: list[dict[str, Any]], dones: np.ndarray, state: Tensor) -> np.ndarray:
         """Discounted values of the observations at which a time limit cut an episode short, 0 elsewhere; `[E]`.
@@ -210,19 +247,12 @@ class MemoryPPO(RecurrentPPO):
             if infos[index].get("TimeLimit.truncated") and infos[index].get("terminal_observation") is not None
         ]
         if cut:
-            observations = [infos[index]["terminal_observation"] for index in cut]
-            if isinstance(observations[0], Mapping):
-                stacked: Any = {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
-            else:
-                stacked = np.stack(observations)
+            last = self.rollout.stack([infos[index]["terminal_observation"] for index in cut])
             with torch.no_grad():
                 no_reset = torch.zeros(len(cut), dtype=torch.bool, device=self.device)
-                values = self.policy.values(_as_tensors(stacked, self.device), state[cut], no_reset)
+                values = self.policy.values(last, state[cut], no_reset)
             bonus[cut] = self.gamma * values.cpu().numpy()
         return bonus
-
-    def _resets(self, dones: np.ndarray) -> Tensor:
-        return torch.from_numpy(dones).to(self.device)
 
     def train(self) -> None:
         """Updates the policy with `n_epochs` passes over the rollout.
@@ -238,7 +268,7 @@ class MemoryPPO(RecurrentPPO):
             divergences: list[Tensor] = []  # of the last epoch, as SB3 logs them
             if epoch > 0 and self.recompute_states:
                 self._recompute_states()
-            for batch in self.rollout.minibatches(self.batch_size):  # type: ignore[arg-type]
+            for batch in self.rollout.minibatches(self._minibatch_size()):
                 loss, measured = self._loss(batch)
                 parts = dict(measured)
                 divergences.append(measured.pop("approx_kl"))
@@ -262,7 +292,7 @@ class MemoryPPO(RecurrentPPO):
     @torch.no_grad()
     def _update_error(self, batch: Minibatch, measured: Mapping[str, Tensor]) -> NonFiniteError:
         values, *_ = self.policy.evaluate_sequences(batch.observations, batch.actions, batch.states, batch.resets)
-        return update_error(self.policy, batch, values, measured, self.sequence_length, self.n_envs)
+        return update_error(self.policy, batch, values, measured, self.rollout.sequence_length, self.n_envs)
 
     def _loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """PPO's clipped surrogate (equation 7), value and entropy losses of one minibatch, and what to log of them."""
@@ -298,7 +328,7 @@ class MemoryPPO(RecurrentPPO):
     @torch.no_grad()
     def _recompute_states(self) -> None:
         """Plays the rollout's observations through the current core(s) to renew the state before each chunk."""
-        rollout, length = self.rollout, self.sequence_length
+        rollout, length = self.rollout, self.rollout.sequence_length
         state = rollout.states[0]
         for chunk in range(1, len(rollout.states)):
             steps = slice((chunk - 1) * length, chunk * length)
@@ -347,7 +377,8 @@ class MemoryPPO(RecurrentPPO):
         return [*super()._excluded_save_params(), "rollout", "memory_state"]
 
 
-def _as_tensors(obs: Any, device: torch.device) -> PyTorchObs:
-    if isinstance(obs, Mapping):
-        return {key: torch.as_tensor(value, device=device) for key, value in obs.items()}
-    return torch.as_tensor(obs, device=device)
+def _step(env: VecEnv, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+    """Steps an environment; rewards are `[E]` float32 and dones `[E]` bool, whatever types and shapes it has."""
+    new_obs, rewards, dones, infos = env.step(actions)
+    rewards = np.asarray(rewards, dtype=np.float32).reshape(env.num_envs)
+    return new_obs, rewards, np.asarray(dones).astype(np.bool_, copy=False).reshape(env.num_envs), infos

@@ -49,8 +49,8 @@ class ProgressDisplay:
             self._bar.update(self._task, completed=done, description=text)
         elif now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            left = max(self._total - done, 0) / max(speed, 1e-9)
-            self._console.print(f"{text}  {left:,.0f} s left", highlight=False)
+            left = f"  {max(self._total - done, 0) / speed:,.0f} s left" if speed > 0 else ""
+            self._console.print(f"{text}{left}", highlight=False)
 
     def close(self) -> None:
         """Takes the bar away; harmless where there is none."""

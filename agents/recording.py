@@ -1,9 +1,10 @@
 """Films an agent: what it plays, what it does and expects, and how it uses its memory meanwhile."""
 
+import sys
 import time
-import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,28 +14,25 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
-from ntm_rl.agents.evaluation import load_run_agent
+from ntm_rl.agents.evaluation import check_counts, close, played_settings, prepare, seeded
 from ntm_rl.agents.export import LoadedAgent
+from ntm_rl.agents.filming import make_filmed
+from ntm_rl.agents.frames import Frames, Picture
+from ntm_rl.agents.loading import Origin, load_run_agent
 from ntm_rl.agents.policies import MlpNtmPolicy
 from ntm_rl.agents.ppo import MemoryPPO
 from ntm_rl.agents.runs import Run
-from ntm_rl.agents.schema import SupervisedSettings
-from ntm_rl.agents.storage import make_folder
-from ntm_rl.envs.factory import EnvSettings, make_env
-from ntm_rl.envs.native import is_atari
-from ntm_rl.envs.vector import make_vec_env
+from ntm_rl.agents.schema import Settings
 from ntm_rl.errors import InputError
 from ntm_rl.ntm import NtmState
 
-Picture = NDArray[np.uint8]
 HEIGHT = 384  # pixels of a film, a multiple of the 16 that encoders want
 PANEL = 256  # pixels of the part beside the game
 HISTORY = PANEL - 16  # steps of the memory's use that are shown
 MOST_HEADS = 4
-ATARI_FPS = 15.0  # of its 60 frames a second, each step shows one in four
+MAX_WIDTH = 2 * 768  # pixels of the environment's part
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,13 @@ class Recording:
 
     Attributes:
         path: The mp4.
-        returns: Of its episodes, not clipped.
+        origin: Which agent plays.
+        returns: Of its episodes that ended, not clipped.
         steps: In all.
     """
 
     path: Path
+    origin: Origin
     returns: list[float]
     steps: int
 
@@ -62,51 +62,79 @@ def record(
     best: bool = False,
     max_steps: int = 5000,
 ) -> Recording:
-    """Films whole episodes of a run's agent: the finished one, else its latest checkpoint.
+    """Films whole episodes of a run's agent, as `load_run_agent` finds it, at the level that it reached.
 
     Args:
         run: Whose agent.
         out: The mp4 to write, which must not exist; by default one under the run's `videos/`.
         episodes: How many.
-        seed: Of the environment.
+        seed: Of the environment and of sampled actions.
         deterministic: Take the most likely action instead of a sample.
-        best: Take the agent with the best mean return of the training instead.
+        best: Take the agent with the best mean return of the training instead of the last.
         max_steps: Where the film ends although its last episode does not.
 
     Raises:
         InputError: no agent, an environment that shows nothing, imageio or its ffmpeg is missing, or `out` exists.
     """
-    for name, value in (("episodes", episodes), ("max_steps", max_steps)):
-        if value < 1:
-            raise InputError(f"{name} = {value}: must be at least 1")
+    check_counts(seed, episodes=episodes, max_steps=max_steps)
     settings = run.settings()
-    if isinstance(settings, SupervisedSettings):
+    if not isinstance(settings, Settings):
         raise InputError(f"run = {str(run.path)!r}: a supervised run plays no episodes; `ntm-rl inspect` draws it")
     writer = _require_imageio()
+    out = _new_file(run, out, seed)
+    agent = load_run_agent(run, "best" if best else "last")
+    print(f"films {agent.origin}", file=sys.stderr)
+    filmed = make_filmed(played_settings(settings.env_settings), seed)
+    returns: list[float] = []
+    try:
+        prepare(filmed.env, agent)
+        with seeded(agent, seed):
+            pictures = play(agent, filmed.env, episodes, max_steps, deterministic, returns, filmed.show)
+            steps = _write(out, pictures, writer, filmed.fps)
+    finally:
+        close(filmed.env)
+    if filmed.frames.missing:
+        print(f"note: render() returned None {filmed.frames.missing} times: the last was shown again", file=sys.stderr)
+    return Recording(out, agent.origin, returns, steps)
+
+
+def _new_file(run: Run, out: Path | None, seed: int) -> Path:
+    """Returns the file to write, by default a new one under the run's `videos/`."""
     if out is None:
-        make_folder(run.path / "videos")
-        out = run.path / "videos" / f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}.mp4"
+        out = run.make_folder("videos") / f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}.mp4"
     if out.exists():
         raise InputError(f"out = {str(out)!r}: exists already")
     if out.suffix != ".mp4" or not out.parent.is_dir():
         raise InputError(f"out = {str(out)!r}: must be a file ending in .mp4 in a folder that exists")
-    env, fps = _make_filmed(settings.env_settings, seed)
-    agent, env = load_run_agent(run, settings, env, best=best)
-    returns: list[float] = []
+    return out
+
+
+def _write(out: Path, pictures: Iterator[Picture], writer: Any, fps: float) -> int:
+    """Writes a film and returns how many pictures it has; nothing is left of one that breaks off."""
     steps = 0
+    with ExitStack() as stack:
+        with _told(out):
+            # A folder, and not a file: ffmpeg may still create its file after it was told to stop.
+            folder = TemporaryDirectory(dir=out.parent, prefix=".film-", ignore_cleanup_errors=True)
+            unfinished = Path(stack.enter_context(folder), "film.mp4")
+            film = stack.enter_context(writer(unfinished, fps=fps, macro_block_size=16))
+        for picture in pictures:  # an error of the environment is not one of the file
+            with _told(out):
+                film.append_data(picture)
+            steps += 1
+        with _told(out):
+            film.close()
+            unfinished.replace(out)
+    return steps
+
+
+@contextmanager
+def _told(out: Path) -> Iterator[None]:
+    """Names the film in the errors of writing it."""
     try:
-        # A folder, and not a file: ffmpeg may still create its file after it was told to stop.
-        with TemporaryDirectory(dir=out.parent, prefix=".film-", ignore_cleanup_errors=True) as unfinished:
-            with writer(f"{unfinished}/film.mp4", fps=fps, macro_block_size=16) as film:
-                for picture in play(agent, env, episodes, max_steps, deterministic, returns):
-                    film.append_data(picture)
-                    steps += 1
-            Path(unfinished, "film.mp4").replace(out)
+        yield
     except OSError as error:
         raise InputError(f"out = {str(out)!r}: could not be written: {error}") from error
-    finally:
-        env.close()
-    return Recording(out, returns, steps)
 
 
 def play(
@@ -116,8 +144,14 @@ def play(
     max_steps: int,
     deterministic: bool,
     returns: list[float],
+    show: Callable[[], Picture] | None = None,
 ) -> Iterator[Picture]:
-    """Plays episodes in an environment of one copy and yields a picture a step; adds their returns to `returns`."""
+    """Plays episodes in an environment of one copy and yields a picture a step; adds their returns to `returns`.
+
+    `show` returns what the environment shows; by default `env.get_images` is asked.
+    """
+    frames = Frames()
+    look = show or (lambda: frames.picture(env.get_images()[0]))
     policy: MlpNtmPolicy = agent.policy
     names = _action_names(env)
     observations: Any = env.reset()
@@ -125,8 +159,8 @@ def play(
     heads: deque[NDArray[Any]] = deque(maxlen=HISTORY)
     score, width = 0.0, 0
     for _ in range(max_steps):
-        shown = np.asarray(env.get_images()[0])
-        width = width or max(16, round(shown.shape[1] * HEIGHT / shown.shape[0] / 16) * 16)  # a film has one size
+        shown = look()
+        width = width or _width(shown)  # a film has one size
         seen = agent.normalized(observations) if isinstance(agent, LoadedAgent) else observations
         tensors, _ = policy.obs_to_tensor(seen)
         with torch.no_grad():
@@ -134,10 +168,11 @@ def play(
         parts = policy.core.unpack(state[:, : policy.core.state_size])
         if isinstance(parts, NtmState):
             heads.append(parts.weightings[0].cpu().numpy())
-        action = actions[0].cpu().numpy()
+        playable = policy.playable(actions.cpu().numpy())
+        action = playable[0]
         lines = [f"score   {score:g}", f"action  {_tell(action, names)}", f"value   {float(values[0]):.3f}"]
         yield draw(shown, width, lines, np.array(heads), getattr(policy.core, "read_heads", 0))
-        observations, rewards, dones, infos = env.step(actions.cpu().numpy())
+        observations, rewards, dones, infos = env.step(playable)
         score += float(rewards[0])
         resets[0] = bool(dones[0])
         if dones[0]:
@@ -163,7 +198,7 @@ def draw(frame: Picture, width: int, lines: list[str], weightings: NDArray[Any],
     from PIL import Image, ImageDraw
 
     scale = min(width / frame.shape[1], HEIGHT / frame.shape[0])
-    size = round(frame.shape[1] * scale), round(frame.shape[0] * scale)
+    size = max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale))
     picture = Image.new("RGB", (width + PANEL, HEIGHT))
     picture.paste(Image.fromarray(frame).resize(size, Image.Resampling.NEAREST))
     pen = ImageDraw.Draw(picture)
@@ -187,28 +222,10 @@ def draw(frame: Picture, width: int, lines: list[str], weightings: NDArray[Any],
     return np.asarray(picture)
 
 
-def _make_filmed(settings: EnvSettings, seed: int) -> tuple[VecEnv, float]:
-    """Returns one copy of an environment that shows itself, and its pictures a second."""
-    if is_atari(settings.id):
-        return make_vec_env(settings, 1, seed, training=False), ATARI_FPS
-    with warnings.catch_warnings():
-        # Said below, once and clearly.
-        warnings.filterwarnings("ignore", message=".*not in the possible render_modes")
-        try:
-            single = make_env(settings, render_mode="rgb_array")
-        except InputError as error:
-            make_env(settings).close()  # what is wrong without pictures too is told as it is
-            raise _no_pictures(settings) from error
-    if single.render_mode != "rgb_array" or "rgb_array" not in single.metadata.get("render_modes", ()):
-        single.close()
-        raise _no_pictures(settings)
-    env = DummyVecEnv([lambda: Monitor(single)])
-    env.seed(seed)
-    return env, float(single.metadata.get("render_fps") or ATARI_FPS)
-
-
-def _no_pictures(settings: EnvSettings) -> InputError:
-    return InputError(f"env.id = {settings.id!r}: it shows no pictures (it has no render_mode 'rgb_array')")
+def _width(shown: Picture) -> int:
+    """Returns how wide a film shows an environment: in its proportions, but for those of a ribbon."""
+    wanted: int = round(shown.shape[1] * HEIGHT / shown.shape[0] / 16) * 16
+    return min(max(wanted, 16), MAX_WIDTH)
 
 
 def _action_names(env: VecEnv) -> list[str]:

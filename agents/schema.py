@@ -5,15 +5,20 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
+from ntm_rl.agents.paths import OptionalPathText, PathText
 from ntm_rl.core import core_class, core_names
 from ntm_rl.envs.algorithmic.curriculum import CurriculumKind
 from ntm_rl.envs.algorithmic.registry import TASKS, make_task
 from ntm_rl.envs.algorithmic.task import Task
 from ntm_rl.envs.factory import EnvSettings
+
+MAX_LAYERS = 1000
+MAX_SIZE = 2**24
+MAX_ENVS = 2**16
 
 
 class Section(BaseModel):
@@ -22,11 +27,28 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class NetArchSettings(Section):
-    """Sizes of the layers behind the core."""
+def _possible(sizes: list[int]) -> list[int]:
+    if len(sizes) > MAX_LAYERS:
+        raise ValueError(f"must be at most {MAX_LAYERS} layers")
+    for size in sizes:
+        if not 1 <= size <= MAX_SIZE:
+            raise ValueError(f"must be sizes from 1 to {MAX_SIZE}; {size} is none")
+    return sizes
 
-    pi: list[int] = Field([64], description="Layers of the actor.")
-    vf: list[int] = Field([64], description="Layers of the critic.")
+
+LayerSizes = Annotated[list[int], AfterValidator(_possible)]
+
+
+class NetArchSettings(Section):
+    """Sizes of the layers behind the core; a list is for actor and critic alike, as in SB3."""
+
+    pi: LayerSizes = Field([64], description="Layers of the actor.")
+    vf: LayerSizes = Field([64], description="Layers of the critic.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_both(cls, value: Any) -> Any:
+        return {"pi": value, "vf": value} if isinstance(value, list) else value
 
 
 class PolicySettings(Section):
@@ -40,13 +62,13 @@ class PolicySettings(Section):
         "Tanh", description="Activation of these layers."
     )
     ortho_init: bool = Field(True, description="Orthogonal initialisation of these layers.")
-    extractor: Literal["nature", "impala"] = Field(
-        "nature", description="What sees images: the Nature CNN or IMPALA's ResNet; not for images within a Dict."
+    extractor: Literal["auto", "nature", "impala"] = Field(
+        "auto", description="What reads images: the Nature CNN, IMPALA's ResNet, or IMPALA's for those below 36 x 36."
     )
     precision: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="Of its convolutions; auto: bfloat16 where the device computes in it."
     )
-    init_from: str | None = Field(
+    init_from: OptionalPathText = Field(
         None, description="Folder of a run whose memory core, and output layer if it fits, the training begins with."
     )
 
@@ -61,7 +83,7 @@ class PpoSettings(Section):
     adam_epsilon: float = Field(
         1e-5, gt=0, description="Epsilon of Adam; weights whose gradients stay far below it hardly move."
     )
-    n_steps: int = Field(128, ge=1, description="Steps of each environment in a rollout.")
+    n_steps: int = Field(128, ge=1, le=MAX_SIZE, description="Steps of each environment in a rollout.")
     sequence_length: int | None = Field(
         None, ge=1, description="Steps through which gradients flow; divides n_steps; null: all of n_steps."
     )
@@ -114,7 +136,9 @@ class ValidationSettings(Section):
     """What a supervised training measures on fresh sequences."""
 
     every: int = Field(1000, ge=1, description="Sequences of the training between two validations.")
-    sequences: int = Field(128, ge=1, description="Fresh sequences of each validation, of difficulties as in training.")
+    sequences: int = Field(
+        128, ge=1, le=MAX_SIZE, description="Fresh sequences of each validation, of difficulties as in training."
+    )
     longer: list[dict[str, int]] = Field(
         [], description="Further difficulties to validate on, such as {length: 120}; every tenth time."
     )
@@ -140,10 +164,24 @@ def _schema(name: str, source: Any, defaults: Mapping[str, Any]) -> type[BaseMod
     """Makes a section of annotations `Annotated[type, "one sentence"]`, so that nothing is said twice."""
     hints = get_type_hints(source, include_extras=True)
     fields: dict[str, Any] = {
-        key: (hints[key].__origin__, Field(default, description=hints[key].__metadata__[0]))
+        key: (
+            _without_sentence(hints[key]),
+            Field(default, description=hints[key].__metadata__[0], le=_most(key, hints[key].__origin__)),
+        )
         for key, default in defaults.items()
     }
     return create_model(name, __base__=Section, **fields)
+
+
+def _most(key: str, kind: Any) -> int | None:
+    """Returns the largest value that is not a mistake, or hostile: a larger one would be built first and fail then."""
+    return None if kind is not int else MAX_LAYERS if key == "layers" else MAX_SIZE
+
+
+def _without_sentence(hint: Any) -> Any:
+    """Returns an annotation without its sentence; what stands behind that checks the value, such as `PathText`."""
+    checks = hint.__metadata__[1:]
+    return Annotated[hint.__origin__, *checks] if checks else hint.__origin__
 
 
 def _options_of(name: str, constructor: Callable[..., Any]) -> type[BaseModel]:
@@ -163,7 +201,7 @@ class TrainingSettings(Section):
     threads: int | None = Field(
         1, ge=1, description="Threads of torch, of which small recurrent networks want one; null: torch decides."
     )
-    run_dir: str = Field("runs", min_length=1, description="Folder under which the run's own folder is made.")
+    run_dir: PathText = Field("runs", description="Folder under which the run's own folder is made.")
     wandb: Literal["online", "offline", "disabled"] | None = Field(
         None, description="Weights & Biases; null: online where a login exists, else offline."
     )
@@ -189,7 +227,7 @@ class Settings(TrainingSettings):
     env: Any
     policy: PolicySettings = Field(PolicySettings(), description="The networks around the core.")
     ppo: PpoSettings = Field(PpoSettings(), description="Hyperparameters of the training.")
-    n_envs: int = Field(32, ge=1, description="Copies of the environment that are stepped together.")
+    n_envs: int = Field(32, ge=1, le=MAX_ENVS, description="Copies of the environment that are stepped together.")
     total_timesteps: int = Field(1_000_000, ge=1, description="Environment steps of the training.")
 
     @property
@@ -214,7 +252,7 @@ class SupervisedSettings(TrainingSettings):
     )
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="How the weights are changed.")
     validation: ValidationSettings = Field(ValidationSettings(), description="What is measured on fresh sequences.")
-    batch_size: int = Field(1, ge=1, description="Sequences in an update, all of one difficulty.")
+    batch_size: int = Field(1, ge=1, le=MAX_SIZE, description="Sequences in an update, all of one difficulty.")
     total_sequences: int = Field(100_000, ge=1, description="Sequences of the training.")
     log_every: int = Field(1000, ge=1, description="Sequences between two rows of metrics.")
 

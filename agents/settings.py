@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
-from yaml import YAMLError
 
 from ntm_rl.agents.config_errors import ConfigError, explain
+from ntm_rl.agents.config_values import settle, with_overrides
 from ntm_rl.agents.environment_variables import check_environment_variables
+from ntm_rl.agents.paths import user_path
 from ntm_rl.agents.schema import Settings, SupervisedSettings, settings_schema, supervised_schema
+from ntm_rl.agents.yaml_text import YamlError, read_bounded, read_yaml, to_yaml_text
 from ntm_rl.core import core_names, make_core
 from ntm_rl.errors import InputError, did_you_mean
 
 AnySettings = Settings | SupervisedSettings
+MAX_PARAMETERS = 2**31  # of a core
 
 
 def config_names() -> list[str]:
@@ -39,17 +40,13 @@ def config_text(config: str) -> str:
     Raises:
         ConfigError: there is neither.
     """
-    path = Path(config)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        try:
-            return path.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"config = {config!r}: cannot be read: {error}") from error
-    names = config_names()
-    if config not in names:
-        hint = did_you_mean(config, names) or f" Packaged are {', '.join(names)}."
-        raise ConfigError(f"config = {config!r}: no such file and no such packaged config.{hint}")
-    return files("ntm_rl.configs").joinpath(f"{config}.yaml").read_text()
+    path = _file(config)
+    if path is None:
+        return files("ntm_rl.configs").joinpath(f"{config}.yaml").read_text()
+    try:
+        return read_bounded(path)
+    except (OSError, UnicodeDecodeError, YamlError) as error:
+        raise ConfigError(f"config = {config!r}: cannot be read: {error}") from error
 
 
 def load_settings(config: str, overrides: Iterable[str] = ()) -> AnySettings:
@@ -64,22 +61,44 @@ def load_settings(config: str, overrides: Iterable[str] = ()) -> AnySettings:
     """
     check_environment_variables()
     overrides = list(overrides)
-    for override in overrides:
-        if "=" not in override.strip("="):
-            raise ConfigError(f"command line: {override!r}: must be key=value, such as ppo.learning_rate=1e-4")
-    name = config if Path(config).suffix else f"configs/{config}.yaml"
+    data, name = _read(config)
     try:
-        base = OmegaConf.create(config_text(config))
-        merged = OmegaConf.merge(base, OmegaConf.from_dotlist(overrides))
-        # Interpolations stay the text that they are: nothing in a config is evaluated.
-        data: Any = OmegaConf.to_container(merged, resolve=False)
-    except (OmegaConfBaseException, YAMLError, ValueError, AttributeError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
+        merged = with_overrides(data, overrides, schema_of(data))
+    except YamlError as error:
+        raise ConfigError(f"command line: {error}") from error
+    settings = check_settings(merged, name, [override.partition("=")[0] for override in overrides])
+    # Not one of the checks above: a run from another machine is played and drawn on this one's CPU.
+    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"{name}: device = {settings.device!r}: torch sees no CUDA device; use cpu or auto")
+    return settings
+
+
+def _read(config: str) -> tuple[dict[str, Any], str]:
+    """Returns what is in a config, and its name."""
+    name = str(_file(config) or f"configs/{config}.yaml")
+    try:
+        data = read_yaml(config_text(config))
+    except YamlError as error:
         raise ConfigError(f"{name}: not a valid config: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{name}: must be a mapping of keys to values")
-    return check_settings(data, name, [override.partition("=")[0] for override in overrides])
+    return data, name
+
+
+def _file(config: str) -> Path | None:
+    """Returns the path of a config file, None for a packaged config.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    names = config_names()
+    if config in names and not Path(config).is_file():
+        return None
+    path = user_path("config", config)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return path
+    hint = did_you_mean(config, names) or f" Packaged are {', '.join(names)}."
+    raise ConfigError(f"config = {config!r}: no such file and no such packaged config.{hint}")
 
 
 def check_settings(data: Mapping[str, Any], name: str, overridden: Iterable[str] = ()) -> AnySettings:
@@ -93,15 +112,21 @@ def check_settings(data: Mapping[str, Any], name: str, overridden: Iterable[str]
     Raises:
         ConfigError: all that is wrong, a line each.
     """
-    schema = schema_of(data)
-    try:
-        settings = schema.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError("\n".join(explain(error, data, schema, name, list(overridden)))) from error
+    settings = validate(data, name, overridden)
     problems = list(_contradictions(settings))
     if problems:
         raise ConfigError("\n".join(f"{name}: {problem}" for problem in problems))
     return settings
+
+
+def validate(data: Mapping[str, Any], name: str, overridden: Iterable[str] = ()) -> AnySettings:
+    """Checks the keys of a configuration one by one, and not what they say together; as `check_settings`."""
+    schema = schema_of(data)
+    settled = settle(data, schema)
+    try:
+        return schema.model_validate(settled)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, settled, schema, name, list(overridden)))) from error
 
 
 def schema_of(data: Mapping[str, Any]) -> type[AnySettings]:
@@ -114,17 +139,19 @@ def _contradictions(settings: AnySettings) -> Iterable[str]:
         yield from _contradictions_of_task(settings)
     else:
         yield from _contradictions_of_ppo(settings)
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        yield f"device = {settings.device!r}: torch sees no CUDA device; use cpu or auto"
     if settings.core not in core_names():
         hint = did_you_mean(settings.core, core_names())
         yield f"core = {settings.core!r}: unknown core; valid are {', '.join(core_names())}.{hint}"
         return
     try:
         with torch.device("meta"):  # the core's own checks, at no cost
-            make_core(settings.core, 1, **settings.core_kwargs)
+            core = make_core(settings.core, 1, **settings.core_kwargs)
     except InputError as error:
         yield f"memory.{settings.core}.{error}"
+        return
+    parameters = sum(each.numel() for each in core.parameters())
+    if parameters > MAX_PARAMETERS:
+        yield f"memory.{settings.core}: has {parameters:,} parameters; must be at most {MAX_PARAMETERS:,}"
 
 
 def _contradictions_of_ppo(settings: Settings) -> Iterable[str]:
@@ -154,7 +181,7 @@ def _contradictions_of_task(settings: SupervisedSettings) -> Iterable[str]:
 
 def to_yaml(settings: AnySettings) -> str:
     """Returns the resolved configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.create(settings.model_dump()))
+    return to_yaml_text(settings.model_dump())
 
 
 def describe_keys(settings: AnySettings) -> list[tuple[str, str, str, str]]:
@@ -168,6 +195,6 @@ def _describe(schema: type[BaseModel], prefix: str) -> Iterable[tuple[str, str, 
         if inspect.isclass(kind) and issubclass(kind, BaseModel):
             yield from _describe(kind, f"{prefix}{key}.")
         else:
-            default = "required" if described.is_required() else OmegaConf.to_yaml([described.default])[2:].strip()
+            default = "required" if described.is_required() else to_yaml_text([described.default])[2:].strip()
             text = kind.__name__ if inspect.isclass(kind) else str(kind).replace("typing.", "")
             yield f"{prefix}{key}", text, default, described.description or ""

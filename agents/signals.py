@@ -15,8 +15,8 @@ class SignalListener:
 
     SIGUSR1 is what Slurm's `--signal=USR1@seconds` sends before a pre-emption.
 
-    Used as a context manager, which restores the old handlers. Does nothing outside the main thread, the only one that
-    Python lets handle signals.
+    Used as a context manager, which restores the old handlers. A signal that an enclosing listener has noted counts for
+    the inner one too. Does nothing outside the main thread, the only one that Python lets handle signals.
 
     Attributes:
         received: The signal that came, if one did.
@@ -30,7 +30,10 @@ class SignalListener:
         if threading.current_thread() is not threading.main_thread():
             return self
         for number in HANDLED:
-            self._before[number] = signal.signal(number, self._on_signal)
+            before = self._before[number] = signal.signal(number, self._on_signal)
+            outer = getattr(before, "__self__", None)
+            if isinstance(outer, SignalListener):
+                self.received = self.received or outer.received
         return self
 
     def __exit__(

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from ntm_rl.envs.observations import MAX_ELEMENTS
 from ntm_rl.errors import InputError
-
-MAX_ELEMENTS = 2**25  # of one observation: more is a damaged or hostile file, not a space
 
 
 def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
@@ -28,9 +27,10 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
                 "dtype": str(space.dtype),
             }
         case spaces.Discrete():
-            return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+            return {"type": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
         case spaces.MultiDiscrete():
-            return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+            sizes = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+            return {"type": "MultiDiscrete", **sizes, "dtype": str(space.dtype)}
         case spaces.MultiBinary():
             return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.shape)}
         case spaces.Dict() if all(isinstance(key, str) for key in space.spaces):
@@ -42,15 +42,19 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
     )
 
 
-def space_from_json(description: Mapping[str, Any]) -> spaces.Space[Any]:
+def space_from_json(description: Mapping[str, Any], max_elements: int = MAX_ELEMENTS) -> spaces.Space[Any]:
     """Rebuilds a space that `space_to_json` described.
 
+    Args:
+        description: Of the space.
+        max_elements: Numbers that one of its elements may have; counted before anything of that size is made.
+
     Raises:
-        InputError: the description is not one of those.
+        InputError: the description is not one of those, or is of a larger space.
     """
     try:
-        if _elements(description) > MAX_ELEMENTS:
-            raise ValueError(f"more than {MAX_ELEMENTS} elements")
+        if _elements(description) > max_elements:
+            raise ValueError(f"more than {max_elements:,} elements")
         return _build(description)
     except InputError:
         raise
@@ -77,15 +81,17 @@ def _build(description: Mapping[str, Any]) -> spaces.Space[Any]:
     match description["type"]:
         case "Box":
             shape, dtype = tuple(description["shape"]), np.dtype(description["dtype"])
-            if dtype.kind not in "fiu":
+            if dtype.kind not in "fiub":
                 raise ValueError(f"dtype {dtype}")
             low, high = (_bound_from_json(description[key], shape, dtype) for key in ("low", "high"))
             return spaces.Box(low, high, shape, dtype.type)
         case "Discrete":
-            return spaces.Discrete(description["n"], start=int(description.get("start", 0)))
+            start = int(description.get("start", 0))
+            return spaces.Discrete(description["n"], start=start, dtype=_integers(description))
         case "MultiDiscrete":
-            start = description.get("start")
-            return spaces.MultiDiscrete(np.array(description["nvec"]), start=None if start is None else np.array(start))
+            starts, dtype = description.get("start"), _integers(description)
+            starts = None if starts is None else np.array(starts, dtype=dtype)
+            return spaces.MultiDiscrete(np.array(description["nvec"], dtype=dtype), dtype=dtype, start=starts)
         case "MultiBinary":
             return spaces.MultiBinary(description["n"])
     parts = description["spaces"]
@@ -104,8 +110,21 @@ def _bound_to_json(bound: np.ndarray) -> Any:
 
 def _bound_from_json(text: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     if isinstance(text, str):
-        return np.full(shape, np.dtype(dtype).type(text))
-    return np.array([dtype.type(part) for part in text], dtype=dtype).reshape(shape)
+        return np.full(shape, _number(text, dtype))
+    return np.array([_number(part, dtype) for part in text], dtype=dtype).reshape(shape)
+
+
+def _number(text: Any, dtype: np.dtype) -> Any:
+    if dtype.kind == "b":  # bool("False") is True
+        return {"True": True, "False": False}[text]
+    return dtype.type(text)
+
+
+def _integers(description: Mapping[str, Any]) -> Any:
+    dtype = np.dtype(description.get("dtype", "int64"))
+    if dtype.kind not in "iu":
+        raise ValueError(f"dtype {dtype}")
+    return dtype.type
 
 
 def _at_least_1(number: Any) -> int:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=_through_no_link) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -46,6 +47,27 @@ def write_atomically(path: Path, content: bytes) -> None:
             f"{path}: cannot be written: {error.strerror or error}; what was there before is untouched"
         ) from error
     _sync_folder(path.parent)
+
+
+def refuse_links(folder: Path, names: Iterable[str], contents_of: Iterable[str] = ()) -> None:
+    """Makes sure that writing into a folder writes nothing elsewhere.
+
+    Args:
+        folder: Whose entries are looked at.
+        names: Of files and folders in it.
+        contents_of: Names of folders in it, which are looked at with the entries right in them.
+
+    Raises:
+        InputError: one is a symbolic link, or neither a file nor a folder.
+    """
+    inside = [folder / name for name in contents_of]
+    entries = [entry for each in inside if each.is_dir() and not each.is_symlink() for entry in each.iterdir()]
+    for path in (*(folder / name for name in names), *inside, *entries):
+        with suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                what = f"a link to {os.readlink(path)}" if stat.S_ISLNK(mode) else "no file"
+                raise InputError(f"{path}: {what}; nothing is written through it: delete it, or put a copy there")
 
 
 def make_folder(folder: Path) -> None:
@@ -129,6 +151,10 @@ def require_matching(path: Path, found: Mapping[str, Tensor], wanted: Mapping[st
     for name in found:
         if name not in wanted:
             raise StorageError(f"{path}: tensor {name!r} is not part of this agent; was the config changed?")
+
+
+def _through_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -20,11 +20,12 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ntm_rl.agents.checkpoints import count, has_checkpoints, latest_checkpoint, read_checkpoint, write_checkpoint
-from ntm_rl.agents.network import SequenceNetwork, load_network, save_network
+from ntm_rl.agents.network import SequenceNetwork, save_network
 from ntm_rl.agents.nonfinite import NonFiniteError, bad_gradients, write_report
 from ntm_rl.agents.optimizers import make_optimizer
 from ntm_rl.agents.progress import ProgressDisplay
 from ntm_rl.agents.random_states import restore_random_states
+from ntm_rl.agents.run_changes import explained, refuse_reached
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import SupervisedSettings
 from ntm_rl.agents.signals import SignalListener
@@ -33,7 +34,6 @@ from ntm_rl.agents.tracking import make_logger, pending_metrics, record_pending
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
 from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Task
 from ntm_rl.envs.state import generator_of, generator_state
-from ntm_rl.errors import InputError
 from ntm_rl.ntm import Ntm
 
 SEQUENCES = "time/total_sequences"
@@ -90,19 +90,28 @@ def score(network: SequenceNetwork, batch: Batch, task: Task) -> Score:
 def train_supervised(settings: SupervisedSettings, config: str, *, show_progress: bool = True) -> SupervisedResult:
     """Trains a new network into a new run directory; arguments and errors as `training.train`."""
     trainer = SupervisedTrainer(settings)  # before the folder: what fails here leaves nothing behind
-    return _learn_guarded(trainer, Run.create(settings, config), show_progress, {})
+    with SignalListener():  # from here on a signal ends the training with a checkpoint
+        run = Run.create(settings, config)
+        with run.owned():
+            return _learn_guarded(trainer, run, show_progress, {})
 
 
 def resume_supervised(run: Run, settings: SupervisedSettings, *, show_progress: bool = True) -> SupervisedResult:
     """Goes on with a run from its latest usable checkpoint, up to `settings.total_sequences`.
 
     Raises:
-        InputError: all checkpoints are damaged, or the latest is of another task or network.
+        InputError: as `training.resume`.
     """
-    trainer = SupervisedTrainer(settings)
-    # A run that was interrupted before its first checkpoint begins anew.
-    pending = trainer.load(latest_checkpoint(run.checkpoints)) if has_checkpoints(run.checkpoints) else {}
-    return _learn_guarded(trainer, run, show_progress, pending)
+    changed = run.changes(settings)
+    with run.owned():
+        with explained(changed):
+            trainer = SupervisedTrainer(settings)
+            # A run that was interrupted before its first checkpoint begins anew.
+            pending = trainer.load(latest_checkpoint(run.checkpoints)) if has_checkpoints(run.checkpoints) else {}
+        refuse_reached(changed, trainer.sequences)
+        with SignalListener():
+            run.change(settings, changed, trainer.sequences)
+            return _learn_guarded(trainer, run, show_progress, pending)
 
 
 class SupervisedTrainer:
@@ -279,26 +288,6 @@ class SupervisedTrainer:
         return pending
 
 
-def load_supervised(run: Run, settings: SupervisedSettings, *, best: bool = False) -> SequenceNetwork:
-    """Loads a supervised run's network: the finished one, else its latest checkpoint; or the best.
-
-    Raises:
-        InputError: there is none, or it is damaged or of another task.
-    """
-    folder = run.best if best else run.agent
-    if folder.is_dir():
-        network, card = load_network(folder)
-        task = card.get("extra", {}).get("task")
-        if task != settings.task.name:
-            raise InputError(f"{folder}: a network of task {task!r}; the run's config says {settings.task.name!r}")
-        return network
-    if best:
-        raise InputError(f"run = {str(run.path)!r}: it has no best network yet")
-    trainer = SupervisedTrainer(settings)
-    trainer.load(latest_checkpoint(run.checkpoints))
-    return trainer.averaged
-
-
 def _learn_guarded(
     trainer: SupervisedTrainer, run: Run, show_progress: bool, pending: Mapping[str, Any]
 ) -> SupervisedResult:
@@ -321,13 +310,13 @@ def _learn_guarded(
 
 def _learn(trainer: SupervisedTrainer, run: Run, show_progress: bool, pending: Mapping[str, Any]) -> SupervisedResult:
     settings = trainer.settings
-    writer = run.track(settings, SEQUENCES)
     first, began = trainer.sequences, time.monotonic()
     with ExitStack() as stack:
+        stop = stack.enter_context(SignalListener())
+        writer = run.track(settings, SEQUENCES)
         logger = make_logger(run.path, writer, first, SEQUENCES)
         stack.callback(logger.close)
         record_pending(logger, pending)
-        stop = stack.enter_context(SignalListener())
         display = None
         if show_progress:
             display = ProgressDisplay(first, settings.total_sequences, "sequences")

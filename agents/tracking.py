@@ -22,7 +22,7 @@ import wandb
 from stable_baselines3.common.logger import Figure, Image, KVWriter, Logger, Video
 
 from ntm_rl.agents.csv_log import CsvWriter, drop_rows_after, number
-from ntm_rl.agents.environment_variables import Mode, wandb_mode
+from ntm_rl.agents.environment_variables import Mode, wandb_mode, without_passwords
 from ntm_rl.agents.tensorboard_log import TensorBoardWriter
 
 STEPS = "time/total_timesteps"
@@ -110,7 +110,10 @@ class WandbWriter(KVWriter):
         except Exception as error:  # one picture that cannot be shown is no reason to lose the other metrics
             if key not in self._dropped:
                 self._dropped.add(key)
-                warnings.warn(f"{key} cannot be sent to Weights & Biases and is left out: {error}", stacklevel=3)
+                warnings.warn(
+                    f"{key} cannot be sent to Weights & Biases and is left out: {without_passwords(str(error))}",
+                    stacklevel=3,
+                )
             return None
 
     def _try(self, action: Callable[[], object]) -> None:
@@ -140,7 +143,9 @@ class WandbWriter(KVWriter):
     def _give_up(self, error: Exception) -> None:
         if self._works:
             self._works = False
-            warnings.warn(f"Weights & Biases failed and is left alone from here on: {error}", stacklevel=4)
+            warnings.warn(
+                f"Weights & Biases failed and is left alone from here on: {without_passwords(str(error))}", stacklevel=4
+            )
 
 
 def make_logger(run_dir: Path, wandb_writer: WandbWriter | None, steps: int = 0, steps_key: str = STEPS) -> Logger:
@@ -193,6 +198,7 @@ def start_wandb(
     group: str | None = None,
     tags: tuple[str, ...] = (),
     steps_key: str = STEPS,
+    is_training: bool = True,
 ) -> WandbWriter | None:
     """Starts, or goes on with, the W&B run of a run directory; its id is made of the folder's name.
 
@@ -208,10 +214,12 @@ def start_wandb(
         group: W&B group.
         tags: W&B tags.
         steps_key: Name of the metric that counts the steps.
+        is_training: Keep, for a resume, up to which step W&B has the rows.
 
     Returns:
         A writer, or None if tracking is disabled or W&B failed to start.
     """
+    run_dir = run_dir.resolve()  # "." has the name of its folder
     name = _valid_name(f"{run_dir.parent.name}-{run_dir.name}")
     try:
         mode = default_mode() if mode is None else mode
@@ -240,9 +248,10 @@ def start_wandb(
             ),
         )
     except Exception as error:  # as in WandbWriter: a mirror
-        warnings.warn(f"Weights & Biases could not start; training goes on without it: {error}", stacklevel=2)
+        why = without_passwords(str(error))
+        warnings.warn(f"Weights & Biases could not start; training goes on without it: {why}", stacklevel=2)
         return None
-    return WandbWriter(run, steps_key, run_dir / "wandb" / "sent_steps")
+    return WandbWriter(run, steps_key, run_dir / "wandb" / "sent_steps" if is_training else None)
 
 
 def default_mode() -> Mode:
@@ -259,7 +268,7 @@ def _possible(mode: Mode) -> Mode:
     if not _has_login():
         reason = "there is no login (`wandb login` makes one)"
     elif not _answers(_server()):
-        reason = f"{_server()} does not answer"
+        reason = f"{without_passwords(_server())} does not answer"
     else:
         return mode
     warnings.warn(f"Weights & Biases records this run offline, for `wandb sync` to send: {reason}", stacklevel=3)
@@ -280,7 +289,7 @@ def _has_login() -> bool:
         logins = netrc.netrc(os.environ.get("NETRC"))
     except (OSError, netrc.NetrcParseError):
         return False
-    return any(logins.authenticators(urlsplit(name).netloc) for name in names)
+    return any(logins.authenticators(urlsplit(name).netloc.rpartition("@")[2]) for name in names)
 
 
 def _answers(url: str) -> bool:

@@ -3,6 +3,7 @@
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.logger import Logger
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
@@ -26,16 +26,24 @@ from ntm_rl.agents.callbacks import (
     StopOnSignal,
 )
 from ntm_rl.agents.checkpoints import count, has_checkpoints, latest_checkpoint, load_checkpoint
+from ntm_rl.agents.description import SuspiciousSpaces, describe
+from ntm_rl.agents.environment_states import reached_level
 from ntm_rl.agents.export import save_agent
 from ntm_rl.agents.nonfinite import NonFiniteError, write_report
+from ntm_rl.agents.paths import user_path
 from ntm_rl.agents.policies import FAST_ADAM
 from ntm_rl.agents.ppo import MemoryPPO
+from ntm_rl.agents.probe import probe_agent, probe_environment
 from ntm_rl.agents.progress import ProgressCallback
+from ntm_rl.agents.run_changes import explained, refuse_reached
 from ntm_rl.agents.runs import Run
-from ntm_rl.agents.schema import Settings
+from ntm_rl.agents.schema import PolicySettings, Settings
+from ntm_rl.agents.signals import SignalListener
 from ntm_rl.agents.storage import StorageError
 from ntm_rl.agents.tracking import WandbWriter, make_logger, record_pending
 from ntm_rl.agents.warm_start import warm_start
+from ntm_rl.envs.images import is_image
+from ntm_rl.envs.modules import folder_of
 from ntm_rl.envs.vector import make_vec_env
 from ntm_rl.errors import InputError
 
@@ -70,26 +78,48 @@ def train(settings: Settings, config: str, *, show_progress: bool = True) -> Tra
     Raises:
         InputError: an environment that cannot be made, or a folder that cannot be written.
     """
+    settings = with_module_path(settings)
     model = _new_model(settings)  # before the folder: what fails here leaves nothing behind
-    return _learn_guarded(settings, Run.create(settings, config), model, show_progress, {})
+    with SignalListener():  # from here on a signal ends the training with a checkpoint
+        run = Run.create(settings, config)
+        with run.owned():
+            return _learn_guarded(settings, run, model, show_progress, {})
+
+
+def with_module_path(settings: Settings) -> Settings:
+    """Returns settings that say, absolutely, where the module of `env.id = module:id` lies, if it is not installed."""
+    path = settings.env.path
+    path = folder_of(settings.env.id) if path is None else str(user_path("env.path", path).absolute())
+    return settings.model_copy(update={"env": settings.env.model_copy(update={"path": path})})
 
 
 def resume(run: Run, settings: Settings, *, show_progress: bool = True) -> TrainResult:
     """Goes on with a run from its latest usable checkpoint, up to `settings.total_timesteps`.
 
-    A run that was interrupted before its first checkpoint begins anew.
+    A run that was interrupted before its first checkpoint begins anew. What differs from the run's config becomes its
+    config once everything is checked.
 
     Raises:
-        InputError: all checkpoints are damaged, or the latest is of another kind of agent.
+        InputError: all checkpoints are damaged, or the latest does not fit the settings; another process trains the
+            run; or a setting differs that could have no effect any more.
     """
-    model, saved = _last_state(settings, run)
-    return _learn_guarded(settings, run, model, show_progress, saved)
+    changed = run.changes(settings)
+    with run.owned():
+        with explained(changed):
+            model, saved = _last_state(settings, run)
+        refuse_reached(changed, model.num_timesteps)
+        with SignalListener():
+            run.change(settings, changed, model.num_timesteps)
+            return _learn_guarded(settings, run, model, show_progress, saved)
 
 
 def _learn_guarded(
     settings: Settings, run: Run, model: MemoryPPO, show_progress: bool, saved: Mapping[str, Any]
 ) -> TrainResult:
     """Trains on, and where numbers are not finite goes back to the last checkpoint if the settings say so."""
+    env = model.get_env()
+    assert env is not None
+    print("\n".join(describe(model.policy, env, settings.env_settings)), file=sys.stderr)
     while True:
         try:
             return _learn(settings, run, model, show_progress, saved)
@@ -109,18 +139,24 @@ def _last_state(settings: Settings, run: Run) -> tuple[MemoryPPO, dict[str, Any]
     if not has_checkpoints(run.checkpoints):
         return _new_model(settings), {}
     checkpoint = latest_checkpoint(run.checkpoints)
-    model = make_model(settings, make_vec_env(settings.env_settings, settings.n_envs, settings.seed))
+    model = make_model(settings, _make_env(settings))
     extra = load_checkpoint(checkpoint, model)
     try:
-        float(extra.get("best", 0)), count(extra.get("rollbacks", 0))
+        float(extra.get("best", 0)), [count(extra.get(key, 0)) for key in ("rollbacks", "best_level", "easier")]
         record_pending(Logger(None, []), extra.get("pending", {}))
     except (TypeError, ValueError, AttributeError) as error:  # whatever hostile values make the parsers raise
         raise StorageError(f"{checkpoint}: its extra values are damaged: {error}") from error
     return model, extra
 
 
+def _make_env(settings: Settings) -> VecEnv:
+    return make_vec_env(settings.env_settings, settings.n_envs, settings.seed, gamma=settings.ppo.gamma)
+
+
 def _new_model(settings: Settings) -> MemoryPPO:
-    model = make_model(settings, make_vec_env(settings.env_settings, settings.n_envs, settings.seed))
+    probe_environment(settings.env_settings, settings.seed)
+    model = make_model(settings, _make_env(settings))
+    probe_agent(model, settings.env.id)
     if settings.policy.init_from is not None:
         warm_start(model.policy, Run.open(settings.policy.init_from))
     return model
@@ -131,40 +167,51 @@ def make_model(settings: Settings, env: VecEnv) -> MemoryPPO:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     options = settings.ppo.model_dump()
+    if options["use_sde"] and not isinstance(env.action_space, spaces.Box):
+        raise InputError(
+            f"ppo.use_sde = True: state-dependent exploration is for Box actions; those of {settings.env.id} are "
+            f"{env.action_space}"
+        )
     if options.pop("learning_rate_schedule") == "linear":
         options["learning_rate"] = LinearSchedule(options["learning_rate"], 0.0, 1.0)
     optimizer = {**FAST_ADAM, "eps": options.pop("adam_epsilon")}
     policy = policy_name(env.observation_space)
-    if policy == "CnnNtmPolicy":
-        seeing = {"architecture": settings.policy.extractor, "precision": settings.policy.precision}
-    elif settings.policy.extractor != "nature":
-        raise InputError(f"policy.extractor = {settings.policy.extractor!r}: {env.observation_space} is no image")
-    else:
-        seeing = {}
-    return MemoryPPO(
-        policy,
-        env,
-        policy_kwargs={
-            "features_extractor_kwargs": seeing,
-            "core": settings.core,
-            "core_kwargs": settings.core_kwargs,
-            "critic": settings.policy.critic,
-            "net_arch": settings.policy.net_arch.model_dump(),
-            "activation_fn": getattr(nn, settings.policy.activation),
-            "ortho_init": settings.policy.ortho_init,
-            "optimizer_kwargs": optimizer,
-        },
-        seed=settings.seed,
-        device=settings.device,
-        **options,
-    )
+    seeing = _seeing(settings.policy, env.observation_space)
+    policy_kwargs = {
+        "features_extractor_kwargs": seeing,
+        "core": settings.core,
+        "core_kwargs": settings.core_kwargs,
+        "critic": settings.policy.critic,
+        "net_arch": settings.policy.net_arch.model_dump(),
+        "activation_fn": getattr(nn, settings.policy.activation),
+        "ortho_init": settings.policy.ortho_init,
+        "optimizer_kwargs": optimizer,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SuspiciousSpaces)  # `describe` says it where a training begins
+        return MemoryPPO(
+            policy, env, policy_kwargs=policy_kwargs, seed=settings.seed, device=settings.device, **options
+        )
+
+
+def _seeing(settings: PolicySettings, space: spaces.Space[Any]) -> dict[str, Any]:
+    """Returns the options of what reads images, none where there is none."""
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    if any(map(is_image, parts)):
+        return {"architecture": settings.extractor, "precision": settings.precision}
+    if settings.extractor == "impala" or settings.precision != "auto":
+        raise InputError(
+            f"policy.extractor = {settings.extractor!r}, policy.precision = {settings.precision!r}: no observation is "
+            f"an image, but {space}; use auto for both"
+        )
+    return {}
 
 
 def policy_name(space: spaces.Space[Any]) -> str:
     """Returns the policy that reads a kind of observations."""
     if isinstance(space, spaces.Dict):
         return "MultiInputNtmPolicy"
-    return "CnnNtmPolicy" if is_image_space(space) else "MlpNtmPolicy"
+    return "CnnNtmPolicy" if is_image(space) else "MlpNtmPolicy"
 
 
 def _learn(
@@ -175,9 +222,9 @@ def _learn(
     if rollbacks:
         schedule = model.lr_schedule
         model.lr_schedule = lambda progress: schedule(progress) * 0.5**rollbacks
-    writer = run.track(settings)
     card = {"env": settings.env.id, "core": settings.core, "seed": settings.seed}
-    best = BestAgentCallback(run.best, settings.ppo.stats_window_size, card, saved.get("best", -np.inf))
+    record = saved.get("best", -np.inf), saved.get("best_level", 0), saved.get("easier", 0)
+    best = BestAgentCallback(run.best, settings.ppo.stats_window_size, card, *record)
     checkpoints = CheckpointCallback(
         run.checkpoints, settings.checkpoint.every, settings.checkpoint.keep, best, {"rollbacks": rollbacks}
     )
@@ -186,15 +233,17 @@ def _learn(
     first, began = model.num_timesteps, time.monotonic()
     with ExitStack() as stack:
         stack.callback(model.get_env().close)  # type: ignore[union-attr]
+        stack.enter_context(stop)
+        writer = run.track(settings)
         logger = make_logger(run.path, writer, first)
         stack.callback(logger.close)
         model.set_logger(logger)
         record_pending(logger, saved.get("pending", {}))
-        stack.enter_context(stop)
         if show_progress:
             progress = ProgressCallback()
             stack.callback(progress.close)
             callbacks.append(progress)
+        level = reached_level(model.get_env())  # type: ignore[arg-type]
         remaining = settings.total_timesteps - first
         if remaining > 0:
             model.learn(remaining, CallbackList(callbacks), reset_num_timesteps=False)
@@ -204,7 +253,8 @@ def _learn(
         returns = [episode["r"] for episode in model.ep_info_buffer or ()]
         mean = float(np.mean(returns)) if returns else None
         timesteps = model.num_timesteps if stop.received is None else checkpoints.saved_at
-        save_agent(model.policy, run.agent, model.get_vec_normalize_env(), {**card, "timesteps": timesteps})
+        extra = {**card, "timesteps": timesteps, "level": best.level or level}
+        save_agent(model.policy, run.agent, model.get_vec_normalize_env(), extra)
         if writer is not None:
             _send_agents(writer, run, timesteps, mean, best.best)
     return TrainResult(run.path, mean, timesteps, (timesteps - first) / max(seconds, 1e-9), stop.received)

@@ -4,12 +4,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from ntm_rl.agents.export import load_agent
+from ntm_rl.agents.loading import load_run_agent, load_run_network
 from ntm_rl.agents.policies import MlpNtmPolicy
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import SupervisedSettings
 from ntm_rl.agents.storage import put_weights, require_matching, weights_of
-from ntm_rl.agents.supervised import load_supervised
 
 
 def warm_start(policy: MlpNtmPolicy, run: Run) -> None:
@@ -22,9 +21,9 @@ def warm_start(policy: MlpNtmPolicy, run: Run) -> None:
     """
     settings = run.settings()
     if not isinstance(settings, SupervisedSettings):
-        _copy_core(run, load_agent(run.agent, "cpu").policy.core, policy)
+        _copy_core(run, load_run_agent(run, device="cpu").policy.core, policy)
         return
-    network = load_supervised(run, settings)
+    network, _ = load_run_network(run)
     _copy_core(run, network.core, policy)
     layer = _as_action_layer(network.output, policy)
     actions = policy.action_net

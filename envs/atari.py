@@ -17,7 +17,7 @@ from ntm_rl.errors import InputError
 
 PREFIX = "ALE/"
 WHOLE_GAMES = {"terminal_on_life_loss": False, "clip_rewards": False}  # what evaluations play
-MAX_SEED = 2**30  # of a first copy, from which the others count up
+MAX_SEED = 2**30  # ALE's are signed 32-bit numbers
 RESEED_AFTER = (
     10_000  # steps: seeding loads the ROM anew, in 140 ms; without it, going on from a checkpoint takes longer
 )
@@ -43,11 +43,15 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
     The end of the game; with `terminal_on_life_loss` also the loss of a life, after which the same game goes on (the
     agent presses FIRE itself where the game waits for it). The frame limit truncates.
 
+    `reset(seed=s)` seeds copy i with s + i, as in Gymnasium, or each copy with its own of a list.
+
     An episode that ended begins anew only in `reset(options={"reset_mask": ...})` (`AutoresetMode.DISABLED`).
 
     Raises:
         InputError: an option outside its range, or options that contradict each other.
     """
+
+    seeds_copies = True  # `reset` takes a list of seeds
 
     def __init__(
         self,
@@ -122,15 +126,15 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Frames, dict[str, Any]]:
         """Starts games, where `options["reset_mask"]` says so or everywhere; a game with lives left goes on."""
-        if isinstance(seed, list):
-            raise InputError(f"seed = {seed}: one number, from which the copies count up")
-        if seed is not None:
-            self._rng = np.random.default_rng([seed, 1])
+        seeds = None if seed is None else self._seed_of_each(seed)
+        if seeds is not None:
+            self._rng = np.random.default_rng([int(seeds[0]), 1])
         mask = (options or {}).get("reset_mask")
         if mask is None:
             started = np.ones(self.num_envs, dtype=np.bool_)
-            first = int(self._rng.integers(MAX_SEED)) if seed is None else seed
-            frames, info = self._seed(started, (first + self._rows) % MAX_SEED)
+            if seeds is None:
+                seeds = self._rng.integers(MAX_SEED, size=self.num_envs)
+            frames, info = self._seed(started, seeds % MAX_SEED)
         else:
             started = mask & self._game_over
             if not started.any():  # lives were lost, and no game
@@ -202,6 +206,13 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
     def close_extras(self, **kwargs: Any) -> None:
         """Lets go of the emulators."""
         del self._ale
+
+    def _seed_of_each(self, seed: int | list[int | None]) -> NDArray[np.int64]:
+        if not isinstance(seed, list):
+            return seed + self._rows
+        if len(seed) != self.num_envs or None in seed:
+            raise InputError(f"seed = {seed}: must be one number, or {self.num_envs}, one for each copy")
+        return np.array(seed, dtype=np.int64)
 
     def _seed(self, started: Mask, seeds: NDArray[np.int64]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Begins games whose course their seeds and actions alone decide, whatever was played before."""

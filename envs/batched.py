@@ -1,7 +1,7 @@
 """What the environments share that step all their copies at once."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -129,7 +129,8 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
 class SeededCopies(BatchedEnv):
     """Copies of an environment, each with a random generator of its own.
 
-    Copy i of an environment seeded with s plays the episodes of a single one seeded with s + i.
+    Copy i after `reset(seed=s)` plays the episodes of a single environment after `reset(seed=s + i)`; `reset` takes a
+    list of seeds as well, one for each copy.
 
     Args:
         num_envs: Copies.
@@ -140,17 +141,19 @@ class SeededCopies(BatchedEnv):
         generators: Of each copy.
     """
 
+    seeds_copies = True  # `reset` takes a list of seeds
+
     def __init__(self, num_envs: int, observation_space: spaces.Space[Any], actions: int):
         super().__init__(num_envs, observation_space, actions)
         self.generators = [np.random.default_rng() for _ in range(num_envs)]
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
         """See `BatchedEnv.reset`."""
-        if seed is not None:
-            self.generators = [gym.utils.seeding.np_random(seed + copy)[0] for copy in range(self.num_envs)]
-        return super().reset(seed=seed, options=options)
+        reseed(self.generators, seed)
+        first = seed if seed is None or isinstance(seed, (int, np.integer)) else seed[0]
+        return super().reset(seed=first, options=options)
 
     def get_state(self) -> State | None:
         """See `ntm_rl.envs.state`."""
@@ -163,3 +166,23 @@ class SeededCopies(BatchedEnv):
         observations = super().set_state(state)
         self.generators = generators
         return observations
+
+
+def reseed(generators: list[np.random.Generator], seed: int | Sequence[int | None] | None) -> None:
+    """Replaces the copies' generators as Gymnasium's vector environments seed theirs.
+
+    Args:
+        generators: Of each copy.
+        seed: Of the first copy, from which the others count up; or one for each, None to leave it as it is.
+
+    Raises:
+        InputError: not as many seeds as copies.
+    """
+    if seed is None:
+        return
+    seeds = [seed + copy for copy in range(len(generators))] if isinstance(seed, (int, np.integer)) else list(seed)
+    if len(seeds) != len(generators):
+        raise InputError(f"seed = {seeds}: must be one number, or {len(generators)}, one for each copy")
+    for copy, each in enumerate(seeds):
+        if each is not None:
+            generators[copy] = gym.utils.seeding.np_random(int(each))[0]

@@ -1,38 +1,42 @@
 """Makes any Gymnasium environment by id, wrapped as the settings say."""
 
-from dataclasses import dataclass, field
+import math
+import warnings
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 from gymnasium import spaces
 
+from ntm_rl.envs.actions import RescaledAction
+from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe, has_place, is_of_the_call
+from ntm_rl.envs.guard import guard
 from ntm_rl.envs.masking import MaskVelocity
 from ntm_rl.envs.minigrid_memory import MINIGRID_MEMORY, check_size
-from ntm_rl.envs.observations import is_plain, make_readable
+from ntm_rl.envs.missions import Mission
+from ntm_rl.envs.modules import import_named, spec_of_class
+from ntm_rl.envs.names import FAMILIES, is_legacy_atari, suggest_id
+from ntm_rl.envs.observations import MAX_ELEMENTS, is_plain, make_readable
 from ntm_rl.envs.previous_step import PreviousStep
-from ntm_rl.errors import InputError, did_you_mean
+from ntm_rl.errors import InputError
 
 Vectorization = Literal["auto", "native", "sync", "subprocess"]
-
-# Ids that begin so are registered by this package, which this extra installs.
-FAMILIES = {
-    "popgym-": ("popgym", "popgym"),
-    "MiniGrid-": ("minigrid", "minigrid"),
-    "BabyAI-": ("minigrid", "minigrid"),
-    "ALE/": ("ale_py", None),
-}
 
 
 @dataclass(frozen=True)
 class EnvSettings:
     """Which environment, and how an agent sees it; the annotations say what each field does."""
 
-    id: Annotated[str, "Gymnasium id; `module:id` imports the module first."]
+    id: Annotated[str, "Gymnasium id; `module:id` imports the module first, `module:Class` is a class in it."]
     kwargs: Annotated[dict[str, Any], "Passed to gymnasium.make."] = field(default_factory=dict)
     mask_velocity: Annotated[bool, "Hide the velocities of a classic control task."] = False
     previous_action: Annotated[bool, "Let the previous action join the observation."] = False
     previous_reward: Annotated[bool, "Let the previous reward join the observation."] = False
+    mission: Annotated[
+        Mission, "Words of MiniGrid's and BabyAI's mission join the observation: where it may change, always, or never."
+    ] = "auto"
+    rescale_action: Annotated[bool, "Scale actions from [-1, 1] to the bounds of a Box."] = False
     max_episode_steps: Annotated[int | None, "Time limit in place of the environment's own; null: its own."] = None
     vectorization: Annotated[
         Vectorization, "Copies stepped natively, one by one, in a process each, or (auto) natively where possible."
@@ -41,24 +45,55 @@ class EnvSettings:
     restart_workers: Annotated[bool, "Start a copy's process anew where it crashed or hangs; false: an error."] = False
     normalize_observation: Annotated[bool, "Normalise observations by running statistics."] = False
     normalize_reward: Annotated[bool, "Scale rewards by the running deviation of the discounted return."] = False
+    path: Annotated[
+        str | None, "Folder of the module of `module:id`; null: it is installed, or `train` runs in its folder."
+    ] = None
 
 
-def make_env(settings: EnvSettings, render_mode: str | None = None) -> gym.Env[Any, Any]:
+def make_env(settings: EnvSettings, render_mode: str | None = None, index: int | None = None) -> gym.Env[Any, Any]:
     """Makes one environment that a policy can play.
+
+    Args:
+        settings: What to make.
+        render_mode: As `gymnasium.make` takes it.
+        index: Which of several copies it is, for errors.
 
     Raises:
         InputError: unknown id, missing package, wrong keyword arguments, or spaces that no policy can read.
+        ForeignError: the environment's own code raised an error.
     """
-    check_time_limit(settings)
+    settings = with_time_limit(settings)
     import_family(settings.id)
-    env = _make(settings, render_mode)
+    import_named(settings.id, settings.path)
+    env = guard(_make(settings, render_mode), f"env.id = {settings.id!r}", index)
     if settings.mask_velocity:
         env = MaskVelocity(env)
-    env = make_readable(env)
+    env = make_readable(env, settings.mission)
     check_spaces(settings.id, env.observation_space, env.action_space)
+    if settings.rescale_action:
+        env = RescaledAction(env)
     if settings.previous_action or settings.previous_reward:
         env = PreviousStep(env, settings.previous_action, settings.previous_reward)
     return env
+
+
+def with_time_limit(settings: EnvSettings) -> EnvSettings:
+    """Returns settings whose time limit stands in its own key, and not among the keyword arguments.
+
+    Raises:
+        InputError: a time limit that is no number of steps.
+    """
+    limit = settings.kwargs.get("max_episode_steps")
+    if limit is not None and settings.max_episode_steps not in (None, limit):
+        warnings.warn(
+            f"env.kwargs.max_episode_steps = {limit}: env.max_episode_steps = {settings.max_episode_steps} is taken",
+            stacklevel=3,
+        )
+    if "max_episode_steps" in settings.kwargs:
+        kwargs = {key: value for key, value in settings.kwargs.items() if key != "max_episode_steps"}
+        settings = replace(settings, kwargs=kwargs, max_episode_steps=settings.max_episode_steps or limit)
+    check_time_limit(settings)
+    return settings
 
 
 def check_time_limit(settings: EnvSettings) -> None:
@@ -77,34 +112,59 @@ def rom_of(env_id: str) -> str:
     import_family(env_id)
     try:
         return str(gym.spec(env_id).kwargs["game"])
-    except gym.error.UnregisteredEnv as error:
+    except gym.error.Error as error:
         raise InputError(f"env.id = {env_id!r}: {_unknown(env_id, error)}") from error
 
 
 def _make(settings: EnvSettings, render_mode: str | None) -> gym.Env[Any, Any]:
+    spec = spec_of_class(settings.id) or settings.id
     try:
+        if is_legacy_atari(settings.id):  # registered once ALE is imported, and another task: raw frames
+            raise gym.error.UnregisteredEnv(f"{settings.id} is not supported.")
         env = gym.make(
-            settings.id,
+            spec,
             max_episode_steps=settings.max_episode_steps,
             disable_env_checker=True,  # it costs a share of every step, and warns about others' environments
-            **({} if render_mode is None else {"render_mode": render_mode}),
-            **settings.kwargs,
+            **{**settings.kwargs, **({} if render_mode is None else {"render_mode": render_mode})},
         )
         if settings.id in MINIGRID_MEMORY:
             check_size(env)  # MiniGrid itself fails at the first reset
-        return env
-    except gym.error.UnregisteredEnv as error:
-        raise InputError(f"env.id = {settings.id!r}: {_unknown(settings.id, error)}") from error
-    except ModuleNotFoundError as error:
-        missing = error.name or settings.id.partition(":")[0]  # Gymnasium's own error for `module:id` has no name
-        raise InputError(f"env.id = {settings.id!r}: module {missing!r} is not installed") from error
-    except (gym.error.DependencyNotInstalled, ImportError) as error:
-        raise InputError(f"env.id = {settings.id!r}: {error}") from error
-    except (TypeError, AssertionError, ValueError, gym.error.Error) as error:
-        why = str(error) or type(error).__name__
-        if not settings.kwargs or isinstance(error, gym.error.DeprecatedEnv):
-            raise InputError(f"env.id = {settings.id!r}: cannot be made: {why}") from error
-        raise InputError(f"env.kwargs = {settings.kwargs}: {settings.id} does not take them: {why}") from error
+    except FOREIGN as error:
+        raise _not_made(settings, error) from error
+    check_has_spaces(f"env.id = {settings.id!r}", env)
+    return env
+
+
+def _not_made(settings: EnvSettings, error: BaseException) -> InputError:
+    """Returns the error for what `gymnasium.make` or the environment's constructor raised."""
+    what = f"env.id = {settings.id!r}"
+    if isinstance(error, gym.error.UnregisteredEnv):
+        return InputError(f"{what}: {_unknown(settings.id, error)}")
+    if isinstance(error, gym.error.DependencyNotInstalled):
+        return InputError(f"{what}: {error}")
+    if isinstance(error, gym.error.Error):
+        return InputError(f"{what}: cannot be made: {error}")
+    if isinstance(error, InputError):  # of an environment of ours
+        why = f"env.kwargs = {settings.kwargs}: {settings.id} does not take them" if settings.kwargs else what
+        return InputError(f"{why}: {error}")
+    if is_of_the_call(error):
+        verb = "does not take them" if settings.kwargs else "needs some"
+        return InputError(f"env.kwargs = {settings.kwargs}: {settings.id} {verb}: {describe(error)}")
+    if isinstance(error, ImportError):
+        return InputError(f"{what}: cannot be imported: {describe(error)}")
+    if not has_place(error):  # Gymnasium's own: a malformed id, an entry point that is not there
+        return InputError(f"{what}: cannot be made: {error}")
+    if settings.kwargs and not isinstance(error, OSError):
+        return InputError(f"env.kwargs = {settings.kwargs}: {settings.id} does not take them: {describe(error)}")
+    return ForeignError(f"{what}: its constructor raised an error: {describe(error)}")
+
+
+def check_has_spaces(label: str, env: gym.Env[Any, Any]) -> None:
+    """Raises an `InputError` where a constructor set no spaces."""
+    for name in ("observation_space", "action_space"):
+        space = getattr(env, name, None)
+        if not isinstance(space, spaces.Space):
+            raise InputError(f"{label}: its {name} is {space!r}; its constructor must set one of gymnasium.spaces")
 
 
 def import_family(env_id: str) -> None:
@@ -118,20 +178,29 @@ def import_family(env_id: str) -> None:
             try:
                 import_module(module)
             except ImportError as error:
+                if error.name != module:
+                    raise InputError(f"env.id = {env_id!r}: {module} cannot be imported: {describe(error)}") from error
                 what = f'"ntm-rl[{extra}]"' if extra else module.replace("_", "-")
                 raise InputError(f"env.id = {env_id!r}: {module} is not installed; run: pip install {what}") from error
 
 
 def check_spaces(env_id: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
     """Raises an `InputError` where a policy could not read or act in these spaces."""
-    parts = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+    is_dict = isinstance(observation_space, spaces.Dict)
+    parts = observation_space.spaces if is_dict else {"": observation_space}  # type: ignore[attr-defined]
     for name, part in parts.items():
+        where = f"observation {name!r}" if is_dict else "observation space"
+        if not isinstance(name, str):
+            raise InputError(f"env.id = {env_id!r}: its {where}: the keys of a Dict must be text; rename it")
         if not is_plain(part):
-            where = f"observation {name!r}" if name else "observation space"
             raise InputError(
                 f"env.id = {env_id!r}: its {where} {part} is not supported; valid are Box, Discrete, MultiDiscrete, "
                 "MultiBinary, and a Dict or Tuple of these"
             )
+        if not 1 <= _elements(part) <= MAX_ELEMENTS:
+            raise InputError(f"env.id = {env_id!r}: its {where} {part} must have 1 to {MAX_ELEMENTS} elements")
+    if not parts:
+        raise InputError(f"env.id = {env_id!r}: its observation space {observation_space} is empty")
     if not is_plain(action_space):
         raise InputError(
             f"env.id = {env_id!r}: its action space {action_space} is not supported; valid are Box, Discrete from 0, "
@@ -144,6 +213,10 @@ def check_spaces(env_id: str, observation_space: spaces.Space[Any], action_space
         )
 
 
+def _elements(space: spaces.Space[Any]) -> int:
+    # Not flatdim, which makes arrays of that size for some.
+    return math.prod(space.shape or (1,)) if isinstance(space, spaces.Box) else int(spaces.flatdim(space))
+
+
 def _unknown(env_id: str, error: Exception) -> str:
-    suggestion = did_you_mean(env_id, gym.registry)
-    return f"unknown environment.{suggestion or ' ' + str(error)} `ntm-rl list envs` lists the valid ids."
+    return f"unknown environment.{suggest_id(env_id) or ' ' + str(error)} `ntm-rl list envs` lists the valid ids."

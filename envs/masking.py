@@ -47,8 +47,12 @@ class MaskVelocity(TransformObservation[NDArray[np.float32], Any, NDArray[np.flo
                 f"mask_velocity = True: no velocities are known of {task!r}; valid are {valid}."
                 f"{did_you_mean(task, POSITIONS)}"
             )
-        kept = POSITIONS[task]
+        self._kept = kept = POSITIONS[task]
         space = env.observation_space
         assert isinstance(space, spaces.Box)
         shown = spaces.Box(space.low[kept], space.high[kept], dtype=np.float32)
-        TransformObservation.__init__(self, env, func=lambda observation: observation[kept], observation_space=shown)
+        TransformObservation.__init__(self, env, func=self.show, observation_space=shown)
+
+    def show(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns what is left of an observation."""
+        return observation[self._kept]

@@ -43,7 +43,7 @@ class Decided:
 class MiniGridMemoryVectorEnv(SeededCopies):
     """Copies of one of MiniGrid's Memory environments, seen as `GridFeatures` shows them.
 
-    Copy i of an environment seeded with s plays the episodes of MiniGrid's seeded with s + i.
+    Copy i after `reset(seed=s)` plays the episodes of MiniGrid's after `reset(seed=s + i)`.
 
     Args:
         num_envs: Copies.

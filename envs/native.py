@@ -70,8 +70,9 @@ def make_native(
     """
     if env_id in MINIGRID_MEMORY:
         make_env(EnvSettings(env_id, kwargs)).close()  # its error says all; one from below would be said twice
+    game = rom_of(env_id) if is_atari(env_id) else None
     try:
-        envs = _atari(env_id, num_envs, kwargs, training) if is_atari(env_id) else NATIVE[env_id](num_envs, **kwargs)
+        envs = _atari(game, num_envs, kwargs, training) if game else NATIVE[env_id](num_envs, **kwargs)
     except (TypeError, InputError) as error:
         raise InputError(f"env.kwargs = {kwargs}: {env_id} does not take them: {error}") from error
     if previous_action or previous_reward:
@@ -79,9 +80,9 @@ def make_native(
     return envs
 
 
-def _atari(env_id: str, num_envs: int, kwargs: dict[str, Any], training: bool) -> AtariVectorEnv:
+def _atari(game: str, num_envs: int, kwargs: dict[str, Any], training: bool) -> AtariVectorEnv:
     options = [name for name in inspect.signature(AtariVectorEnv).parameters if name not in ("num_envs", "game")]
     for key in kwargs:
         if key not in options:
             raise InputError(f"unknown option {key!r}.{did_you_mean(key, options) or ' Valid: ' + ', '.join(options)}")
-    return AtariVectorEnv(num_envs, game=rom_of(env_id), **{**kwargs, **({} if training else WHOLE_GAMES)})
+    return AtariVectorEnv(num_envs, game=game, **{**kwargs, **({} if training else WHOLE_GAMES)})

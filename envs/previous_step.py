@@ -134,11 +134,11 @@ class PreviousStepVector(VectorWrapper[dict[str, Any], Any, Any, Any, Any]):
         self._ended = np.zeros(envs.num_envs, dtype=np.bool_)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Starts episodes with no previous step, where `options["reset_mask"]` says so or everywhere."""
         started = (options or {}).get("reset_mask", slice(None))
-        observations, info = self.env.reset(seed=seed, options=options)
+        observations, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # VectorEnv: int
         self._actions, self._rewards = self._actions.copy(), self._rewards.copy()  # the caller may hold the old ones
         self._actions[started], self._rewards[started], self._ended[started] = 0, 0, False
         return self._encoding.join(observations, self._actions, self._rewards), info

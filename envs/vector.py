@@ -1,53 +1,60 @@
 """Vector environments as SB3 wants them: the adapter from Gymnasium's, and the factory that chooses."""
 
 import time
+import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from ntm_rl.envs.factory import EnvSettings, check_time_limit, make_env
+from ntm_rl.envs.autoreset import autoreset_mode, without_reset_steps
+from ntm_rl.envs.factory import EnvSettings, make_env, with_time_limit
+from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe, has_place
+from ntm_rl.envs.images import is_image
 from ntm_rl.envs.native import NATIVE, is_atari, is_native, make_native, takes_kwargs
 from ntm_rl.envs.observations import row
 from ntm_rl.envs.registration import MASKED
+from ntm_rl.envs.seeding import SpawnsSeeds
 from ntm_rl.envs.state import Resumable, State, array_of, part_of
 from ntm_rl.envs.workers import Workers
 from ntm_rl.errors import InputError
 
 
-class VectorEnvAdapter(VecEnv):
+class VectorEnvAdapter(SpawnsSeeds):
     """Plays a Gymnasium `VectorEnv` as an SB3 `VecEnv`, episode statistics included.
 
     SB3 wants the first observation of the next episode with the step that ends one, the last observation in
     `info["terminal_observation"]`, and `info["TimeLimit.truncated"]` true only if the episode did not also terminate.
     `info["episode"]` holds return, length and time of finished episodes, as SB3's `VecMonitor` gives them.
+    `seed(s)` spawns a seed for each copy (see `SpawnsSeeds`); `envs.reset(seed=s)` itself counts up from s, as in
+    Gymnasium.
 
     Args:
-        envs: A vector environment that resets within a step (`AutoresetMode.SAME_STEP`) or on demand (`DISABLED`).
+        envs: A vector environment that resets within a step (`AutoresetMode.SAME_STEP`) or on demand (`DISABLED`), or
+            one that `without_reset_steps` can make so.
 
     Raises:
-        InputError: the environment resets in the step after (`NEXT_STEP`), and that step cannot be hidden; or it
+        InputError: the environment resets in the step after (`NEXT_STEP`), and that step cannot be avoided; or it
             returns the same array at every step.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any]):
-        mode = AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
-        if mode is AutoresetMode.NEXT_STEP:
-            raise InputError(
-                f"autoreset_mode = {mode.name} of {envs}: its reset steps would be trained on; construct it with "
-                "AutoresetMode.SAME_STEP or DISABLED, or step single environments (vectorization = sync)"
-            )
+        envs = without_reset_steps(envs)
         if getattr(envs.unwrapped, "copy", True) is False:
             raise InputError(f"copy = False of {envs}: the next step would overwrite observations that SB3 still holds")
+        if isinstance(envs.unwrapped, SyncVectorEnv):
+            envs.unwrapped.envs = [KeepLastObservation(each) for each in envs.unwrapped.envs]
         self.envs = envs
-        self._resets_itself = mode is AutoresetMode.SAME_STEP
+        self._resets_itself = autoreset_mode(envs) is AutoresetMode.SAME_STEP
         self._actions: NDArray[Any] | None = None
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, dtype=np.int64)
@@ -56,11 +63,13 @@ class VectorEnvAdapter(VecEnv):
 
     def reset(self) -> VecEnvObs:
         """Starts an episode in every copy."""
-        seed = next((seed for seed in self._seeds if seed is not None), None)
         options = self._options[0] or None
         if any((other or None) != options for other in self._options):
             raise InputError(f"options = {self._options}: all copies of a vector environment share their options")
-        observations, _ = self.envs.reset(seed=seed, options=options)
+        try:
+            observations, _ = self.envs.reset(seed=self._next_seed(), options=options)
+        except FOREIGN as error:
+            self._fail("reset", error)
         self._reset_seeds()
         self._reset_options()
         self._returns[:] = 0
@@ -73,7 +82,10 @@ class VectorEnvAdapter(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Steps every copy."""
-        observations, rewards, terminated, truncated, info = self.envs.step(self._actions)
+        try:
+            observations, rewards, terminated, truncated, info = self.envs.step(self._actions)
+        except FOREIGN as error:
+            self._fail("step", error)
         self._returns += rewards
         self._lengths += 1
         dones = terminated | truncated
@@ -119,8 +131,11 @@ class VectorEnvAdapter(VecEnv):
         return observations  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Closes the vector environment."""
-        self.envs.close()
+        """Closes the vector environment; an error in it is a warning, for the work is done."""
+        try:
+            self.envs.close()
+        except FOREIGN as error:
+            warnings.warn(f"{self.envs}: close raised an error: {describe(error)}", stacklevel=2)
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """Returns what each copy shows."""
@@ -128,8 +143,15 @@ class VectorEnvAdapter(VecEnv):
         return [None] * self.num_envs if images is None else list(images)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Returns an attribute of each copy, or of the vector environment where its copies are no objects."""
+        """Returns an attribute of each copy, or of the vector environment where its copies are no objects.
+
+        Raises:
+            AttributeError: a copy has none of that name.
+        """
         if hasattr(self.envs.unwrapped, "get_attr"):
+            # First, for a process that is asked for what it has not ends, and Gymnasium ends all others with it.
+            if not all(self.envs.unwrapped.call("has_wrapper_attr", attr_name)):  # type: ignore[attr-defined]
+                raise AttributeError(f"{self.envs} has no attribute {attr_name!r}")
             values = self.envs.unwrapped.get_attr(attr_name)
             return [values[index] for index in self._get_indices(indices)]
         return [getattr(self._owner(attr_name), attr_name) for _ in self._get_indices(indices)]
@@ -157,6 +179,19 @@ class VectorEnvAdapter(VecEnv):
         """Returns whether each copy is wrapped: it is monitored, and nothing else."""
         return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
 
+    def _next_seed(self) -> Any:
+        """Returns a seed for each copy where copies have a generator each, else the first copy's for all."""
+        if self._seeds[0] is None:
+            return None
+        inner = self.envs.unwrapped
+        has_many = isinstance(inner, (SyncVectorEnv, AsyncVectorEnv)) or getattr(inner, "seeds_copies", False)
+        return list(self._seeds) if has_many else self._seeds[0]
+
+    def _fail(self, method: str, error: BaseException) -> NoReturn:
+        if isinstance(error, InputError) or not has_place(error):
+            raise error
+        raise ForeignError(f"{self.envs}: {method} raised an error: {describe(error)}") from error
+
     def _owner(self, name: str) -> VectorEnv[Any, Any, Any]:
         """Returns the outermost wrapper that has an attribute, else the environment itself."""
         owner = self.envs
@@ -169,21 +204,26 @@ class VectorEnvAdapter(VecEnv):
             raise InputError(f"indices = {indices}: {what} reaches all copies of a native vector environment or none")
 
 
-def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool = True) -> VecEnv:
+class SteppedInTurn(SpawnsSeeds, DummyVecEnv):
+    """SB3's `DummyVecEnv`, whose copies are seeded as those of all other kinds of vector environment here."""
+
+
+def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool = True, gamma: float = 0.99) -> VecEnv:
     """Makes `n_envs` copies of an environment, with episode statistics in the infos of finished episodes.
 
     Args:
         settings: What to make.
         n_envs: Copies.
-        seed: Of the first copy; the others follow.
+        seed: Of the whole; copy i is seeded with `spawn_seed(seed, i)`.
         training: Update the normalisation statistics and normalise rewards; otherwise they stay as they are.
+        gamma: Discount of the returns by whose deviation rewards are normalised.
 
     Raises:
         InputError: as `make_env`, or a vectorization that this environment does not have.
     """
     if n_envs < 1:
         raise InputError(f"n_envs = {n_envs}: must be at least 1")
-    check_time_limit(settings)
+    settings = with_time_limit(settings)
     if settings.worker_timeout <= 0:
         raise InputError(f"env.worker_timeout = {settings.worker_timeout}: must be above 0 seconds")
     venv: VecEnv
@@ -193,20 +233,34 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
         envs = make_native(native_id, n_envs, settings.kwargs, *previous, training)
         venv = VectorEnvAdapter(envs)
     else:
-        makers = [partial(_monitored, settings)] * n_envs
+        makers = [partial(_monitored, settings, index) for index in range(n_envs)]
         if settings.vectorization == "subprocess":
-            makers[0]().close()  # an error in a worker would reach the user as a broken pipe
             venv = Workers(makers, settings.worker_timeout, settings.restart_workers)  # type: ignore[arg-type]
         else:
-            venv = DummyVecEnv(makers)  # type: ignore[arg-type]
+            venv = SteppedInTurn(makers)  # type: ignore[arg-type]
     venv.seed(seed)
     if settings.normalize_observation or settings.normalize_reward:
+        keys = normalized_keys(venv.observation_space) if settings.normalize_observation else []
         normalized = VecNormalize(
-            venv, norm_obs=settings.normalize_observation, norm_reward=settings.normalize_reward, training=training
+            venv,
+            norm_obs=bool(keys),
+            norm_reward=settings.normalize_reward,
+            training=training,
+            gamma=gamma,
+            norm_obs_keys=keys if keys and isinstance(venv.observation_space, spaces.Dict) else None,
         )
         normalized.norm_reward = settings.normalize_reward and training
         return normalized
     return venv
+
+
+def normalized_keys(space: spaces.Space[Any]) -> list[str]:
+    """Returns which parts of an observation running statistics normalise, `[""]` for one that is no Dict.
+
+    Those are vectors; images are scaled by 1/255 and numbered observations are one-hot.
+    """
+    parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
+    return [key for key, part in parts.items() if isinstance(part, spaces.Box) and not is_image(part)]
 
 
 def _native_id(settings: EnvSettings) -> str | None:
@@ -214,8 +268,9 @@ def _native_id(settings: EnvSettings) -> str | None:
     if settings.vectorization not in ("auto", "native"):
         return None
     env_id = settings.id
-    unknown = ["mask_velocity", "max_episode_steps", *(() if takes_kwargs(env_id) else ("kwargs",))]
+    unknown = ["mask_velocity", "rescale_action", "max_episode_steps", *(() if takes_kwargs(env_id) else ("kwargs",))]
     changed = [key for key in unknown if getattr(settings, key)]
+    changed += ["mission"] if settings.mission == "words" else []  # none of theirs changes
     if settings.mask_velocity and MASKED.get(env_id) in NATIVE:
         env_id = MASKED[env_id]
         changed.remove("mask_velocity")
@@ -231,8 +286,22 @@ def _native_id(settings: EnvSettings) -> str | None:
     return None
 
 
-def _monitored(settings: EnvSettings) -> Monitor:
-    return Monitor(make_env(settings))
+class KeepLastObservation(gym.Wrapper[Any, Any, Any, Any]):
+    """Copies an episode's last observation, which vector environments keep beyond the reset.
+
+    An environment that writes its observations into one array would overwrite it with the next episode's first.
+    """
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """See `gymnasium.Env.step`."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if terminated or truncated:
+            observation = deepcopy(observation)
+        return observation, reward, terminated, truncated, info
+
+
+def _monitored(settings: EnvSettings, index: int) -> Monitor:
+    return Monitor(KeepLastObservation(make_env(settings, index=index)))
 
 
 def _info_row(info: dict[str, Any], index: int) -> dict[str, Any]:

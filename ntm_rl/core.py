@@ -11,6 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ntm_rl.errors import InputError, did_you_mean
+from ntm_rl.transforms import is_transformed
+
+PRECISIONS = (torch.float32, torch.float64)  # a state in fewer bits would not count its steps, or keep its contents
+NO_TENSOR = {
+    "inputs": "pad a PackedSequence (torch.nn.utils.rnn.pad_packed_sequence) and run it as [T, B, I]",
+    "state": "begin with core.initial_state(batch)",
+}
 
 
 class MemoryCore(nn.Module, ABC):
@@ -56,6 +63,9 @@ class MemoryCore(nn.Module, ABC):
     @final
     def check_shapes(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> None:
         """Raises an `InputError` where the arguments of `forward` do not fit each other or the core."""
+        for name, value in (("inputs", inputs), ("state", state)):
+            if not isinstance(value, Tensor):
+                raise InputError(f"{name} of type {type(value).__name__}: must be a tensor; {NO_TENSOR[name]}")
         if inputs.dim() != 3 or inputs.shape[2] != self.input_size or len(inputs) == 0:
             raise InputError(f"inputs of shape {list(inputs.shape)}: must be [T, B, {self.input_size}] with T above 0")
         steps, batch, _ = inputs.shape
@@ -65,6 +75,22 @@ class MemoryCore(nn.Module, ABC):
             raise InputError(
                 f"resets of shape {list(resets.shape)}, {resets.dtype}: must be [{steps}, {batch}], torch.bool"
             )
+
+    @final
+    def prepare(self, inputs: Tensor, state: Tensor, resets: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns inputs and state in the precision of a `weight` of the core, once all is checked.
+
+        Raises:
+            InputError: arguments that do not fit each other or the core (`check_shapes`), or a core in half precision.
+        """
+        self.check_shapes(inputs, state, resets)
+        dtype = weight.dtype
+        if dtype not in PRECISIONS:
+            raise InputError(
+                f"core in {dtype}: must be in torch.float32 or torch.float64 (core.float()), in which it also runs "
+                "under autocast"
+            )
+        return inputs.to(dtype), state.to(dtype)
 
     @final
     def initial_state(self, batch: int) -> Tensor:
@@ -147,8 +173,8 @@ def core_options(name: str) -> tuple[str, ...]:
 
 
 def host_sees(device: torch.device) -> bool:
-    """Whether looking at values costs nothing; elsewhere it waits for the device, and on meta there are none."""
-    return device.type == "cpu"
+    """Whether looking at values costs nothing; elsewhere it waits for the device, on meta or traced there are none."""
+    return device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed()
 
 
 def is_autocast_on(device: torch.device) -> bool:

@@ -11,10 +11,15 @@ from ntm_rl import addressing, dnc_addressing
 from ntm_rl.core import register_core, require_at_least, require_bool, require_one_of, without_autocast
 from ntm_rl.kernels.fused import is_fused, run_fused
 from ntm_rl.lstm_memory import SteppedLstmMemory
+from ntm_rl.transforms import with_weights
 
 Backend = Literal["auto", "eager", "fused"]
 
 KERNEL_CONTROLLER = 3  # kLstmMemory in kernels/controllers.h
+KERNEL_WEIGHTS = (  # in the order in which the kernel takes them
+    *(f"controller.{name}" for name in ("weight_input", "bias", "weight_feedback")),
+    *(f"interface_layer.{name}" for name in ("weight", "bias")),
+)
 
 
 class DncState(NamedTuple):
@@ -130,18 +135,26 @@ class Dnc(SteppedLstmMemory):
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `MemoryCore.forward`."""
-        dtype, controller, layer = self.controller.bias.dtype, self.controller, self.interface_layer
-        if not is_fused(self.backend, inputs.device, dtype):
+        controller, layer = self.controller, self.interface_layer
+        inputs, state = self.prepare(inputs, state, resets, controller.bias)
+        if not is_fused(self.backend, inputs.device):
             return super().forward(inputs, state, resets)
-        self.check_shapes(inputs, state, resets)
         gates = (controller.weight_input, controller.bias, controller.weight_feedback)
-        tensors = (inputs.to(dtype), state.to(dtype), None, resets, *gates, layer.weight, layer.bias)
+        tensors = (inputs, state, None, resets, *gates, layer.weight, layer.bias)
         with without_autocast(inputs.device):
-            return run_fused("dnc", tensors, self._kernel_sizes, self.clip)
+            return run_fused("dnc", tensors, self._kernel_sizes, self.clip, self._plain)
+
+    def _plain(
+        self, inputs: Tensor, state: Tensor, _: None, resets: Tensor | None, *weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The kernel's sequence as plain operators, with the weights that it was given."""
+        named = dict(zip(KERNEL_WEIGHTS, weights, strict=True))
+        found: tuple[Tensor, Tensor] = with_weights(super().forward, self, named, (inputs, state, resets))
+        return found
 
     def outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> Tensor:
         """See `MemoryCore.outputs`."""
-        is_quick = is_fused(self.backend, inputs.device, self.controller.bias.dtype)
+        is_quick = is_fused(self.backend, self.controller.bias.device)
         return self.forward(inputs, state, resets)[0] if is_quick else super().outputs(inputs, state, resets)
 
     def interface(self, hidden: Tensor) -> DncInterface:
@@ -180,7 +193,8 @@ class Dnc(SteppedLstmMemory):
         backward = dnc_addressing.backward_weightings(links, last.read_weightings)
         forward = dnc_addressing.forward_weightings(links, last.read_weightings)
         if self.sharpen_links:
-            directions = addressing.sharpen(torch.cat([backward, forward], dim=1), said.sharpness)
+            directions = torch.cat([backward, forward], dim=1).clamp_min(0)  # rounded, a link may be below 0
+            directions = addressing.sharpen(directions, said.sharpness)
             backward, forward = directions.chunk(2, dim=1)
         content = self._content(memory, *read_heads)
         weightings = dnc_addressing.read_weightings(backward, content, forward, said.modes)

@@ -1,7 +1,11 @@
-"""Where episodes begin inside sequences, for cores that see all steps of a sequence at once."""
+"""Where episodes begin inside sequences, for cores that see all steps of a sequence at once.
+
+Such a core mixes steps by products in which those of other episodes have weight 0. NaN and infinity would survive that:
+they are taken out before, and what they reach in their own episode is spoiled afterwards.
+"""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +19,48 @@ def episode_numbers(inputs: Tensor, resets: Tensor | None) -> Tensor:
     if resets is None:
         return torch.zeros(inputs.shape[:2], dtype=torch.int64, device=inputs.device)
     return resets.cumsum(0)
+
+
+def take_out(inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Takes out what is not finite.
+
+    Args:
+        inputs: `[T, B, I]`.
+        state: `[B, S]`.
+        episodes: Number of the episode of each step, `[T, B]`.
+
+    Returns:
+        Inputs and state with 0 for steps and states that are not finite, and which steps, `[T, B]`, are to be spoiled:
+        those, and what comes after them in their episode.
+    """
+    bad_steps, bad_states = ~inputs.isfinite().all(2), ~state.isfinite().all(1)
+    bad = torch.cat([bad_states.unsqueeze(0), bad_steps])
+    latest = torch.where(bad, torch.cat([torch.zeros_like(episodes[:1]), episodes]), -1).cummax(0).values
+    inputs, state = inputs.masked_fill(bad_steps.unsqueeze(2), 0), state.masked_fill(bad_states.unsqueeze(1), 0)
+    return inputs, state, latest[1:] == episodes
+
+
+def spoil(values: Tensor, where: Tensor) -> Tensor:
+    """Returns values that are NaN `where` it says so, and so are gradients that come from there, unless they are 0."""
+    spoiled: Tensor = _Spoil.apply(values, where)  # type: ignore[no-untyped-call]
+    return spoiled
+
+
+class _Spoil(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(values: Tensor, where: Tensor) -> Tensor:
+        return values.masked_fill(where, torch.nan)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (where,) = ctx.saved_tensors
+        return gradient.masked_fill(where & (gradient != 0), torch.nan), None
 
 
 class Recent(NamedTuple):

@@ -33,9 +33,7 @@ class _StackedMlp(MemoryCore):
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `MemoryCore.forward`."""
-        self.check_shapes(inputs, state, resets)
-        dtype = next(self.parameters()).dtype
-        inputs, state = inputs.to(dtype), state.to(dtype)
+        inputs, state = self.prepare(inputs, state, resets, next(self.parameters()))
         recent = Recent.join(self._before(state), inputs, episode_numbers(inputs, resets))
         with without_autocast(inputs.device):
             outputs = self.network(torch.cat(list(recent.lags(self.frames)), dim=2))

@@ -6,10 +6,10 @@ from typing import Annotated, Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ntm_rl.core import MemoryCore, register_core, require_at_least, without_autocast
-from ntm_rl.episodes import Recent, episode_numbers
+from ntm_rl.episodes import Recent, episode_numbers, spoil, take_out
+from ntm_rl.transforms import differentiate, is_transformed
 
 CHUNK = 32  # steps that are computed at once
 NORM_EPSILON = 1e-6  # added to a key's squared length: a key of zeros has a gradient
@@ -87,14 +87,15 @@ def delta_chunks(rule: Rule, memory: Tensor, episodes: Tensor, chunk: int = CHUN
     chunk = min(chunk, len(episodes))
     queries, keys, values, rates, log_decays = (_cut(each, chunk) for each in rule)
     rates = rates.unsqueeze(4)
-    log_products = log_decays.cumsum(3)  # log gamma, [n, B, K, C]
     numbers = _cut(episodes.unsqueeze(2), chunk, repeat_last=True)  # [n, B, 1, C]
     last = numbers[..., -1:]
     before = torch.cat([torch.zeros_like(last[:1]), last[:-1]])  # number of the step before each chunk
-    from_start = (log_products + _barrier(numbers != before, keys)).exp().unsqueeze(4)  # gamma_t
     later = torch.ones(chunk, chunk, dtype=torch.bool, device=keys.device).triu(1)
-    apart = _barrier(later | (numbers.unsqueeze(4) != numbers.unsqueeze(3)), keys)  # [n, B, 1, C, C]
-    between = (log_products.unsqueeze(4) - log_products.unsqueeze(3) + apart).exp()  # gamma_t / gamma_i
+    apart = later | (numbers.unsqueeze(4) != numbers.unsqueeze(3))  # [n, B, 1, C, C]
+    # log gamma, [n, B, K, C], of each episode's own steps: those of others have exactly no gradient.
+    log_products = log_decays @ (~apart).squeeze(2).to(log_decays.dtype).mT
+    from_start = (log_products + _barrier(numbers != before, keys)).exp().unsqueeze(4)  # gamma_t
+    between = (log_products.unsqueeze(4) - log_products.unsqueeze(3) + _barrier(apart, keys)).exp()  # gamma_t / gamma_i
 
     writing = rates * keys
     coupling = between * (writing @ keys.transpose(3, 4))  # of which the solver sees what is below the diagonal
@@ -124,7 +125,20 @@ def _cut(steps: Tensor, chunk: int, repeat_last: bool = False) -> Tensor:
 
 def _barrier(where: Tensor, like: Tensor) -> Tensor:
     """Returns what added to a logarithm makes it that of 0 `where` it says so; quicker than to fill in all heads."""
-    return torch.zeros(where.shape, dtype=like.dtype, device=like.device).masked_fill_(where, -torch.inf)
+    return torch.zeros(where.shape, dtype=like.dtype, device=like.device).masked_fill(where, -torch.inf)
+
+
+def _convolve(steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
+    """Returns the sum over lags of `kernel[lag]` times the step before, `[T, B, F]`, of `[C - 1 + T, B, F]`."""
+    if is_transformed():
+        return _plain_convolution(steps, episodes, kernel)
+    convolved: Tensor = _Convolution.apply(steps, episodes, kernel)  # type: ignore[no-untyped-call]
+    return convolved
+
+
+def _plain_convolution(steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
+    lags = zip(Recent(steps, episodes).lags(len(kernel)), kernel, strict=True)
+    return torch.stack([seen * weight for seen, weight in lags]).sum(0)
 
 
 class _Convolution(torch.autograd.Function):
@@ -132,7 +146,7 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
-        """Returns the sum over lags of `kernel[lag]` times the step before, `[T, B, F]`, of `[C - 1 + T, B, F]`."""
+        """See `_convolve`."""
         first = len(kernel) - 1
         ctx.save_for_backward(steps, episodes, kernel)
         total = steps[first:] * kernel[0]
@@ -141,9 +155,13 @@ class _Convolution(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         steps, episodes, kernel = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_transformed():
+            of_steps, _, of_kernel = differentiate(
+                lambda *tensors: (_plain_convolution(*tensors),), ctx.saved_tensors, ctx.needs_input_grad, (gradient,)
+            )
+            return of_steps, None, of_kernel
         first = len(kernel) - 1
         of_steps, of_kernel = torch.zeros_like(steps), torch.empty_like(kernel)
         for lag in range(len(kernel)):
@@ -202,8 +220,7 @@ class _Layer(nn.Module):
 
     def _convolve(self, mixed: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
         joined = Recent.join(recent, mixed, episodes)
-        convolved: Tensor = _Convolution.apply(*joined, self.kernel)  # type: ignore[no-untyped-call]
-        return convolved, joined.last(self.convolution - 1)
+        return _convolve(*joined, self.kernel), joined.last(self.convolution - 1)
 
     def _convolve_step(self, mixed: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
         seen = torch.cat([recent, mixed.transpose(0, 1)], dim=1)  # [B, C, 3 * K * M], the oldest first
@@ -246,10 +263,9 @@ class GatedDelta(MemoryCore):
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `MemoryCore.forward`."""
-        self.check_shapes(inputs, state, resets)
-        dtype = self.embed.weight.dtype
+        inputs, state = self.prepare(inputs, state, resets, self.embed.weight)
         with without_autocast(inputs.device):
-            return self._run(inputs.to(dtype), state.to(dtype), episode_numbers(inputs, resets))
+            return self._run(inputs, state, episode_numbers(inputs, resets))
 
     def unpack(self, state: Tensor) -> GatedDeltaState:
         """Returns the parts of a flat state `[B, S]`."""
@@ -257,8 +273,14 @@ class GatedDelta(MemoryCore):
         return GatedDeltaState(memory.unflatten(1, self._memory), recent.unflatten(1, self._recent))
 
     def _run(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
-        if len(inputs) == 1:
-            state = state.masked_fill(episodes.t() > 0, 0)
+        if len(inputs) > 1:
+            inputs, state, spoiled = take_out(inputs, state, episodes)
+            outputs, after = self._run_layers(inputs, state, episodes)
+            after = torch.cat([after[:, :1], spoil(after[:, 1:], spoiled[-1].unsqueeze(1))], dim=1)
+            return spoil(outputs, spoiled.unsqueeze(2)), after
+        return self._run_layers(inputs, state.masked_fill(episodes.t() > 0, 0), episodes)
+
+    def _run_layers(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
         x, before = self.embed(inputs), self.unpack(state)
         memories, recents = [], []
         for layer, memory, recent in zip(self.stack, before.memory.unbind(1), before.recent.unbind(1), strict=True):

@@ -3,14 +3,13 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import Any, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ntm_rl.core import MemoryCore, host_sees, is_autocast_on, require_positive
+from ntm_rl.core import MemoryCore, host_sees, require_positive, without_autocast
 
 
 class LstmController(nn.Module):
@@ -106,10 +105,9 @@ class LstmMemory(MemoryCore):
         return parts
 
     def _run_checked(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Any]:
-        self.check_shapes(inputs, state, resets)
-        dtype = self.controller.bias.dtype
-        with torch.autocast(inputs.device.type, enabled=False) if is_autocast_on(inputs.device) else nullcontext():
-            return self._run(inputs.to(dtype), self._split(state.to(dtype)), resets)
+        inputs, state = self.prepare(inputs, state, resets, self.controller.bias)
+        with without_autocast(inputs.device):
+            return self._run(inputs, self._split(state), resets)
 
     @abstractmethod
     def _run(self, inputs: Tensor, parts: Any, resets: Tensor | None) -> tuple[Tensor, Any]:

@@ -11,19 +11,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl import addressing
+from ntm_rl.compiling import CompiledStep
 from ntm_rl.core import (
     MemoryCore,
     host_sees,
-    is_autocast_on,
     register_core,
     require_at_least,
     require_bool,
     require_one_of,
     require_positive,
+    without_autocast,
 )
 from ntm_rl.errors import InputError
 from ntm_rl.heads import CONTENT_SPREAD, HeadParameters, Init, bias_heads
 from ntm_rl.kernels.fused import is_fused, run_fused
+from ntm_rl.lstm_memory import steps_to_reset
+from ntm_rl.transforms import is_transformed, with_weights
 
 Controller = Literal["lstm", "gru", "feedforward"]
 MemoryInit = Literal["constant", "learned", "positional", "random"]
@@ -154,26 +157,26 @@ class Ntm(MemoryCore):
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `MemoryCore.forward`."""
-        self.check_shapes(inputs, state, resets)
-        dtype = self.head_layer.weight.dtype
-        run = self._run_fused if self._is_fused(inputs.device) else self._unroll
-        inputs, state = inputs.to(dtype), state.to(dtype)
-        if not is_autocast_on(inputs.device):
-            return run(inputs, state, resets)
-        with torch.autocast(inputs.device.type, enabled=False):
-            return run(inputs, state, resets)
+        inputs, state = self.prepare(inputs, state, resets, self.bias)
+        with without_autocast(inputs.device):
+            if not is_fused(self.backend, inputs.device):
+                return self._unroll(inputs, state, self._start(), resets)
+            head = self.head_layer
+            tensors = (inputs, state, self._start(), resets, *self._gate_weights(), head.weight, head.bias)
+            return run_fused("ntm", tensors, self._kernel_sizes, self.clip, self._plain)
 
     def unpack(self, state: Tensor) -> NtmState:
         """Returns the parts of a flat state `[B, S]`; of a state before its first step, the initial ones."""
         return self._split(torch.where(state[:, :1] == 0, self._start(), state))
 
-    def _is_fused(self, device: torch.device) -> bool:
-        return is_fused(self.backend, device, self.head_layer.weight.dtype)
-
-    def _run_fused(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
-        head = self.head_layer
-        tensors = (inputs, state, self._start(), resets, *self._gate_weights(), head.weight, head.bias)
-        return run_fused("ntm", tensors, self._kernel_sizes, self.clip)
+    def _plain(
+        self, inputs: Tensor, state: Tensor, start: Tensor, resets: Tensor | None, *weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The kernel's sequence as plain operators, with the weights that it was given."""
+        *gates, head_weight, head_bias = weights
+        named = {**self._named(*gates), "head_layer.weight": head_weight, "head_layer.bias": head_bias}
+        found: tuple[Tensor, Tensor] = with_weights(self._unroll, self, named, (inputs, state, start, resets))
+        return found
 
     def _gate_weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """Returns what inputs `[G, I]`, bias `[G]`, and read vectors and hidden state `[G, F]` do to the gates."""
@@ -186,8 +189,21 @@ class Ntm(MemoryCore):
         hidden = torch.cat([gates, torch.zeros_like(candidate), candidate])
         return inputs, torch.cat([self.bias, self.bias_candidate]), torch.cat([reads, hidden], dim=1)
 
-    def _unroll(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
-        start = self._start()
+    def _named(self, inputs: Tensor, bias: Tensor, feedback: Tensor) -> dict[str, Tensor]:
+        """The inverse of `_gate_weights`: the controller's weights by their names."""
+        if self.controller != "gru":
+            return {"weight_input": inputs, "bias": bias, "weight_feedback": feedback}
+        size = self.hidden_size
+        reads, hidden = feedback.split([feedback.shape[1] - size, size], dim=1)
+        return {
+            "weight_input": inputs[: 3 * size],
+            "bias": bias[: 3 * size],
+            "bias_candidate": bias[3 * size :],
+            "weight_read": reads[: 3 * size],
+            "weight_hidden": torch.cat([hidden[: 2 * size], hidden[3 * size :]]),
+        }
+
+    def _unroll(self, inputs: Tensor, state: Tensor, start: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         fresh = state[:, :1] == 0
         if resets is not None:
             fresh = fresh | resets[0].unsqueeze(1)
@@ -195,9 +211,9 @@ class Ntm(MemoryCore):
         start_parts = self._split(start)
         projected = F.linear(inputs, self.weight_input, self.bias)  # [T, B, G], one product for all steps
         run_step = self._step_for(inputs.device)
-        outputs = []
+        begins, outputs = steps_to_reset(resets, len(inputs)), []
         for step, from_input in enumerate(projected):
-            if resets is not None and step > 0 and _may_reset(resets[step]):
+            if resets is not None and step > 0 and begins[step]:
                 parts = _where(resets[step], start_parts, parts)
             parts = run_step(from_input, parts)
             outputs.append(torch.cat([parts.hidden, parts.reads.flatten(1)], dim=1))
@@ -206,10 +222,10 @@ class Ntm(MemoryCore):
     def _step_for(self, device: torch.device) -> Step:
         """Returns a step as it is, or compiled, which is done once for a kind of device."""
         is_best = self.backend == "auto" and device.type == "cuda" and _has_triton()
-        if (self.backend != "compile" and not is_best) or torch.compiler.is_compiling():
+        if (self.backend != "compile" and not is_best) or torch.compiler.is_compiling() or is_transformed():
             return self._step
         if device.type not in self._compiled_steps:
-            self._compiled_steps[device.type] = _compile(self._step, device)
+            self._compiled_steps[device.type] = CompiledStep(self._step, device, self.backend == "compile")
         return self._compiled_steps[device.type]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -276,17 +292,13 @@ class Ntm(MemoryCore):
         parts = [self.start_memory, self.start_reads, self.start_read_logits, self.start_write_logits]
         given = [part for part in parts if part is not None]
         learned = any(part.requires_grad for part in given)
-        if torch.compiler.is_compiling() or (learned and (torch.is_grad_enabled() or not host_sees(self.bias.device))):
+        if (learned and torch.is_grad_enabled()) or not all(map(_can_be_compared, given)):
             return self._make_start()
         # Kept for the sake of single steps; not as a buffer, which `to_empty` would leave with anything in it.
         if self._kept_start is None or not all(map(_is_same, self._kept_start[0], given)):
             with torch.inference_mode(False), torch.no_grad():  # made in inference mode it is of no use to a training
                 self._kept_start = [part.clone() for part in given], self._make_start()
         return self._kept_start[1]
-
-    def _load_from_state_dict(self, *arguments: Any) -> None:
-        super()._load_from_state_dict(*arguments)
-        self._kept_start = None  # on a device that the host does not see nothing else tells of new contents
 
     def _make_start(self) -> Tensor:
         read_weightings = self._first_weightings(self.start_read_logits, self.read_heads)
@@ -358,16 +370,6 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-def _compile(step: Step, device: torch.device) -> Step:
-    compiled = torch.compile(step, mode="reduce-overhead" if device.type == "cuda" else "default")
-
-    def run(from_input: Tensor, last: NtmState) -> NtmState:
-        # Cloned: a CUDA graph writes over what its last replay returned. Contiguous: or each layout is compiled anew.
-        return compiled(from_input, NtmState(*(part.clone(memory_format=torch.contiguous_format) for part in last)))
-
-    return run
-
-
 def _waves(slots: int, width: int) -> Tensor:
     """Returns contents `[N, M]` of mean square 1: columns are cosines of the slot, from slow to fast, of random phase.
 
@@ -379,16 +381,14 @@ def _waves(slots: int, width: int) -> Tensor:
     return math.sqrt(2) * torch.cos(2 * math.pi * turns)
 
 
+def _can_be_compared(given: Tensor) -> bool:
+    """Whether a tensor's contents can be compared at no cost: not a subclass's, which may have none."""
+    return host_sees(given.device) and type(given) in (Tensor, nn.Parameter)
+
+
 def _is_same(kept: Tensor, given: Tensor) -> bool:
     """Whether a tensor is as it was kept; by its contents, as not every optimizer counts up its version."""
-    if kept.dtype != given.dtype or kept.device != given.device:
-        return False
-    return not host_sees(given.device) or torch.equal(kept, given)
-
-
-def _may_reset(resets: Tensor) -> bool:
-    """Whether a step's `resets` `[B]` must be applied; where the host does not see them, they always are."""
-    return not host_sees(resets.device) or bool(resets.any())
+    return kept.dtype == given.dtype and kept.device == given.device and torch.equal(kept, given)
 
 
 def _where(condition: Tensor, chosen: NtmState, otherwise: NtmState) -> NtmState:

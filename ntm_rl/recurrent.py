@@ -2,15 +2,14 @@
 
 import itertools
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ntm_rl.core import MemoryCore, host_sees, is_autocast_on, register_core, require_at_least
-from ntm_rl.kernels.fused import FusedLstm
-from ntm_rl.kernels.loader import load_kernels
+from ntm_rl.core import MemoryCore, host_sees, register_core, require_at_least, without_autocast
+from ntm_rl.kernels.fused import is_fused, run_lstm
+from ntm_rl.transforms import is_transformed
 
 # A call of a torch module costs about as much as so many steps of one sequence (measured forward and backward).
 STEPS_OF_A_CALL = 100
@@ -62,12 +61,9 @@ class _TorchRecurrentCore(MemoryCore):
     def _run(
         self, inputs: Tensor, state: Tensor, resets: Tensor | None, wants_state: bool
     ) -> tuple[Tensor, Tensor | None]:
-        self.check_shapes(inputs, state, resets)
-        dtype = next(self.parameters()).dtype
-        # To enter autocast's context costs a rollout's step 10 µs.
-        is_autocast = is_autocast_on(inputs.device)
-        with torch.autocast(inputs.device.type, enabled=False) if is_autocast else nullcontext():
-            return self._run_sequence(inputs.to(dtype), state.to(dtype), resets, wants_state)
+        inputs, state = self.prepare(inputs, state, resets, next(self.parameters()))
+        with without_autocast(inputs.device):
+            return self._run_sequence(inputs, state, resets, wants_state)
 
     def _run_sequence(
         self, inputs: Tensor, state: Tensor, resets: Tensor | None, wants_state: bool
@@ -77,6 +73,8 @@ class _TorchRecurrentCore(MemoryCore):
         if len(inputs) == 1 and not torch.is_grad_enabled():
             output, after = self._step(inputs[0], state)
             return output.unsqueeze(0), after
+        if is_transformed():  # vmap knows torch's cells, not its modules
+            return self._run_steps(inputs, state, resets)
         if resets is not None and len(inputs) > 1:
             if not host_sees(resets.device):
                 return self._run_steps(inputs, state, resets)
@@ -98,10 +96,12 @@ class _TorchRecurrentCore(MemoryCore):
             hiddens.append(inputs)
         return inputs, torch.cat([torch.ones_like(state[:, :1]), *hiddens, *cells], dim=1)
 
-    def _run_steps(self, inputs: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
+    def _run_steps(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         outputs = []
-        for step_inputs, reset in zip(inputs, resets, strict=True):
-            output, state = self._step(step_inputs, state.masked_fill(reset.unsqueeze(1), 0))
+        for step, step_inputs in enumerate(inputs):
+            if resets is not None:
+                state = state.masked_fill(resets[step].unsqueeze(1), 0)
+            output, state = self._step(step_inputs, state)
             outputs.append(output)
         return torch.stack(outputs), state
 
@@ -115,7 +115,8 @@ class _TorchRecurrentCore(MemoryCore):
         running, blocks, ended = self._split(begin), [], []
         for band in pieces.bands:
             running = _narrow(running, band.width)
-            output, running = self.network(flat[band.source], running)
+            # Past a piece's end comes 0: its gradient is 0 then, which times NaN it were not.
+            output, running = self.network(flat[band.source].masked_fill(band.is_over, 0), running)
             blocks.append(output.flatten(0, 1))
             if wants_state and len(band.ending):
                 ended.append(self._join(running)[pieces.last_of_sequence[band.ending]])
@@ -142,12 +143,14 @@ class _Band(NamedTuple):
     """Some rows of the block of pieces: step numbers counted from each piece's own beginning.
 
     Attributes:
-        source: index in the flattened `[T * B]` sequences, `[rows, width]`; past a piece's end whatever follows it.
+        source: index in the flattened `[T * B]` sequences, `[rows, width]`.
+        is_over: whether a piece has ended before, `[rows, width, 1]`.
         width: pieces that are run in these rows; those that are done are left out.
         ending: sequences whose last piece ends with the last row.
     """
 
     source: Tensor
+    is_over: Tensor
     width: int
     ending: Tensor
 
@@ -184,8 +187,14 @@ class _Pieces:
         active = (self.lengths > time.unsqueeze(1)).sum(1).tolist()  # pieces not yet done, by row
         rows = _band_rows(active, set(sequence_ends.tolist()) if at_ends else set())
         source = (start[by_length] + time.unsqueeze(1)).clamp(max=steps - 1) * batch + sequence[by_length]
+        is_over = (self.lengths <= time.unsqueeze(1)).unsqueeze(2)
         self.bands = [
-            _Band(source[top:bottom, : active[top]], active[top], (sequence_ends == bottom).nonzero().flatten())
+            _Band(
+                source[top:bottom, : active[top]],
+                is_over[top:bottom, : active[top]],
+                active[top],
+                (sequence_ends == bottom).nonzero().flatten(),
+            )
             for top, bottom in rows
         ]
         if at_ends:
@@ -215,19 +224,12 @@ def _cut(active: list[int], top: int, bottom: int) -> list[tuple[int, int]]:
     return [*_cut(active, top, row), *_cut(active, row, bottom)]
 
 
-def _is_fused(inputs: Tensor) -> bool:
-    if inputs.device.type != "cpu" or inputs.dtype not in (torch.float32, torch.float64):
-        return False
-    # A torch.compile around the core sees torch's module, which it knows.
-    return not torch.compiler.is_compiling() and load_kernels()
-
-
 @register_core("lstm")
 class Lstm(_TorchRecurrentCore):
     """Long short-term memory (Hochreiter and Schmidhuber 1997), `torch.nn.LSTM`.
 
     On a CPU sequences are run by a fused kernel, resets inside, for which the torch module holds the weights; it is
-    also the kernel's specification, and what runs elsewhere, in half precision, and where no compiler is.
+    also the kernel's specification, and what runs elsewhere and where no compiler is.
     """
 
     parts = 2
@@ -246,7 +248,7 @@ class Lstm(_TorchRecurrentCore):
     def _run_sequence(
         self, inputs: Tensor, state: Tensor, resets: Tensor | None, wants_state: bool
     ) -> tuple[Tensor, Tensor | None]:
-        if not _is_fused(inputs):
+        if not is_fused("auto", inputs.device):
             return super()._run_sequence(inputs, state, resets, wants_state)
         if len(inputs) == 1 and not torch.is_grad_enabled():
             if len(state) > FEW:
@@ -258,7 +260,7 @@ class Lstm(_TorchRecurrentCore):
         hiddens, cells = [], []
         for layer, (weight_input, weight_hidden, bias_input, bias_hidden) in enumerate(self.network.all_weights):
             arguments = (inputs, last[layer], last[self.layers + layer], resets, weight_input, weight_hidden)
-            inputs, cell = FusedLstm.apply(*arguments, bias_input + bias_hidden)  # type: ignore[no-untyped-call]
+            inputs, cell = run_lstm(*arguments, bias_input + bias_hidden)
             if wants_state:
                 hiddens.append(inputs[-1])
                 cells.append(cell)

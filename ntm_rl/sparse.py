@@ -7,7 +7,8 @@ from torch import Tensor
 from ntm_rl.core import register_core, require_at_least
 from ntm_rl.errors import InputError
 from ntm_rl.lstm_memory import LstmMemory, steps_to_reset
-from ntm_rl.sparse_sequence import Plan, SparseSequence
+from ntm_rl.sparse_control import Plan
+from ntm_rl.sparse_sequence import run_sparse
 
 MAX_SLOTS = 2**24  # float32, which the state may be of, counts no further
 
@@ -80,7 +81,6 @@ class Sam(LstmMemory):
     def _run(self, inputs: Tensor, parts: SamState, resets: Tensor | None) -> tuple[Tensor, SamState]:
         controller, layer = self.controller, self.interface_layer
         plan = Plan(resets, steps_to_reset(resets, len(inputs)), tuple(self._interface_sizes), self.clip)
-        outputs, *after = SparseSequence.apply(  # type: ignore[no-untyped-call]
-            controller.project(inputs), controller.weight_feedback, layer.weight, layer.bias, *parts, plan
-        )
+        weights = (controller.weight_feedback, layer.weight, layer.bias)
+        outputs, *after = run_sparse(controller.project(inputs), *weights, *parts, plan=plan)
         return outputs, SamState(*after)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl.core import MemoryCore, register_core, require_at_least, without_autocast
-from ntm_rl.episodes import episode_numbers
+from ntm_rl.episodes import episode_numbers, spoil, take_out
 
 FIRST_GATE_BIAS = 2.0  # a layer begins near the identity: the paper's b_g
 LONGEST_PERIOD = 10_000.0  # of the sinusoids of distances, as in "Attention is all you need", section 3.5
@@ -174,10 +174,9 @@ class Gtrxl(MemoryCore):
 
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """See `MemoryCore.forward`."""
-        self.check_shapes(inputs, state, resets)
-        dtype = self.embed.weight.dtype
+        inputs, state = self.prepare(inputs, state, resets, self.embed.weight)
         with without_autocast(inputs.device):
-            return self._run(inputs.to(dtype), state.to(dtype), episode_numbers(inputs, resets))
+            return self._run(inputs, state, episode_numbers(inputs, resets))
 
     def unpack(self, state: Tensor) -> GtrxlState:
         """Returns the parts of a flat state `[B, S]`."""
@@ -185,6 +184,14 @@ class Gtrxl(MemoryCore):
         return GtrxlState(state[:, 1:2], window)
 
     def _run(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
+        if len(inputs) == 1:
+            return self._run_layers(inputs, state, episodes)
+        inputs, state, spoiled = take_out(inputs, state, episodes)
+        outputs, after = self._run_layers(inputs, state, episodes)
+        after = torch.cat([after[:, :2], spoil(after[:, 2:], spoiled[-1].unsqueeze(1))], dim=1)
+        return spoil(outputs, spoiled.unsqueeze(2)), after
+
+    def _run_layers(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
         before, episodes = self.unpack(state), episodes.t()
         place = torch.arange(self.window + episodes.shape[1], device=inputs.device)
         empty = place[: self.window] < self.window - before.filled.round()  # [B, W]
@@ -192,13 +199,14 @@ class Gtrxl(MemoryCore):
         past = place - place[: episodes.shape[1]].unsqueeze(1)  # from 0, the farthest seen, to W, the step itself
         near = (past >= 0) & (past <= self.window)
         visible = (near & (numbers.unsqueeze(1) == episodes.unsqueeze(2))).unsqueeze(1)  # [B, 1, T, W + T]
-        kept = (numbers[:, -self.window :] == numbers[:, -1:]).to(state.dtype)  # what of the window is of the episode
+        unseen = (numbers[:, : self.window] != episodes[:, :1]).unsqueeze(2)  # what is not of the first step's episode
+        kept = numbers[:, -self.window :] == numbers[:, -1:]  # what of the window is of the last step's
         distances = sinusoids(self.window, state, self.output_size)
 
         x, windows = self.embed(inputs).transpose(0, 1), []
         for layer, rows in zip(self.stack, before.window.unbind(1), strict=True):
-            context = torch.cat([rows, x], dim=1)
-            windows.append((context[:, -self.window :] * kept.unsqueeze(2)).flatten(1))
+            context = torch.cat([rows.masked_fill(unseen, 0), x], dim=1)
+            windows.append(context[:, -self.window :].masked_fill(~kept.unsqueeze(2), 0).flatten(1))
             x = layer(context, visible, distances)
-        filled = kept.sum(1, keepdim=True)
+        filled = kept.sum(1, keepdim=True).to(state.dtype)
         return x.transpose(0, 1), torch.cat([torch.ones_like(filled), filled, *windows], dim=1)

@@ -39,6 +39,7 @@ class Curriculum:
         self.levels = max(high - low for low, high in task.ranges.values()) + 1
         self.level = self.levels if kind == "uniform" else 1
         self._errors: deque[float] = deque(maxlen=EPISODES)
+        self._is_fixed = False
 
     def draw(self, rng: np.random.Generator) -> Difficulty:
         """Draws the difficulty of the next sequence."""
@@ -57,7 +58,7 @@ class Curriculum:
 
     def report(self, difficulty: Difficulty, error: float) -> None:
         """Notes the share of wrong bits in a finished sequence."""
-        if self.level == self.levels or self._level_of(difficulty) != self.level:
+        if self._is_fixed or self.level == self.levels or self._level_of(difficulty) != self.level:
             return
         self._errors.append(error)
         if len(self._errors) == EPISODES and np.mean(self._errors) < ADVANCE_BELOW:
@@ -73,6 +74,12 @@ class Curriculum:
         """Goes on where another curriculum was."""
         self.level = min(max(level, 1), self.levels)
         self._errors = deque(errors, maxlen=EPISODES)
+
+    def fix(self, level: int) -> None:
+        """Stays at a level from now on, as an evaluation does; "uniform" has the highest alone."""
+        if self.kind != "uniform":
+            self.restore(level, [])
+        self._is_fixed = True
 
     def _level_of(self, difficulty: Difficulty) -> int:
         return max(difficulty[name] - low for name, (low, _) in self.task.ranges.items()) + 1

@@ -1,6 +1,6 @@
 """The algorithmic tasks as Gymnasium environments, one at a time and many at once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +14,7 @@ from ntm_rl.envs.algorithmic.playback import Playback
 from ntm_rl.envs.algorithmic.registry import make_task
 from ntm_rl.envs.algorithmic.render import draw, write_out
 from ntm_rl.envs.algorithmic.task import FloatArray
+from ntm_rl.envs.batched import reseed
 from ntm_rl.envs.state import State, generator_state, generators_of, part_of
 from ntm_rl.errors import InputError
 
@@ -21,7 +22,22 @@ RENDER_MODES = ["rgb_array", "ansi"]
 RENDER_FPS = 8
 
 
-class AlgorithmicEnv(gym.Env[FloatArray, Any]):
+class HasCurriculum:
+    """Has a curriculum that can be put in place of another, from another process too."""
+
+    _playback: Playback
+
+    @property
+    def curriculum(self) -> Curriculum:
+        """What draws the difficulties of the sequences."""
+        return self._playback.curriculum
+
+    @curriculum.setter
+    def curriculum(self, curriculum: Curriculum) -> None:
+        self._playback.curriculum = curriculum
+
+
+class AlgorithmicEnv(HasCurriculum, gym.Env[FloatArray, Any]):
     """Plays an algorithmic task; the class of the task says what is seen, done and paid.
 
     `info["target"]` is the right answer to the observation that comes with it, `info["mask"]` whether one is asked for.
@@ -42,8 +58,7 @@ class AlgorithmicEnv(gym.Env[FloatArray, Any]):
         check_render_mode(render_mode)
         self.render_mode = render_mode
         made = make_task(task, **options)
-        self.curriculum = Curriculum(made, curriculum)
-        self._playback = Playback(made, 1, self.curriculum)
+        self._playback = Playback(made, 1, Curriculum(made, curriculum))
         self.observation_space, self.action_space = self._playback.observation_space, self._playback.action_space
         self._first = np.zeros(1, dtype=np.int64)
 
@@ -66,6 +81,10 @@ class AlgorithmicEnv(gym.Env[FloatArray, Any]):
         rewards, ended = self._playback.answer(np.asarray(action))
         return self._playback.observations()[0], float(rewards[0]), bool(ended[0]), False, self._info()
 
+    def fix_level(self, level: int) -> None:
+        """Keeps the curriculum at a level; see `Curriculum.fix`."""
+        self.curriculum.fix(level)
+
     def render(self) -> Any:
         """Returns the episode so far as a picture `[height, width, 3]` or as text."""
         return None if self.render_mode is None else render(self._playback, 0, self.render_mode)
@@ -75,13 +94,15 @@ class AlgorithmicEnv(gym.Env[FloatArray, Any]):
         return {"target": info["target"][0], "mask": bool(info["mask"][0])}
 
 
-class AlgorithmicVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
+class AlgorithmicVectorEnv(HasCurriculum, VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
     """Plays copies of an algorithmic task, all at once; arguments as `AlgorithmicEnv`.
 
-    Copy i of an environment seeded with s plays the episodes of an `AlgorithmicEnv` seeded with s + i, as long as the
-    curriculum, which all copies share, is "uniform". Finished copies restart within the step
-    (`AutoresetMode.SAME_STEP`).
+    Copy i after `reset(seed=s)` plays the episodes of an `AlgorithmicEnv` after `reset(seed=s + i)`, as long as the
+    curriculum, which all copies share, is "uniform"; `reset` takes a list of seeds as well, one for each copy. Finished
+    copies restart within the step (`AutoresetMode.SAME_STEP`).
     """
+
+    seeds_copies = True  # `reset` takes a list of seeds
 
     def __init__(
         self,
@@ -101,8 +122,7 @@ class AlgorithmicVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
         self.render_mode = render_mode
         self.num_envs = num_envs
         made = make_task(task, **options)
-        self.curriculum = Curriculum(made, curriculum)
-        self._playback = Playback(made, num_envs, self.curriculum)
+        self._playback = Playback(made, num_envs, Curriculum(made, curriculum))
         self.single_observation_space = self._playback.observation_space
         self.single_action_space = self._playback.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -112,14 +132,10 @@ class AlgorithmicVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
         self._generators = [np.random.default_rng() for _ in self._all]
 
     def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[FloatArray, dict[str, Any]]:
         """Begins new sequences, in all copies or in those of `options["reset_mask"]`."""
-        if seed is not None:
-            seeds = seed if isinstance(seed, list) else [seed + copy for copy in range(self.num_envs)]
-            for copy, each in enumerate(seeds):
-                if each is not None:
-                    self._generators[copy] = gym.utils.seeding.np_random(each)[0]
+        reseed(self._generators, seed)
         mask = (options or {}).get("reset_mask")
         self._playback.begin(self._all if mask is None else np.flatnonzero(mask), self._generators)
         return self._playback.observations(), self._info()
@@ -152,6 +168,10 @@ class AlgorithmicVectorEnv(VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
         self._generators = generators
         return observations
 
+    def fix_level(self, level: int) -> None:
+        """Keeps the curriculum at a level; see `Curriculum.fix`."""
+        self.curriculum.fix(level)
+
     def render(self) -> Any:
         """Returns of each copy the episode so far, as a picture or as text."""
         mode = self.render_mode
@@ -171,5 +191,7 @@ def check_render_mode(mode: str | None) -> None:
 def render(playback: Playback, copy: int, mode: str) -> Any:
     """Shows the episode of one copy as far as it has been played."""
     episode, answers = playback.episode(copy)
-    show = draw if mode == "rgb_array" else write_out
-    return show(*episode, answers, int(playback.time[copy]))
+    now = int(playback.time[copy])
+    if mode == "ansi":
+        return write_out(*episode, answers, now)
+    return draw(*episode, answers, now, playback.longest)

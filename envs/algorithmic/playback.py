@@ -1,6 +1,7 @@
 """Episodes of an algorithmic task being played: what its single and its vector environment share."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,12 @@ class Playback:
         self._difficulties: list[Difficulty] = [{} for _ in range(copies)]
         self._room = 0  # steps for which there is room in the blocks below
         self._make_room(1)
+
+    @cached_property
+    def longest(self) -> int:
+        """Steps of the longest episode that the curriculum may draw."""
+        hardest = {name: high for name, (_, high) in self.task.ranges.items()}
+        return len(self.task.write(np.random.default_rng(0), hardest).mask)
 
     def begin(self, copies: NDArray[np.int64], generators: list[np.random.Generator]) -> None:
         """Writes new episodes for some copies, each with the generator of that copy."""

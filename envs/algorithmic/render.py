@@ -11,7 +11,9 @@ UNSEEN, BACKGROUND = 60, 90  # grey values
 WRONG, NOW = (220, 60, 50), (250, 190, 40)
 
 
-def draw(inputs: FloatArray, targets: FloatArray, mask: BoolArray, answers: FloatArray, now: int) -> NDArray[np.uint8]:
+def draw(
+    inputs: FloatArray, targets: FloatArray, mask: BoolArray, answers: FloatArray, now: int, longest: int
+) -> NDArray[np.uint8]:
     """Draws a sequence as three strips, time from left to right: inputs, answers with wrong bits in red, targets.
 
     Args:
@@ -20,9 +22,10 @@ def draw(inputs: FloatArray, targets: FloatArray, mask: BoolArray, answers: Floa
         mask: `[T]`, where answers are asked for.
         answers: `[T, O]`.
         now: Step to be played next; inputs and answers are shown up to it, targets all.
+        longest: Steps for which there is room: shorter sequences leave the rest empty.
 
     Returns:
-        A picture `[height, width, 3]`, of one size for all steps of an episode.
+        A picture `[height, width, 3]`, of one size for all sequences of a task.
     """
     is_past = np.arange(len(mask)) < now
     is_seen = np.arange(len(mask)) <= now
@@ -37,7 +40,8 @@ def draw(inputs: FloatArray, targets: FloatArray, mask: BoolArray, answers: Floa
     marker = gap.copy()
     marker[:, now * CELL : (now + 1) * CELL] = NOW
     picture: NDArray[np.uint8] = np.concatenate([marker, strips[0], gap, strips[1], gap, strips[2], gap])
-    return picture
+    empty = max(0, longest * CELL - width)
+    return np.pad(picture, ((0, 0), (0, empty), (0, 0)), constant_values=BACKGROUND)
 
 
 def _strip(values: FloatArray, is_shown: BoolArray, is_wrong: BoolArray | None = None) -> NDArray[np.uint8]:

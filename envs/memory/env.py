@@ -12,8 +12,10 @@ from ntm_rl.envs.batched import IntArray, SeededCopies
 from ntm_rl.errors import InputError
 
 FloatArray = NDArray[np.float32]
-RENDER_MODES = ["ansi"]
+RENDER_MODES = ["rgb_array", "ansi"]
 RENDER_FPS = 8
+CELL = 16  # pixels
+WIDTH = 640  # pixels of a picture at most, unless a cell would be less than one wide
 
 
 class DiagnosticVectorEnv(SeededCopies):
@@ -23,7 +25,7 @@ class DiagnosticVectorEnv(SeededCopies):
         num_envs: Copies.
         observation_space: Of one copy.
         actions: How many there are.
-        render_mode: "ansi", or None.
+        render_mode: "rgb_array", "ansi", or None.
 
     Raises:
         InputError: another render mode.
@@ -40,9 +42,16 @@ class DiagnosticVectorEnv(SeededCopies):
     def write_out(self, copy: int) -> str:
         """Returns what a copy looks like, as lines of text."""
 
-    def render(self) -> tuple[str, ...] | None:
-        """Returns of each copy what it looks like."""
-        return None if self.render_mode is None else tuple(self.write_out(copy) for copy in range(self.num_envs))
+    @abstractmethod
+    def picture(self, copy: int) -> NDArray[np.uint8]:
+        """Returns what a copy looks like, `[height, width, 3]`, always of one size."""
+
+    def render(self) -> Any:
+        """Returns of each copy what it looks like, as pictures or as lines of text."""
+        if self.render_mode is None:
+            return None
+        show = self.picture if self.render_mode == "rgb_array" else self.write_out
+        return tuple(show(copy) for copy in range(self.num_envs))
 
     def draw(self, copies: IntArray, high: int, size: int) -> IntArray:
         """Returns numbers from 0 to `high - 1`, `[E, size]`, each copy's from its own generator."""
@@ -84,5 +93,12 @@ class DiagnosticEnv(gym.Env[FloatArray, np.int64]):
         return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), {}
 
     def render(self) -> Any:
-        """Returns what it looks like, as lines of text."""
-        return None if self.render_mode is None else self._copies.write_out(0)
+        """Returns what it looks like, as a picture `[height, width, 3]` or as lines of text."""
+        rendered = self._copies.render()
+        return None if rendered is None else rendered[0]
+
+
+def paint(cells: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns a picture `[height, width, 3]` of cells `[rows, columns, 3]`, which are narrower where they are many."""
+    wide = max(1, min(CELL, WIDTH // cells.shape[1]))
+    return cells.repeat(CELL, axis=0).repeat(wide, axis=1)

@@ -8,7 +8,10 @@ from numpy.typing import NDArray
 
 from ntm_rl.envs.algorithmic.task import require_whole
 from ntm_rl.envs.batched import BoolArray, FloatArray, IntArray
-from ntm_rl.envs.memory.env import DiagnosticEnv, DiagnosticVectorEnv
+from ntm_rl.envs.memory.env import DiagnosticEnv, DiagnosticVectorEnv, paint
+
+BAR = 8  # cells of the time that is left, where the context has no more bits
+HIDDEN, PLUS, MINUS, ASKED = (60, 60, 60), (255, 255, 255), (40, 60, 255), (250, 190, 40)
 
 
 class MemoryChainVectorEnv(DiagnosticVectorEnv):
@@ -47,6 +50,21 @@ class MemoryChainVectorEnv(DiagnosticVectorEnv):
         signs = " ".join("+" if bit > 0 else "-" if bit < 0 else "." for bit in context)
         asked = f"{query:.0f}" if self._moments()[copy] == self.length - 1 else "none"
         return f"time left {time:.2f}  context {signs}  query {asked}\n"
+
+    def picture(self, copy: int) -> NDArray[np.uint8]:
+        """See `DiagnosticVectorEnv.picture`.
+
+        The time left as a bar, the context in white and blue where it is shown, and yellow below the bit asked for.
+        """
+        time, _, *context = self._look()[copy].tolist()
+        columns = max(self.bits, BAR)
+        cells = np.full((3, columns, 3), HIDDEN, dtype=np.uint8)
+        cells[0, : round(time * columns)] = PLUS
+        for bit, value in enumerate(context):
+            cells[1, bit] = PLUS if value > 0 else MINUS if value < 0 else HIDDEN
+        if self._moments()[copy] == self.length - 1:
+            cells[2, self._query[copy]] = ASKED
+        return paint(cells)
 
     def _look(self) -> NDArray[np.float32]:
         moments = self._moments()
@@ -102,7 +120,7 @@ class MemoryChainEnv(DiagnosticEnv):
     ## Arguments
     - `length`: moments over which the context must be kept, at least 1 (10)
     - `bits`: of the context, at least 1 (1)
-    - `render_mode`: "ansi" or None
+    - `render_mode`: "rgb_array", "ansi" or None
 
     ## Registered Configurations
     - `ntm_rl/MemoryChain-v0`: `length` 10, `bits` 1

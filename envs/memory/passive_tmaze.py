@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from ntm_rl.envs.algorithmic.task import require_whole
 from ntm_rl.envs.batched import BoolArray, FloatArray, IntArray
-from ntm_rl.envs.memory.env import DiagnosticEnv, DiagnosticVectorEnv
+from ntm_rl.envs.memory.env import DiagnosticEnv, DiagnosticVectorEnv, paint
 
 RIGHT, UP, LEFT, DOWN = range(4)
+WALL, FLOOR, GOAL, AGENT = (90, 90, 90), (0, 0, 0), (60, 160, 60), (250, 190, 40)
 
 
 class PassiveTMazeVectorEnv(DiagnosticVectorEnv):
@@ -52,6 +53,14 @@ class PassiveTMazeVectorEnv(DiagnosticVectorEnv):
         rows[1 - self._goal[copy]][-1] = "G"
         rows[1 - self._y[copy]][self._x[copy]] = "@"
         return "".join("".join(row) + "\n" for row in rows)
+
+    def picture(self, copy: int) -> NDArray[np.uint8]:
+        """See `DiagnosticVectorEnv.picture`: the goal is green, the agent yellow."""
+        cells = np.full((3, self.length + 1, 3), WALL, dtype=np.uint8)
+        cells[1], cells[:, -1] = FLOOR, FLOOR
+        cells[1 - self._goal[copy], -1] = GOAL
+        cells[1 - self._y[copy], self._x[copy]] = AGENT
+        return paint(cells)
 
 
 class PassiveTMazeEnv(DiagnosticEnv):
@@ -96,7 +105,7 @@ class PassiveTMazeEnv(DiagnosticEnv):
 
     ## Arguments
     - `length`: steps from the beginning to the junction, at least 1 (20); Ni et al. go up to 1500
-    - `render_mode`: "ansi" or None
+    - `render_mode`: "rgb_array", "ansi" or None
 
     ## Registered Configurations
     - `ntm_rl/PassiveTMaze-v0`: `length` 20

@@ -73,7 +73,7 @@ struct DncMemory {
     for (int64_t i = 0; z.sharpens && i < 2 * z.R; ++i) {
       s *sharpened = kept.sharpened + i * z.L, *plain = kept.directions + i * z.L;
 #pragma omp simd
-      for (int64_t n = 0; n < z.N; ++n) sharpened[n] = log_(plain[n] + s(kLogEpsilon));
+      for (int64_t n = 0; n < z.N; ++n) sharpened[n] = log_(std::max(plain[n], s(0)) + s(kLogEpsilon));
       softmax(sharpened, sharpened, said.sharpness[i], z.N);
       std::fill(sharpened + z.N, sharpened + z.L, s(0));
     }
@@ -157,9 +157,9 @@ struct DncMemory {
       const s mean = dot(sharpened, d_direction, z.L);
 #pragma omp simd reduction(+ : d_gamma)
       for (int64_t n = 0; n < z.L; ++n) {
-        const s base = plain[n] + s(kLogEpsilon), d_power = sharpened[n] * (d_direction[n] - mean);
+        const s base = std::max(plain[n], s(0)) + s(kLogEpsilon), d_power = sharpened[n] * (d_direction[n] - mean);
         d_gamma += d_power * log_(base);
-        d_direction[n] = gamma * d_power / base;
+        d_direction[n] = plain[n] < 0 ? s(0) : gamma * d_power / base;
       }
       x.d_said.sharpness[i] = d_gamma;
     }

@@ -1,44 +1,53 @@
 """The fused sequences as differentiable functions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ntm_rl.errors import InputError
 from ntm_rl.kernels.loader import load_kernels
+from ntm_rl.transforms import differentiate, is_transformed
+
+Plain = Callable[..., tuple[Tensor, Tensor]]  # a sequence as plain operators of torch
 
 
-def is_fused(backend: str, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a core with this option `backend` and such weights runs its kernel.
+def is_fused(backend: str, device: torch.device) -> bool:
+    """Whether a core with this option `backend` runs its kernel.
 
     Raises:
         InputError: it must, and it cannot.
     """
     if backend == "fused" and device.type != "cpu":
         raise InputError(f"backend = 'fused': runs on the CPU alone, and this is {device}; use auto or eager")
-    # A torch.compile around the core sees the eager steps, which it can fuse with what is around them.
-    if backend not in ("auto", "fused") or device.type != "cpu" or torch.compiler.is_compiling():
+    if backend not in ("auto", "fused") or device.type != "cpu" or is_transformed():
         return False
-    if dtype not in (torch.float32, torch.float64):
-        return False
-    if load_kernels():
+    if _load():
         return True
     if backend == "fused":
         raise InputError("backend = 'fused': the kernel could not be built (see the warning); use auto or eager")
     return False
 
 
+def _load() -> bool:
+    if torch.compiler.is_compiling():
+        from ntm_rl.kernels.operators import load_for_compile  # which imports torch.compile: seconds
+
+        return bool(load_for_compile())
+    return load_kernels()
+
+
 def run_fused(
-    kind: str, tensors: Sequence[Tensor | None], sizes: tuple[int, ...], clip: float
+    kind: str, tensors: Sequence[Tensor | None], sizes: tuple[int, ...], clip: float, plain: Plain
 ) -> tuple[Tensor, Tensor]:
     """Runs the kernel of a kind of core over a whole sequence, as `FusedSequence` has it."""
-    if torch.is_grad_enabled():
-        outputs, last = FusedSequence.apply(*tensors, kind, sizes, clip)  # type: ignore[no-untyped-call]
-        return outputs, last
-    outputs, last, _ = getattr(torch.ops.ntm_rl, f"{kind}_forward").default(*tensors, sizes, clip, False)
+    if not torch.is_grad_enabled():
+        outputs, last, _ = getattr(torch.ops.ntm_rl, f"{kind}_forward").default(*tensors, sizes, clip, False)
+    elif torch.compiler.is_compiling():
+        outputs, last, _ = getattr(torch.ops.ntm_rl, f"{kind}_sequence").default(*tensors, sizes, clip)
+    else:
+        outputs, last = FusedSequence.apply(*tensors, kind, sizes, clip, plain)  # type: ignore[no-untyped-call]
     return outputs, last
 
 
@@ -47,36 +56,69 @@ class FusedSequence(torch.autograd.Function):
 
     Inputs: `inputs` `[T, B, I]`, `state` `[B, S]`, `start` `[1, S]` or None for zeros, `resets` `[T, B]` bool or None,
     what inputs, bias and feedback do to the controller's gates, `[G, I]`, `[G]` and `[G, F]`, weight and bias of the
-    layer that speaks to the memory, the kind, the sizes and the clipping range. Outputs: `[T, B, O]` and the last state
-    `[B, S]`.
+    layer that speaks to the memory, the kind, the sizes, the clipping range, and the same sequence as plain operators,
+    for second derivatives. Outputs: `[T, B, O]` and the last state `[B, S]`.
     """
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
         """See the class."""
-        *tensors, kind, sizes, clip = arguments
-        inputs, state, start, resets, weight_input, _, feedback, head_weight, _ = tensors
+        *tensors, kind, sizes, clip, plain = arguments
         outputs, last, kept = getattr(torch.ops.ntm_rl, f"{kind}_forward").default(*tensors, sizes, clip, True)
-        ctx.kind, ctx.sizes, ctx.clip = kind, sizes, clip
+        ctx.kind, ctx.sizes, ctx.clip, ctx.plain = kind, sizes, clip, plain
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(inputs, state, start, resets, weight_input, feedback, head_weight, outputs, kept)
+        ctx.save_for_backward(*tensors, outputs, kept)
         return outputs, last
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_outputs: Tensor | None, d_last: Tensor | None) -> tuple[Any, ...]:
         """See the class."""
+        saved = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_transformed():
+            found = differentiate(ctx.plain, saved[:9], ctx.needs_input_grad[:9], (d_outputs, d_last))
+            return (*found, None, None, None, None)
         needs = ctx.needs_input_grad[:3]
-        run_backward = getattr(torch.ops.ntm_rl, f"{ctx.kind}_backward").default
-        *given, d_start, d_weight_input, d_bias, d_feedback, d_head_weight, d_head_bias = run_backward(
-            d_outputs, d_last, needs, *ctx.saved_tensors, ctx.sizes, ctx.clip
-        )
-        d_inputs, d_state, d_start = (
-            gradient if is_needed else None
-            for gradient, is_needed in zip((*given, d_start.sum(0, keepdim=True)), needs, strict=True)
-        )
-        d_weights = (d_weight_input, d_bias, d_feedback, d_head_weight, d_head_bias)
-        return d_inputs, d_state, d_start, None, *d_weights, None, None, None
+        found = sequence_gradients(ctx.kind, needs, saved, ctx.sizes, ctx.clip, d_outputs, d_last)
+        return (*found, None, None, None, None)
+
+
+def sequence_gradients(
+    kind: str,
+    needs: Sequence[bool],
+    saved: Sequence[Any],
+    sizes: Sequence[int],
+    clip: float,
+    d_outputs: Tensor | None,
+    d_last: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """Returns the gradients of the nine tensors of a sequence (see `FusedSequence`).
+
+    Args:
+        kind: Of the core.
+        needs: Whether inputs, state and start need theirs.
+        saved: The nine tensors, the outputs and what the forward kept.
+        sizes: The kernel's.
+        clip: The clipping range.
+        d_outputs: Gradient of the outputs, or None.
+        d_last: Gradient of the last state, or None.
+    """
+    inputs, state, start, resets, weight_input, _, feedback, head_weight, _, outputs, kept = saved
+    read = (inputs, state, start, resets, weight_input, feedback, head_weight, outputs, kept)
+    run_backward = getattr(torch.ops.ntm_rl, f"{kind}_backward").default
+    d_inputs, d_state, d_start, *d_weights = run_backward(d_outputs, d_last, needs, *read, sizes, clip)
+    given = (d_inputs, d_state, d_start.sum(0, keepdim=True))
+    d_given = (gradient if is_needed else None for gradient, is_needed in zip(given, needs, strict=True))
+    return (*d_given, None, *d_weights)
+
+
+def run_lstm(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Runs a layer of an LSTM over a whole sequence, as `FusedLstm` has it."""
+    if torch.compiler.is_compiling() and _load():
+        operator = torch.ops.ntm_rl.lstm_sequence if torch.is_grad_enabled() else torch.ops.ntm_rl.lstm_forward
+        outputs, last_cell, *_ = operator.default(*tensors)
+    else:
+        outputs, last_cell = FusedLstm.apply(*tensors)  # type: ignore[no-untyped-call]
+    return outputs, last_cell
 
 
 class FusedLstm(torch.autograd.Function):
@@ -89,18 +131,47 @@ class FusedLstm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *tensors: Any) -> tuple[Tensor, Tensor]:
         """See the class."""
-        inputs, _, _, resets, weight_input, weight_hidden, _ = tensors
         outputs, last_cell, *kept = torch.ops.ntm_rl.lstm_forward.default(*tensors)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(inputs, resets, weight_input, weight_hidden, *kept)
+        ctx.save_for_backward(*tensors, *kept)
         return outputs, last_cell
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, d_outputs: Tensor | None, d_last_cell: Tensor | None) -> tuple[Any, ...]:
         """See the class."""
-        needs_inputs = ctx.needs_input_grad[0]
-        d_inputs, d_hidden, d_cell, *d_weights = torch.ops.ntm_rl.lstm_backward.default(
-            d_outputs, d_last_cell, needs_inputs, *ctx.saved_tensors
-        )
-        return d_inputs if needs_inputs else None, d_hidden, d_cell, None, *d_weights
+        saved = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_transformed():
+            return differentiate(_plain_lstm, saved[:7], ctx.needs_input_grad, (d_outputs, d_last_cell))
+        return lstm_gradients(ctx.needs_input_grad[0], saved, d_outputs, d_last_cell)
+
+
+def lstm_gradients(
+    needs_inputs: bool, saved: Sequence[Any], d_outputs: Tensor | None, d_last_cell: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Returns the gradients of a layer's seven tensors (see `FusedLstm`); `saved`: these and what the forward kept."""
+    inputs, _, _, resets, weight_input, weight_hidden, _, *kept = saved
+    d_inputs, *others = torch.ops.ntm_rl.lstm_backward.default(
+        d_outputs, d_last_cell, needs_inputs, inputs, resets, weight_input, weight_hidden, *kept
+    )
+    d_hidden, d_cell, *d_weights = others
+    return d_inputs if needs_inputs else None, d_hidden, d_cell, None, *d_weights
+
+
+def _plain_lstm(
+    inputs: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
+    resets: Tensor | None,
+    weight_input: Tensor,
+    weight_hidden: Tensor,
+    bias: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`FusedLstm` as plain operators of torch."""
+    outputs = []
+    for step, step_inputs in enumerate(inputs):
+        if resets is not None:
+            where = resets[step].unsqueeze(1)
+            hidden, cell = hidden.masked_fill(where, 0), cell.masked_fill(where, 0)
+        hidden, cell = torch.lstm_cell(step_inputs, (hidden, cell), weight_input, weight_hidden, bias)
+        outputs.append(hidden)
+    return torch.stack(outputs), cell

@@ -12,7 +12,6 @@
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/clone.h>
@@ -96,13 +95,28 @@ void run_backward(const Kept<s>& z, const s* d_outputs, const Strips<s>& weight_
   }
 }
 
+// Raises where a layer's weights are not what a kernel reads.
+void check_layer(const Tensor& inputs, const Tensor& weight_input, const Tensor& weight_hidden,
+                 const std::optional<Tensor>& resets) {
+  TORCH_CHECK_VALUE(weight_hidden.dim() == 2, "weight_hh of shape ", weight_hidden.sizes(), ": must be [4 H, H]");
+  const int64_t H = weight_hidden.size(1), G = gate_rows(kLstm, H);
+  check("weight_ih", weight_input, {G, inputs.size(2)}, inputs.scalar_type());
+  check("weight_hh", weight_hidden, {G, H}, inputs.scalar_type());
+  check("resets", resets, {inputs.size(0), inputs.size(1)}, at::kBool);
+}
+
 // Returns outputs [T, B, H], the last cells [B, H], and what the backward needs: gates, hidden states and cells that
 // enter the steps (see `Kept`). `bias` [G] is the sum of torch's two.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(Tensor inputs, Tensor hidden, Tensor cell,
                                                                 const std::optional<Tensor>& resets_,
                                                                 const Tensor& weight_input, Tensor weight_hidden,
                                                                 const Tensor& bias) {
-  const at::AutoDispatchBelowADInplaceOrView guard;  // gradients are ours: the calls below need not look for theirs
+  const PlainOperators guard;
+  check_layer(inputs, weight_input, weight_hidden, resets_);
+  const int64_t units = weight_hidden.size(1);
+  check("hidden state", hidden, {inputs.size(1), units}, inputs.scalar_type());
+  check("cell state", cell, {inputs.size(1), units}, inputs.scalar_type());
+  check("the sum of the biases", bias, {weight_hidden.size(0)}, inputs.scalar_type());
   make_contiguous({&inputs, &hidden, &cell, &weight_hidden});
   const std::optional<Tensor> resets = contiguous(resets_);
   const int64_t T = inputs.size(0), B = inputs.size(1), I = inputs.size(2), H = hidden.size(1);
@@ -121,18 +135,35 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(Tensor inputs, T
   return {outputs, cells.select(0, T).clone(), gates, entered, cells};
 }
 
+// Raises where a step's tensors are not what the kernel reads.
+void check_step(const Tensor& inputs, const Tensor& state, const std::optional<Tensor>& resets,
+                const std::vector<Tensor>& weights, int64_t H) {
+  const int64_t G = gate_rows(kLstm, H), I = inputs.size(2), layers = weights.size() / 4;
+  const at::ScalarType type = inputs.scalar_type();
+  check("state", state, {inputs.size(1), 1 + 2 * layers * H}, type);
+  check("resets", resets, {1, inputs.size(1)}, at::kBool);
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    const Tensor* of_layer = &weights[4 * layer];
+    check("weight_ih", of_layer[0], {G, layer == 0 ? I : H}, type);
+    check("weight_hh", of_layer[1], {G, H}, type);
+    check("bias_ih", of_layer[2], {G}, type);
+    check("bias_hh", of_layer[3], {G}, type);
+  }
+}
+
 // One step of all layers without gradients. inputs [1, B, I], resets [1, B]; states as ntm_rl/recurrent.py has them: the
 // alive flag, then the layers' hidden states, then their cells; weights: torch's four of each layer, which are used as
 // they lie. Returns outputs [1, B, H] and the states after.
 std::tuple<Tensor, Tensor> lstm_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
                                      at::TensorList weights_) {
-  const at::AutoDispatchBelowADInplaceOrView guard;
+  const PlainOperators guard;
   std::vector<Tensor> weights = weights_.vec();
+  const int64_t B = inputs.size(1), I = inputs.size(2), H = weights[1].size(-1), G = gate_rows(kLstm, H),
+                layers = weights.size() / 4, S = 1 + 2 * layers * H;
+  check_step(inputs, state, resets_, weights, H);
   for (Tensor& weight : weights) weight = weight.contiguous();
   make_contiguous({&inputs, &state});
   const std::optional<Tensor> resets = contiguous(resets_);
-  const int64_t B = inputs.size(1), I = inputs.size(2), H = weights[1].size(1), G = gate_rows(kLstm, H),
-                layers = weights.size() / 4, S = state.size(1);
   const Tensor outputs = at::empty({1, B, H}, inputs.options()), after = at::empty({B, S}, inputs.options());
   AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "lstm_step", [&] {
     using s = scalar_t;
@@ -176,7 +207,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward(
     const std::optional<Tensor>& d_outputs_, const std::optional<Tensor>& d_last_cell, bool needs_inputs, Tensor inputs,
     const std::optional<Tensor>& resets_, const Tensor& weight_input, Tensor weight_hidden, const Tensor& gates,
     const Tensor& entered, const Tensor& cells) {
-  const at::AutoDispatchBelowADInplaceOrView guard;
+  const PlainOperators guard;
+  check_layer(inputs, weight_input, weight_hidden, resets_);
+  const int64_t units = weight_hidden.size(1);
+  check("the gradient of the outputs", d_outputs_, {inputs.size(0), inputs.size(1), units}, inputs.scalar_type());
+  check("the gradient of the last cells", d_last_cell, {inputs.size(1), units}, inputs.scalar_type());
   make_contiguous({&inputs, &weight_hidden});
   const std::optional<Tensor> resets = contiguous(resets_), d_outputs = contiguous(d_outputs_);
   const int64_t T = inputs.size(0), B = inputs.size(1), I = inputs.size(2), H = weight_hidden.size(1);

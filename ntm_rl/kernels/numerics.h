@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 
 namespace ntm_rl {
 
@@ -55,11 +56,14 @@ template <typename s, int64_t BYTES = kVectorBytes>
   }
 }
 
-// exp and log as polynomials; errors below 2 units in the last place.
+// exp and log as polynomials; errors below 2 units in the last place. NaN and infinity go in and come out as in torch;
+// powers that would be denormal, which some processors are slow at, are 0.
+constexpr float kLeastExponent = -86.6f, kLargestExponent = 88.7228394f;
+
 [[gnu::always_inline]] inline float exp_(float x) {
-  x = std::min(std::max(x, -87.0f), 88.0f);
-  const float n = std::nearbyint(x * 1.44269504088896341f);
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  const float bounded = std::min(std::max(x, kLeastExponent), kLargestExponent);
+  const float n = std::nearbyint(bounded * 1.44269504088896341f);
+  const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
@@ -67,15 +71,19 @@ template <typename s, int64_t BYTES = kVectorBytes>
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  const int32_t bits = (static_cast<int32_t>(n) + 126) << 23;  // of 2^(n - 1): 2^128 is no float
   float scale;
   std::memcpy(&scale, &bits, sizeof scale);
-  return p * scale;
+  const float power = (p + p) * scale;
+  return x < kLeastExponent ? 0.0f : x > kLargestExponent ? std::numeric_limits<float>::infinity() : power;
 }
 
-[[gnu::always_inline]] inline float log_(float x) {  // x > 0 and not denormal
+[[gnu::always_inline]] inline float log_(float x) {
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  const bool is_denormal = x < std::numeric_limits<float>::min();
+  const float normal = is_denormal ? x * 8388608.0f : x;  // 2^23
   int32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
+  std::memcpy(&bits, &normal, sizeof bits);
   const int32_t shifted = bits - 0x3f3504f3;  // sqrt(1/2): mantissas end up in [sqrt(1/2), sqrt(2))
   const int32_t exponent = shifted >> 23;
   const int32_t mantissa_bits = bits - (exponent << 23);
@@ -83,7 +91,10 @@ template <typename s, int64_t BYTES = kVectorBytes>
   std::memcpy(&m, &mantissa_bits, sizeof m);
   const float s = (m - 1.0f) / (m + 1.0f), z = s * s;
   const float series = 2.0f + z * (0.66666666f + z * (0.4f + z * (0.28571429f + z * 0.22222222f)));
-  return s * series + static_cast<float>(exponent) * 0.69314718f;
+  const float power = static_cast<float>(exponent) - (is_denormal ? 23.0f : 0.0f);
+  const float logarithm = s * series + power * 0.69314718f;
+  const float of_no_positive = x == 0.0f ? -infinity : std::numeric_limits<float>::quiet_NaN();
+  return x > 0.0f ? (x < infinity ? logarithm : x) : of_no_positive;
 }
 
 [[gnu::always_inline]] inline double exp_(double x) { return std::exp(x); }

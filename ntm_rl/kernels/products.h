@@ -182,18 +182,30 @@ class Strips {
   bool is_laid_out = true;
 };
 
+constexpr size_t kKeptBytes = 8 << 20;  // of laid out weights, by each thread
+
+// Weights as `lay_out` leaves them; in memory of their own where they are too large to be kept.
+template <typename s, size_t COUNT>
+struct LaidOut {
+  std::array<Strips<s>, COUNT> strips;
+  std::vector<s> own;
+  const Strips<s>& operator[](size_t i) const { return strips[i]; }
+};
+
 // Lays out weights [n, k] (transposed) or [k, n], until the next call of this thread; those of a few rows in all only
 // if they are not transposed.
 template <typename s, size_t COUNT>
-std::array<Strips<s>, COUNT> lay_out(const std::array<const at::Tensor*, COUNT>& weights, bool transposed, int64_t rows) {
-  thread_local std::vector<s> memory;  // kept: what is allocated anew comes without pages, and they cost more than this
+LaidOut<s, COUNT> lay_out(const std::array<const at::Tensor*, COUNT>& weights, bool transposed, int64_t rows) {
+  thread_local std::vector<s> kept;  // what is allocated anew comes without pages, and they cost more than this
   const auto columns = [&](size_t i) { return weights[i]->size(transposed ? 0 : 1); };
   const auto depth = [&](size_t i) { return weights[i]->size(transposed ? 1 : 0); };
   size_t size = 0;
   const bool as_they_lie = transposed && rows <= 8;
   for (size_t i = 0; !as_they_lie && i < COUNT; ++i) size += Strips<s>::size(depth(i), columns(i));
+  LaidOut<s, COUNT> laid_out;
+  std::vector<s>& memory = size * sizeof(s) > kKeptBytes ? laid_out.own : kept;
   if (memory.size() < size) memory.resize(size);
-  std::array<Strips<s>, COUNT> strips;
+  auto& strips = laid_out.strips;
   s* to = memory.data();
   for (size_t i = 0; i < COUNT; ++i) {
     const s* from = weights[i]->template data_ptr<s>();
@@ -204,7 +216,7 @@ std::array<Strips<s>, COUNT> lay_out(const std::array<const at::Tensor*, COUNT>&
     strips[i] = Strips<s>(from, depth(i), columns(i), weights[i]->size(1), transposed, to);
     to += Strips<s>::size(depth(i), columns(i));
   }
-  return strips;
+  return laid_out;
 }
 
 }  // namespace ntm_rl

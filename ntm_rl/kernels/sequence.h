@@ -15,7 +15,6 @@
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
@@ -39,9 +38,9 @@ struct Sizes : Memory::Sizes {
   Controller controller;
 
   // shape: what the memory takes, then H and the controller.
-  Sizes(const Tensor& inputs, at::IntArrayRef shape, double clip)
-      : Memory::Sizes(shape, inputs.scalar_type() == at::kFloat ? kLanes<float> : kLanes<double>, clip) {
-    T = inputs.size(0), B = inputs.size(1), I = inputs.size(2), H = shape[shape.size() - 2];
+  Sizes(at::IntArrayRef inputs, at::ScalarType type, at::IntArrayRef shape, double clip)
+      : Memory::Sizes(shape, type == at::kFloat ? kLanes<float> : kLanes<double>, clip) {
+    T = inputs[0], B = inputs[1], I = inputs[2], H = shape[shape.size() - 2];
     controller = static_cast<Controller>(shape.back());
     G = gate_rows(controller, H);
     const int64_t reads = this->reads;
@@ -57,6 +56,10 @@ struct Sizes : Memory::Sizes {
   int64_t reads_at() const { return 1 + this->parts; }
   int64_t hidden_at() const { return reads_at() + this->reads; }
   int64_t cell_at() const { return hidden_at() + H; }
+
+  // Of what a step keeps: what it computes, and what enters it.
+  int64_t computed() const { return G + F + this->P + this->kept; }
+  int64_t entering() const { return this->row + cell; }
 
   // Of sequences, those that are worth a thread.
   int64_t grain() const {
@@ -82,8 +85,8 @@ struct Blocks {
 
   template <class Z>
   static int64_t size(const Z& z, bool keeps) {
-    const int64_t step = z.G + z.F + z.P + z.kept, entering = z.row + z.cell;
-    return z.B * (keeps ? z.T * step + (z.T + 1) * entering : step + entering) + z.row;
+    const int64_t steps = keeps ? z.T : 1;
+    return z.B * (steps * z.computed() + (steps + keeps) * z.entering()) + z.row;
   }
 
   template <class Z>
@@ -246,6 +249,27 @@ void run_backward(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episode
     Flow<Memory, s>(z, &starts[(b - from) * size]).give(z, d.start + b * z.state);
 }
 
+// Raises where a tensor is not what a kernel reads.
+template <class Memory>
+void check_all(const Sizes<Memory>& z, const Tensor& inputs, const Tensor& state, const std::optional<Tensor>& start,
+               const std::optional<Tensor>& resets, const Tensor& weight_input, const Tensor& feedback,
+               const Tensor& head_weight) {
+  const at::ScalarType type = inputs.scalar_type();
+  check("state", state, {z.B, z.state}, type);
+  check("the first state", start, {1, z.state}, type);
+  check("resets", resets, {z.T, z.B}, at::kBool);
+  check("the controller's weight of inputs", weight_input, {z.G, z.I}, type);
+  check("the controller's weight of what is fed back", feedback, {z.G, z.F}, type);
+  check("the weight of the layer that speaks to the memory", head_weight, {z.P, z.H}, type);
+}
+
+// Of what the forward keeps, in elements: [of a step, what enters a step, of the first memory], see `Blocks`.
+template <class Memory>
+std::vector<int64_t> sequence_kept(at::IntArrayRef shape, at::ScalarType type) {
+  const Sizes<Memory> z({0, 0, 0}, type, shape, 0);
+  return {z.computed(), z.entering(), z.row};
+}
+
 // Returns outputs [T, B, O], the last state [B, state] and, where it `keeps` it, what the backward needs. Without a start
 // [1, state] episodes begin with zeros.
 template <class Memory>
@@ -253,10 +277,13 @@ std::tuple<Tensor, Tensor, Tensor> sequence_forward(Tensor inputs, Tensor state,
                                                     const std::optional<Tensor>& resets_, Tensor weight_input,
                                                     Tensor bias, Tensor feedback, Tensor head_weight, Tensor head_bias,
                                                     at::IntArrayRef shape, double clip, bool keeps) {
-  const at::AutoDispatchBelowADInplaceOrView guard;  // gradients are ours: the calls below need not look for theirs
+  const PlainOperators guard;
+  const Sizes<Memory> z(inputs.sizes(), inputs.scalar_type(), shape, clip);
+  check_all(z, inputs, state, start_, resets_, weight_input, feedback, head_weight);
+  check("the controller's bias", bias, {z.G}, inputs.scalar_type());
+  check("the bias of the layer that speaks to the memory", head_bias, {z.P}, inputs.scalar_type());
   make_contiguous({&inputs, &state, &weight_input, &bias, &feedback, &head_weight, &head_bias});
   const std::optional<Tensor> resets = contiguous(resets_);
-  const Sizes<Memory> z(inputs, shape, clip);
   const auto options = inputs.options();
   const Tensor start = start_ ? start_->contiguous() : at::zeros({1, z.state}, options);
   Tensor outputs = at::empty({z.T, z.B, z.O}, options), last = at::empty({z.B, z.state}, options), kept;
@@ -284,11 +311,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> seque
     const std::optional<Tensor>& d_outputs_, const std::optional<Tensor>& d_last_, c10::List<bool> needs, Tensor inputs,
     Tensor state, const std::optional<Tensor>& start_, const std::optional<Tensor>& resets_, Tensor weight_input,
     Tensor feedback, Tensor head_weight, const Tensor& outputs, const Tensor& kept, at::IntArrayRef shape, double clip) {
-  const at::AutoDispatchBelowADInplaceOrView guard;
+  const PlainOperators guard;
+  const Sizes<Memory> z(inputs.sizes(), inputs.scalar_type(), shape, clip);
+  check_all(z, inputs, state, start_, resets_, weight_input, feedback, head_weight);
+  check("the gradient of the outputs", d_outputs_, {z.T, z.B, z.O}, inputs.scalar_type());
+  check("the gradient of the last state", d_last_, {z.B, z.state}, inputs.scalar_type());
   make_contiguous({&inputs, &state, &weight_input, &feedback, &head_weight});
   const std::optional<Tensor> resets = contiguous(resets_), d_outputs = contiguous(d_outputs_),
                               d_last = contiguous(d_last_);
-  const Sizes<Memory> z(inputs, shape, clip);
   const auto options = inputs.options();
   const Tensor start = start_ ? start_->contiguous() : at::zeros({1, z.state}, options);
   const int64_t rows = z.T * z.B;
@@ -318,7 +348,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> seque
           d_raw.t().mm(hidden), d_raw.sum(0)};
 }
 
-// Makes both available as `name`_forward and `name`_backward.
+// Makes all available as `name`_forward, `name`_backward and `name`_kept.
 template <class Memory>
 void define_sequence(torch::Library& library, const std::string& name) {
   library.def(
@@ -333,6 +363,7 @@ void define_sequence(torch::Library& library, const std::string& name) {
        "Tensor? resets, Tensor weight_input, Tensor feedback, Tensor head_weight, Tensor outputs, Tensor kept, "
        "int[] shape, float clip) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)")
           .c_str());
+  library.def((name + "_kept(int[] shape, ScalarType type) -> int[]").c_str(), sequence_kept<Memory>);
   library.impl((name + "_forward").c_str(), torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(sequence_forward<Memory>)));
   library.impl((name + "_backward").c_str(),
                torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(sequence_backward<Memory>)));

@@ -1,7 +1,10 @@
 // What kernels do to the tensors they are given.
 #pragma once
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/util/Exception.h>
 
 #include <optional>
 
@@ -10,6 +13,23 @@
 #endif
 
 namespace ntm_rl {
+
+// Calls of torch's operators below it are not recorded for gradients, and are not in autocast's precision.
+struct PlainOperators {
+  const at::AutoDispatchBelowADInplaceOrView no_gradients;
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
+};
+
+// Kernels read what a tensor must have, whatever it has.
+inline void check(const char* name, const at::Tensor& tensor, at::IntArrayRef shape, at::ScalarType type) {
+  TORCH_CHECK_VALUE(tensor.sizes() == shape, name, " of shape ", tensor.sizes(), ": must be ", shape);
+  TORCH_CHECK_VALUE(tensor.scalar_type() == type, name, " of type ", tensor.scalar_type(), ": must be ", type);
+  TORCH_CHECK_VALUE(tensor.is_cpu(), name, " on ", tensor.device(), ": must be on the CPU");
+}
+
+inline void check(const char* name, const std::optional<at::Tensor>& tensor, at::IntArrayRef shape, at::ScalarType type) {
+  if (tensor) check(name, *tensor, shape, type);
+}
 
 inline void make_contiguous(std::initializer_list<at::Tensor*> tensors) {
   for (at::Tensor* tensor : tensors) *tensor = tensor->contiguous();

@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import threading
+from collections import deque
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from stable_baselines3.common.env_util import make_vec_env
 from ntm_rl.agents import MemoryPPO
 from ntm_rl.agents.callbacks import BestAgentCallback, CheckpointCallback, StopOnSignal
 from ntm_rl.agents.checkpoints import latest_checkpoint, load_checkpoint
+from ntm_rl.agents.environment_states import curricula
 from ntm_rl.agents.export import load_agent, save_agent
 from ntm_rl.agents.storage import StorageError
+from ntm_rl.envs import EnvSettings
+from ntm_rl.envs import make_vec_env as ours_make_vec_env
 
 ROLLOUT = 32  # environment steps
 SMALL = dict(core_kwargs=dict(slots=5, width=3, hidden_size=8), net_arch=dict(pi=[8], vf=[8]))
@@ -186,3 +190,74 @@ def test_a_damaged_best_agent_is_replaced(tmp_path):
     best = BestAgentCallback(folder, 100)
     make_model().learn(ROLLOUT, CallbackList([Returns(2.0), best]))
     assert load_agent(folder, "cpu").card["extra"]["mean_return"] == 2.0
+
+
+class HarderAndHarder(BaseCallback):
+    """Plays the part of the environment: each rollout has a level, and so many episodes of one return."""
+
+    def __init__(self, *rollouts: tuple[int, float], episodes: int = 100):
+        super().__init__()
+        self.rollouts, self.episodes = list(rollouts), episodes
+
+    def _on_rollout_end(self) -> None:
+        level, value = self.rollouts.pop(0)
+        curricula(self.training_env)[0].restore(level, [])
+        episodes = [{"r": value, "l": 1, "t": 0.0} for _ in range(self.episodes)]
+        self.model.ep_info_buffer = deque([*self.rest, *episodes], maxlen=100)
+        self.rest = [*self.rest, *episodes]
+
+    def _on_training_start(self) -> None:
+        self.rest = list(self.model.ep_info_buffer)
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def harder_model() -> MemoryPPO:
+    settings = EnvSettings("ntm_rl/Copy-v0", kwargs={"curriculum": "lookahead", "bits": 1, "max_length": 9})
+    env = ours_make_vec_env(settings, 2, 0)
+    return MemoryPPO("MlpNtmPolicy", env, n_steps=16, batch_size=16, n_epochs=1, seed=0, policy_kwargs=SMALL)
+
+
+def best_by_level(folder, model: MemoryPPO, best: BestAgentCallback, harder: HarderAndHarder) -> list:
+    """Level and mean return of the agent on disk after each rollout."""
+    found = []
+
+    def look() -> None:
+        extra = load_agent(folder, "cpu").card["extra"] if folder.exists() else {}
+        found.append((extra.get("level"), extra.get("mean_return")))
+
+    class Look(BaseCallback):
+        def _on_rollout_end(self) -> None:
+            look()
+
+        def _on_step(self) -> bool:
+            return True
+
+    rollouts = len(harder.rollouts)
+    model.learn(ROLLOUT * rollouts, CallbackList([harder, best, Look()]), reset_num_timesteps=False)
+    return found
+
+
+def test_returns_are_compared_within_a_level_and_a_higher_level_replaces_a_lower(tmp_path):
+    folder = tmp_path / "best"
+    harder = HarderAndHarder((1, 5.0), (1, 6.0), (2, 9.0), (2, 1.0), (2, 2.0), (2, 1.5))
+    found = best_by_level(folder, harder_model(), BestAgentCallback(folder, 100), harder)
+    # The 9 is of episodes during which the level was reached: no return of either level.
+    assert found == [(1, 5), (1, 6), (1, 6), (2, 1), (2, 2), (2, 2)]
+
+
+def test_a_resumed_training_still_waits_for_episodes_of_its_level(tmp_path):
+    folder, model = tmp_path / "best", harder_model()
+    first = BestAgentCallback(folder, 100)
+    checkpoints = CheckpointCallback(tmp_path / "checkpoints", every=10**6, keep=1, best=first)
+    model.learn(
+        3 * ROLLOUT,
+        CallbackList([checkpoints, HarderAndHarder((1, 5.0), (1, 7.0), (2, 9.0), episodes=50), first]),
+    )
+    resumed = harder_model()
+    saved = load_checkpoint(latest_checkpoint(tmp_path / "checkpoints"), resumed)
+    assert (saved["best"], saved["best_level"], saved["easier"]) == (6, 1, 100)
+    best = BestAgentCallback(folder, 100, None, saved["best"], saved["best_level"], saved["easier"])
+    found = best_by_level(folder, resumed, best, HarderAndHarder((2, 1.0), (2, 3.0), episodes=50))
+    assert found == [(1, 6), (2, 2)]

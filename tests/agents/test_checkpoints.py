@@ -13,8 +13,11 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
+from ntm_rl import envs as ours
 from ntm_rl.agents import MemoryPPO
-from ntm_rl.agents.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from ntm_rl.agents.checkpoints import checkpoint_agent, latest_checkpoint, load_checkpoint, save_checkpoint
+from ntm_rl.agents.environment_states import curricula
+from ntm_rl.agents.policies import MlpNtmPolicy
 from ntm_rl.agents.storage import StorageError, read_tensors, write_tensors
 from ntm_rl.errors import InputError
 
@@ -258,3 +261,24 @@ def load_altered(content, tmp_path, place, value) -> None:
         random.gauss(), np.random.normal()
     finally:
         random.setstate(generators[0]), np.random.set_state(generators[1])
+
+
+@pytest.mark.parametrize("vectorization", ["native", "sync"])
+def test_a_checkpoints_agent_has_the_level_that_the_curricula_reached(tmp_path, vectorization):
+    kwargs = {"curriculum": "lookahead", "bits": 1, "max_length": 9}
+    env = ours.make_vec_env(ours.EnvSettings("ntm_rl/Copy-v0", kwargs, vectorization=vectorization), 2, 0)
+    model = MemoryPPO("MlpNtmPolicy", env, n_steps=4, batch_size=4, policy_kwargs={"core": "lstm"}).learn(8)
+    for curriculum, level in zip(curricula(model.get_env()), (3, 4), strict=False):
+        curriculum.restore(level, [])
+    assert checkpoint_agent(save_checkpoint(model, tmp_path)).card["extra"] == {"timesteps": 8, "level": 3}
+
+
+def test_a_checkpoint_of_a_policy_of_the_users_own_is_kept_without_an_agent(tmp_path):
+    class Mine(MlpNtmPolicy):
+        pass
+
+    model = MemoryPPO(Mine, "CartPole-v1", n_steps=4, batch_size=4, policy_kwargs={"core": "lstm"}).learn(4)
+    path = save_checkpoint(model, tmp_path)
+    load_checkpoint(path, model)
+    with pytest.raises(StorageError, match="does not describe its agent"):
+        checkpoint_agent(path)

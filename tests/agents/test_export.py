@@ -2,6 +2,8 @@
 
 import copy
 import json
+import resource
+import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -148,7 +150,7 @@ def test_a_card_that_claims_a_huge_memory_is_refused_before_it_is_made(saved, tm
     card = copy.deepcopy(saved[1])
     card["arguments"]["core_kwargs"]["slots"] = slots  # no weight of this core depends on it
     write_tensors(tmp_path / "weights.safetensors", saved[0], card)
-    with pytest.raises(StorageError, match=r"its memory state of .* numbers exceeds"):
+    with pytest.raises(StorageError, match=r"its memory state of .* numbers exceeds|claims a size of"):
         load_agent(tmp_path, "cpu")
 
 
@@ -209,3 +211,97 @@ def test_truncated_or_altered_agents_are_one_clear_error(saved, tmp_path, data):
 def test_folder_arguments_are_paths(tmp_path: Path):
     with pytest.raises(StorageError, match=r"weights\.safetensors: no such file"):
         load_agent(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("core", ["lstm", "gru", "elman", "feedforward", "frame_stack", "gtrxl", "gated_delta"])
+@pytest.mark.parametrize("layers", [20_000, 10**6, 2**24, 10**9])
+def test_a_card_that_claims_layers_without_weights_costs_no_time(saved, tmp_path, core, layers):
+    card = copy.deepcopy(saved[1])
+    card["arguments"] |= {"core": core, "core_kwargs": {"layers": layers}}
+    write_tensors(tmp_path / "weights.safetensors", saved[0], card)
+    began = time.process_time()
+    with pytest.raises(StorageError, match=r"more layers than the file has weights for|claims a size of"):
+        load_agent(tmp_path, "cpu")
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("key", ["observation_space", "action_space"])
+def test_a_card_that_claims_a_huge_space_is_refused_before_it_is_made(saved, tmp_path, key):
+    card = copy.deepcopy(saved[1])
+    card[key] = {"type": "Box", "low": "-1", "high": "1", "shape": [2**25], "dtype": "float64"}
+    write_tensors(tmp_path / "weights.safetensors", saved[0], card)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(StorageError, match=r"more than 1,048,576 elements"):
+        load_agent(tmp_path, "cpu")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB; the space would take 1.5 GiB
+
+
+BOX = spaces.Box(-1, 1, (2,))
+OBSERVED = {
+    **{
+        f"box {dtype}": spaces.Box(0, 1, (3,), np.dtype(dtype).type)
+        for dtype in (
+            "bool",
+            "int8",
+            "uint8",
+            "int16",
+            "uint16",
+            "int32",
+            "uint32",
+            "int64",
+            "uint64",
+            "float16",
+            "float32",
+            "float64",
+        )
+    },
+    "box of one number": spaces.Box(-1, 1, (1,)),
+    "box 2d": spaces.Box(-1, 1, (3, 2)),
+    "unbounded": spaces.Box(-np.inf, np.inf, (3,)),
+    "unbounded integers": spaces.Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (2,), np.int64),
+    "discrete": spaces.Discrete(4),
+    "multidiscrete": spaces.MultiDiscrete([2, 3]),
+    "multibinary": spaces.MultiBinary(3),
+    "dict": spaces.Dict(b=spaces.Discrete(2), a=BOX, c=spaces.MultiBinary(2)),
+}
+
+
+@pytest.mark.parametrize("space", OBSERVED.values(), ids=OBSERVED)
+def test_every_space_that_a_policy_reads_is_written_and_read(space, tmp_path):
+    kind = "MultiInputNtmPolicy" if isinstance(space, spaces.Dict) else "MlpNtmPolicy"
+    policy = POLICIES[kind](space, spaces.Discrete(2), lambda _: 0.1, **SMALL)
+    save_agent(policy, tmp_path)
+    assert load_agent(tmp_path, "cpu").policy.observation_space == space
+
+
+ACTED = {
+    **{
+        f"box {dtype}": spaces.Box(0, 1, (2,), np.dtype(dtype).type)
+        for dtype in ("bool", "int8", "uint8", "int64", "float16", "float32", "float64")
+    },
+    "box of different bounds": spaces.Box(np.float32([-1, -9]), np.float32([2, 0.1])),
+    "box 2d": spaces.Box(-1, 1, (2, 2)),
+    "discrete": spaces.Discrete(3, dtype=np.int32),
+    "multidiscrete": spaces.MultiDiscrete([2, 3], dtype=np.int32),
+    "multibinary": spaces.MultiBinary(3),
+}
+
+
+@pytest.mark.parametrize("space", ACTED.values(), ids=ACTED)
+def test_every_space_that_a_policy_acts_in_is_written_and_read(space, tmp_path):
+    save_agent(MlpNtmPolicy(BOX, space, lambda _: 0.1, **SMALL), tmp_path)
+    assert load_agent(tmp_path, "cpu").policy.action_space == space
+
+
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+@pytest.mark.parametrize("options", [{}, {"squash_output": True}, {"use_expln": True}, {"full_std": False}])
+def test_agents_with_state_dependent_exploration_are_written_and_read(critic, options, tmp_path):
+    policy = MlpNtmPolicy(BOX, BOX, lambda _: 0.1, use_sde=True, critic=critic, **SMALL, **options)
+    policy.set_training_mode(False)
+    save_agent(policy, tmp_path)
+    loaded = load_agent(tmp_path, "cpu").policy
+    assert loaded.use_sde and torch.equal(loaded.log_std, policy.log_std)
+    observations = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+    expected, _ = policy.predict(observations, deterministic=True)
+    np.testing.assert_array_equal(loaded.predict(observations, deterministic=True)[0], expected)
+    assert torch.distributions.Distribution._validate_args  # as it was before

@@ -66,6 +66,52 @@ def test_minibatches_hold_every_transition_once_in_time_order_with_its_chunks_st
     assert sorted(seen) == [(start, env) for start in (0, 4, 8) for env in range(envs)]
 
 
+def test_a_shorter_last_chunk_comes_in_minibatches_of_its_own():
+    rollout = make_rollout(7, 3, 3)
+    for step in range(7):
+        marks = np.array([[step, env] for env in range(3)], dtype=np.float32)
+        rollout.store_observation(step, marks)
+        rollout.store_state(step, torch.tensor([[step, env, 0.0, 0.0] for env in range(3)]))
+    batches = list(rollout.minibatches(batch_size=6))
+    assert [batch.resets.shape for batch in batches] == [(3, 2)] * 3 + [(1, 3)]
+    assert rollout.minibatch_sizes(6) == [6, 6, 6, 3]
+    seen = []
+    for batch in batches:
+        length = len(batch.resets)
+        for chunk, (observations, state) in enumerate(
+            zip(batch.observations.view(length, -1, 2).unbind(1), batch.states, strict=True)
+        ):
+            start, env = state[:2].int().tolist()
+            assert observations.tolist() == [[step, env] for step in range(start, start + length)]
+            assert batch.chunks[chunk] == start // 3 * 3 + env
+            seen.append((start, env))
+    assert sorted(seen) == [(start, env) for start in (0, 3, 6) for env in range(3)]
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.float16, np.float64])
+def test_numbers_of_other_types_are_kept_as_the_float32_that_policies_read(kind):
+    values = np.array([[1, 50_000]], kind)
+    rollout = make_rollout(2, 1, 2, spaces.Box(0, 50_000, (2,), kind))
+    row = rollout.store_observation(0, values)
+    assert row.dtype == torch.float32 and row.tolist() == values.tolist()
+
+
+def test_floats_for_a_space_of_integers_are_kept_from_the_first_on():
+    rollout = make_rollout(3, 1, 3, spaces.Dict(ram=spaces.Box(0, 255, (2,), np.uint8), card=spaces.Discrete(4)))
+    rollout.store_observation(0, {"ram": np.array([[3, 7]], np.uint8), "card": np.array([2])})
+    assert rollout.observations["ram"].dtype == torch.uint8
+    rollout.store_observation(1, {"ram": np.array([[0.25, -1.5]], np.float32), "card": np.array([3])})
+    assert rollout.observations["ram"][:2, 0].tolist() == [[3, 7], [0.25, -1.5]]
+    assert rollout.observations["card"][:2, 0].tolist() == [2, 3] and rollout.observations["card"].dtype == torch.int64
+    assert rollout.tensors({"ram": np.array([[0.5, 1]]), "card": np.array([1])})["ram"].tolist() == [[0.5, 1]]
+
+
+def test_reversed_and_strided_arrays_are_stored_as_they_read():
+    rollout = make_rollout(2, 2, 2)
+    array = np.arange(8, dtype=np.float32).reshape(2, 4)[::-1, ::2]
+    assert rollout.store_observation(0, array).tolist() == [[4, 6], [0, 2]]
+
+
 def test_dict_observations_stay_dicts_and_keep_their_dtype():
     space = spaces.Dict({"image": spaces.Box(0, 255, (1, 4, 4), np.uint8), "suit": spaces.Discrete(4)})
     rollout = make_rollout(4, 2, 2, space)

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import NatureCNN
 
-from ntm_rl.agents.policies import CnnNtmPolicy
-from ntm_rl.agents.vision import ImageExtractor
+from ntm_rl.agents.policies import CnnNtmPolicy, MultiInputNtmPolicy
+from ntm_rl.agents.vision import ImageExtractor, MultiInputExtractor
 from ntm_rl.errors import InputError
 
 
@@ -84,8 +84,9 @@ def test_scaled_images_are_taken_as_they_are():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((space(1, 35),), r"extractor = 'nature': images of 35 x 35 are too small, it needs 36 x 36"),
+        ((space(1, 35), 8, "nature"), r"extractor = 'nature': images of 35 x 35 are too small, it needs 36 x 36"),
         ((space(), 0), "features_dim = 0"),
+        ((spaces.Box(0, 1, (40, 40, 3)),), r"its channels come last.*make_vec_env, or transpose it"),
         ((space(), 8, "vgg"), "extractor = 'vgg'"),
         ((space(), 8, "nature", "fp16"), "precision = 'fp16'"),
     ],
@@ -97,3 +98,73 @@ def test_bad_input_is_named(arguments, message):
 
 def test_the_smallest_image_works():
     assert ImageExtractor(space(1, 36), 8)(images(2, 1, 36)).shape == (2, 8)
+
+
+@pytest.mark.parametrize(("size", "architecture"), [(36, "nature"), (35, "impala"), (7, "impala")])
+def test_auto_reads_images_that_are_too_small_for_nature_by_impala(size, architecture):
+    extractor = ImageExtractor(space(3, size), 8)
+    assert extractor.architecture == architecture
+    assert extractor(images(2, 3, size)).shape == (2, 8)
+
+
+# Keys that torch refuses as names of modules, and a number without a dimension.
+MIXED = spaces.Dict(
+    {
+        "a.b": space(1, 36),
+        "": space(3, 9),
+        "keys": spaces.Box(0, 1, (1, 40, 40), np.float32),
+        "scalar": spaces.Box(-1, 1, ()),
+        "matrix": spaces.Box(-1, 1, (2, 2)),
+        "gear": spaces.Discrete(3),
+    }
+)
+
+
+SMALL = {"features_extractor_kwargs": {"cnn_output_dim": 5, "precision": "fp32"}}
+
+
+def mixed(count):
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "a.b": images(count, 1, 36),
+        "": images(count, 3, 9),
+        "keys": torch.rand(count, 1, 40, 40, generator=generator),
+        "scalar": torch.rand(count, generator=generator),
+        "matrix": torch.rand(count, 2, 2, generator=generator),
+        "gear": torch.arange(count) % 3,
+    }
+
+
+def test_every_image_of_a_dict_has_its_network_and_other_parts_pass_as_numbers():
+    policy = MultiInputNtmPolicy(MIXED, spaces.Discrete(2), lambda _: 1e-3, **SMALL, core="lstm")
+    extractor, obs = policy.features_extractor, mixed(4)
+    assert {key: each.architecture for key, each in extractor.images.items()} == {
+        "a.b": "nature",
+        "": "impala",
+        "keys": "nature",
+    }
+    features = policy._features(obs, extractor)
+    expected = {key: extractor.images[key](obs[key]) for key in extractor.images}
+    expected |= {"scalar": obs["scalar"][:, None], "matrix": obs["matrix"].flatten(1)}
+    expected["gear"] = F.one_hot(obs["gear"], 3).float()
+    torch.testing.assert_close(features, torch.cat([expected[key] for key in MIXED.spaces], dim=1))
+    assert extractor.features_dim == features.shape[1] == 3 * 5 + 1 + 4 + 3
+
+
+def test_a_dict_scales_bytes_once_and_floats_never():
+    policy = MultiInputNtmPolicy(MIXED, spaces.Discrete(2), lambda _: 1e-3, **SMALL, core="lstm")
+    obs = mixed(2)
+    scaled = {**obs, "a.b": obs["a.b"].float() / 255, "": obs[""].float() / 255, "gear": F.one_hot(obs["gear"], 3)}
+    torch.testing.assert_close(
+        policy._features(obs, policy.features_extractor), policy.features_extractor(scaled), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_an_image_of_a_dict_that_is_too_small_is_named():
+    with pytest.raises(InputError, match=r"observation '': extractor = 'nature': images of 9 x 9 are too small"):
+        MultiInputExtractor(MIXED, architecture="nature")
+
+
+def test_the_size_of_other_parts_alone_is_that_of_their_numbers():
+    parts = spaces.Dict(n=spaces.MultiDiscrete([2, 3]), b=spaces.MultiBinary(4))
+    assert MultiInputExtractor(parts).features_dim == 9

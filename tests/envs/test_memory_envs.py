@@ -205,5 +205,30 @@ def test_actions_and_render_modes_that_do_not_exist_are_refused(env_id):
     env.reset(seed=0)
     with pytest.raises(InputError, match=r"action = 4: must be in Discrete"):
         env.step(4)
-    with pytest.raises(InputError, match="render_mode = 'human': must be one of ansi, or None"):
+    with pytest.raises(InputError, match="render_mode = 'human': must be one of rgb_array, ansi, or None"):
         gym.make_vec(env_id, 2, render_mode="human")
+
+
+def test_the_maze_is_drawn_with_its_goal_and_its_agent_in_pictures_of_one_size():
+    env = gym.make(TMAZE, length=3, render_mode="rgb_array")
+    goals = set()
+    for seed in range(8):
+        up = env.reset(seed=seed)[0][2] > 0
+        picture = env.render()
+        assert picture.shape == (48, 64, 3) and picture.dtype == np.uint8
+        assert picture[24, 8].tolist() == [250, 190, 40]  # the agent, on the left
+        assert picture[8 if up else 40, 56].tolist() == [60, 160, 60]
+        goals.add(bool(up))
+    assert goals == {True, False}
+    assert gym.make(TMAZE, length=1500, render_mode="rgb_array").unwrapped._copies.picture(0).shape == (48, 1501, 3)
+
+
+def test_the_chain_is_drawn_while_its_context_is_shown_and_its_query_asked():
+    env = gym.make(CHAIN, length=2, bits=2, render_mode="rgb_array")
+    bits = env.reset(seed=0)[0][2:]
+    shown = [env.render()[24, 8 + 16 * bit].tolist() for bit in range(2)]
+    assert shown == [[255, 255, 255] if bit > 0 else [40, 60, 255] for bit in bits]
+    env.step(0), env.step(0)  # now the query is seen
+    picture = env.render()
+    assert picture[24, 8].tolist() == [60, 60, 60]
+    assert (picture[40] == (250, 190, 40)).all(axis=1).sum() == 16

@@ -122,7 +122,7 @@ def with_entry(number):
         ("ALE/Pong-v5", ("envs", "played"), with_entry(10**9)),
         ("ALE/Pong-v5", ("envs", "seeds"), with_entry(-1)),
     ],
-    ids=str,
+    ids=lambda value: None if callable(value) else str(value),
 )
 def test_what_is_no_state_is_refused_and_changes_nothing(env_id, path, value):
     venv = make_vec_env(EnvSettings(env_id), 2, 0)

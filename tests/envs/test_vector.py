@@ -14,6 +14,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 
 from ntm_rl.envs import EnvSettings, PreviousStepVector, VectorEnvAdapter, make_env, make_vec_env
 from ntm_rl.envs.native import NATIVE
+from ntm_rl.envs.seeding import spawn_seed
+from ntm_rl.envs.vector import SteppedInTurn
 from ntm_rl.errors import InputError
 
 
@@ -89,7 +91,7 @@ def test_the_adapter_around_gymnasiums_sync_vector_env_equals_sb3s_dummy_vec_env
     settings = EnvSettings("ntm_rl/CartPoleNoVelocity-v0", max_episode_steps=12)
     makers = [lambda: make_env(settings)] * 3
     ours = VectorEnvAdapter(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
-    peer = DummyVecEnv([lambda: Monitor(make_env(settings))] * 3)
+    peer = SteppedInTurn([lambda: Monitor(make_env(settings))] * 3)
     ours.seed(4), peer.seed(4)
     np.testing.assert_array_equal(ours.reset(), peer.reset())
     rng = np.random.default_rng(0)
@@ -167,10 +169,10 @@ def test_options_and_seeds_go_with_the_next_reset_alone():
     venv.set_options({"level": 3})
     venv.seed(7)
     venv.reset()
-    assert [env.asked for env in venv.envs.envs] == [{"level": 3}] * 2
-    assert [env.np_random_seed for env in venv.envs.envs] == [7, 8]
+    assert [env.unwrapped.asked for env in venv.envs.envs] == [{"level": 3}] * 2
+    assert [env.np_random_seed for env in venv.envs.envs] == [spawn_seed(7, 0), spawn_seed(7, 1)]
     venv.reset()
-    assert [env.asked for env in venv.envs.envs] == [None] * 2
+    assert [env.unwrapped.asked for env in venv.envs.envs] == [None] * 2
     venv.set_options([{"level": 3}, {"level": 4}])
     with pytest.raises(InputError, match=r"options = .*all copies of a vector environment share their options"):
         venv.reset()
@@ -320,3 +322,48 @@ def test_an_evaluation_leaves_the_normalisation_as_it_is():
 def test_impossible_vectorizations_are_refused(settings, n_envs, message):
     with pytest.raises(InputError, match=message):
         make_vec_env(settings, n_envs, 0)
+
+
+class WritesInPlace(gym.Env):
+    """Counts its steps in one array; episodes take two."""
+
+    observation_space, action_space = spaces.Box(0, 9, (1,)), spaces.Discrete(2)
+
+    def __init__(self):
+        self.array = np.zeros(1, np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.array[:] = 1
+        return self.array, {}
+
+    def step(self, action):
+        self.array += 1
+        return self.array, 0.0, bool(self.array[0] == 3), False, {}
+
+
+gym.register("tests/WritesInPlace-v0", WritesInPlace)
+
+
+@pytest.mark.parametrize("kind", ["sync", *MODES])
+def test_an_environment_that_writes_in_place_keeps_its_terminal_observations(kind):
+    if kind == "sync":
+        venv = make_vec_env(EnvSettings("tests/WritesInPlace-v0", previous_action=True), 2, 0)
+    else:
+        venv = VectorEnvAdapter(SyncVectorEnv([WritesInPlace] * 2, autoreset_mode=kind))
+    venv.reset()
+    venv.step(np.zeros(2, dtype=np.int64))
+    observations, _, dones, infos = venv.step(np.zeros(2, dtype=np.int64))
+    assert dones.all()
+    last = [info["terminal_observation"] for info in infos]
+    if kind == "sync":
+        last, observations = [each["observation"] for each in last], observations["observation"]
+    assert np.array_equal(last, [[3], [3]]) and observations.tolist() == [[1], [1]]
+
+
+def test_rewards_are_normalised_by_the_trainings_own_discount():
+    venv = make_vec_env(EnvSettings("CartPole-v1", normalize_reward=True), 1, 0, gamma=0.5)
+    venv.reset()
+    for _ in range(3):
+        venv.step(np.zeros(1, dtype=np.int64))
+    assert venv.returns.tolist() == [1 + 0.5 * (1 + 0.5)]

@@ -214,7 +214,7 @@ def cut_by_hand(core, inputs, state, resets) -> tuple[torch.Tensor, torch.Tensor
 def on_the_host(sees: bool):
     """Runs cores as if on a device whose values the host sees, or does not see, without waiting."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("ntm", "recurrent", "lstm_memory"):  # the others never look
+        for module in ("ntm", "recurrent", "sparse_sequence", "lstm_memory"):  # the others never look
             patch.setattr(f"ntm_rl.{module}.host_sees", lambda device: sees)
         yield
 

@@ -242,10 +242,7 @@ def test_without_the_kernel_auto_is_eager_and_fused_says_so(monkeypatch):
             run_core(inputs, state)
 
 
-def test_half_precision_weights_run_eagerly_and_autocast_changes_nothing():
-    core = Dnc(3).to(torch.bfloat16)
-    outputs, _ = core(torch.zeros(2, 1, 3), core.initial_state(1))
-    assert outputs.dtype == torch.bfloat16 and torch.isfinite(outputs).all()
+def test_autocast_changes_nothing():
     core = Dnc(3, backend="fused")
     inputs, state = torch.randn(2, 1, 3), core.initial_state(1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -257,3 +254,20 @@ def test_another_device_is_refused_by_name():
     core = Dnc(3, backend="fused").to("meta")
     with pytest.raises(InputError, match="backend = 'fused': runs on the CPU alone, and this is meta"):
         core(torch.zeros(1, 1, 3, device="meta"), core.initial_state(1))
+
+
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+def test_a_link_that_rounding_makes_negative_is_sharpened_like_none(backend):
+    core = Dnc(3, slots=4, width=2, hidden_size=3, sharpen_links=True, backend=backend)
+    with torch.no_grad():
+        _, state = core(torch.randn(3, 1, 3), core.initial_state(1))
+    parts = core.unpack(state)
+    none, negative = (
+        core._join(parts._replace(links=torch.zeros_like(parts.links) - below * (1 - torch.eye(4))))
+        for below in (0.0, 1.2e-7)
+    )
+    inputs = torch.randn(1, 1, 3, requires_grad=True)
+    found, expected = (core(inputs, each)[0] for each in (negative, none))
+    torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(found.sum(), [inputs, *core.parameters()])
+    assert all(gradient.isfinite().all() for gradient in gradients)

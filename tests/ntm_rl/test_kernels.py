@@ -1,19 +1,17 @@
 """The fused kernel against the eager NTM, its specification; and how it is built."""
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ntm_rl.compiling import CompiledStep
 from ntm_rl.errors import InputError
 from ntm_rl.heads import HeadParameters
-from ntm_rl.kernels import loader
+from ntm_rl.kernels.fused import is_fused
 from ntm_rl.ntm import Ntm
 
 OPTIONS = st.fixed_dictionaries(
@@ -304,61 +302,51 @@ def test_a_cuda_graph_that_overwrites_its_last_outputs_does_no_harm(monkeypatch)
         torch.testing.assert_close(found, eager(inputs, state, resets))
 
 
+@compiles
+def test_cores_do_not_share_torch_compiles_limit_of_recompilations(monkeypatch):
+    graphs, compiler = [], torch.compile
+
+    def count(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda step, **_: compiler(step, backend=count))
+    for number in range(torch._dynamo.config.recompile_limit + 2):
+        core, before = Ntm(3, slots=4, width=2, hidden_size=3 + number, backend="compile"), len(graphs)
+        core(torch.randn(1, 2, 3), core.initial_state(2))
+        assert len(graphs) == before + 1
+
+
+def test_where_torch_compile_fails_auto_runs_eagerly_after_one_warning_and_compile_is_an_error(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Failed to find C compiler\nand more")
+
+    monkeypatch.setattr(torch, "compile", lambda step, **_: fail)
+    core = Ntm(3, slots=4, width=2, hidden_size=3, backend="compile")
+    inputs, state = torch.randn(2, 1, 3), core.initial_state(1)
+    with pytest.raises(InputError, match=r"backend = 'compile': torch.compile fails here; use auto or eager \(Failed"):
+        core(inputs, state)
+    parts, from_input = core._split(core._start()), torch.randn(1, 12)
+    step = CompiledStep(core._step, torch.device("cpu"), is_required=False)
+    with pytest.warns(UserWarning, match="torch.compile fails here; the core runs eagerly: Failed to find C compiler$"):
+        found = step(from_input, parts)
+    torch.testing.assert_close(found, core._step(from_input, parts))
+    step(from_input, parts)  # no second warning, which pytest would raise
+
+
 @pytest.mark.parametrize("has_triton", [True, False])
 def test_auto_compiles_on_a_gpu_if_triton_is_there_and_is_fused_on_a_cpu(monkeypatch, has_triton):
     made = []
     monkeypatch.setattr(torch, "compile", lambda step, **options: made.append(options) or step)
     monkeypatch.setattr("ntm_rl.ntm._has_triton", lambda: has_triton)
     core, gpu, cpu = Ntm(3), torch.device("cuda"), torch.device("cpu")
-    assert core._step_for(cpu) == core._step and core._is_fused(cpu) and not core._is_fused(gpu)
+    assert core._step_for(cpu) == core._step and is_fused("auto", cpu) and not is_fused("auto", gpu)
     assert (core._step_for(gpu) != core._step) == has_triton
     assert core._step_for(gpu) == core._step_for(gpu)
     assert made == ([{"mode": "reduce-overhead"}] if has_triton else [])
-
-
-def test_without_a_compiler_there_is_one_warning_and_the_eager_path(monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    monkeypatch.setenv("CXX", "no-such-compiler")
-    loader.load_kernels.cache_clear()
-    try:
-        core, strict = Ntm(3), Ntm(3, backend="fused")
-        with pytest.warns(UserWarning, match=r"could not be built; the eager ones are used: no C\+\+ compiler"):
-            core(torch.zeros(1, 1, 3), core.initial_state(1))
-        core(torch.zeros(1, 1, 3), core.initial_state(1))  # no second warning, which pytest would raise
-        with pytest.raises(InputError, match="backend = 'fused': the kernel could not be built"):
-            strict(torch.zeros(1, 1, 3), strict.initial_state(1))
-    finally:
-        loader.load_kernels.cache_clear()
-
-
-def test_half_precision_weights_run_eagerly():
-    core = Ntm(3).to(torch.bfloat16)
-    outputs, _ = core(torch.zeros(2, 1, 3), core.initial_state(1))
-    assert outputs.dtype == torch.bfloat16 and torch.isfinite(outputs).all()
 
 
 def test_another_device_is_refused_by_name():
     core = Ntm(3, backend="fused").to("meta")
     with pytest.raises(InputError, match="backend = 'fused': runs on the CPU alone, and this is meta"):
         core(torch.zeros(1, 1, 3, device="meta"), core.initial_state(1))
-
-
-def test_many_processes_can_build_at_once_and_a_dead_builders_lock_holds_nobody_up(tmp_path):
-    code = "from ntm_rl.kernels.loader import _library, load_kernels; print(load_kernels(), _library())"
-    environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(tmp_path)}
-    monkey = subprocess.run(
-        [sys.executable, "-c", "from ntm_rl.kernels.loader import _library; print(_library())"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    folder = os.path.dirname(monkey.stdout.strip())
-    os.makedirs(folder)
-    open(os.path.join(folder, "lock"), "w").close()  # what torch's loader leaves when it is killed
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
-        for _ in range(3)
-    ]
-    printed = {process.communicate(timeout=250)[0].strip() for process in processes}
-    assert printed == {f"True {monkey.stdout.strip()}"}

@@ -1,5 +1,11 @@
 """The fused LSTM against torch's own, run step by step and begun anew at each reset."""
 
+import ctypes
+import gc
+import os
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -161,10 +167,8 @@ def test_a_cpu_runs_the_kernel_and_what_it_cannot_do_runs_torchs_module(monkeypa
     assert calls(core, inputs, state, resets) == {"ntm_rl::lstm_forward"}
     with torch.no_grad():
         assert calls(core, inputs[:1], state, resets[:1]) == {"ntm_rl::lstm_step"}
-    half = Lstm(2, hidden_size=3).bfloat16()
-    assert calls(half, inputs.bfloat16(), half.initial_state(3), None) == {"aten::lstm"}
     expected = core(inputs, state, resets)
-    monkeypatch.setattr("ntm_rl.recurrent.load_kernels", lambda: False)
+    monkeypatch.setattr("ntm_rl.kernels.fused.load_kernels", lambda: False)
     assert calls(core, inputs, state, resets) == {"aten::lstm"}
     torch.testing.assert_close(core(inputs, state, resets), expected)
 
@@ -182,5 +186,22 @@ def test_a_core_inside_torch_compile_gives_the_same():
 def test_without_the_kernel_values_and_gradients_are_the_same(layers, shape):
     shape = (*shape[:4], layers, *shape[5:])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ntm_rl.recurrent.load_kernels", lambda: False)
+        patch.setattr("ntm_rl.kernels.fused.load_kernels", lambda: False)
         assert_agrees(shape, torch.float64, 1e-12)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_no_memory_is_kept_for_large_weights_when_the_core_is_gone():
+    def held() -> int:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    def train_once(units: int) -> None:
+        core = make_core("lstm", 16, hidden_size=units)
+        core(torch.randn(16, 2, 16), core.initial_state(2))[0].sum().backward()
+
+    train_once(8)
+    before = held()
+    train_once(1500)  # 36 MB of weights
+    assert held() - before < 20e6

@@ -199,7 +199,7 @@ def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_slots():
     gc.collect()
     assert held_bytes() - before < 1.2 * memory  # the state after; 64 steps of it would be 64
     kept = outputs.grad_fn.saved_tensors if hasattr(outputs.grad_fn, "saved_tensors") else ()
-    assert sum(each.nbytes for each in kept) < 1.2 * memory
+    assert sum(each.nbytes for each in kept) < 2.2 * memory  # the state before, which its owner holds, and that after
     (outputs.sum() + after.sum()).backward()
     assert torch.isfinite(inputs.grad).all() and inputs.grad.abs().sum() > 0
 

@@ -22,6 +22,7 @@ from ntm_rl.agents.cli import CANNOT_WRITE, NOT_FINITE, main
 from ntm_rl.agents.csv_log import read_table
 from ntm_rl.agents.nonfinite import NonFiniteError
 from ntm_rl.agents.storage import read_tensors
+from ntm_rl.envs.seeding import spawn_seed
 from ntm_rl.envs.workers import WorkerError, Workers
 
 CORE = dict(core_kwargs=dict(slots=5, width=3, hidden_size=8), net_arch=dict(pi=[8], vf=[8]))
@@ -180,14 +181,17 @@ def test_a_supervised_training_rolls_back_too(tmp_path, monkeypatch, capsys):
     assert json.loads(report.read_text())["sequences"] == [12, 13]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
-def test_signals_write_a_checkpoint_and_end_with_128_and_their_number(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "vectorization"), [(signal.SIGINT, "auto"), (signal.SIGUSR1, "auto"), (signal.SIGINT, "subprocess")]
+)
+def test_signals_to_all_write_a_checkpoint_and_end_with_128_and_their_number(tmp_path, number, vectorization):
     command = [sys.executable, "-m", "ntm_rl.agents", "train", CONFIG, *TINY, "total_timesteps=100000000"]
-    process = subprocess.Popen([*command, f"run_dir={tmp_path}"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    command += [f"run_dir={tmp_path}", f"env.vectorization={vectorization}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("*/*/*/checkpoints/step-*")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal's Ctrl-C and Slurm do
     process.communicate(timeout=120)
     assert process.returncode == 128 + number
     [run] = tmp_path.glob("*/*/*")
@@ -234,7 +238,9 @@ def test_a_worker_that_crashes_or_hangs_is_named_with_its_seed_and_last_action(h
     try:
         for step in range(4):
             workers.step(np.array([step % 2, 1, 0]))
-        with pytest.raises(WorkerError, match=f"environment 1 {why}; its seed was 41, its last action 1;"):
+        with pytest.raises(
+            WorkerError, match=f"environment 1 {why}; its seed was {spawn_seed(40, 1)}, its last action 1;"
+        ):
             workers.step(np.array([0, 1, 0]))
     finally:
         began = time.monotonic()

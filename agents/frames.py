@@ -1,0 +1,92 @@
+"""What environments show, as pictures of one kind."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntm_rl.errors import InputError
+
+Picture = NDArray[np.uint8]
+CHANNELS = (1, 3, 4)  # grey, colours, colours with an alpha channel, which is left out
+DETAIL = 2048  # pixels of height or width above which a frame is thinned out before anything is made of it
+
+
+class FrameError(InputError):
+    """What `render` returned is no picture."""
+
+
+class Frames:
+    """Turns what an environment's `render` returns into pictures `[H, W, 3]` of bytes.
+
+    Frames may be grey or coloured, with an alpha channel, channels first or last, of bytes, other integers, booleans or
+    floats, or lists of frames, of which the newest counts. Floats are from 0 to 1, until one is above.
+
+    Attributes:
+        missing: How often there was no frame, in whose place the last one was shown again.
+    """
+
+    def __init__(self) -> None:
+        self.missing = 0
+        self._scale = 255.0  # of floats
+        self._last: Picture | None = None
+
+    def picture(self, frame: Any) -> Picture:
+        """Returns a frame as a picture; the last one again where there is none.
+
+        Raises:
+            FrameError: it is no picture, or there is no frame and never was.
+        """
+        if isinstance(frame, (list, tuple)) and not (frame and isinstance(frame[-1], (list, tuple))):
+            frame = frame[-1] if frame else None
+        if frame is None:
+            if self._last is None:
+                raise FrameError("render() returned None")
+            self.missing += 1
+            return self._last
+        self._last = self._colours(_as_array(frame))
+        return self._last
+
+    def _colours(self, array: NDArray[Any]) -> Picture:
+        array = self._bytes(_channels_last(array))
+        return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3]
+
+    def _bytes(self, array: NDArray[Any]) -> Picture:
+        if array.dtype == np.uint8:
+            return array
+        if array.dtype.kind == "b":
+            return array.astype(np.uint8) * np.uint8(255)
+        if array.dtype.kind == "f":
+            array = np.nan_to_num(array.astype(np.float32), posinf=0.0, neginf=0.0)
+            if array.max() > 1:
+                self._scale = 1.0
+            array = array * self._scale
+        clipped: Picture = np.clip(array, 0, 255).astype(np.uint8)
+        return clipped
+
+
+def _as_array(frame: Any) -> NDArray[Any]:
+    try:
+        array = np.asarray(frame)
+    except Exception as error:  # ragged lists, tensors on another device
+        raise FrameError(f"render() returned a {type(frame).__name__}, which is no array: {error}") from error
+    if array.dtype.kind not in "uifb" or array.size == 0 or array.ndim == 0:
+        what = f"a {type(frame).__name__}" if array.ndim == 0 else f"an array {array.shape} of {array.dtype}"
+        raise FrameError(f"render() returned {what}, which is no picture")
+    return array
+
+
+def _channels_last(array: NDArray[Any]) -> NDArray[Any]:
+    """Returns frames of any layout as `[H, W, 1, 3 or 4]`, thinned out where they are huge."""
+    shape = array.shape
+    while array.ndim > 3 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim == 3 and array.shape[2] not in CHANNELS and array.shape[0] in CHANNELS:
+        array = array.transpose(1, 2, 0)
+    if array.ndim != 3 or array.shape[2] not in CHANNELS:
+        raise FrameError(
+            f"render() returned an array of shape {shape}: must be [height, width], or that with 1, 3 or 4 channels"
+        )
+    return array[:: 1 + array.shape[0] // DETAIL, :: 1 + array.shape[1] // DETAIL]

@@ -1,0 +1,151 @@
+"""The module that `module:id` names: imported from the folder where it lies, with errors that say where that was."""
+
+import sys
+from importlib import import_module, invalidate_caches
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+
+from ntm_rl.envs.foreign import FOREIGN, describe
+from ntm_rl.errors import InputError, did_you_mean
+
+LISTED = 20  # names that an error lists
+
+_added: set[str] = set()  # folders that this module put on sys.path
+
+
+def split(env_id: str) -> tuple[str | None, str]:
+    """Returns the module and the name of `module:name`, None and the id where no module is named.
+
+    Raises:
+        InputError: the id has no such form.
+    """
+    module, colon, name = env_id.rpartition(":")
+    if not colon:
+        return None, env_id
+    if not name or not all(part.isidentifier() for part in module.split(".")):
+        raise InputError(
+            f"env.id = {env_id!r}: must be like CartPole-v1, or my_module:MyEnv-v0 or my_module:MyClass for an "
+            "environment of my_module.py"
+        )
+    return module, name
+
+
+def folder_of(env_id: str) -> str | None:
+    """Returns the current folder, absolute, if the module of `module:id` lies there and cannot be imported otherwise.
+
+    Nothing is imported.
+    """
+    module, _ = split(env_id)
+    if module is None:
+        return None
+    root, here = module.partition(".")[0], Path.cwd()
+    invalidate_caches()  # the file may be new
+    elsewhere = [each for each in sys.path if each not in _added and Path(each or ".").resolve() != here.resolve()]
+    for finder in sys.meta_path:
+        find = getattr(finder, "find_spec", None)
+        spec = None if find is None else find(root, elsewhere if finder is PathFinder else None)
+        if spec is not None and not _lies_in(spec, here, root):
+            return None
+    return str(here) if PathFinder.find_spec(root, [str(here)]) is not None else None
+
+
+def _lies_in(spec: ModuleSpec, folder: Path, name: str) -> bool:
+    """Whether a module is `name.py` or the package `name` of a folder."""
+    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
+    own = {folder / f"{name}.py", folder / name / "__init__.py", folder / name}
+    return any(Path(place) in own for place in places)
+
+
+def import_named(env_id: str, folder: str | None = None) -> None:
+    """Imports the module of `module:id`, from `folder` too; what has no module is left alone.
+
+    Raises:
+        InputError: there is no such module or folder, or the import fails; says where.
+    """
+    module, _ = split(env_id)
+    if module is None:
+        return
+    if folder is not None:
+        _add(folder, module)
+    try:
+        loaded = import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise InputError(f"env.id = {env_id!r}: {module} cannot be imported: {describe(error)}") from error
+        raise InputError(f"env.id = {env_id!r}: {_not_found(module, folder)}") from error
+    except FOREIGN as error:
+        raise InputError(f"env.id = {env_id!r}: {module} cannot be imported: {describe(error)}") from error
+    _require_from(loaded, folder)
+
+
+def spec_of_class(env_id: str) -> EnvSpec | None:
+    """Returns how to make the class that `module:Class` names, None where it names a registered id or no module.
+
+    Raises:
+        InputError: the module has neither; lists what it has.
+    """
+    module, name = split(env_id)
+    if module is None or name in gym.registry:
+        return None
+    loaded = sys.modules[module]
+    if callable(getattr(loaded, name, None)):
+        return EnvSpec(id=name, entry_point=f"{module}:{name}")
+    ids = [each for each, spec in gym.registry.items() if _is_of(spec.entry_point, module)]
+    classes = [each for each, value in vars(loaded).items() if _is_environment(value)]
+    if "-v" in name and name.rpartition("-v")[0] in {each.rpartition("-v")[0] for each in gym.registry}:
+        return None  # Gymnasium tells of the versions that there are
+    known = [*ids, *classes]
+    listed = ", ".join(known[:LISTED]) + (", ..." if len(known) > LISTED else "")
+    has = f"it has {listed}" if known else "it has no class derived from gymnasium.Env"
+    raise InputError(
+        f"env.id = {env_id!r}: {module} ({loaded.__file__}) registers no id and has no class {name!r}; {has}."
+        f"{did_you_mean(name, known)}"
+    )
+
+
+def _add(folder: str, module: str) -> None:
+    if not Path(folder).is_dir():
+        raise InputError(
+            f"env.path = {folder!r}: no such folder; set env.path, here or in the run's config.yaml, to the folder "
+            f"where {_file_of(module)} lies now"
+        )
+    if folder not in sys.path:
+        sys.path.append(folder)  # last: it hides nothing that is installed
+        _added.add(folder)
+
+
+def _not_found(module: str, folder: str | None) -> str:
+    searched = folder or str(Path.cwd())
+    return (
+        f"there is no module {module!r}: it is not installed, and {searched} has no {_file_of(module)}; run in the "
+        "folder that has it, or set env.path to it"
+    )
+
+
+def _file_of(module: str) -> str:
+    return f"{module.replace('.', '/')}.py"
+
+
+def _require_from(loaded: ModuleType, folder: str | None) -> None:
+    """Raises an error where a process already has a module of that name from another folder."""
+    root = sys.modules[loaded.__name__.partition(".")[0]]
+    places = [*getattr(root, "__path__", []), *([root.__file__] if root.__file__ else [])]
+    if folder is None or any(Path(place).resolve().is_relative_to(Path(folder).resolve()) for place in places):
+        return
+    raise InputError(
+        f"env.path = {folder!r}: {loaded.__name__} is imported from {places[0]} already; rename one of them"
+    )
+
+
+def _is_of(entry_point: Any, module: str) -> bool:
+    where = entry_point.partition(":")[0] if isinstance(entry_point, str) else getattr(entry_point, "__module__", "")
+    return where == module or where.startswith(f"{module}.")
+
+
+def _is_environment(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, gym.Env) and not value.__module__.startswith("gymnasium.")

@@ -1,0 +1,128 @@
+"""What torch.compile must know of the kernels to put them into a graph as they are; imported where it is at work."""
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ntm_rl.kernels import loader
+from ntm_rl.kernels.fused import lstm_gradients, sequence_gradients
+
+KINDS = ("ntm", "dnc")
+SEQUENCE = (
+    "(Tensor inputs, Tensor state, Tensor? start, Tensor? resets, Tensor weight_input, Tensor bias, Tensor feedback, "
+    "Tensor head_weight, Tensor head_bias, int[] shape, float clip) -> (Tensor, Tensor, Tensor)"
+)
+
+
+LSTM = (
+    "(Tensor inputs, Tensor hidden, Tensor cell, Tensor? resets, Tensor weight_input, Tensor weight_hidden, "
+    "Tensor bias) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile would trace the building
+def load_for_compile() -> bool:
+    """Loads the kernels and tells torch.compile of them; returns whether that worked."""
+    return loader.load_kernels() and _describe()
+
+
+@cache
+def _describe() -> bool:
+    for kind in KINDS:
+        _describe_sequence(kind)
+    _describe_lstm()
+    return True
+
+
+def _describe_sequence(kind: str) -> None:
+    """Makes `<kind>_sequence`, which is `<kind>_forward` with a gradient, and says of all what they return."""
+    name = f"ntm_rl::{kind}_sequence"
+    run_forward = getattr(torch.ops.ntm_rl, f"{kind}_forward").default
+    sizes_of_kept = getattr(torch.ops.ntm_rl, f"{kind}_kept").default
+    torch.library.define(name, SEQUENCE)
+
+    @torch.library.impl(name, "cpu")
+    def _(*arguments: Any) -> Any:
+        return run_forward(*arguments, True)
+
+    @torch.library.register_fake(f"ntm_rl::{kind}_forward")  # type: ignore[untyped-decorator]
+    def describe(inputs: Tensor, state: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+        shape, _, keeps = others[-3:]
+        head_weight = others[-5]
+        steps, batch, _ = inputs.shape
+        reads = shape[1] * shape[2]  # R * M, in all kinds of memory
+        computed, entering, first = sizes_of_kept(shape, inputs.dtype)
+        rows = steps if keeps else 1
+        kept = batch * (rows * computed + (rows + keeps) * entering) + first
+        outputs = inputs.new_empty(steps, batch, head_weight.shape[1] + reads)
+        return outputs, torch.empty_like(state, memory_format=torch.contiguous_format), inputs.new_empty(kept)
+
+    @torch.library.register_fake(name)  # type: ignore[untyped-decorator]
+    def _(*arguments: Any) -> Any:
+        return describe(*arguments, True)
+
+    @torch.library.register_fake(f"ntm_rl::{kind}_backward")  # type: ignore[untyped-decorator]
+    def _(d_outputs: Any, d_last: Any, needs: list[bool], *others: Any) -> tuple[Tensor, ...]:
+        inputs, state, _, _, *weights = others[:7]
+        given = (inputs, state, state)
+        return (
+            *(each.new_empty(each.shape if needed else 0) for each, needed in zip(given, needs, strict=True)),
+            *_weight_gradients(*weights),
+        )
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        *tensors, ctx.sizes, ctx.clip = inputs
+        ctx.save_for_backward(*tensors, output[0], output[2])
+
+    def backward(ctx: Any, d_outputs: Tensor | None, d_last: Tensor | None, _: Any) -> tuple[Any, ...]:
+        needs = list(ctx.needs_input_grad[:3])
+        found = sequence_gradients(kind, needs, ctx.saved_tensors, ctx.sizes, ctx.clip, d_outputs, d_last)
+        return (*found, None, None)
+
+    torch.library.register_autograd(name, backward, setup_context=keep)
+
+
+def _weight_gradients(weight_input: Tensor, feedback: Tensor, head_weight: Tensor) -> tuple[Tensor, ...]:
+    """Returns empty tensors of the shapes of the gradients of a sequence's weights and biases, in their order."""
+    shapes = (weight_input.shape, weight_input.shape[:1], feedback.shape, head_weight.shape, head_weight.shape[:1])
+    return tuple(weight_input.new_empty(shape) for shape in shapes)
+
+
+def _describe_lstm() -> None:
+    """Makes `lstm_sequence`, which is `lstm_forward` with a gradient, and says of all what they return."""
+    name = "ntm_rl::lstm_sequence"
+    torch.library.define(name, LSTM)
+
+    @torch.library.impl(name, "cpu")
+    def _(*tensors: Tensor | None) -> Any:
+        return torch.ops.ntm_rl.lstm_forward.default(*tensors)
+
+    @torch.library.register_fake("ntm_rl::lstm_forward")  # type: ignore[untyped-decorator]
+    def describe(inputs: Tensor, hidden: Tensor, *others: Any) -> tuple[Tensor, ...]:
+        steps, batch, units = *inputs.shape[:2], hidden.shape[1]
+        shapes = ((steps, batch, units), (batch, units), (steps * batch, 4 * units))
+        return tuple(inputs.new_empty(shape) for shape in (*shapes, (steps, batch, units), (steps + 1, batch, units)))
+
+    torch.library.register_fake(name, describe)
+
+    @torch.library.register_fake("ntm_rl::lstm_step")  # type: ignore[untyped-decorator]
+    def _(inputs: Tensor, state: Tensor, resets: Any, weights: list[Tensor]) -> tuple[Tensor, Tensor]:
+        outputs = inputs.new_empty(*inputs.shape[:2], weights[1].shape[1])
+        return outputs, torch.empty_like(state, memory_format=torch.contiguous_format)
+
+    @torch.library.register_fake("ntm_rl::lstm_backward")  # type: ignore[untyped-decorator]
+    def _(d_outputs: Any, d_last_cell: Any, needs_inputs: bool, *others: Any) -> tuple[Tensor, ...]:
+        inputs, _, weight_input, weight_hidden, *_ = others
+        of_state = (inputs.shape[1], weight_hidden.shape[1])
+        shapes = (inputs.shape if needs_inputs else 0, of_state, of_state, weight_input.shape, weight_hidden.shape)
+        return tuple(inputs.new_empty(shape) for shape in (*shapes, weight_hidden.shape[:1]))
+
+    def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.save_for_backward(*inputs, *output[2:])
+
+    def backward(ctx: Any, d_outputs: Tensor | None, d_last_cell: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        return lstm_gradients(ctx.needs_input_grad[0], ctx.saved_tensors, d_outputs, d_last_cell)
+
+    torch.library.register_autograd(name, backward, setup_context=keep)

@@ -1,0 +1,78 @@
+"""What torch does to a core beside running it: vmap, export, forward-mode and second derivatives.
+
+Kernels and custom autograd functions know of none of it. Where it is at work a core runs as plain operators of torch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+
+def is_transformed() -> bool:
+    """Whether torch.func, forward-mode differentiation or torch.export is at work, which see plain operators alone."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def differentiate(
+    plain: Callable[..., Sequence[Tensor]],
+    tensors: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    gradients: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """Returns the gradients of a custom autograd function so that they can be differentiated in turn.
+
+    Args:
+        plain: The function as plain operators of torch.
+        tensors: Its arguments.
+        needs: Of each whether its gradient is asked for.
+        gradients: Of each of its results the gradient, or None.
+    """
+    with torch.enable_grad():
+        # An alias: of arguments that depend on each other each has the gradient of its own part.
+        given = [
+            tensor.view_as(tensor) if need and tensor is not None else tensor
+            for tensor, need in zip(tensors, needs, strict=True)
+        ]
+        results = plain(*given)
+    pairs = [
+        (result, gradient)
+        for result, gradient in zip(results, gradients, strict=True)
+        if gradient is not None and result.requires_grad
+    ]
+    wanted = [tensor for tensor, need in zip(given, needs, strict=True) if need and tensor is not None]
+    found = iter(
+        torch.autograd.grad(
+            [result for result, _ in pairs],
+            wanted,
+            [gradient for _, gradient in pairs],
+            create_graph=torch.is_grad_enabled(),
+            allow_unused=True,
+        )
+    )
+    return tuple(
+        next(found) if need and tensor is not None else None for tensor, need in zip(given, needs, strict=True)
+    )
+
+
+class _Running(nn.Module):
+    """A module whose call is another one's method."""
+
+    def __init__(self, module: nn.Module, run: Callable[..., Any]):
+        super().__init__()
+        self.module, self.run = module, run
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.run(*arguments)
+
+
+def with_weights(
+    run: Callable[..., Any], module: nn.Module, weights: Mapping[str, Tensor], arguments: Sequence[Any]
+) -> Any:
+    """Returns `run(*arguments)`, `run` being a method of `module`, which has other `weights` meanwhile."""
+    named = {f"module.{name}": weight for name, weight in weights.items()}
+    return torch.func.functional_call(_Running(module, run), named, tuple(arguments))

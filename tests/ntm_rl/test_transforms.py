@@ -1,0 +1,167 @@
+"""Second derivatives, vmap, export and torch.compile of every core, and what is changed before the backward pass."""
+
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_sequence
+
+from ntm_rl.core import MemoryCore, core_names, make_core
+from ntm_rl.errors import InputError
+
+SLOTS = {"slots": 5, "width": 2}
+SMALL = {"ntm": SLOTS, "dnc": SLOTS, "mann": SLOTS, "sam": {**SLOTS, "slots_read": 5}}
+CORES = [(name, {"hidden_size": 3, **SMALL.get(name, {})}) for name in core_names()] + [
+    ("ntm", {"hidden_size": 3, **SLOTS, "controller": "gru", "learned_start": True, "memory_init": "learned"}),
+    ("dnc", {"hidden_size": 3, **SLOTS, "mask_content": True, "wipe_freed": True, "sharpen_links": True}),
+    ("lstm", {"hidden_size": 3, "layers": 2}),
+]
+every_core = pytest.mark.parametrize(("name", "options"), CORES, ids=str)
+# torch.compile and torch.export import what torch deprecates.
+compiles = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+def build(name: str, options: dict) -> tuple[MemoryCore, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A core, inputs, a state in the middle of an episode, and resets."""
+    torch.manual_seed(0)
+    core = make_core(name, 2, **options).double()
+    with torch.no_grad():
+        _, state = core(torch.randn(2, 2, 2).double(), core.initial_state(2))
+    resets = torch.zeros(4, 2, dtype=torch.bool)
+    resets[2, 0] = True
+    return core, torch.randn(4, 2, 2).double(), state, resets
+
+
+@every_core
+def test_second_derivatives_equal_finite_differences(name, options):
+    core, inputs, state, resets = build(name, options)
+    assert torch.autograd.gradgradcheck(lambda inputs: core(inputs, state, resets)[0], inputs.requires_grad_())
+
+
+@pytest.mark.parametrize("name", ["ntm", "dnc"])
+def test_a_kernels_second_derivatives_are_those_of_the_eager_core(name):
+    found = []
+    for backend in ("fused", "eager"):
+        core, inputs, state, resets = build(name, {"hidden_size": 3, **SLOTS, "backend": backend})
+        wanted = [inputs.requires_grad_(), state.requires_grad_(), *core.parameters()]
+        outputs, after = core(inputs, state, resets)
+        loss = outputs.square().sum() + after[:, 1:].square().sum()
+        first = torch.autograd.grad(loss, wanted, create_graph=True, allow_unused=True)
+        penalty = sum(gradient.square().sum() for gradient in first if gradient is not None)
+        found.append(torch.autograd.grad(penalty, wanted, allow_unused=True))
+    torch.testing.assert_close(*found)
+
+
+@every_core
+def test_gradients_of_each_sequence_by_vmap_equal_those_one_by_one(name, options):
+    core, inputs, state, resets = build(name, options)
+    weights = {key: weight.detach() for key, weight in core.named_parameters()}
+
+    def loss(weights, inputs, state, resets):
+        given = (inputs.unsqueeze(1), state.unsqueeze(0), resets.unsqueeze(1))
+        return torch.func.functional_call(core, weights, given)[0].square().sum()
+
+    found = torch.vmap(torch.func.grad(loss), (None, 1, 0, 1))(weights, inputs, state, resets)
+    for b in range(2):
+        outputs, _ = core(inputs[:, b : b + 1], state[b : b + 1], resets[:, b : b + 1])
+        expected = torch.autograd.grad(outputs.square().sum(), list(core.parameters()), allow_unused=True)
+        for (key, _), gradient in zip(core.named_parameters(), expected, strict=True):
+            if gradient is not None:
+                torch.testing.assert_close(found[key][b], gradient)
+
+
+@compiles
+@pytest.mark.parametrize("name", ["ntm", "lstm", "dnc", "gated_delta"])
+def test_an_exported_core_gives_the_same(name):
+    core, inputs, state, resets = build(name, {"hidden_size": 3, **SMALL.get(name, {})})
+    exported = torch.export.export(core, (inputs, state, resets)).module()
+    other = ~resets
+    torch.testing.assert_close(exported(inputs, state, other), core(inputs, state, other))
+
+
+@compiles
+@pytest.mark.parametrize("name", ["ntm", "dnc"])
+def test_torch_compile_puts_the_kernel_into_its_graph_as_it_is(name):
+    core, inputs, state, resets = build(name, {"hidden_size": 3, **SLOTS})
+    operators = []
+
+    def look(graph, _):
+        operators.extend(str(node.target) for node in graph.graph.nodes if "ntm_rl" in str(node.target))
+        return graph.forward
+
+    compiled = torch.compile(core, fullgraph=True, backend=look)
+    torch.testing.assert_close(compiled(inputs, state, resets), core(inputs, state, resets))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(inputs, state, resets), core(inputs, state, resets))
+    assert operators == [f"ntm_rl.{name}_sequence.default", f"ntm_rl.{name}_forward.default"]
+    checked = torch.compile(core, fullgraph=True, backend="aot_eager")
+    wanted = [inputs.requires_grad_(), state.requires_grad_(), *core.parameters()]
+    found, expected = (
+        torch.autograd.grad(run(inputs, state, resets)[0].square().sum(), wanted, allow_unused=True)
+        for run in (checked, core)
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@every_core
+@pytest.mark.parametrize("changed", ["inputs", "state", "resets", "weights"])
+def test_what_is_changed_before_the_backward_pass_is_an_error_or_changes_nothing(name, options, changed):
+    gradients = []
+    for change in (False, True):
+        core, inputs, state, resets = build(name, options)
+        outputs, after = core(inputs, state, resets)
+        with torch.no_grad():
+            given = {"inputs": [inputs], "state": [state], "resets": [resets], "weights": list(core.parameters())}
+            for each in given[changed] if change else []:
+                each.copy_(~each if each.dtype == torch.bool else each * 3 + 1)
+        loss = outputs.square().sum() + after[:, 1:].square().sum()
+        try:
+            gradients.append(torch.autograd.grad(loss, list(core.parameters()), allow_unused=True))
+        except RuntimeError as error:
+            assert change and "modified by an inplace operation" in str(error)
+            return
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight"),
+    [(name, weight) for name in ("ntm", "dnc", "lstm") for weight, _ in make_core(name, 2).named_parameters()],
+)
+@pytest.mark.parametrize("with_gradients", [True, False])
+def test_a_weight_of_another_shape_is_an_error(name, weight, with_gradients):
+    core, inputs, state, resets = build(name, {"hidden_size": 3, **SMALL.get(name, {})})
+    wrong = {weight: torch.zeros(2, *dict(core.named_parameters())[weight].shape[1:]).double()}
+    with torch.set_grad_enabled(with_gradients), pytest.raises((ValueError, RuntimeError), match=r"must be|must match"):
+        torch.func.functional_call(core, wrong, (inputs[:1], state, resets[:1]))
+
+
+@every_core
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_refused(name, options, dtype):
+    core, inputs, _, _ = build(name, options)
+    core.to(dtype)
+    with pytest.raises(InputError, match=rf"core in {dtype}: must be in torch.float32 or torch.float64"):
+        core(inputs.to(dtype), core.initial_state(2))
+
+
+@every_core
+def test_a_packed_sequence_is_refused_with_the_way_out(name, options):
+    core, inputs, state, _ = build(name, options)
+    with pytest.raises(InputError, match="inputs of type PackedSequence: must be a tensor; pad"):
+        core(pack_sequence([inputs[:, 0], inputs[:3, 1]]), state)
+    with pytest.raises(InputError, match=r"state of type NoneType: must be a tensor; begin with core.initial_state"):
+        core(inputs, None)
+
+
+@pytest.mark.parametrize("name", ["ntm", "lstm", "dnc", "sam"])
+def test_a_backward_pass_under_autocast_is_in_the_parameters_precision(name):
+    torch.manual_seed(0)
+    core = make_core(name, 8, hidden_size=16)
+    inputs, gradients = torch.randn(4, 3, 8), []
+    for is_on in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_on):
+            outputs, _ = core(inputs, core.initial_state(3))
+            loss = outputs.square().sum()
+            weights = [
+                core.get_parameter(key) for key, _ in core.named_parameters() if "feedback" in key or "hh" in key
+            ]
+            gradients.append(torch.autograd.grad(loss, weights, retain_graph=True))
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
