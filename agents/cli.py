@@ -31,7 +31,7 @@ CANNOT_BE_WRITTEN = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns the exit code, of which docs/reliability.md has the list."""
+    """Runs a command and returns the exit code, of which docs/reference/command_line.md has the list."""
     with usable_streams():
         try:
             options = _parser().parse_args(overrides_of_options(sys.argv[1:] if arguments is None else arguments))
@@ -178,6 +178,11 @@ def _shown(path: Path) -> str:
     return str(path)
 
 
+def _origin(origin: Any) -> dict[str, Any]:
+    row: dict[str, Any] = origin.row()
+    return {**row, "source": _shown(origin.path)}
+
+
 def _report(result: Any, as_json: bool) -> int:
     mean = None if result.mean_return is None else round(result.mean_return, 4)
     row = {"run": _shown(result.run), "mean_return": mean, "timesteps": result.timesteps}
@@ -232,7 +237,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     if options.json:
         figures = {key: _as_json(value) for key, value in vars(result).items() if key not in ("run", "origin")}
-        say(json.dumps({"run": _shown(result.run), **result.origin.row(), **figures}))
+        say(json.dumps({"run": _shown(result.run), **_origin(result.origin), **figures}))
     else:
         say(*_evaluation_lines(result))
     return 0 if result.ended else BAD_INPUT
@@ -269,7 +274,7 @@ def _evaluate_supervised(run: Any, options: argparse.Namespace) -> int:
     result = evaluate_supervised(run, options.episodes, difficulties, seed=options.seed, best=options.best)
     if options.json:
         scores = {name: vars(score) for name, score in result.scores.items()}
-        say(json.dumps({"run": _shown(run.path), **result.origin.row(), "scores": scores}))
+        say(json.dumps({"run": _shown(run.path), **_origin(result.origin), "scores": scores}))
         return 0
     for name, score in result.scores.items():
         above = f" ({score.bits - score.floor:.3f} above the optimum)" if score.floor else ""
@@ -315,7 +320,7 @@ def _record(options: argparse.Namespace) -> int:
     if options.json:
         row = {
             "path": _shown(result.path),
-            **result.origin.row(),
+            **_origin(result.origin),
             "returns": [*map(_as_json, result.returns)],
             "steps": result.steps,
         }

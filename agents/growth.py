@@ -123,10 +123,10 @@ def check_plot(file: str) -> None:
     """Raises an `InputError` where `plot` would fail, so that nobody measures for minutes in vain."""
     path = Path(file)
     if path.suffix != ".png":
-        raise InputError(f"plot = {file!r}: must end in .png")
+        raise InputError(f"plot = {str(file)!r}: must end in .png")
     if not path.parent.is_dir():
-        raise InputError(f"plot = {file!r}: there is no folder {str(path.parent)!r}")
-    require_matplotlib(f"plot = {file!r}")
+        raise InputError(f"plot = {str(file)!r}: there is no folder {str(path.parent)!r}")
+    require_matplotlib(f"plot = {str(file)!r}")
 
 
 def plot(points: Sequence[Point], file: str) -> None:
