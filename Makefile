@@ -3,20 +3,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: train test test-agents test-others test-slow soak fuzz check docs format clean
+.PHONY: train test test-slow soak fuzz check docs format clean
 
 train: $(INSTALLED)
 	$(BIN)/ntm-rl train popgym/repeat_previous_easy
 
-# Two halves at once, for two cores.
+# One thread a process: the tests run side by side.
 test: $(INSTALLED)
-	$(MAKE) --no-print-directory --jobs 2 --output-sync test-agents test-others
-
-test-agents: $(INSTALLED)
-	$(BIN)/python -m pytest -q tests/agents tests/envs
-
-test-others: $(INSTALLED)
-	$(BIN)/python -m pytest -q tests --ignore tests/agents --ignore tests/envs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m slow --timeout 3600
