@@ -285,9 +285,12 @@ def _evaluate_supervised(run: Any, options: argparse.Namespace) -> int:
 def _difficulty(text: str) -> dict[str, int]:
     """Reads `length=10,repeats=20`."""
     try:
-        return {name: int(value) for name, value in (part.split("=") for part in text.split(","))}
+        pairs = [(name, int(value)) for name, value in (part.split("=") for part in text.split(","))]
     except ValueError as error:
         raise InputError(f"--difficulty {text}: must be like length=10,repeats=20") from error
+    if len(dict(pairs)) < len(pairs):
+        raise InputError(f"--difficulty {text}: a name is there twice; give --difficulty once for each difficulty")
+    return dict(pairs)
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -102,6 +102,11 @@ def test_a_difficulty_is_for_supervised_runs(ppo_run, capsys):
     assert line == "--difficulty length=1: only runs of supervised tasks take one"
 
 
+def test_one_learning_curve_is_not_drawn_of_both_kinds_of_run(copy_run, ppo_run, capsys):
+    line = refused(capsys, "inspect", copy_run, ppo_run)
+    assert ppo_run in line and line.endswith("one panel shows supervised runs or runs of PPO, not both")
+
+
 @pytest.mark.parametrize("options", [[], ["--stochastic", "--best"]])
 def test_record_films_as_many_episodes_as_it_is_told(ppo_run, options, tmp_path, capsys):
     film = as_json(capsys, "record", ppo_run, "--out", "film.mp4", "--episodes", "2", "--seed", "3", *options)
