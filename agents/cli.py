@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{error.filename or 'standard output, or a file'}: {error.strerror or error}", file=sys.stderr)
             drop_output()
             return CANNOT_WRITE
+        except MemoryError as error:
+            print(f"not enough memory: {error or 'what was asked for does not fit'}; ask for less", file=sys.stderr)
+            return BAD_INPUT
 
 
 def _exit_code(error: InputError) -> int:
@@ -73,10 +76,10 @@ def _parser() -> argparse.ArgumentParser:
 
     train = _command(commands, "train", _train, "train an agent")
     train.add_argument("config", metavar="CONFIG", help="a YAML file or a packaged config (`ntm-rl list configs`)")
-    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
+    train.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=overrides)
     resume = _command(commands, "resume", _resume, "go on with a training that was interrupted, or train on")
     resume.add_argument("run", metavar="RUN", help="the run's folder")
-    resume.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as total_timesteps=2000000")
+    resume.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="such as total_timesteps=2000000")
     evaluate = _command(commands, "evaluate", _evaluate, "play whole episodes with a trained agent")
     evaluate.add_argument("run", metavar="RUN", help="the run's folder")
     evaluate.add_argument(
@@ -119,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("what", choices=("envs", "cores", "configs"))
     show = _command(commands, "show", _show, "print a config as it would be trained", has_json=False)
     show.add_argument("config", metavar="CONFIG")
-    show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
+    show.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=overrides)
     show.add_argument("--keys", action="store_true", help="print every key with its type, default and meaning")
     benchmark = commands.add_parser("benchmark", help="measure speed, what cores cost, or what they learn")
     add_benchmarks(benchmark.add_subparsers(required=True, metavar="WHAT"), _command)
@@ -145,12 +148,14 @@ def _command(
 
 def _train(options: argparse.Namespace) -> int:
     from ntm_rl.agents.schema import SupervisedSettings
-    from ntm_rl.agents.settings import load_settings, to_yaml
+    from ntm_rl.agents.settings import load_settings, to_yaml, without_effect
     from ntm_rl.agents.supervised import train_supervised
     from ntm_rl.agents.training import train
 
     settings = load_settings(options.config, options.overrides)
     print(to_yaml(settings), file=sys.stderr)
+    for key in without_effect(settings, options.overrides):
+        print(f"note: {key}: has no effect, as core = {settings.core!r}", file=sys.stderr)
     if isinstance(settings, SupervisedSettings):
         return _report_supervised(train_supervised(settings, options.config), options.json)
     return _report(train(settings, options.config), options.json)
@@ -218,6 +223,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     run = Run.open(options.run)
     run.require_trust(trust=options.trust)
     if isinstance(run.settings(), SupervisedSettings):
+        if options.stochastic or options.max_steps is not None:
+            raise InputError("--stochastic, --max-steps: only runs with an environment take them; leave them out")
         return _evaluate_supervised(run, options)
     if options.difficulty:
         raise InputError(f"--difficulty {options.difficulty[0]}: only runs of supervised tasks take one")
@@ -279,10 +286,14 @@ def _evaluate_supervised(run: Any, options: argparse.Namespace) -> int:
 
 def _difficulty(text: str) -> dict[str, int]:
     """Reads `length=10,repeats=20`."""
+    pairs = [part.split("=") for part in text.split(",")]
     try:
-        return {name: int(value) for name, value in (part.split("=") for part in text.split(","))}
-    except ValueError as error:
+        difficulty = {name: cli_words.number(value) for name, value in pairs}
+    except (ValueError, argparse.ArgumentTypeError) as error:
         raise InputError(f"--difficulty {text}: must be like length=10,repeats=20") from error
+    if len(difficulty) < len(pairs):
+        raise InputError(f"--difficulty {text}: a name is there twice; repeat --difficulty for another one")
+    return difficulty
 
 
 def _inspect(options: argparse.Namespace) -> int:
