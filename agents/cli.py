@@ -8,14 +8,13 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import ntm_rl
 from ntm_rl.agents import cli_words
 from ntm_rl.agents.cli_benchmarks import add_benchmarks
 from ntm_rl.agents.cli_words import Parser, overrides_of_options
+from ntm_rl.agents.paths import shown
 from ntm_rl.agents.signals import SIGNAL_BASE
 from ntm_rl.agents.terminal import OutputClosedError, drop_output, say, usable_streams
 from ntm_rl.errors import InputError
@@ -176,16 +175,9 @@ def _resume(options: argparse.Namespace) -> int:
     return _report(resume(run, settings), options.json)
 
 
-def _shown(path: Path) -> str:
-    """Returns a path as it is typed from here: relative where it lies below the current folder."""
-    with suppress(OSError, ValueError):  # the current folder is gone, or the path lies elsewhere
-        return str(path.relative_to(Path.cwd()))
-    return str(path)
-
-
 def _report(result: Any, as_json: bool) -> int:
     mean = None if result.mean_return is None else round(result.mean_return, 4)
-    row = {"run": _shown(result.run), "mean_return": mean, "timesteps": result.timesteps}
+    row = {"run": shown(result.run), "mean_return": mean, "timesteps": result.timesteps}
     lines = [
         f"after {result.timesteps:,} environment steps ({result.steps_per_second:,.0f} steps/s).",
         f"Mean return of the last episodes: {'none ended' if mean is None else mean}",
@@ -195,7 +187,7 @@ def _report(result: Any, as_json: bool) -> int:
 
 def _report_supervised(result: Any, as_json: bool) -> int:
     bits = None if result.bits_per_sequence is None else round(result.bits_per_sequence, 5)
-    row = {"run": _shown(result.run), "bits_per_sequence": bits, "sequences": result.sequences}
+    row = {"run": shown(result.run), "bits_per_sequence": bits, "sequences": result.sequences}
     lines = [
         f"after {result.sequences:,} sequences ({result.sequences_per_second:,.0f} sequences/s).",
         f"Bits per sequence of the last validation: {'none was made' if bits is None else bits}",
@@ -210,7 +202,7 @@ def _tell(row: dict[str, Any], lines: list[str], result: Any, as_json: bool) -> 
     else:
         ended = "Finished" if result.stopped_by is None else f"Stopped by {result.stopped_by.name}"
         next_command = "evaluate" if result.stopped_by is None else "resume"
-        run = _shown(result.run)
+        run = shown(result.run)
         say(f"{ended} {lines[0]}", *lines[1:], f"Run: {run}", f"Next: ntm-rl {next_command} {shlex.quote(run)}")
     return 0 if result.stopped_by is None else SIGNAL_BASE + int(result.stopped_by)
 
@@ -239,7 +231,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     if options.json:
         figures = {key: _as_json(value) for key, value in vars(result).items() if key not in ("run", "origin")}
-        say(json.dumps({"run": _shown(result.run), **result.origin.row(), **figures}))
+        say(json.dumps({"run": shown(result.run), **result.origin.row(), **figures}))
     else:
         say(*_evaluation_lines(result))
     return 0 if result.ended else BAD_INPUT
@@ -276,7 +268,7 @@ def _evaluate_supervised(run: Any, options: argparse.Namespace) -> int:
     result = evaluate_supervised(run, options.episodes, difficulties, seed=options.seed, best=options.best)
     if options.json:
         scores = {name: vars(score) for name, score in result.scores.items()}
-        say(json.dumps({"run": _shown(run.path), **result.origin.row(), "scores": scores}))
+        say(json.dumps({"run": shown(run.path), **result.origin.row(), "scores": scores}))
         return 0
     for name, score in result.scores.items():
         above = f" ({score.bits - score.floor:.3f} above the optimum)" if score.floor else ""
@@ -286,14 +278,13 @@ def _evaluate_supervised(run: Any, options: argparse.Namespace) -> int:
 
 def _difficulty(text: str) -> dict[str, int]:
     """Reads `length=10,repeats=20`."""
-    pairs = [part.split("=") for part in text.split(",")]
     try:
-        difficulty = {name: cli_words.number(value) for name, value in pairs}
-    except (ValueError, argparse.ArgumentTypeError) as error:
+        pairs = [(name, int(value)) for name, value in (part.split("=") for part in text.split(","))]
+    except ValueError as error:
         raise InputError(f"--difficulty {text}: must be like length=10,repeats=20") from error
-    if len(difficulty) < len(pairs):
-        raise InputError(f"--difficulty {text}: a name is there twice; repeat --difficulty for another one")
-    return difficulty
+    if len(dict(pairs)) < len(pairs):
+        raise InputError(f"--difficulty {text}: a name is there twice; give --difficulty once for each difficulty")
+    return dict(pairs)
 
 
 def _inspect(options: argparse.Namespace) -> int:
@@ -303,7 +294,7 @@ def _inspect(options: argparse.Namespace) -> int:
     runs = [Run.open(folder) for folder in (options.run, *options.others)]
     for run in runs:
         run.require_trust(trust=options.trust)
-    files = {name: _shown(file) for name, file in inspect(runs[0], runs[1:]).items()}
+    files = {name: shown(file) for name, file in inspect(runs[0], runs[1:]).items()}
     say(*([json.dumps(files)] if options.json else files.values()))
     return 0
 
@@ -325,7 +316,7 @@ def _record(options: argparse.Namespace) -> int:
     )
     if options.json:
         row = {
-            "path": _shown(result.path),
+            "path": shown(result.path),
             **result.origin.row(),
             "returns": [*map(_as_json, result.returns)],
             "steps": result.steps,
@@ -334,7 +325,7 @@ def _record(options: argparse.Namespace) -> int:
     else:
         returns = f"returns {', '.join(f'{each:g}' for each in result.returns)}" if result.returns else "no return"
         ended = f"{len(result.returns)} of {options.episodes} episodes ended"
-        say(f"{_shown(result.path)}: {result.steps:,} steps, {ended}, {returns}")
+        say(f"{shown(result.path)}: {result.steps:,} steps, {ended}, {returns}")
     return 0
 
 

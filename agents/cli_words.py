@@ -85,8 +85,11 @@ def seed(text: str) -> int:
 
 
 def number(text: str) -> int:
-    """Reads how many."""
-    return _integer(text, 1, MAX_NUMBER)
+    """Reads how many; whether so many are possible is the command's to say."""
+    try:
+        return _integer(text, -MAX_NUMBER, MAX_NUMBER)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be an integer of at most {MAX_NUMBER:,}") from error
 
 
 def path(text: str) -> Path:

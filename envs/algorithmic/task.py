@@ -12,9 +12,7 @@ from ntm_rl.errors import InputError
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 Difficulty = dict[str, int]
-
-
-MAX_DIFFICULTY = 100_000
+MAX_DIFFICULTY = 100_000  # what a length or number of repeats may be, so that a sequence fits into memory
 
 
 class Episode(NamedTuple):
