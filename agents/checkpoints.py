@@ -133,6 +133,22 @@ def has_checkpoints(folder: Path) -> bool:
     return any(folder.glob("step-*.safetensors"))
 
 
+def can_go_on(checkpoints: Path, agent: Path) -> bool:
+    """Whether a run has a checkpoint to go on from; one without any begins anew, if that replaces no finished agent.
+
+    Raises:
+        InputError: it would.
+    """
+    if has_checkpoints(checkpoints):
+        return True
+    if agent.exists():
+        raise InputError(
+            f"{checkpoints}: no checkpoint to go on from, and a new training would replace {agent}; put the "
+            "checkpoints back, or train anew with policy.init_from=RUN"
+        )
+    return False
+
+
 def latest_checkpoint(folder: Path) -> Path:
     """Returns the newest checkpoint that passes its checks; damaged ones are named in a warning.
 

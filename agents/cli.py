@@ -8,14 +8,13 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import ntm_rl
 from ntm_rl.agents import cli_words
 from ntm_rl.agents.cli_benchmarks import add_benchmarks
 from ntm_rl.agents.cli_words import Parser, overrides_of_options
+from ntm_rl.agents.paths import shown
 from ntm_rl.agents.signals import SIGNAL_BASE
 from ntm_rl.agents.terminal import OutputClosedError, drop_output, say, usable_streams
 from ntm_rl.errors import InputError
@@ -52,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{error.filename or 'standard output, or a file'}: {error.strerror or error}", file=sys.stderr)
             drop_output()
             return CANNOT_WRITE
+        except MemoryError as error:
+            print(f"not enough memory: {error or 'what was asked for does not fit'}; ask for less", file=sys.stderr)
+            return BAD_INPUT
 
 
 def _exit_code(error: InputError) -> int:
@@ -73,10 +75,10 @@ def _parser() -> argparse.ArgumentParser:
 
     train = _command(commands, "train", _train, "train an agent")
     train.add_argument("config", metavar="CONFIG", help="a YAML file or a packaged config (`ntm-rl list configs`)")
-    train.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
+    train.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=overrides)
     resume = _command(commands, "resume", _resume, "go on with a training that was interrupted, or train on")
     resume.add_argument("run", metavar="RUN", help="the run's folder")
-    resume.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as total_timesteps=2000000")
+    resume.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="such as total_timesteps=2000000")
     evaluate = _command(commands, "evaluate", _evaluate, "play whole episodes with a trained agent")
     evaluate.add_argument("run", metavar="RUN", help="the run's folder")
     evaluate.add_argument(
@@ -119,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("what", choices=("envs", "cores", "configs"))
     show = _command(commands, "show", _show, "print a config as it would be trained", has_json=False)
     show.add_argument("config", metavar="CONFIG")
-    show.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
+    show.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=overrides)
     show.add_argument("--keys", action="store_true", help="print every key with its type, default and meaning")
     benchmark = commands.add_parser("benchmark", help="measure speed, what cores cost, or what they learn")
     add_benchmarks(benchmark.add_subparsers(required=True, metavar="WHAT"), _command)
@@ -145,12 +147,14 @@ def _command(
 
 def _train(options: argparse.Namespace) -> int:
     from ntm_rl.agents.schema import SupervisedSettings
-    from ntm_rl.agents.settings import load_settings, to_yaml
+    from ntm_rl.agents.settings import load_settings, to_yaml, without_effect
     from ntm_rl.agents.supervised import train_supervised
     from ntm_rl.agents.training import train
 
     settings = load_settings(options.config, options.overrides)
     print(to_yaml(settings), file=sys.stderr)
+    for key in without_effect(settings, options.overrides):
+        print(f"note: {key}: has no effect, as core = {settings.core!r}", file=sys.stderr)
     if isinstance(settings, SupervisedSettings):
         return _report_supervised(train_supervised(settings, options.config), options.json)
     return _report(train(settings, options.config), options.json)
@@ -171,21 +175,9 @@ def _resume(options: argparse.Namespace) -> int:
     return _report(resume(run, settings), options.json)
 
 
-def _shown(path: Path) -> str:
-    """Returns a path as it is typed from here: relative where it lies below the current folder."""
-    with suppress(OSError, ValueError):  # the current folder is gone, or the path lies elsewhere
-        return str(path.relative_to(Path.cwd()))
-    return str(path)
-
-
-def _origin(origin: Any) -> dict[str, Any]:
-    row: dict[str, Any] = origin.row()
-    return {**row, "source": _shown(origin.path)}
-
-
 def _report(result: Any, as_json: bool) -> int:
     mean = None if result.mean_return is None else round(result.mean_return, 4)
-    row = {"run": _shown(result.run), "mean_return": mean, "timesteps": result.timesteps}
+    row = {"run": shown(result.run), "mean_return": mean, "timesteps": result.timesteps}
     lines = [
         f"after {result.timesteps:,} environment steps ({result.steps_per_second:,.0f} steps/s).",
         f"Mean return of the last episodes: {'none ended' if mean is None else mean}",
@@ -195,7 +187,7 @@ def _report(result: Any, as_json: bool) -> int:
 
 def _report_supervised(result: Any, as_json: bool) -> int:
     bits = None if result.bits_per_sequence is None else round(result.bits_per_sequence, 5)
-    row = {"run": _shown(result.run), "bits_per_sequence": bits, "sequences": result.sequences}
+    row = {"run": shown(result.run), "bits_per_sequence": bits, "sequences": result.sequences}
     lines = [
         f"after {result.sequences:,} sequences ({result.sequences_per_second:,.0f} sequences/s).",
         f"Bits per sequence of the last validation: {'none was made' if bits is None else bits}",
@@ -210,7 +202,7 @@ def _tell(row: dict[str, Any], lines: list[str], result: Any, as_json: bool) -> 
     else:
         ended = "Finished" if result.stopped_by is None else f"Stopped by {result.stopped_by.name}"
         next_command = "evaluate" if result.stopped_by is None else "resume"
-        run = _shown(result.run)
+        run = shown(result.run)
         say(f"{ended} {lines[0]}", *lines[1:], f"Run: {run}", f"Next: ntm-rl {next_command} {shlex.quote(run)}")
     return 0 if result.stopped_by is None else SIGNAL_BASE + int(result.stopped_by)
 
@@ -223,6 +215,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     run = Run.open(options.run)
     run.require_trust(trust=options.trust)
     if isinstance(run.settings(), SupervisedSettings):
+        if options.stochastic or options.max_steps is not None:
+            raise InputError("--stochastic, --max-steps: only runs with an environment take them; leave them out")
         return _evaluate_supervised(run, options)
     if options.difficulty:
         raise InputError(f"--difficulty {options.difficulty[0]}: only runs of supervised tasks take one")
@@ -237,7 +231,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     if options.json:
         figures = {key: _as_json(value) for key, value in vars(result).items() if key not in ("run", "origin")}
-        say(json.dumps({"run": _shown(result.run), **_origin(result.origin), **figures}))
+        say(json.dumps({"run": shown(result.run), **result.origin.row(), **figures}))
     else:
         say(*_evaluation_lines(result))
     return 0 if result.ended else BAD_INPUT
@@ -274,7 +268,7 @@ def _evaluate_supervised(run: Any, options: argparse.Namespace) -> int:
     result = evaluate_supervised(run, options.episodes, difficulties, seed=options.seed, best=options.best)
     if options.json:
         scores = {name: vars(score) for name, score in result.scores.items()}
-        say(json.dumps({"run": _shown(run.path), **_origin(result.origin), "scores": scores}))
+        say(json.dumps({"run": shown(run.path), **result.origin.row(), "scores": scores}))
         return 0
     for name, score in result.scores.items():
         above = f" ({score.bits - score.floor:.3f} above the optimum)" if score.floor else ""
@@ -300,7 +294,7 @@ def _inspect(options: argparse.Namespace) -> int:
     runs = [Run.open(folder) for folder in (options.run, *options.others)]
     for run in runs:
         run.require_trust(trust=options.trust)
-    files = {name: _shown(file) for name, file in inspect(runs[0], runs[1:]).items()}
+    files = {name: shown(file) for name, file in inspect(runs[0], runs[1:]).items()}
     say(*([json.dumps(files)] if options.json else files.values()))
     return 0
 
@@ -322,8 +316,8 @@ def _record(options: argparse.Namespace) -> int:
     )
     if options.json:
         row = {
-            "path": _shown(result.path),
-            **_origin(result.origin),
+            "path": shown(result.path),
+            **result.origin.row(),
             "returns": [*map(_as_json, result.returns)],
             "steps": result.steps,
         }
@@ -331,7 +325,7 @@ def _record(options: argparse.Namespace) -> int:
     else:
         returns = f"returns {', '.join(f'{each:g}' for each in result.returns)}" if result.returns else "no return"
         ended = f"{len(result.returns)} of {options.episodes} episodes ended"
-        say(f"{_shown(result.path)}: {result.steps:,} steps, {ended}, {returns}")
+        say(f"{shown(result.path)}: {result.steps:,} steps, {ended}, {returns}")
     return 0
 
 

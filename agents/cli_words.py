@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ntm_rl.agents.paths import user_path
 from ntm_rl.errors import InputError
@@ -16,7 +16,7 @@ FLAGS = {
     "show": ("--keys", "--help"),
 }
 MAX_SEED = 2**32 - 1
-MAX_NUMBER = 10**9
+MAX_NUMBER = 10**9  # of episodes, steps, trainings or elements of a sequence
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,6 +24,13 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: object, **kwargs: object):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})  # type: ignore[arg-type]
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuses what is unknown where it is found, so that the error names the command."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return options, unknown
 
     def error(self, message: str) -> NoReturn:
         """Raises an `InputError`."""
@@ -35,7 +42,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def overrides_of_options(arguments: Sequence[str]) -> list[str]:
-    """Returns the arguments of a command with `--key=value` and `--key value` as `key=value`, and flags in front.
+    """Returns the arguments of a command with `--key=value` and `--key value` as `key=value`.
+
+    Flags come first, then the config or run, which is the first argument that is no option.
 
     Raises:
         InputError: an option without a value.
@@ -43,24 +52,31 @@ def overrides_of_options(arguments: Sequence[str]) -> list[str]:
     flags = FLAGS.get(arguments[0]) if arguments else None
     if flags is None:
         return list(arguments)
-    found, others = [], []
+    found: list[str] = []
+    first: list[str] = []
+    others: list[str] = []
     left = list(arguments[1:])
     while left:
         argument = left.pop(0)
         if argument in flags:
             found.append(argument)
-        elif not argument.startswith("--") or len(argument) == 2:
-            others.append(argument)
+        elif argument == "--":  # what follows is no option, whatever it begins with
+            if not first and left:
+                first = [argument, left.pop(0)]
+            others += left
+            break
+        elif not argument.startswith("--"):
+            (others if first else first).append(argument)
         elif "=" in argument:
             others.append(_key(argument))
         elif left and not left[0].startswith("--") and "=" not in left[0]:
             others.append(f"{_key(argument)}={left.pop(0)}")
         else:
             raise InputError(
-                f"{argument}: no option of {arguments[0]} ({', '.join(flags)}), and for a setting there is no value; "
-                "write key=value (in a sweep of W&B: ${args_no_hyphens})"
+                f"{argument}: needs a value, as every setting; write key=value (in a sweep of W&B: "
+                f"${{args_no_hyphens}}). The options of {arguments[0]} without one are {', '.join(flags)}"
             )
-    return [arguments[0], *found, *others]
+    return [arguments[0], *found, *first, *others]
 
 
 def seed(text: str) -> int:
@@ -70,7 +86,10 @@ def seed(text: str) -> int:
 
 def number(text: str) -> int:
     """Reads how many; whether so many are possible is the command's to say."""
-    return _integer(text, -MAX_NUMBER, MAX_NUMBER)
+    try:
+        return _integer(text, -MAX_NUMBER, MAX_NUMBER)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: must be an integer of at most {MAX_NUMBER:,}") from error
 
 
 def path(text: str) -> Path:

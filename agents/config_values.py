@@ -19,7 +19,9 @@ def with_overrides(base: Mapping[str, Any], overrides: Iterable[str], schema: Sc
     """
     merged: dict[str, Any] = dict(base)
     for override in overrides:
-        key, equals, text = override.partition("=")
+        key, equals, text = override.lstrip("+").partition("=")  # Hydra's + and ++ add what is not in the file
+        if not override.isascii() and not _is_unicode(override):
+            raise YamlError(f"{_short(override)}: must be UTF-8")
         if not equals or not all(part.strip() for part in key.split(".")):
             raise YamlError(f"{_short(override)}: must be key=value, such as ppo.learning_rate=1e-4")
         value = _typed(key, text, schema)
@@ -27,6 +29,11 @@ def with_overrides(base: Mapping[str, Any], overrides: Iterable[str], schema: Sc
             value = {part: value}
         merged = _merge(merged, value)
     return merged
+
+
+def keys_of(overrides: Iterable[str]) -> list[str]:
+    """Returns the dotted keys of `key=value` overrides."""
+    return [override.lstrip("+").partition("=")[0] for override in overrides]
 
 
 def settle(value: Any, kind: Any) -> Any:
@@ -53,10 +60,7 @@ def settle(value: Any, kind: Any) -> Any:
 
 def _typed(key: str, text: str, schema: Schema) -> Any:
     try:
-        text.encode()
         value = read_yaml(text)
-    except UnicodeEncodeError as error:
-        raise YamlError(f"{key} = {_short(text)}: must be UTF-8") from error
     except YamlError as error:
         if str not in _alternatives(_kind_at(schema, key)):
             raise YamlError(f"{key} = {_short(text)}: {error}") from error
@@ -65,6 +69,11 @@ def _typed(key: str, text: str, schema: Schema) -> Any:
     is_text = str in _alternatives(_kind_at(schema, key))
     # YAML reads [a], {a}, a: b and # as something else.
     return text if is_text and not is_quoted and not isinstance(value, (Typed, type(None))) else value
+
+
+def _is_unicode(text: str) -> bool:
+    """Returns whether Python could decode it, and made no lone surrogates of its bytes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _merge(old: Any, new: Any) -> Any:

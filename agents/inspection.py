@@ -195,7 +195,10 @@ def _curve(run: Run, metric: str, steps: str) -> tuple[list[float], list[float]]
     rows = [row for row in read_table(run.path / "progress.csv")[1] if row.get(metric)]
     if not rows:
         raise InputError(f"run = {str(run.path)!r}: its progress.csv has no {metric} yet")
-    return [float(row[steps]) for row in rows], [float(row[metric]) for row in rows]
+    try:
+        return [float(row[steps]) for row in rows], [float(row[metric]) for row in rows]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{run.path / 'progress.csv'}: {metric} over {steps} must be numbers: {error}") from error
 
 
 def _panel(size: tuple[float, float]) -> "tuple[Figure, Axes]":

@@ -11,6 +11,7 @@ import torch
 from ntm_rl.agents.checkpoints import checkpoint_agent, newer_checkpoint
 from ntm_rl.agents.export import WEIGHTS, LoadedAgent, load_agent
 from ntm_rl.agents.network import SequenceNetwork, load_network
+from ntm_rl.agents.paths import shown
 from ntm_rl.agents.planning import build_filled
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import Settings, SupervisedSettings
@@ -58,7 +59,7 @@ class Origin:
 
     def row(self) -> dict[str, Any]:
         """Returns it as JSON values."""
-        return {"agent": self.which, "source": str(self.path), "step": self.step, "level": self.level}
+        return {"agent": self.which, "source": shown(self.path), "step": self.step, "level": self.level}
 
 
 @dataclass(frozen=True)

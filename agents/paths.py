@@ -1,5 +1,6 @@
 """Paths that a user wrote, in a file or on the command line."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,13 @@ def user_path(name: str, value: str | Path) -> Path:
         return Path(expand(str(value)))
     except InputError as error:
         raise InputError(f"{name} = {str(value)!r}: {error}") from error
+
+
+def shown(path: Path) -> str:
+    """Returns a path as it is typed from here: relative where it lies below the current folder."""
+    with suppress(OSError, ValueError):  # the current folder is gone, or the path lies elsewhere
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
 
 
 def _expand_if_given(text: str | None) -> str | None:

@@ -1,5 +1,6 @@
 """What a resumed training may be told anew, and the record of it in the run's folder."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -55,6 +56,14 @@ def refuse_reached(changed: Changes, done: int) -> None:
     for key in LENGTHS:
         if key in changed and changed[key][1] <= done:
             raise InputError(f"{_told(key, changed[key])}: the run has {done:,} already; valid is more than that")
+
+
+def tell_changes(changed: Changes, done: int, length: int) -> None:
+    """Says on standard error where a resumed training begins, and what differs from the run's config."""
+    begins = f"goes on from {done:,} of {length:,}" if done else "begins anew: the run has no checkpoint yet"
+    print(f"{begins}{'' if done < length else '; nothing is left to train'}", file=sys.stderr)
+    for key, (old, new) in changed.items():
+        print(f"{_told(key, (old, new))} (was {'null' if old is None else repr(old)})", file=sys.stderr)
 
 
 def write_history(folder: Path, changed: Changes, step: int) -> None:

@@ -62,11 +62,12 @@ class Run:
         """
         try:
             run = cls(user_path("run", folder).resolve())
-        except (OSError, RuntimeError) as error:  # links in a circle
-            raise InputError(f"run = {str(folder)!r}: {error}") from error
-        if not run.path.is_dir():
-            raise InputError(f"run = {str(folder)!r}: no such folder")
-        if not run.config_file.is_file():
+            is_folder, has_config = run.path.is_dir(), run.config_file.is_file()
+        except (OSError, RuntimeError) as error:  # links in a circle, a name that is too long, no permission
+            raise InputError(f"run = {str(folder)!r}: {getattr(error, 'strerror', None) or error}") from error
+        if not is_folder:
+            raise InputError(f"run = {str(folder)!r}: {'is a file' if run.path.exists() else 'no such folder'}")
+        if not has_config:
             raise InputError(
                 f"run = {str(folder)!r}: not a run: it has no config.yaml (a run's folder ends in -seed...)"
             )

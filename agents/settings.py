@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ValidationError
 
-from ntm_rl.agents.config_errors import ConfigError, explain
-from ntm_rl.agents.config_values import settle, with_overrides
+from ntm_rl.agents.config_errors import ConfigError, explain, place
+from ntm_rl.agents.config_values import keys_of, settle, with_overrides
 from ntm_rl.agents.environment_variables import check_environment_variables
 from ntm_rl.agents.paths import user_path
 from ntm_rl.agents.schema import Settings, SupervisedSettings, settings_schema, supervised_schema
@@ -45,8 +45,11 @@ def config_text(config: str) -> str:
         return files("ntm_rl.configs").joinpath(f"{config}.yaml").read_text()
     try:
         return read_bounded(path)
-    except (OSError, UnicodeDecodeError, YamlError) as error:
-        raise ConfigError(f"config = {config!r}: cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config = {config!r}: must be UTF-8: {error}") from error
+    except (OSError, YamlError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"config = {config!r}: cannot be read: {reason}") from error
 
 
 def load_settings(config: str, overrides: Iterable[str] = ()) -> AnySettings:
@@ -66,10 +69,13 @@ def load_settings(config: str, overrides: Iterable[str] = ()) -> AnySettings:
         merged = with_overrides(data, overrides, schema_of(data))
     except YamlError as error:
         raise ConfigError(f"command line: {error}") from error
-    settings = check_settings(merged, name, [override.partition("=")[0] for override in overrides])
+    typed = keys_of(overrides)
+    settings = check_settings(merged, name, typed)
     # Not one of the checks above: a run from another machine is played and drawn on this one's CPU.
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"{name}: device = {settings.device!r}: torch sees no CUDA device; use cpu or auto")
+        raise ConfigError(
+            f"{place('device', name, typed)}: device = {settings.device!r}: torch sees no CUDA device; use cpu or auto"
+        )
     return settings
 
 
@@ -95,9 +101,18 @@ def _file(config: str) -> Path | None:
     if config in names and not Path(config).is_file():
         return None
     path = user_path("config", config)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        return path
-    hint = did_you_mean(config, names) or f" Packaged are {', '.join(names)}."
+    try:
+        if path.is_file():
+            return path
+        if path.exists():
+            hint = "; it is a run's folder: `ntm-rl resume` goes on with it" if (path / "config.yaml").is_file() else ""
+            raise ConfigError(f"config = {config!r}: must be a YAML file, and is none{hint}")
+    except OSError as error:  # a name that is too long, links in a circle
+        raise ConfigError(f"config = {config!r}: cannot be read: {error.strerror}") from error
+    if "=" in config:
+        raise ConfigError(f"config = {config!r}: the config stands before the settings: ntm-rl train CONFIG key=value")
+    name = config.removesuffix(".yaml").removesuffix(".yml").removeprefix("configs/")
+    hint = did_you_mean(name, names) or f" Packaged are {', '.join(names)}."
     raise ConfigError(f"config = {config!r}: no such file and no such packaged config.{hint}")
 
 
@@ -113,10 +128,17 @@ def check_settings(data: Mapping[str, Any], name: str, overridden: Iterable[str]
         ConfigError: all that is wrong, a line each.
     """
     settings = validate(data, name, overridden)
-    problems = list(_contradictions(settings))
+    typed = list(overridden)
+    problems = [f"{place(each.partition(' ')[0], name, typed)}: {each}" for each in _contradictions(settings)]
     if problems:
-        raise ConfigError("\n".join(f"{name}: {problem}" for problem in problems))
+        raise ConfigError("\n".join(problems))
     return settings
+
+
+def without_effect(settings: AnySettings, overrides: Iterable[str]) -> list[str]:
+    """Returns the dotted keys of overrides that are options of other cores than the chosen one."""
+    mine = f"memory.{settings.core}."
+    return [key for key in keys_of(overrides) if key.startswith("memory.") and not f"{key}.".startswith(mine)]
 
 
 def validate(data: Mapping[str, Any], name: str, overridden: Iterable[str] = ()) -> AnySettings:

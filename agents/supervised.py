@@ -19,13 +19,20 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ntm_rl.agents.checkpoints import count, has_checkpoints, latest_checkpoint, read_checkpoint, write_checkpoint
+from ntm_rl.agents.checkpoints import (
+    can_go_on,
+    count,
+    has_checkpoints,
+    latest_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
 from ntm_rl.agents.network import SequenceNetwork, save_network
 from ntm_rl.agents.nonfinite import NonFiniteError, bad_gradients, write_report
 from ntm_rl.agents.optimizers import make_optimizer
 from ntm_rl.agents.progress import ProgressDisplay
 from ntm_rl.agents.random_states import restore_random_states
-from ntm_rl.agents.run_changes import explained, refuse_reached
+from ntm_rl.agents.run_changes import explained, refuse_reached, tell_changes
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import SupervisedSettings
 from ntm_rl.agents.signals import SignalListener
@@ -107,8 +114,10 @@ def resume_supervised(run: Run, settings: SupervisedSettings, *, show_progress: 
         with explained(changed):
             trainer = SupervisedTrainer(settings)
             # A run that was interrupted before its first checkpoint begins anew.
-            pending = trainer.load(latest_checkpoint(run.checkpoints)) if has_checkpoints(run.checkpoints) else {}
+            goes_on = can_go_on(run.checkpoints, run.agent)
+            pending = trainer.load(latest_checkpoint(run.checkpoints)) if goes_on else {}
         refuse_reached(changed, trainer.sequences)
+        tell_changes(changed, trainer.sequences, settings.total_sequences)
         with SignalListener():
             run.change(settings, changed, trainer.sequences)
             return _learn_guarded(trainer, run, show_progress, pending)

@@ -25,7 +25,7 @@ from ntm_rl.agents.callbacks import (
     CurriculumCallback,
     StopOnSignal,
 )
-from ntm_rl.agents.checkpoints import count, has_checkpoints, latest_checkpoint, load_checkpoint
+from ntm_rl.agents.checkpoints import can_go_on, count, latest_checkpoint, load_checkpoint
 from ntm_rl.agents.description import SuspiciousSpaces, describe
 from ntm_rl.agents.environment_states import reached_level
 from ntm_rl.agents.export import save_agent
@@ -35,7 +35,7 @@ from ntm_rl.agents.policies import FAST_ADAM
 from ntm_rl.agents.ppo import MemoryPPO
 from ntm_rl.agents.probe import probe_agent, probe_environment
 from ntm_rl.agents.progress import ProgressCallback
-from ntm_rl.agents.run_changes import explained, refuse_reached
+from ntm_rl.agents.run_changes import explained, refuse_reached, tell_changes
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import PolicySettings, Settings
 from ntm_rl.agents.signals import SignalListener
@@ -108,6 +108,7 @@ def resume(run: Run, settings: Settings, *, show_progress: bool = True) -> Train
         with explained(changed):
             model, saved = _last_state(settings, run)
         refuse_reached(changed, model.num_timesteps)
+        tell_changes(changed, model.num_timesteps, settings.total_timesteps)
         with SignalListener():
             run.change(settings, changed, model.num_timesteps)
             return _learn_guarded(settings, run, model, show_progress, saved)
@@ -136,7 +137,7 @@ def _learn_guarded(
 
 def _last_state(settings: Settings, run: Run) -> tuple[MemoryPPO, dict[str, Any]]:
     """Returns the model of a run's latest checkpoint and what was saved beside it; a new one where there is none."""
-    if not has_checkpoints(run.checkpoints):
+    if not can_go_on(run.checkpoints, run.agent):
         return _new_model(settings), {}
     checkpoint = latest_checkpoint(run.checkpoints)
     model = make_model(settings, _make_env(settings))

@@ -16,11 +16,14 @@ MAX_DEPTH = 30
 MAX_NODES = 10_000  # values and keys, after aliases are expanded
 MAX_INTEGER = 2**63
 
-# YAML 1.1 takes 1e-4 for text.
+# YAML 1.1 takes 1e-4 for text, 010 for 8 and 1:30 for 90.
+_INTEGER = re.compile(r"^[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)$")
 _FLOAT = re.compile(
     r"^[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+|\.[0-9][0-9_]*([eE][-+]?[0-9]+)?"
     r"|\.(inf|Inf|INF))$|^\.(nan|NaN|NAN)$"
 )
+_TAG = "tag:yaml.org,2002:"
+_TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
 
 
 class Typed(NamedTuple):
@@ -39,12 +42,12 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         value = super().construct_object(node, deep)
-        if not isinstance(node, yaml.ScalarNode) or isinstance(value, str):
+        if isinstance(value, str):
+            return _checked(value)
+        if not isinstance(node, yaml.ScalarNode):
             return value
         if isinstance(value, int) and abs(value) > MAX_INTEGER:
             raise YamlError(f"{_short(node.value)}: an integer must fit into 64 bits")
-        if not isinstance(value, (int, float, type(None))):
-            raise YamlError(f"{_short(node.value)}: {type(value).__name__} is no number, text, list or mapping")
         return Typed(value, node.value)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
@@ -65,15 +68,27 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _without_timestamps(resolvers: Any) -> Any:
-    return {
-        key: [each for each in group if each[0] != "tag:yaml.org,2002:timestamp"] for key, group in resolvers.items()
-    }
+def _checked(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise YamlError(f"{text[:60]!a}: is no Unicode text") from error
+    return text
 
 
-_Loader.yaml_implicit_resolvers = _without_timestamps(yaml.SafeLoader.yaml_implicit_resolvers)
+_NOT_TAKEN = [f"{_TAG}{name}" for name in ("timestamp", "int", "float")]
+_Loader.yaml_implicit_resolvers = {
+    key: [each for each in group if each[0] not in _NOT_TAKEN]
+    for key, group in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+    _kind.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+0123456789."))
+_Loader.add_implicit_resolver(f"{_TAG}int", _INTEGER, list("-+0123456789"))
+_Loader.yaml_constructors = {
+    tag: make
+    for tag, make in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag in [f"{_TAG}{name}" for name in _TAGS]
+}
 
 
 def read_yaml(text: str) -> Any:
@@ -88,7 +103,8 @@ def read_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = "" if mark is None else f" (line {mark.line + 1}, column {mark.column + 1})"
-        raise YamlError(f"{error.problem or error.context}{where}") from error
+        told = [part for part in (error.context, error.problem) if part]
+        raise YamlError(f"{', '.join(told)}{where}") from error
     except yaml.YAMLError as error:
         raise YamlError(" ".join(str(error).split())) from error
     except (ValueError, TypeError, RecursionError) as error:

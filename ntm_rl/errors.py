@@ -13,5 +13,6 @@ class InputError(ValueError):
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Returns `" Did you mean X?"` for the valid name nearest to `name`, or an empty string."""
-    nearest = get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return f" Did you mean {nearest[0]}?" if nearest else ""
+    names = {each.lower(): each for each in valid}
+    nearest = get_close_matches(name.lower(), list(names), n=1, cutoff=0.5)
+    return f" Did you mean {names[nearest[0]]}?" if nearest else ""

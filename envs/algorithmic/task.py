@@ -12,6 +12,7 @@ from ntm_rl.errors import InputError
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 Difficulty = dict[str, int]
+MAX_DIFFICULTY = 100_000  # what a length or number of repeats may be, so that a sequence fits into memory
 
 
 class Episode(NamedTuple):
@@ -106,6 +107,8 @@ class Task(ABC):
             if name not in self.ranges:
                 raise InputError(f"{name}: this task's difficulty has no such number; it has {', '.join(self.ranges)}")
             require_whole(1, **{name: value})
+            if value > MAX_DIFFICULTY:
+                raise InputError(f"{name} = {value}: must be at most {MAX_DIFFICULTY:,}")
         for name in self.ranges:
             if name not in difficulty:
                 raise InputError(f"{name}: missing; a difficulty of this task names {', '.join(self.ranges)}")

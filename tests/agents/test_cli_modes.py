@@ -1,6 +1,7 @@
 """Every command and option of the command line once, end to end, on a tiny run of each kind."""
 
 import json
+import shutil
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -105,6 +106,46 @@ def test_a_difficulty_is_for_supervised_runs(ppo_run, capsys):
 def test_one_learning_curve_is_not_drawn_of_both_kinds_of_run(copy_run, ppo_run, capsys):
     line = refused(capsys, "inspect", copy_run, ppo_run)
     assert ppo_run in line and line.endswith("one panel shows supervised runs or runs of PPO, not both")
+
+
+@pytest.mark.parametrize("options", [["--stochastic"], ["--max-steps", "3"]])
+def test_what_is_for_environments_is_refused_for_supervised_runs(copy_run, options, capsys):
+    assert "only runs with an environment take them" in refused(capsys, "evaluate", copy_run, *options)
+
+
+def test_a_sequence_that_fits_into_no_memory_is_refused(copy_run, capsys):
+    capsys.readouterr()
+    assert main(["evaluate", copy_run, "--difficulty", "length=99999999999"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "length = 99999999999: must be at most 100,000"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "record", "inspect", "resume"])
+def test_a_name_that_is_too_long_for_a_run_is_a_mistake_in_the_input(command, capsys):
+    assert refused(capsys, command, "x" * 300).endswith("': File name too long")
+
+
+def test_a_finished_agent_is_not_replaced_where_the_checkpoints_are_gone(ppo_run, copy_run, tmp_path, capsys):
+    for run in (ppo_run, copy_run):
+        copy = shutil.copytree(run, tmp_path / Path(run).parent.name)
+        shutil.rmtree(copy / "checkpoints")
+        before = (copy / "agent" / "weights.safetensors").read_bytes()
+        assert "no checkpoint to go on from, and a new training would replace" in refused(capsys, "resume", str(copy))
+        assert (copy / "agent" / "weights.safetensors").read_bytes() == before
+
+
+def test_a_resume_says_where_it_begins_and_what_changes(ppo_run, tmp_path, capsys):
+    copy = str(shutil.copytree(ppo_run, tmp_path / "copy"))
+    assert main(["resume", copy]) == 0
+    assert "goes on from 128 of 128; nothing is left to train\n" in capsys.readouterr().err
+    assert main(["resume", copy, "total_timesteps=192", "ppo.gamma=0.5"]) == 0
+    error = capsys.readouterr().err
+    assert "goes on from 128 of 192\n" in error and "ppo.gamma = 0.5 (was 0.99)\n" in error
+
+
+def test_a_learning_curve_of_words_is_refused(ppo_run, tmp_path, capsys):
+    copy = shutil.copytree(ppo_run, tmp_path / "copy")
+    (copy / "progress.csv").write_text("rollout/ep_rew_mean,time/total_timesteps\n1,x\n")
+    assert "must be numbers: could not convert" in refused(capsys, "inspect", str(copy))
 
 
 @pytest.mark.parametrize("options", [[], ["--stochastic", "--best"]])
