@@ -104,7 +104,7 @@ def evaluate(
     try:
         prepare(env, agent)
         limit = max_steps or (None if _has_time_limit(settings.env_settings, env) else MAX_STEPS)
-        with seeded(agent, seed):
+        with seeded(agent, seed, env.num_envs):
             played = play_episodes(agent, env, episodes, limit, deterministic, show_progress)
     finally:
         close(env)
@@ -151,11 +151,13 @@ def _sizes(space: spaces.Space[Any]) -> Any:
 
 
 @contextmanager
-def seeded(agent: LoadedAgent, seed: int) -> Iterator[None]:
+def seeded(agent: LoadedAgent, seed: int, copies: int) -> Iterator[None]:
     """Samples an agent's actions from a seed within, and leaves torch's own generators as they were."""
     device = agent.policy.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
+        if agent.policy.use_sde:  # its noise is drawn once, for each copy its own
+            agent.policy.reset_noise(copies)
         yield
 
 

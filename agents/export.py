@@ -184,6 +184,8 @@ def build_agent(
         raise StorageError(f"{path}: its card describes no agent that this version can build: {error}") from error
     policy = policy.to(get_device(device))
     policy.set_training_mode(False)
+    if policy.use_sde:  # what was drawn so far is of another deviation than the file's
+        policy.reset_noise()
     return LoadedAgent(policy, card, statistics)
 
 

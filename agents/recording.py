@@ -88,7 +88,7 @@ def record(
     returns: list[float] = []
     try:
         prepare(filmed.env, agent)
-        with seeded(agent, seed):
+        with seeded(agent, seed, copies=1):
             pictures = play(agent, filmed.env, episodes, max_steps, deterministic, returns, filmed.show)
             steps = _write(out, pictures, writer, filmed.fps)
     finally:

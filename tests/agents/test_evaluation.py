@@ -92,9 +92,19 @@ def test_sampled_actions_follow_the_seed(walk, monkeypatch):
     assert seen[:48] == seen[48:96] != seen[96:]
 
 
+def test_state_dependent_exploration_is_of_the_seed_and_of_each_copy(tmp_path):
+    run = train_tiny(tmp_path, "env.id=Pendulum-v1", "ppo.use_sde=true")
+    first, again, other = (evaluate(run, 2, seed=5, deterministic=each).mean_return for each in (False, False, True))
+    assert first == again != other
+    agent = load_run_agent(run)
+    with seeded(agent, 5, 2):
+        actions, _ = agent.predict(np.ones((2, 3), np.float32))
+    assert actions[0] != actions[1]
+
+
 def test_sampling_leaves_torchs_generator_alone(walk):
     agent, before = load_run_agent(walk), torch.get_rng_state()
-    with seeded(agent, 5):
+    with seeded(agent, 5, 9):
         agent.predict(np.zeros((9, 1), np.float32))
     assert torch.equal(torch.get_rng_state(), before)
 

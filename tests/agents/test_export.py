@@ -305,3 +305,13 @@ def test_agents_with_state_dependent_exploration_are_written_and_read(critic, op
     expected, _ = policy.predict(observations, deterministic=True)
     np.testing.assert_array_equal(loaded.predict(observations, deterministic=True)[0], expected)
     assert torch.distributions.Distribution._validate_args  # as it was before
+
+
+def test_state_dependent_exploration_has_the_deviation_of_the_file(tmp_path):
+    policy = MlpNtmPolicy(BOX, BOX, lambda _: 0.1, use_sde=True, **SMALL)
+    with torch.no_grad():
+        policy.log_std.fill_(-40)
+    save_agent(policy, tmp_path)
+    loaded, observations = load_agent(tmp_path, "cpu"), np.ones((4, 2), np.float32)
+    (sampled, _), (mean, _) = (loaded.predict(observations, deterministic=each) for each in (False, True))
+    np.testing.assert_allclose(sampled, mean, atol=1e-6)
