@@ -3,20 +3,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: train test test-agents test-others test-slow soak fuzz check format clean
+.PHONY: train test test-slow soak fuzz check docs format clean
 
 train: $(INSTALLED)
 	$(BIN)/ntm-rl train popgym/repeat_previous_easy
 
-# Two halves at once, for two cores.
+# One thread a process: the tests run side by side.
 test: $(INSTALLED)
-	$(MAKE) --no-print-directory --jobs 2 --output-sync test-agents test-others
-
-test-agents: $(INSTALLED)
-	$(BIN)/python -m pytest -q tests/agents tests/envs
-
-test-others: $(INSTALLED)
-	$(BIN)/python -m pytest -q tests --ignore tests/agents --ignore tests/envs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m slow --timeout 3600
@@ -32,6 +26,10 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# Warnings are errors.
+docs: $(INSTALLED)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -40,8 +38,8 @@ format: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[popgym,minigrid,plot,stats,video,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[popgym,minigrid,plot,stats,video,docs,dev]"
 	@: > $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) docs/_build build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,24 +7,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from ntm_rl.errors import InputError
-
-
-def check_action_space(space: spaces.Space[Any]) -> None:
-    """Checks that a policy can act in a space.
-
-    Raises:
-        InputError: a MultiDiscrete or MultiBinary space of more than one dimension.
-    """
-    if isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)) and (
-        len(space.shape) != 1 or not isinstance(getattr(space, "n", 0), (int, np.integer))
-    ):
-        size = int(np.prod(space.shape))
-        flat = f"MultiBinary({size})" if isinstance(space, spaces.MultiBinary) else "MultiDiscrete(nvec.ravel())"
-        raise InputError(
-            f"action space = {' '.join(str(space).split())}: must have one dimension; flatten it with "
-            f"gymnasium.wrappers.TransformAction(env, lambda action: action.reshape{space.shape}, {flat})"
-        )
+from ntm_rl.envs.actions import float_bounds
 
 
 def sampled_block(space: spaces.Space[Any], shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -62,12 +45,8 @@ class ActionConverter:
         self.sizes: Any = space.n if isinstance(space, spaces.Discrete) else getattr(space, "nvec", None)
         self._rounds = isinstance(space, spaces.Box) and space.dtype.kind in "iub"
         if isinstance(space, spaces.Box):
-            self._low, self._high = space.low, space.high
-        if isinstance(space, spaces.Box) and self._rounds:
-            largest = 1.0 if space.dtype.kind == "b" else float(np.iinfo(space.dtype).max)
-            self._low = space.low.astype(np.float64)
-            # 2^63 - 1 is no float64: the next one below is.
-            self._high = np.minimum(space.high.astype(np.float64), np.nextafter(largest, 0) if largest > 1 else 1.0)
+            bounds: tuple[Any, Any] = float_bounds(space) if self._rounds else (space.low, space.high)
+            self._low, self._high = bounds
 
     def __call__(self, sampled: np.ndarray) -> np.ndarray:
         """Returns actions `[B, *space.shape]` of the space's dtype for samples `[B, A]` or `[B]`."""

@@ -30,7 +30,7 @@ CANNOT_BE_WRITTEN = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns the exit code, of which docs/reliability.md has the list."""
+    """Runs a command and returns the exit code, of which docs/reference/command_line.md has the list."""
     with usable_streams():
         try:
             options = _parser().parse_args(overrides_of_options(sys.argv[1:] if arguments is None else arguments))

@@ -23,6 +23,8 @@ def convert(file: Path, folder: Path, *, trust: bool) -> None:
     Raises:
         InputError: no trust, no such file, another kind of agent, or a folder that exists.
     """
+    if not file.is_file():
+        raise InputError(f"{file}: no such file")
     if not trust:
         raise InputError(
             f"{file}: loading an SB3 zip runs whatever code is in it; say --trust if you trust whoever made it"

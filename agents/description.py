@@ -52,6 +52,13 @@ def suspicions(policy: MlpNtmPolicy, env: VecEnv | None = None) -> Iterator[str]
                 f"{name} has values up to {largest:g}, which a perceptron reads as they are; scale them, or use "
                 "env.normalize_observation=true (VecNormalize)"
             )
+    for key, image in _float_images(policy).items():
+        if (largest := _largest(image)) >= LARGE:
+            yield (
+                f"{f'observation {key!r}' if key else 'the observation'} is an image of {image.dtype} with "
+                f"values up to {largest:g}, which the CNN reads as they are; give it as uint8, which is scaled by "
+                "1/255, or scale it to 0..1"
+            )
     yield from _suspicious_actions(policy)
 
 
@@ -156,6 +163,16 @@ def _images(policy: MlpNtmPolicy) -> dict[str, ImageExtractor]:
     if isinstance(extractor, MultiInputExtractor):
         return extractor.images
     return {"": extractor} if isinstance(extractor, ImageExtractor) else {}
+
+
+def _float_images(policy: MlpNtmPolicy) -> dict[str, spaces.Box]:
+    """Returns the images that a CNN of ours reads without scaling them, by their keys."""
+    images = _images(policy)
+    return {
+        key: part
+        for key, part in _parts(policy.observation_space).items()
+        if key in images and isinstance(part, spaces.Box) and part.dtype != np.uint8
+    }
 
 
 def _numbers(policy: MlpNtmPolicy) -> dict[str, spaces.Box]:

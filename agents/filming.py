@@ -1,7 +1,6 @@
 """Environments that show themselves: which way of asking for pictures one answers."""
 
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -113,16 +112,12 @@ def _call(method: Callable[[], Any]) -> Any:
     """Calls a method of an environment.
 
     Raises:
-        FrameError: it raised an error, which is told with its place.
+        FrameError: it raised an error, which its guard tells with its place.
     """
     try:
         return method()
     except InputError as error:
         raise FrameError(str(error)) from error
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
-        raise FrameError(f"{method.__name__}() raised {what}") from error
 
 
 def _fps(env: gym.Env[Any, Any]) -> float:

@@ -119,17 +119,17 @@ AXES: dict[str, Axis] = {
 }
 
 
-def check_plot(file: str) -> None:
+def check_plot(file: Path) -> None:
     """Raises an `InputError` where `plot` would fail, so that nobody measures for minutes in vain."""
-    path = Path(file)
-    if path.suffix != ".png":
-        raise InputError(f"plot = {file!r}: must end in .png")
-    if not path.parent.is_dir():
-        raise InputError(f"plot = {file!r}: there is no folder {str(path.parent)!r}")
-    require_matplotlib(f"plot = {file!r}")
+    option = f"plot = {str(file)!r}"
+    if file.suffix != ".png":
+        raise InputError(f"{option}: must end in .png")
+    if not file.parent.is_dir():
+        raise InputError(f"{option}: there is no folder {str(file.parent)!r}")
+    require_matplotlib(option)
 
 
-def plot(points: Sequence[Point], file: str) -> None:
+def plot(points: Sequence[Point], file: Path) -> None:
     """Draws the points as a PNG, a panel for each axis.
 
     Raises:

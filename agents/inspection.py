@@ -88,10 +88,13 @@ def learning_curve(runs: Sequence[Run]) -> "Figure":
     """Draws the runs' learning curves, and their median if there are several of one core and length.
 
     Raises:
-        InputError: a run that logged nothing.
+        InputError: a run that logged nothing, or runs of both kinds.
     """
     settings = [run.settings() for run in runs]
     is_supervised = isinstance(settings[0], SupervisedSettings)
+    for run, each in zip(runs, settings, strict=True):
+        if isinstance(each, SupervisedSettings) != is_supervised:
+            raise InputError(f"run = {str(run.path)!r}: one panel shows supervised runs or runs of PPO, not both")
     metric, steps = ("validation/bits_per_sequence", SEQUENCES) if is_supervised else ("rollout/ep_rew_mean", STEPS)
     figure, panel = _panel((6, 3.5))
     curves = [_curve(run, metric, steps) for run in runs]

@@ -29,17 +29,22 @@ class NonFiniteError(InputError):
         self.report = dict(report)
 
 
-def check_rollout(rollout: Rollout, last_obs: PyTorchObs, last_values: Tensor) -> None:
+def check_rollout(
+    rollout: Rollout, last_obs: PyTorchObs, last_values: Tensor, normalizer: VecNormalize | None = None
+) -> None:
     """Looks at a finished rollout and at what follows it: one look of the host at the device.
 
     Args:
         rollout: All steps of it.
         last_obs: Observations after the last step.
         last_values: Their values `[E]`.
+        normalizer: Whose running statistics made the observations and rewards.
 
     Raises:
         NonFiniteError: names the first quantity that is not finite, with its step and its environment.
     """
+    if normalizer is not None:
+        _check_statistics(normalizer)
     seen = [*_named(rollout.observations), *_named(last_obs)]
     blocks = [rollout.values, rollout.log_probs, last_values, *(each for _, each in seen if each.is_floating_point())]
     # A sum is finite only if all its terms are; sums that overflow are looked at again below.
@@ -53,6 +58,24 @@ def check_rollout(rollout: Rollout, last_obs: PyTorchObs, last_values: Tensor) -
 def check_observations(rollout: Rollout, steps: int) -> None:
     """As `check_rollout`, of the observations alone: what a policy that failed was given in the last of `steps`."""
     _raise_first([(name, block[:steps], 0) for name, block in _named(rollout.observations)])
+
+
+def check_last(observations: PyTorchObs, environments: list[int], step: int) -> None:
+    """As `check_rollout`, of the last observations of episodes that a time limit cut short: rewards hold their values.
+
+    Args:
+        observations: `[n, ...]`.
+        environments: The n whose episodes were cut.
+        step: Of the rollout.
+    """
+    for name, block in _named(observations):
+        if block.is_floating_point():
+            for environment, each in zip(environments, block.cpu(), strict=True):
+                if not torch.isfinite(each).all():
+                    value = repr(float(each[~torch.isfinite(each)][0]))
+                    place = {"step": step, "environment": environment}
+                    where = f"last {name} of environment {environment} at step {step} of the rollout"
+                    raise NonFiniteError(f"{where} is {value}", {"quantity": f"last {name}", "value": value, **place})
 
 
 def check_originals(normalizer: VecNormalize, step: int) -> None:
@@ -69,6 +92,20 @@ def check_originals(normalizer: VecNormalize, step: int) -> None:
     given = [*seen, ("reward", np.asarray(normalizer.old_reward))] if step > 0 else seen
     if not all(array.dtype.kind != "f" or math.isfinite(array.sum()) for _, array in given):
         _raise_first([(name, array[None], step - (name == "reward")) for name, array in given])
+
+
+def _check_statistics(normalizer: VecNormalize) -> None:
+    """Looks at running variances: an infinite one makes 0 of all that is normalised by it."""
+    named: dict[str, Any] = {"reward": normalizer.ret_rms} if normalizer.norm_reward else {}
+    if normalizer.norm_obs:
+        statistics = normalizer.obs_rms
+        parts = statistics if isinstance(statistics, dict) else {"": statistics}
+        named |= {f"observation {key!r}" if key else "observation": part for key, part in parts.items()}
+    for name, part in named.items():
+        if not np.isfinite(part.var).all():
+            quantity = f"VecNormalize's running variance of the {name}"
+            message = f"{quantity} is not finite: a number was too large to be squared; clip it in the environment"
+            raise NonFiniteError(message, {"quantity": quantity, "value": str(part.var)})
 
 
 def update_error(

@@ -16,16 +16,17 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from ntm_rl.agents import categorical
-from ntm_rl.agents.actions import ActionConverter, check_action_space
+from ntm_rl.agents.actions import ActionConverter
+from ntm_rl.agents.arguments import check_keywords, check_net_arch, check_policy_options
 from ntm_rl.agents.features import extract
 from ntm_rl.agents.recurrent_states import (
     LstmStates,
     as_lstm_states,
     batch_major,
     episode_starts,
-    in_shape_of,
     lstm_states_of,
     map_parts,
+    readable,
     refuse_stateless,
     require_finite,
     time_major,
@@ -33,6 +34,7 @@ from ntm_rl.agents.recurrent_states import (
 from ntm_rl.agents.sb3_names import check_numbers, check_observation_kind, check_options
 from ntm_rl.agents.vision import ImageExtractor, MultiInputExtractor
 from ntm_rl.core import MemoryCore, make_core, require_one_of
+from ntm_rl.envs.actions import check_action_space
 from ntm_rl.errors import InputError
 
 Critic = Literal["shared", "detached", "separate"]
@@ -88,6 +90,7 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         **kwargs: Any,
     ):
         check_options(kwargs)
+        check_policy_options(type(self), core, kwargs, core_kwargs=core_kwargs, optimizer_kwargs=optimizer_kwargs)
         require_one_of(get_args(Critic), critic=critic)
         check_action_space(action_space)
         check_numbers(observation_space)
@@ -98,6 +101,13 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
                 f"share_features_extractor = False: one core cannot read two feature extractors; "
                 f"use critic = 'separate' (now {critic!r}) or share the extractor"
             )
+        extractor = features_extractor_class or self.default_features_extractor
+        check_keywords(
+            "features_extractor_kwargs", extractor, kwargs.get("features_extractor_kwargs"), ["observation_space"]
+        )
+        check_keywords("optimizer_kwargs", optimizer_class, optimizer_kwargs, ["params", "lr"])
+        net_arch = dict(pi=[64], vf=[64]) if net_arch is None else net_arch
+        check_net_arch(net_arch)
         if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
             optimizer_kwargs = FAST_ADAM
         self.core_name = core
@@ -109,8 +119,8 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
             observation_space,
             action_space,
             lr_schedule,
-            net_arch=dict(pi=[64], vf=[64]) if net_arch is None else net_arch,
-            features_extractor_class=features_extractor_class or self.default_features_extractor,
+            net_arch=net_arch,
+            features_extractor_class=extractor,
             share_features_extractor=share_features_extractor,
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
@@ -304,9 +314,11 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         return batch_major(values, batch).unsqueeze(1), batch_major(log_prob, batch), entropy
 
     def get_distribution(  # type: ignore[override]
-        self, obs: PyTorchObs, lstm_states: LstmStates, episode_starts: Tensor
+        self, obs: PyTorchObs, lstm_states: LstmStates | None = None, episode_starts: Tensor | None = None
     ) -> tuple[Distribution, tuple[Tensor, ...]]:
         """Returns the action distribution and the new states `(h, c)`, each `[1, B, S]`."""
+        if lstm_states is None or episode_starts is None:
+            refuse_stateless(self)
         features = self._features(obs, self.pi_features_extractor)
         output, state = self.core(features.unsqueeze(0), lstm_states[0][0], episode_starts.bool().unsqueeze(0))
         latent_pi = self.mlp_extractor.forward_actor(output[0])
@@ -339,10 +351,10 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
             The actions and the new state.
 
         Raises:
-            InputError: a state or episode starts of another number of observations.
+            InputError: an observation that the space does not have, or a state or episode starts of another number.
         """
         self.set_training_mode(False)
-        tensors, is_batch = self.obs_to_tensor(in_shape_of(observation, self.observation_space))
+        tensors, is_batch = self.obs_to_tensor(readable(observation, self.observation_space))
         batch = len(next(iter(tensors.values())) if isinstance(tensors, dict) else tensors)
         starts = torch.from_numpy(episode_starts(episode_start, batch)).to(self.device)
         with torch.no_grad():

@@ -15,12 +15,21 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from ntm_rl.agents.arguments import check_device, check_hyperparameters, check_learning, check_spaces, made_env
 from ntm_rl.agents.description import warn_of_spaces
-from ntm_rl.agents.nonfinite import NonFiniteError, check_observations, check_originals, check_rollout, update_error
+from ntm_rl.agents.episode_infos import with_statistics
+from ntm_rl.agents.nonfinite import (
+    NonFiniteError,
+    check_last,
+    check_observations,
+    check_originals,
+    check_rollout,
+    update_error,
+)
 from ntm_rl.agents.policies import MlpNtmPolicy
 from ntm_rl.agents.rollout import Minibatch, Rollout, warn_of_sizes
 from ntm_rl.agents.rollout_view import RolloutBufferView
-from ntm_rl.agents.sb3_names import check_policy_name
+from ntm_rl.agents.sb3_names import check_policy_class, check_policy_name
 from ntm_rl.envs.guard import Guarded
 from ntm_rl.envs.vector import VectorEnvAdapter
 from ntm_rl.errors import InputError
@@ -47,7 +56,7 @@ class MemoryPPO(RecurrentPPO):
             first, since they go stale while the policy learns; costs one forward pass an epoch.
 
     Raises:
-        InputError: sizes below 1, or a policy without a memory core.
+        InputError: an argument of another type or out of its range, or a policy without a memory core.
     """
 
     policy: MlpNtmPolicy
@@ -86,6 +95,7 @@ class MemoryPPO(RecurrentPPO):
         if isinstance(policy, str):
             ours = [name for name, each in self.policy_aliases.items() if issubclass(each, MlpNtmPolicy)]
             check_policy_name(policy, ours)
+        check_device(device)
         self.sequence_length = sequence_length
         self.recompute_states = recompute_states
         super().__init__(
@@ -118,6 +128,8 @@ class MemoryPPO(RecurrentPPO):
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
         # Everything that gives SB3 an environment comes through here: the constructor, `load` and `set_env`.
+        env = made_env(env)
+        check_spaces(env)
         if isinstance(env, VectorEnv):
             env = VectorEnvAdapter(env)
         elif isinstance(env, gym.Env):  # what it returns is checked against Gymnasium's interface and its spaces
@@ -125,15 +137,11 @@ class MemoryPPO(RecurrentPPO):
         return RecurrentPPO._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
-        self._check_sizes()
-        if not issubclass(self.policy_class, MlpNtmPolicy):
-            raise InputError(
-                f"policy = {self.policy_class.__name__}: MemoryPPO needs a policy with a memory core: MlpNtmPolicy, "
-                "CnnNtmPolicy, MultiInputNtmPolicy or a subclass (policy_kwargs=dict(core='lstm') gives an LSTM)"
-            )
+        check_hyperparameters(self)
+        check_policy_class(self.policy_class, MlpNtmPolicy)
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
-        policy = self.policy_class(
+        policy: Any = self.policy_class(
             self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs
         )
         self.policy = policy.to(self.device)
@@ -156,17 +164,6 @@ class MemoryPPO(RecurrentPPO):
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
 
-    def _check_sizes(self) -> None:
-        sizes = {"n_steps": self.n_steps, "n_epochs": self.n_epochs}
-        sizes |= {
-            key: getattr(self, key) for key in ("batch_size", "sequence_length") if getattr(self, key) is not None
-        }
-        for key, size in sizes.items():
-            if not isinstance(size, (int, np.integer)) or size < 1:
-                raise InputError(f"{key} = {size!r}: must be an integer of at least 1")
-        if isinstance(self.clip_range_vf, (int, float)) and self.clip_range_vf <= 0:
-            raise InputError(f"clip_range_vf = {self.clip_range_vf}: must be above 0, or None for no clipping")
-
     def _minibatch_size(self) -> int:
         return self.n_steps * self.n_envs if self.batch_size is None else self.batch_size
 
@@ -186,7 +183,7 @@ class MemoryPPO(RecurrentPPO):
         self.policy.set_training_mode(False)
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
-        rollout, state, normalizer = self.rollout, self.memory_state, self._vec_normalize_env
+        rollout, state, normalizer = self._rollout_of(n_rollout_steps), self.memory_state, self._vec_normalize_env
         if normalizer is not None:
             check_originals(normalizer, 0)
         callback.on_rollout_start()
@@ -215,27 +212,33 @@ class MemoryPPO(RecurrentPPO):
             callback.update_locals(locals())
             goes_on = callback.on_step()
             if any(infos):
-                self._update_info_buffer(infos, dones)
+                self._update_info_buffer(with_statistics(infos), dones)  # type: ignore[arg-type]
             # Also where the rollout stops: the next one goes on from here.
             self._last_obs, self._last_episode_starts, self.memory_state = new_obs, dones, state
             if not goes_on:
                 return False
             if dones.any():
-                rewards = rewards + self._truncation_bonus(infos, dones, state)
+                rewards = rewards + self._truncation_bonus(infos, dones, state, n_steps)
             rollout.rewards[n_steps], rollout.ends[n_steps] = rewards, dones
         rollout.pos = n_rollout_steps
 
         with torch.no_grad():
             obs_tensor = rollout.tensors(new_obs)
             last_values = self.policy.values(obs_tensor, state, torch.from_numpy(dones).to(self.device))
-        check_rollout(rollout, obs_tensor, last_values)
+        check_rollout(rollout, obs_tensor, last_values, normalizer)
         rollout.compute_advantages(last_values, self.gamma, self.gae_lambda)
         values = last_values.unsqueeze(1)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
 
-    def _truncation_bonus(self, infos: list[dict[str, Any]], dones: np.ndarray, state: Tensor) -> np.ndarray:
+    def _rollout_of(self, n_steps: int) -> Rollout:
+        if n_steps != self.rollout.n_steps:
+            was = f"was {self.rollout.n_steps} when the model was made, and cannot change in it"
+            raise InputError(f"n_steps = {n_steps}: {was}; give it to MemoryPPO.load(path, env=env, n_steps=...)")
+        return self.rollout
+
+    def _truncation_bonus(self, infos: list[dict[str, Any]], dones: np.ndarray, state: Tensor, step: int) -> np.ndarray:
         """Discounted values of the observations at which a time limit cut an episode short, 0 elsewhere; `[E]`.
 
         The memory has already seen everything up to that observation, so `state` is the one after the last step.
@@ -248,12 +251,14 @@ class MemoryPPO(RecurrentPPO):
         ]
         if cut:
             last = self.rollout.stack([infos[index]["terminal_observation"] for index in cut])
+            check_last(last, cut, step)
             with torch.no_grad():
                 no_reset = torch.zeros(len(cut), dtype=torch.bool, device=self.device)
                 values = self.policy.values(last, state[cut], no_reset)
             bonus[cut] = self.gamma * values.cpu().numpy()
         return bonus
 
+    @torch.enable_grad()  # environments with networks of their own may switch gradients off for all
     def train(self) -> None:
         """Updates the policy with `n_epochs` passes over the rollout.
 
@@ -296,7 +301,7 @@ class MemoryPPO(RecurrentPPO):
 
     def _loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         """PPO's clipped surrogate (equation 7), value and entropy losses of one minibatch, and what to log of them."""
-        clip_range = self.clip_range(self._current_progress_remaining)  # type: ignore[operator]
+        clip_range = self._now(self.clip_range)
         values, log_probs, entropy = self.policy.evaluate_sequences(
             batch.observations, batch.actions, batch.states, batch.resets
         )
@@ -308,7 +313,7 @@ class MemoryPPO(RecurrentPPO):
         clipped = torch.clamp(ratio, 1 - clip_range, 1 + clip_range)
         policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
         if self.clip_range_vf is not None:
-            clip_range_vf = self.clip_range_vf(self._current_progress_remaining)  # type: ignore[operator]
+            clip_range_vf = self._now(self.clip_range_vf)
             values = batch.old_values + torch.clamp(values - batch.old_values, -clip_range_vf, clip_range_vf)
         value_loss = torch.nn.functional.mse_loss(batch.returns, values)
         # Without a closed form, minus the log probability estimates the entropy.
@@ -324,6 +329,10 @@ class MemoryPPO(RecurrentPPO):
                 "loss": loss.detach(),
             }
         return loss, measured
+
+    def _now(self, schedule: float | Schedule) -> float:
+        # A callback may have put a number in the place of a schedule.
+        return schedule(self._current_progress_remaining) if callable(schedule) else schedule
 
     @torch.no_grad()
     def _recompute_states(self) -> None:
@@ -347,15 +356,15 @@ class MemoryPPO(RecurrentPPO):
         for name, column in zip(metrics[0], table.T, strict=True):
             self.logger.record(f"train/{name}", float(column[-1] if name == "loss" else column.mean()))
         self.logger.record("train/approx_kl", divergences.mean().item())
-        rollout, progress = self.rollout, self._current_progress_remaining
+        rollout = self.rollout
         explained = explained_variance(rollout.values.cpu().numpy().ravel(), rollout.returns.cpu().numpy().ravel())
         self.logger.record("train/explained_variance", explained)
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/clip_range", self.clip_range(progress))  # type: ignore[operator]
+        self.logger.record("train/clip_range", self._now(self.clip_range))
         if self.clip_range_vf is not None:
-            self.logger.record("train/clip_range_vf", self.clip_range_vf(progress))  # type: ignore[operator]
+            self.logger.record("train/clip_range_vf", self._now(self.clip_range_vf))
 
     def dump_logs(self, iteration: int = 0) -> None:
         """See `OnPolicyAlgorithm.dump_logs`; iterations are those of the training, not of this call of `learn`."""
@@ -370,7 +379,12 @@ class MemoryPPO(RecurrentPPO):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """See `stable_baselines3.PPO.learn`."""
+        """See `stable_baselines3.PPO.learn`.
+
+        Raises:
+            InputError: the model has no environment, or `total_timesteps` is no number.
+        """
+        check_learning(total_timesteps, self.env)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ntm_rl.errors import InputError
 
 LstmStates = tuple[Tensor, Tensor]
+_HINT = "; give back what the last predict returned, and None where episodes begin"
 
 
 def as_lstm_states(state: Tensor) -> LstmStates:
@@ -28,13 +29,17 @@ def lstm_states_of(state: Any, batch: int, size: int, device: torch.device) -> L
     """
     if state is None:
         return as_lstm_states(torch.zeros(batch, size, device=device))
-    hidden, cell = (torch.as_tensor(part, dtype=torch.float32, device=device) for part in state)
-    if hidden.shape != (1, batch, size):
+    try:
+        parts = [torch.as_tensor(part, dtype=torch.float32, device=device) for part in state]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"state of type {type(state).__name__}: must be two arrays{_HINT}") from error
+    if [part.shape for part in parts] != [(1, batch, size)] * 2:
+        shapes = " and ".join(str(list(part.shape)) for part in parts)
         raise InputError(
-            f"state of shape {list(hidden.shape)}: must be {[1, batch, size]} for {batch} observation(s) and this "
-            "policy; give back what the last predict returned, and None where episodes begin"
+            f"state of shapes {shapes}: must be two of {[1, batch, size]} for {batch} observation(s) and this policy"
+            f"{_HINT}"
         )
-    return hidden, cell
+    return parts[0], parts[1]
 
 
 def episode_starts(given: Any, batch: int) -> np.ndarray:
@@ -43,19 +48,54 @@ def episode_starts(given: Any, batch: int) -> np.ndarray:
     Raises:
         InputError: another number of them.
     """
-    starts = np.asarray(False if given is None else given).astype(np.bool_).reshape(-1)
+    array = np.asarray(False if given is None else given)
+    if array.dtype.kind in "USM":  # every text would be true
+        raise InputError(f"episode_start = {given!r}: must be a truth value, or one for each of {batch}")
+    starts = array.astype(np.bool_).reshape(-1)
     if starts.size not in (1, batch):
         raise InputError(f"episode_start of {starts.size} values: must be one truth value, or one for each of {batch}")
     return np.broadcast_to(starts, batch).copy()
 
 
-def in_shape_of(observation: Any, space: spaces.Space[Any]) -> Any:
-    """Returns a single Box observation in its space's shape; environments return numbers for a shape of `(1,)`."""
-    if isinstance(observation, Mapping) and isinstance(space, spaces.Dict):
-        return {key: in_shape_of(part, space.spaces[key]) for key, part in observation.items()}
-    if isinstance(space, spaces.Box) and space.shape and np.ndim(observation) == 0:
-        return np.reshape(observation, space.shape)
-    return observation
+def readable(observation: Any, space: spaces.Space[Any], name: str = "observation") -> Any:
+    """Returns one observation, or a batch of them, as arrays that SB3 recognises as those of a space.
+
+    Environments return numbers for a shape of `(1,)`; these get their axis back.
+
+    Raises:
+        InputError: what is no observation of the space, or holds numbers that are not finite.
+    """
+    if isinstance(observation, tuple) and len(observation) == 2 and isinstance(observation[1], dict):
+        raise InputError(
+            "You have passed a tuple to the predict() function instead of a Numpy array or a Dict. You are probably "
+            "mixing Gym API with SB3 VecEnv API: `obs, info = env.reset()` (Gym) vs `obs = vec_env.reset()` "
+            "(SB3 VecEnv)."
+        )
+    if isinstance(space, spaces.Dict):
+        if not isinstance(observation, Mapping) or observation.keys() != space.spaces.keys():
+            found = list(observation) if isinstance(observation, Mapping) else type(observation).__name__
+            raise InputError(f"{name} = {found}: must be a dict with the keys {list(space.spaces)}")
+        return {key: readable(observation[key], part, f"{name}[{key!r}]") for key, part in space.spaces.items()}
+    array = observation.cpu().numpy() if isinstance(observation, Tensor) else _numbers(observation, space, name)
+    sizes = space.n if isinstance(space, spaces.Discrete) else getattr(space, "nvec", None)
+    if sizes is not None and not ((array >= 0) & (array < sizes)).all():
+        raise InputError(f"{name} = {array}: must be in {space}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(
+            f"{name} = {array}: holds a number that is not finite; the environment, or VecNormalize, gave it"
+        )
+    return array.reshape(space.shape) if isinstance(space, spaces.Box) and space.shape and array.ndim == 0 else array
+
+
+def _numbers(observation: Any, space: spaces.Space[Any], name: str) -> np.ndarray:
+    try:
+        array = np.asarray(observation)
+    except ValueError:  # ragged
+        array = np.empty(0, object)
+    if array.dtype.kind not in "biuf":
+        kind = "dict" if isinstance(observation, Mapping) else type(observation).__name__
+        raise InputError(f"{name} of type {kind}: must be numbers of {space}, or a batch of them")
+    return array
 
 
 def map_parts(obs: PyTorchObs, function: Callable[[Tensor], Tensor]) -> PyTorchObs:

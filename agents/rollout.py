@@ -230,7 +230,15 @@ def warn_of_sizes(rollout: Rollout, batch_size: int) -> None:
 def _source(array: Any, block: Tensor) -> Tensor:
     """Returns what an environment gave as a tensor `[n, ...]` in the shape of its space."""
     source = torch.from_numpy(np.ascontiguousarray(array))
-    return source if source.shape[1:] == block.shape[2:] else source.reshape(-1, *block.shape[2:])
+    shape = block.shape[2:]
+    if source.shape[1:] == shape:
+        return source
+    if source[0].numel() != shape.numel():
+        raise InputError(
+            f"observations have shape {tuple(source.shape)}, and {tuple(shape)} each in the observation space; correct "
+            "the space or what the vector environment returns"
+        )
+    return source.reshape(len(source), *shape)
 
 
 def _admitting(block: Tensor, source: Tensor) -> Tensor:

@@ -29,6 +29,20 @@ def check_policy_name(name: str, valid: Iterable[str]) -> None:
     raise InputError(f"policy = {name!r}: unknown policy; valid are {', '.join(valid)}.{did_you_mean(name, valid)}")
 
 
+def check_policy_class(policy: Any, needed: type) -> None:
+    """Checks the class of a policy that MemoryPPO is given.
+
+    Raises:
+        InputError: it is no class, or has no memory core.
+    """
+    if not isinstance(policy, type) or not issubclass(policy, needed):
+        name = policy.__name__ if isinstance(policy, type) else repr(policy)[:80]
+        raise InputError(
+            f"policy = {name}: MemoryPPO needs a policy with a memory core: MlpNtmPolicy, CnnNtmPolicy, "
+            "MultiInputNtmPolicy or a subclass (policy_kwargs=dict(core='lstm') gives an LSTM)"
+        )
+
+
 def check_observation_kind(policy: str, extractor: type[BaseFeaturesExtractor], space: spaces.Space[Any]) -> None:
     """Checks that a policy's own features extractor reads observations of a kind.
 

@@ -38,7 +38,7 @@ class YamlError(InputError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads numbers, booleans and null as `Typed`, keys as text, and dates as the text that they are."""
+    """Reads numbers, booleans and null as `Typed`, keys such as `on` as text, and dates as the text that they are."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
         value = super().construct_object(node, deep)
@@ -56,8 +56,10 @@ class _Loader(yaml.SafeLoader):
             if times > 1:
                 raise YamlError(f"{_short(key)}: the key is there twice (line {node.start_mark.line + 1} on)")
         mapping = super().construct_mapping(node, deep=True)
-        if not all(isinstance(key, (str, Typed)) for key in mapping):
-            raise YamlError("a key must be text")
+        for key in mapping:
+            if not isinstance(key, str) and not (isinstance(key, Typed) and isinstance(key.value, (bool, type(None)))):
+                text = key.text if isinstance(key, Typed) else str(key)
+                raise YamlError(f"{_short(text)}: a key must be text; put quotes around it if that is meant")
         return {key.text if isinstance(key, Typed) else key: value for key, value in mapping.items()}
 
 

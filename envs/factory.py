@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import gymnasium as gym
 from gymnasium import spaces
 
-from ntm_rl.envs.actions import RescaledAction
+from ntm_rl.envs.actions import RescaledAction, check_action_space
 from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe, has_place, is_of_the_call
 from ntm_rl.envs.guard import guard
 from ntm_rl.envs.masking import MaskVelocity
@@ -195,22 +195,14 @@ def check_spaces(env_id: str, observation_space: spaces.Space[Any], action_space
         if not is_plain(part):
             raise InputError(
                 f"env.id = {env_id!r}: its {where} {part} is not supported; valid are Box, Discrete, MultiDiscrete, "
-                "MultiBinary, and a Dict or Tuple of these"
+                "MultiBinary, and a Dict or Tuple of these; gymnasium.wrappers.TransformObservation makes one of them, "
+                "or leaves it out"
             )
         if not 1 <= _elements(part) <= MAX_ELEMENTS:
             raise InputError(f"env.id = {env_id!r}: its {where} {part} must have 1 to {MAX_ELEMENTS} elements")
     if not parts:
         raise InputError(f"env.id = {env_id!r}: its observation space {observation_space} is empty")
-    if not is_plain(action_space):
-        raise InputError(
-            f"env.id = {env_id!r}: its action space {action_space} is not supported; valid are Box, Discrete from 0, "
-            "MultiDiscrete from 0 and MultiBinary, the last two of one dimension"
-        )
-    if isinstance(action_space, spaces.Box) and not action_space.is_bounded():
-        raise InputError(
-            f"env.id = {env_id!r}: its action space {action_space} has no bounds; wrap the environment in "
-            "gymnasium.wrappers.ClipAction or RescaleAction with finite ones"
-        )
+    check_action_space(action_space, f"env.id = {env_id!r}: its action space")
 
 
 def _elements(space: spaces.Space[Any]) -> int:

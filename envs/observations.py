@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.wrappers import FlattenObservation, TransformObservation
+from gymnasium.wrappers import TransformObservation
 from numpy.typing import NDArray
 
 from ntm_rl.envs.images import ImageReader
@@ -21,18 +21,19 @@ MAX_ELEMENTS = 2**25  # of one observation, one-hot parts included: more is a mi
 
 
 class TupleToMultiDiscrete(TransformObservation[NDArray[np.int64], Any, Any], RecordConstructorArgs):
-    """Joins a Tuple of Discrete observations, each counted from 0, into one MultiDiscrete observation."""
+    """Joins a Tuple of Discrete observations into one MultiDiscrete observation, all counted from 0."""
 
     def __init__(self, env: gym.Env[Any, Any]):
         RecordConstructorArgs.__init__(self)
         space = env.observation_space
         assert isinstance(space, spaces.Tuple)
         joined = spaces.MultiDiscrete([int(part.n) for part in space.spaces])  # type: ignore[attr-defined]
+        self._starts = np.array([part.start for part in space.spaces], dtype=np.int64)  # type: ignore[attr-defined]
         TransformObservation.__init__(self, env, func=self.join, observation_space=joined)
 
     def join(self, observation: tuple[int, ...]) -> NDArray[np.int64]:
         """Returns the numbers as one array."""
-        return np.array(observation, dtype=np.int64)
+        return np.array(observation, dtype=np.int64) - self._starts
 
 
 class GridFeatures(TransformObservation[NDArray[np.float32], Any, Any], RecordConstructorArgs):
@@ -102,7 +103,9 @@ class ReadableParts(TransformObservation[Any, Any, Any], RecordConstructorArgs):
         for path, part in _leaves(env.observation_space):
             key = "/".join(map(str, path))
             if key in self._parts:
-                raise InputError(f"observation {key!r}: two parts of {env.observation_space} have this joined key")
+                raise InputError(
+                    f"observation {key!r}: two parts of {env.observation_space} have this joined key; rename one"
+                )
             reader, change = _reader(part, mission)
             if change:
                 self._changes.append(f"{key}: {change}" if key else change)
@@ -170,7 +173,9 @@ def _reader(space: spaces.Space[Any], mission: Mission) -> tuple[Reader | None, 
         return image, f"image {_size(space)}, read as {_size(image.space)}" if image.changes else ""
     if is_plain(space) or not isinstance(space, NUMERIC):
         return AsItIs(space), ""
-    return Flattened(space), f"{space}, read as {spaces.flatdim(space)} numbers, discrete ones one-hot"
+    return Flattened(
+        space
+    ), f"{' '.join(str(space).split())}, read as {spaces.flatdim(space)} numbers, discrete ones one-hot"
 
 
 def is_plain(space: spaces.Space[Any]) -> bool:
@@ -209,7 +214,7 @@ def make_readable(env: gym.Env[Any, Any], mission: Mission = "auto") -> gym.Env[
     if is_grid(env):
         return GridFeatures(env, mission)
     if isinstance(space, spaces.Tuple) and all(isinstance(part, spaces.Discrete) for part in space.spaces):
-        return TupleToMultiDiscrete(env) if all(map(is_plain, space.spaces)) else FlattenObservation(env)
+        return TupleToMultiDiscrete(env)
     parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
     return env if all(map(_is_read_as_it_is, parts)) else ReadableParts(env, mission)
 

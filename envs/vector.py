@@ -96,6 +96,11 @@ class VectorEnvAdapter(SpawnsSeeds):
         finished = np.flatnonzero(dones)
         last, last_info = observations, info
         if self._resets_itself:  # now `observations` and `info` belong to the next episode
+            if "final_obs" not in info:
+                raise ForeignError(
+                    f"{self.envs}: its autoreset_mode is SAME_STEP, but step ended an episode without "
+                    "info['final_obs'], the last observations; add them, or reset on demand (AutoresetMode.DISABLED)"
+                )
             last, last_info = info["final_obs"], info.get("final_info", {})
         for index in finished.tolist():
             infos[index] = {

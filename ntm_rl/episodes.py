@@ -22,7 +22,7 @@ def episode_numbers(inputs: Tensor, resets: Tensor | None) -> Tensor:
 
 
 def take_out(inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Takes out what is not finite.
+    """Takes out what is not finite, or so large that a norm of it is not.
 
     Args:
         inputs: `[T, B, I]`.
@@ -30,10 +30,11 @@ def take_out(inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, T
         episodes: Number of the episode of each step, `[T, B]`.
 
     Returns:
-        Inputs and state with 0 for steps and states that are not finite, and which steps, `[T, B]`, are to be spoiled:
-        those, and what comes after them in their episode.
+        Inputs and state with 0 for such steps and states, and which steps, `[T, B]`, are to be spoiled: those, and
+        what comes after them in their episode.
     """
-    bad_steps, bad_states = ~inputs.isfinite().all(2), ~state.isfinite().all(1)
+    limit = torch.finfo(inputs.dtype).max ** 0.5 / 16  # what a layer makes of it is squared
+    bad_steps, bad_states = ~(inputs.abs() < limit).all(2), ~(state.abs() < limit).all(1)  # NaN is not below it
     bad = torch.cat([bad_states.unsqueeze(0), bad_steps])
     latest = torch.where(bad, torch.cat([torch.zeros_like(episodes[:1]), episodes]), -1).cummax(0).values
     inputs, state = inputs.masked_fill(bad_steps.unsqueeze(2), 0), state.masked_fill(bad_states.unsqueeze(1), 0)
@@ -56,11 +57,17 @@ class _Spoil(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[1])
+        ctx.save_for_forward(inputs[1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (where,) = ctx.saved_tensors
         return gradient.masked_fill(where & (gradient != 0), torch.nan), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        (where,) = ctx.saved_tensors
+        return tangent.masked_fill(where, torch.nan)
 
 
 class Recent(NamedTuple):

@@ -314,9 +314,8 @@ class Ntm(MemoryCore):
     def _first_weightings(self, logits: Tensor | None, heads: int) -> Tensor:
         if logits is not None:
             return torch.softmax(self.start_scale * logits, dim=-1)
-        weighting = self.bias.new_zeros(heads, self.slots)
-        weighting[:, 0] = 1  # not uniform: over identical slots a uniform weighting could never become anything else
-        return weighting
+        # Not uniform: over identical slots a uniform weighting could never become anything else.
+        return torch.cat([self.bias.new_ones(heads, 1), self.bias.new_zeros(heads, self.slots - 1)], dim=1)
 
     def _build_controller(self) -> None:
         """Makes the controller's weights; gates in torch's order (i, f, g, o; r, z, n)."""

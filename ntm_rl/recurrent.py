@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl.core import MemoryCore, host_sees, register_core, require_at_least, without_autocast
@@ -73,7 +74,7 @@ class _TorchRecurrentCore(MemoryCore):
         if len(inputs) == 1 and not torch.is_grad_enabled():
             output, after = self._step(inputs[0], state)
             return output.unsqueeze(0), after
-        if is_transformed():  # vmap knows torch's cells, not its modules
+        if is_transformed():  # vmap knows cells, not torch's modules
             return self._run_steps(inputs, state, resets)
         if resets is not None and len(inputs) > 1:
             if not host_sees(resets.device):
@@ -87,9 +88,10 @@ class _TorchRecurrentCore(MemoryCore):
         """One step by torch's cell functions, which spare a rollout the overhead of the sequence module."""
         last = state[:, 1:].chunk(self.parts * self.layers, dim=1)
         hiddens, cells = [], []
+        run_lstm_cell = _plain_lstm_cell if is_transformed() else torch.lstm_cell
         for layer, weights in enumerate(self.network.all_weights):
             if self.parts == 2:
-                inputs, cell = torch.lstm_cell(inputs, (last[layer], last[self.layers + layer]), *weights)
+                inputs, cell = run_lstm_cell(inputs, (last[layer], last[self.layers + layer]), *weights)
                 cells.append(cell)
             else:
                 inputs = self.run_cell(inputs, last[layer], *weights)
@@ -131,6 +133,22 @@ class _TorchRecurrentCore(MemoryCore):
         parts = torch.stack(after) if self.parts == 2 else after.unsqueeze(0)  # [parts, layers, B, H]
         flat = parts.permute(2, 0, 1, 3).flatten(1)
         return torch.cat([flat.new_ones(len(flat), 1), flat], dim=1)
+
+
+def _plain_lstm_cell(
+    inputs: Tensor,
+    last: tuple[Tensor, Tensor],
+    weight_input: Tensor,
+    weight_hidden: Tensor,
+    bias_input: Tensor,
+    bias_hidden: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`torch.lstm_cell`, whose weights vmap cannot batch, as operators that it can."""
+    hidden, cell = last
+    gates = F.linear(inputs, weight_input, bias_input) + F.linear(hidden, weight_hidden, bias_hidden)
+    input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=1)
+    cell = torch.sigmoid(forget_gate) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
+    return torch.sigmoid(output_gate) * torch.tanh(cell), cell
 
 
 def _narrow(states: Any, width: int) -> Any:

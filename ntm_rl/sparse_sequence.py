@@ -302,7 +302,7 @@ class _Rolled:
         self.flat.index_copy_(0, write.rows, write.contents)
         self.d_flat.index_copy_(0, write.rows, d_rows.masked_fill(~write.counted, 0))
         last, gate = write.last_weights, said.write_gates
-        d_rows = d_rows.view(*last.shape[:2], -1, d_rows.shape[1])  # [B, R, 1 + K, M]
+        d_rows = d_rows.view(*last.shape[:2], 1 + last.shape[2], d_rows.shape[1])  # [B, R, 1 + K, M]
         d_adds = (write_shares(said, last).unsqueeze(3) * d_rows).sum(2)
         d_shares = (d_rows * said.adds.unsqueeze(2)).sum(3)
         d_wiped, d_last = d_shares[..., 0], d_shares[..., 1:]
@@ -364,4 +364,4 @@ def _cosines(queries: Tensor, rows: Tensor) -> Tensor:
 
 def _held(rows: Tensor, read: _Read) -> Tensor:
     """Returns rows `[B * R * K, M]` as `[B, R, K, M]`, zero where the slot holds nothing."""
-    return rows.view(*read.holds.shape, -1).masked_fill(~read.holds.unsqueeze(3), 0)
+    return rows.view(*read.holds.shape, rows.shape[1]).masked_fill(~read.holds.unsqueeze(3), 0)

@@ -12,10 +12,15 @@ from torch.autograd import forward_ad
 
 
 def is_transformed() -> bool:
-    """Whether torch.func, forward-mode differentiation or torch.export is at work, which see plain operators alone."""
+    """Whether torch.func, forward-mode differentiation or torch.export is at work, which see plain operators alone.
+
+    So do modes that see each operator: FakeTensorMode, make_fx, a counter of operations. torch.compile does not.
+    """
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return True
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return torch._C._len_torch_dispatch_stack() > 0
 
 
 def differentiate(

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 FLAGS = ["-std=c++20", "-fPIC", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
 ABI = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
 TORCH = Path(torch.__file__).parent
+LONGEST_BUILD = 600.0  # seconds that compilers have, and that a process waits for another one's build
 
 
 class BuildError(RuntimeError):
@@ -49,9 +51,10 @@ def target_of(compiler: list[str]) -> str:
     """Returns what the compiler predefines: its version and what -march=native means here; empty if it fails."""
     command = [*compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull]
     try:
-        return subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode(errors="replace")
+        said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
+    return said.decode(errors="replace")
 
 
 def build_library(compiler: list[str], sources: list[Path], library: Path, log: Path) -> None:
@@ -73,11 +76,16 @@ def build_library(compiler: list[str], sources: list[Path], library: Path, log: 
 
 
 def _run(commands: list[list[str]], folder: Path, log: Path) -> None:
-    """Runs all commands at the same time; the first that fails ends the others."""
+    """Runs all commands at the same time; the first that fails or does not end stops the others."""
+    deadline = time.monotonic() + LONGEST_BUILD
     with _running(commands, folder) as processes:
         for index, process in enumerate(processes):
-            if process.wait() == 0:
-                continue
+            try:
+                if process.wait(max(deadline - time.monotonic(), 0)) == 0:
+                    continue
+            except subprocess.TimeoutExpired:
+                command = shlex.join(commands[index])
+                raise BuildError(f"the compiler does not end within {LONGEST_BUILD:.0f} s: {command}") from None
             output = _output(folder, index).read_text(errors="replace")
             log.write_text(f"{shlex.join(commands[index])}\n{output}", errors="replace")
             raise BuildError(f"{_reason(output, process.returncode)}; full log: {log}")
@@ -96,14 +104,19 @@ def _running(commands: list[list[str]], folder: Path) -> Iterator[list[subproces
     finally:
         for process in processes:
             if process.poll() is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # and what it has started: the compiler behind its driver
                 process.wait()
 
 
 def _start(command: list[str], output: int, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            process_group=0,
         )
     except OSError as error:
         raise BuildError(f"{command[0]} does not run: {error.strerror}") from error

@@ -16,13 +16,12 @@ from pathlib import Path
 
 import torch
 
-from ntm_rl.kernels.compiler import ABI, FLAGS, BuildError, build_library, find_compiler, target_of
+from ntm_rl.kernels.compiler import ABI, FLAGS, LONGEST_BUILD, BuildError, build_library, find_compiler, target_of
 
 SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 # What tells kinds of CPU apart in /proc/cpuinfo, on x86, ARM, POWER and RISC-V; other lines change from core to core.
 CPU_LINES = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features", "cpu", "isa")
-LONGEST_BUILD = 600.0  # seconds that a process waits for another one's build
 
 
 @cache

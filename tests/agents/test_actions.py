@@ -221,7 +221,6 @@ def test_samples_become_elements_of_the_space(space, squashed, sampled, expected
     ("space", "flat"),
     [
         (spaces.MultiBinary([2, 3]), r"MultiBinary\(6\)"),
-        (spaces.MultiBinary([3]), r"MultiBinary\(3\)"),
         (spaces.MultiDiscrete([[2, 2], [3, 3]]), "MultiDiscrete"),
     ],
 )
@@ -229,6 +228,11 @@ def test_samples_become_elements_of_the_space(space, squashed, sampled, expected
 def test_discrete_actions_of_more_dimensions_are_refused_with_the_flat_space(algorithm, space, flat):
     with pytest.raises(InputError, match=rf"action space = .*must have one dimension; flatten it .*{flat}"):
         make_model(DummyVecEnv([lambda: Sampler(space)]), algorithm)
+
+
+def test_the_size_of_binary_actions_must_be_a_number():
+    with pytest.raises(InputError, match=r"MultiBinary\(\(3,\)\): its size must be a number; write MultiBinary\(3\)"):
+        make_model(DummyVecEnv([lambda: Sampler(spaces.MultiBinary([3]))]))
 
 
 def test_what_the_distribution_sampled_is_stored_and_not_what_the_environment_got():

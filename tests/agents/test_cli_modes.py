@@ -103,6 +103,11 @@ def test_a_difficulty_is_for_supervised_runs(ppo_run, capsys):
     assert line == "--difficulty length=1: only runs of supervised tasks take one"
 
 
+def test_one_learning_curve_is_not_drawn_of_both_kinds_of_run(copy_run, ppo_run, capsys):
+    line = refused(capsys, "inspect", copy_run, ppo_run)
+    assert ppo_run in line and line.endswith("one panel shows supervised runs or runs of PPO, not both")
+
+
 @pytest.mark.parametrize("options", [["--stochastic"], ["--max-steps", "3"]])
 def test_what_is_for_environments_is_refused_for_supervised_runs(copy_run, options, capsys):
     assert "only runs with an environment take them" in refused(capsys, "evaluate", copy_run, *options)

@@ -221,6 +221,10 @@ def test_numbers_and_null_survive_being_written_down():
     assert plain(read_yaml(to_yaml_text(data))) == data
 
 
+def test_words_that_yaml_takes_for_booleans_are_keys_as_they_were_typed():
+    assert plain(read_yaml("{on: 1, y: 2, null: 3, '1': 4}")) == {"on": 1, "y": 2, "null": 3, "1": 4}
+
+
 def bomb(levels: int) -> str:
     lines = ["env:", "  id: CartPole-v1", "  kwargs:", f"    a0: &a0 [{','.join('x' * 10)}]"]
     lines += [f"    a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 10)}]" for n in range(1, levels)]
@@ -231,6 +235,7 @@ CHAIN = "a0: &a0 [x]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1,
 HOSTILE = {
     "aliases": (bomb(9), "more than 10,000 values after its aliases are expanded"),
     "twice": ("a: &a {x: 1}\nb: {<<: *a, x: 2}\nb: {}", "'b': the key is there twice"),
+    "number as a key": ("env: {id: CartPole-v1, kwargs: {rewards: {1: 0.5}}}", "'1': a key must be text; put quotes"),
     "recursive": ("a: &a [*a]", "alias of what contains it"),
     "deep list": ("a: " + "[" * 3000 + "]" * 3000, "nested more than 30 deep"),
     "deep mapping": ("a: " + "{a: " * 3000, "nested more than 30 deep"),

@@ -63,6 +63,9 @@ def test_other_policies_and_files_are_refused(tmp_path):
     RecurrentPPO("MlpLstmPolicy", "CartPole-v1", n_steps=16, batch_size=16).save(tmp_path / "lstm.zip")
     with pytest.raises(InputError, match="its policy RecurrentActorCriticPolicy has no memory core"):
         convert(tmp_path / "lstm.zip", tmp_path / "agent", trust=True)
+    for trust in (True, False):  # trust is not asked for in vain
+        with pytest.raises(InputError, match=r"y\.zip: no such file"):
+            convert(tmp_path / "y.zip", tmp_path / "agent", trust=trust)
     (tmp_path / "x.zip").write_bytes(b"no zip")
     with pytest.raises(InputError, match=r"x\.zip: not an agent that SB3 can load"):
         convert(tmp_path / "x.zip", tmp_path / "agent", trust=True)

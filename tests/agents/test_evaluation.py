@@ -193,7 +193,8 @@ def test_an_environment_that_cannot_be_closed_costs_no_result(walk, monkeypatch,
 
     monkeypatch.setattr(Walk, "close", close)
     assert evaluate(walk, 2).ended == 2
-    assert "note: the environment could not be closed: OSError: display is gone" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "close raised an error: " in error and "test_evaluation.py" in error and "OSError: display is gone" in error
 
 
 def test_an_agent_is_not_played_on_other_observations(unfinished):

@@ -172,7 +172,9 @@ def test_what_draws_nothing_says_what_came_of_each_way():
 
 
 def test_an_error_of_render_is_told_with_its_place():
-    with pytest.raises(InputError, match=r"render\(\) raised KeyError: 'bulb' \(.*test_filming.py, line \d+\)"):
+    with pytest.raises(
+        InputError, match=r"render raised an error: .*test_filming.py, line \d+, in render: KeyError: 'bulb\'"
+    ):
         make_filmed(EnvSettings("tests/Broken-v0"), seed=0)
 
 

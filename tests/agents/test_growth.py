@@ -32,7 +32,7 @@ def test_all_axes_are_measured_one_value_after_the_other_and_drawn():
     assert {point.axis for point in points if point.unit == "steps/s"} == {"envs"}
     by_axis = {name: [point.peer for point in points if point.axis == name] for name in TINY}
     assert [name for name, peers in by_axis.items() if len(set(peers)) == 1] == ["slots", "width"]
-    growth.plot(points, "all.png")
+    growth.plot(points, Path("all.png"))
     with Image.open("all.png") as image:
         assert image.format == "PNG" and image.width > image.height > 300
 

@@ -50,6 +50,24 @@ class CountingEnv(gym.Env):
         return np.full(1, self.steps, np.float32), 1.0, ends and not self.truncates, ends and self.truncates, {}
 
 
+class WithoutGradients(CountingEnv):
+    """Switches gradients off for the whole process, as environments with networks of their own do."""
+
+    def reset(self, *, seed=None, options=None):
+        torch.set_grad_enabled(False)
+        return super().reset(seed=seed)
+
+
+def test_an_environment_that_switches_gradients_off_is_trained_on():
+    try:
+        model = make_model(WithoutGradients(3, truncates=False))
+        before = [each.clone() for each in model.policy.parameters()]
+        model.learn(32)
+        assert any(not torch.equal(old, new) for old, new in zip(before, model.policy.parameters(), strict=True))
+    finally:
+        torch.set_grad_enabled(True)
+
+
 def test_a_time_limit_bootstraps_from_the_terminal_observation_in_the_memory_state_reached_there():
     env = DummyVecEnv([lambda: CountingEnv(3, truncates=True), lambda: CountingEnv(5, truncates=False)])
     model = make_model(env, gamma=0.9, batch_size=32)
@@ -204,7 +222,7 @@ def test_a_callback_can_stop_the_rollout():
         (dict(batch_size=16.0), r"batch_size = 16.0: must be an integer of at least 1"),
         (dict(n_steps=0), "n_steps = 0: must be an integer of at least 1"),
         (dict(n_epochs=0), "n_epochs = 0: must be an integer of at least 1"),
-        (dict(clip_range_vf=-1), "clip_range_vf = -1: must be above 0"),
+        (dict(clip_range_vf=-1), "clip_range_vf = -1: must be a number above 0, or None"),
     ],
 )
 def test_sizes_below_one_name_their_key(kwargs, message):

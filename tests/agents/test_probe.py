@@ -19,6 +19,7 @@ from ntm_rl.agents.storage import read_tensors
 from ntm_rl.agents.training import policy_name
 from ntm_rl.envs import EnvSettings, make_vec_env
 from ntm_rl.envs.foreign import ForeignError
+from ntm_rl.envs.seeding import spawn_seed
 from ntm_rl.errors import InputError
 
 TINY = ["n_envs=2", "total_timesteps=64", "ppo.n_steps=16", "ppo.sequence_length=16", "ppo.batch_size=32"]
@@ -166,7 +167,7 @@ def test_what_an_environment_raises_in_a_process_of_its_own_keeps_its_line(capsy
     assert main(["train", "my.yaml", *TINY, *overrides]) == ENVIRONMENT_FAILED
     last = capsys.readouterr().err.splitlines()[-1]
     assert "environment 0, step 4: step raised an error: " in last and ".py, line 7, in step: BrokenPipeError" in last
-    assert "its seed was 0, its last action" in last and "env.restart_workers = true" in last
+    assert f"its seed was {spawn_seed(0, 0)}, its last action" in last and "env.restart_workers = true" in last
 
 
 def test_what_fails_in_close_leaves_the_result_and_code_0(capsys):

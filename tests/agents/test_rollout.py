@@ -125,3 +125,12 @@ def test_dict_observations_stay_dicts_and_keep_their_dtype():
 def test_a_tuple_space_is_refused_with_what_would_be_valid():
     with pytest.raises(InputError, match=r"Tuple.*valid are Box, Discrete"):
         make_rollout(2, 1, 2, spaces.Tuple((spaces.Discrete(2), spaces.Discrete(3))))
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (2, 4), (2, 3)])
+def test_observations_of_another_size_are_refused_and_not_spread(shape):
+    rollout = Rollout(
+        spaces.Box(-1, 1, (2,)), spaces.Discrete(2), n_steps=2, n_envs=2, sequence_length=2, state_size=1, device="cpu"
+    )
+    with pytest.raises(InputError, match=r"observations have shape .*, and \(2,\) each in the observation space"):
+        rollout.store_observation(0, np.zeros(shape, np.float32))

@@ -173,7 +173,9 @@ def test_states_and_starts_of_another_number_of_observations_are_refused():
     model = make_model()
     batch = np.zeros((3, 4), np.float32)
     _, state = model.predict(batch[:2])
-    with pytest.raises(InputError, match=r"state of shape \[1, 2, \d+\]: must be \[1, 3, \d+\] for 3 observation"):
+    with pytest.raises(
+        InputError, match=r"state of shapes \[1, 2, \d+\] and .*: must be two of \[1, 3, \d+\] for 3 observation"
+    ):
         model.predict(batch, state)
     with pytest.raises(InputError, match="episode_start of 2 values: must be one truth value, or one for each of 3"):
         model.predict(batch, episode_start=[True, False])

@@ -78,7 +78,7 @@ def test_a_folder_that_lost_its_permission_is_one_clear_error(tmp_path, monkeypa
     def refused(*_, **__):  # tests may run as root, whom no mode of a folder stops
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr("pathlib.Path.open", refused)
+    monkeypatch.setattr("ntm_rl.agents.storage._through_no_link", refused)
     monkeypatch.setattr("pathlib.Path.unlink", refused)
     with pytest.raises(StorageError, match="x: cannot be written: Permission denied"):
         write_atomically(tmp_path / "x", b"new")

@@ -239,6 +239,8 @@ def test_the_command_line_trains_evaluates_and_draws(tmp_path, capsys):
     assert "length=2: " in capsys.readouterr().out
     assert main(["evaluate", run, "--difficulty", "length"]) == 2
     assert "must be like length=10,repeats=20" in capsys.readouterr().err
+    assert main(["evaluate", run, "--difficulty", "length=2,length=3"]) == 2
+    assert "length=2,length=3: a name is there twice" in capsys.readouterr().err
     assert main(["resume", run, "total_sequences=80"]) == 0
     assert "Finished after 80 sequences" in capsys.readouterr().out
     assert main(["inspect", run, run, "--json"]) == 0

@@ -46,6 +46,14 @@ def test_integers_are_rounded_to_the_nearest(dtype):
     assert env.step(np.array([0.01, -5.0], np.float32))[0].tolist() == [129, 0]  # 128.775; what is outside is clipped
 
 
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_the_largest_bounds_keep_their_signs(dtype):
+    limits = np.iinfo(dtype)
+    env = RescaledAction(Heater(limits.min, limits.max, dtype))
+    lowest, highest = env.step(np.array([-1.0, 1.0], np.float32))[0].astype(float).tolist()
+    assert lowest == float(limits.min) and highest == pytest.approx(float(limits.max))
+
+
 @pytest.mark.parametrize("vectorization", ["auto", "sync"])
 def test_the_setting_scales_and_the_previous_action_is_the_agents_own(vectorization):
     settings = EnvSettings("Heater-v0", rescale_action=True, previous_action=True, vectorization=vectorization)

@@ -81,16 +81,33 @@ def test_a_module_that_the_environment_imports_is_named(monkeypatch):
         (
             spaces.Discrete(2),
             spaces.Tuple((spaces.Discrete(2),)),
-            r"action space Tuple.*valid are Box, Discrete from 0",
+            r"action space = Tuple.*valid are Box, Discrete.*TransformAction",
         ),
-        (spaces.Discrete(2), spaces.Discrete(3, start=1), "action space Discrete.*Discrete from 0"),
-        (spaces.Discrete(2), spaces.MultiBinary((2, 2)), "action space MultiBinary.*of one dimension"),
-        (spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (1,)), r"action space Box.*no bounds.*ClipAction"),
+        (
+            spaces.Discrete(2),
+            spaces.MultiBinary((2, 2)),
+            r"action space = MultiBinary.*one dimension.*MultiBinary\(4\)",
+        ),
+        (
+            spaces.Discrete(2),
+            spaces.MultiDiscrete([[2, 2]]),
+            r"action space = MultiDiscrete\(\[\[2 2\]\]\).*one dimension",
+        ),
+        (spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (1,)), r"action space = Box.*finite bounds.*ClipAction"),
+        (spaces.Discrete(2), spaces.Box(0, np.inf, (1,)), r"action space = Box.*finite bounds"),
+        (spaces.Discrete(2), spaces.Box(0, 1, (0,)), r"action space = Box.*at least one element"),
     ],
 )
 def test_spaces_that_no_policy_reads_are_refused(observation, action, message):
     with pytest.raises(InputError, match=message):
         check_spaces("Some-v0", observation, action)
+
+
+@pytest.mark.parametrize(
+    "action", [spaces.Discrete(3, start=1), spaces.Discrete(2, start=-1), spaces.MultiDiscrete([2, 3], start=[1, -1])]
+)
+def test_numbered_actions_may_start_anywhere(action):
+    check_spaces("Some-v0", spaces.Discrete(2), action)
 
 
 def test_a_missing_engine_names_the_command_that_installs_it(monkeypatch):

@@ -13,6 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
 from ntm_rl.envs import EnvSettings, PreviousStepVector, VectorEnvAdapter, make_env, make_vec_env
+from ntm_rl.envs.foreign import ForeignError
 from ntm_rl.envs.native import NATIVE
 from ntm_rl.envs.seeding import spawn_seed
 from ntm_rl.envs.vector import SteppedInTurn
@@ -85,6 +86,19 @@ def test_episodes_end_as_sb3_wants_them_to(mode, as_dict):
     assert (seen[3][3][2]["episode"]["r"], seen[3][3][2]["episode"]["l"]) == (12.0, 4)
     assert "episode" not in seen[3][3][1]
     assert (seen[3][3][0]["episode"]["r"], seen[3][3][0]["episode"]["l"]) == (2.0, 2)  # its second episode
+
+
+class WithoutLast(Counters):
+    def step(self, actions):
+        return *super().step(actions)[:4], {}
+
+
+def test_a_reset_within_a_step_that_hides_the_last_observations_is_an_error():
+    venv = VectorEnvAdapter(WithoutLast(AutoresetMode.SAME_STEP))
+    venv.reset()
+    venv.step(np.zeros(3, np.int64))
+    with pytest.raises(ForeignError, match=r"WithoutLast.*SAME_STEP.*without info\['final_obs'\].*DISABLED"):
+        venv.step(np.zeros(3, np.int64))
 
 
 def test_the_adapter_around_gymnasiums_sync_vector_env_equals_sb3s_dummy_vec_env():

@@ -127,6 +127,19 @@ def test_the_flat_state_has_the_stated_size_begins_all_zero_and_is_alive_after_a
 
 
 @every_core
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_batch_of_no_sequences_runs_forward_and_backward(name, options, steps):
+    core = build(name, options)
+    inputs, state = torch.zeros(steps, 0, 3, dtype=torch.float64, requires_grad=True), core.initial_state(0)
+    outputs, after = core(inputs, state, torch.zeros(steps, 0, dtype=torch.bool))
+    assert outputs.shape == (steps, 0, core.output_size) and after.shape == state.shape
+    outputs.sum().backward()
+    assert all(not weight.grad.any() for weight in core.parameters() if weight.grad is not None)
+    with torch.no_grad():
+        assert core(inputs, state)[0].shape == outputs.shape
+
+
+@every_core
 def test_an_all_zero_state_is_the_beginning_that_unpack_shows(name, options):
     core = build(name, options)
     inputs, state, _ = sequence(core, (3, 2, 0.0, 1))

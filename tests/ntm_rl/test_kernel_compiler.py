@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ntm_rl.kernels import compiler
 from ntm_rl.kernels.compiler import BuildError, build_library, find_compiler, target_of
 
 REAL = shutil.which("c++")
@@ -113,6 +114,26 @@ def test_a_failing_source_ends_the_others_at_once(monkeypatch, tmp_path):
     started = time.monotonic()
     reason(tmp_path)
     assert time.monotonic() - started < 30
+
+
+def test_a_compiler_that_does_not_end_is_stopped_with_all_that_it_started(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiler, "LONGEST_BUILD", 2.0)
+    path = script(tmp_path / "c++", f"sleep 600 & echo $! >> '{tmp_path}/started'; wait")
+    monkeypatch.setenv("CXX", path)
+    assert reason(tmp_path).startswith(f"the compiler does not end within 2 s: {path} ")
+    started = (tmp_path / "started").read_text().split()
+    assert len(started) == 2
+    deadline = time.monotonic() + 30
+    while any(_is_running(Path("/proc") / process) for process in started):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _is_running(process: Path) -> bool:
+    try:
+        return (process / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_what_the_compiler_leaves_half_done_lies_in_the_librarys_folder(monkeypatch, tmp_path):

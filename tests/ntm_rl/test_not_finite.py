@@ -1,4 +1,4 @@
-"""NaN and infinity in every core: they show in their own episode, and a reset clears them."""
+"""NaN, infinity and what overflows in every core: they show in their own episode, and a reset clears them."""
 
 import ctypes
 import shutil
@@ -23,7 +23,7 @@ CORES = [(name, {"hidden_size": 6}) for name in core_names()] + [
     ("gtrxl", {"hidden_size": 6, "window": 2, "layers": 3}),
 ]
 every_core = pytest.mark.parametrize(("name", "options"), CORES, ids=str)
-every_bad_value = pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf], ids=str)
+every_bad_value = pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf, 1e20, -3e38], ids=str)
 
 
 def build(name: str, options: dict) -> MemoryCore:

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.rnn import pack_sequence
+from torch.utils.flop_counter import FlopCounterMode
 
 from ntm_rl.core import MemoryCore, core_names, make_core
 from ntm_rl.errors import InputError
@@ -15,7 +17,7 @@ CORES = [(name, {"hidden_size": 3, **SMALL.get(name, {})}) for name in core_name
     ("lstm", {"hidden_size": 3, "layers": 2}),
 ]
 every_core = pytest.mark.parametrize(("name", "options"), CORES, ids=str)
-# torch.compile and torch.export import what torch deprecates.
+# torch.compile, torch.export and forward mode import what torch deprecates.
 compiles = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 
@@ -69,6 +71,44 @@ def test_gradients_of_each_sequence_by_vmap_equal_those_one_by_one(name, options
 
 
 @compiles
+@every_core
+def test_forward_mode_agrees_with_reverse_mode(name, options):
+    core, inputs, state, resets = build(name, options)
+
+    def run(inputs):
+        return core(inputs, state, resets)[0]
+
+    tangent = torch.randn_like(inputs)
+    outputs, moved = torch.func.jvp(run, (inputs,), (tangent,))
+    gradient = torch.randn_like(outputs)
+    (of_inputs,) = torch.autograd.grad(run(inputs.requires_grad_()), inputs, gradient)
+    torch.testing.assert_close((moved * gradient).sum(), (of_inputs * tangent).sum())
+
+
+@compiles
+@every_core
+def test_an_ensemble_of_cores_by_vmap_equals_its_members(name, options):
+    core, inputs, state, resets = build(name, options)
+    members = [core, make_core(name, 2, **options).double()]
+    found = torch.vmap(lambda *weights: torch.func.functional_call(core, weights, (inputs, state, resets))[0])(
+        *torch.func.stack_module_state(members)
+    )
+    torch.testing.assert_close(found, torch.stack([member(inputs, state, resets)[0] for member in members]))
+
+
+@compiles
+def test_a_linearized_core_gives_the_derivative():
+    core, inputs, state, resets = build("ntm", {"hidden_size": 3, **SLOTS})
+    tangent = torch.randn_like(inputs)
+
+    def run(inputs):
+        return core(inputs, state, resets)[0]
+
+    linear = torch.func.linearize(run, inputs)[1]
+    torch.testing.assert_close(linear(tangent), torch.func.jvp(run, (inputs,), (tangent,))[1])
+
+
+@compiles
 @pytest.mark.parametrize("name", ["ntm", "lstm", "dnc", "gated_delta"])
 def test_an_exported_core_gives_the_same(name):
     core, inputs, state, resets = build(name, {"hidden_size": 3, **SMALL.get(name, {})})
@@ -99,6 +139,38 @@ def test_torch_compile_puts_the_kernel_into_its_graph_as_it_is(name):
         for run in (checked, core)
     )
     torch.testing.assert_close(found, expected)
+
+
+@compiles
+@pytest.mark.parametrize("name", ["ntm", "dnc"])
+def test_transforms_inside_torch_compile_give_the_same(name):
+    core, inputs, state, resets = build(name, {"hidden_size": 3, **SMALL.get(name, {})})
+
+    def run(inputs):
+        return core(inputs, state, resets)[0]
+
+    def derivatives(inputs):
+        tangent = torch.func.jvp(run, (inputs,), (torch.ones_like(inputs),))[1]
+        return tangent, torch.func.grad(lambda inputs: run(inputs).square().sum())(inputs)
+
+    torch.testing.assert_close(torch.compile(derivatives, backend="eager")(inputs), derivatives(inputs))
+
+
+@pytest.mark.parametrize("name", ["ntm", "dnc", "lstm"])
+def test_a_counter_of_operations_sees_into_a_kernel(name):
+    core, inputs, state, resets = build(name, {"hidden_size": 3, **SMALL.get(name, {})})
+    with FlopCounterMode(display=False) as counter:
+        core(inputs, state, resets)
+    steps_of_gates = 2 * 4 * 2 * 4 * 3 * 3  # multiply and add: T B, 4 H rows, at least H columns
+    assert counter.get_total_flops() >= steps_of_gates
+
+
+@pytest.mark.parametrize("name", ["ntm", "dnc", "lstm", "gru", "sam"])
+def test_a_core_runs_on_fake_tensors(name):
+    core, inputs, state, resets = build(name, {"hidden_size": 3, **SMALL.get(name, {})})
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        outputs, after = core(*map(mode.from_tensor, (inputs, state, resets)))
+    assert outputs.shape == (4, 2, core.output_size) and after.shape == state.shape
 
 
 @every_core
