@@ -117,9 +117,9 @@ def resume_supervised(run: Run, settings: SupervisedSettings, *, show_progress: 
             goes_on = can_go_on(run.checkpoints, run.agent)
             pending = trainer.load(latest_checkpoint(run.checkpoints)) if goes_on else {}
         refuse_reached(changed, trainer.sequences)
-        tell_changes(changed, trainer.sequences, settings.total_sequences)
         with SignalListener():
             run.change(settings, changed, trainer.sequences)
+            tell_changes(changed, trainer.sequences, settings.total_sequences)
             return _learn_guarded(trainer, run, show_progress, pending)
 
 

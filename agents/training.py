@@ -108,9 +108,9 @@ def resume(run: Run, settings: Settings, *, show_progress: bool = True) -> Train
         with explained(changed):
             model, saved = _last_state(settings, run)
         refuse_reached(changed, model.num_timesteps)
-        tell_changes(changed, model.num_timesteps, settings.total_timesteps)
         with SignalListener():
             run.change(settings, changed, model.num_timesteps)
+            tell_changes(changed, model.num_timesteps, settings.total_timesteps)
             return _learn_guarded(settings, run, model, show_progress, saved)
 
 

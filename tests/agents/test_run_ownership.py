@@ -140,9 +140,8 @@ def test_a_resume_goes_on_with_the_same_wandb_run(way, monkeypatch, capsys):
     (run / "below").mkdir()
     monkeypatch.chdir({".": run, "..": run / "below", "NAME/": run.parent}[way])
     assert main(["resume", way.replace("NAME", run.name), "total_timesteps=128"]) == 0
-    # W&B numbers the folders of one second.
-    names = {path.name.split("-", 3)[-1].removesuffix("-1") for path in run.glob("wandb/offline-run-*")}
-    assert names == {f"{run.parent.name}-{run.name}"}
+    names = {path.stem for path in run.glob("wandb/offline-run-*/run-*.wandb")}
+    assert names == {f"run-{run.parent.name}-{run.name}"}
 
 
 def test_what_a_resume_is_told_takes_effect_is_kept_and_recorded(capsys):

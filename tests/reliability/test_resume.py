@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -88,9 +89,10 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_anew(tmp_path, capsy
     assert main(["train", "popgym/repeat_previous_easy", *tiny, f"run_dir={tmp_path}"]) == 0
     [run] = tmp_path.glob("*/*/*")
     before = read_table(run / "progress.csv")[1]
-    for path in (run / "checkpoints").iterdir():
-        path.unlink()
+    for folder in ("checkpoints", "agent"):
+        shutil.rmtree(run / folder)
     assert main(["resume", str(run)]) == 0
+    assert "begins anew: the run has no checkpoint yet" in capsys.readouterr().err
     after = read_table(run / "progress.csv")[1]
     clocks = ("time/fps", "time/time_elapsed")
     same = [[{**row, **dict.fromkeys(clocks)} for row in table] for table in (before, after)]
