@@ -81,7 +81,7 @@ class _Memory:
         counted = (self.scales.gather(1, written) != 0).view(-1, 1)
         contents = self.flat.index_select(0, rows)
         shares = write_shares(said, last_weights)
-        self._put(rows, contents.masked_fill(~counted, 0), (shares.unsqueeze(3) * said.adds.unsqueeze(2)).flatten(0, 2))
+        self._put(rows, contents, counted, (shares.unsqueeze(3) * said.adds.unsqueeze(2)).flatten(0, 2))
         scales = _scales(self.flat.detach().index_select(0, rows)).view(written.shape)
         self.scales = scatter(self.scales, 1, written, scales)
 
@@ -105,12 +105,14 @@ class _Memory:
         reads = (weights.unsqueeze(3) * similar).sum(2)
         return _Write(rows, contents, counted, last_weights), read._replace(weights=weights), reads
 
-    def _put(self, rows: Tensor, contents: Tensor, added: Tensor) -> None:
-        """Puts contents and what is added to them into rows, of which two may be the same: then both is added."""
+    def _put(self, rows: Tensor, contents: Tensor, counted: Tensor, added: Tensor) -> None:
+        """Adds to rows, after those that do not count were cleared; where two rows are the same, both are added."""
         if self.is_kept:
-            self.flat = self.flat.index_copy(0, rows, contents).index_add(0, rows, added)
+            # Not index_copy of the contents: its gradient would count a row twice that is named twice.
+            cleared = contents.new_zeros(len(self.flat), 1).index_copy(0, rows, (~counted).to(contents.dtype))
+            self.flat = self.flat.masked_fill(cleared != 0, 0).index_add(0, rows, added)
         else:
-            self.flat.index_copy_(0, rows, contents)
+            self.flat.index_copy_(0, rows, contents.masked_fill(~counted, 0))
             self.flat.index_add_(0, rows, added)
 
     def contents(self) -> Tensor:
