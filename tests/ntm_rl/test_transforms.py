@@ -70,6 +70,19 @@ def test_gradients_of_each_sequence_by_vmap_equal_those_one_by_one(name, options
                 torch.testing.assert_close(found[key][b], gradient)
 
 
+@every_core
+def test_gradients_in_a_batch_equal_those_one_by_one(name, options):
+    core, inputs, state, resets = build(name, options)
+    outputs, _ = core(inputs.requires_grad_(), state.requires_grad_(), resets)
+    wanted, weights = [inputs, state, *core.parameters()], torch.randn(3, *outputs.shape).double()
+    found = torch.autograd.grad(
+        outputs, wanted, weights, is_grads_batched=True, retain_graph=True, materialize_grads=True
+    )
+    for number, each in enumerate(weights):
+        expected = torch.autograd.grad(outputs, wanted, each, retain_graph=True, materialize_grads=True)
+        torch.testing.assert_close([gradient[number] for gradient in found], list(expected))
+
+
 @compiles
 @every_core
 def test_forward_mode_agrees_with_reverse_mode(name, options):
