@@ -86,7 +86,7 @@ class MemoryCore(nn.Module, ABC):
             InputError: arguments that do not fit each other or the core (`check_shapes`), more than one device, a core
                 in half precision, or `torch.jit.trace`.
         """
-        if torch.jit.is_tracing():
+        if torch._C._get_tracing_state() is not None:
             raise InputError(NO_TORCHSCRIPT)
         self.check_shapes(inputs, state, resets)
         _require_one_device(inputs, state, resets, weight)
