@@ -18,6 +18,8 @@ NO_TENSOR = {
     "inputs": "pad a PackedSequence (torch.nn.utils.rnn.pad_packed_sequence) and run it as [T, B, I]",
     "state": "begin with core.initial_state(batch)",
 }
+# A trace keeps the number of steps and the resets of its example.
+NO_TORCHSCRIPT = "a core does not run in TorchScript (torch.jit); use torch.export.export or torch.compile"
 
 
 class MemoryCore(nn.Module, ABC):
@@ -81,9 +83,13 @@ class MemoryCore(nn.Module, ABC):
         """Returns inputs and state in the precision of a `weight` of the core, once all is checked.
 
         Raises:
-            InputError: arguments that do not fit each other or the core (`check_shapes`), or a core in half precision.
+            InputError: arguments that do not fit each other or the core (`check_shapes`), more than one device, a core
+                in half precision, or `torch.jit.trace`.
         """
+        if torch._C._get_tracing_state() is not None:
+            raise InputError(NO_TORCHSCRIPT)
         self.check_shapes(inputs, state, resets)
+        _require_one_device(inputs, state, resets, weight)
         dtype = weight.dtype
         if dtype not in PRECISIONS:
             raise InputError(
@@ -91,6 +97,10 @@ class MemoryCore(nn.Module, ABC):
                 "under autocast"
             )
         return inputs.to(dtype), state.to(dtype)
+
+    @final
+    def __prepare_scriptable__(self) -> nn.Module:
+        raise InputError(NO_TORCHSCRIPT)
 
     @final
     def initial_state(self, batch: int) -> Tensor:
@@ -101,6 +111,15 @@ class MemoryCore(nn.Module, ABC):
         """
         parameter = next(self.parameters())
         return torch.zeros(batch, self.state_size, dtype=parameter.dtype, device=parameter.device)
+
+
+def _require_one_device(inputs: Tensor, state: Tensor, resets: Tensor | None, weight: Tensor) -> None:
+    device = weight.device
+    if inputs.device == device == state.device and (resets is None or resets.device == device):
+        return
+    named = {"inputs": inputs, "state": state, "resets": resets, "core": weight}
+    found = ", ".join(f"{name} on {value.device}" for name, value in named.items() if value is not None)
+    raise InputError(f"{found}: must be on one device; move them with .to(device)")
 
 
 _CORES: dict[str, type[MemoryCore]] = {}

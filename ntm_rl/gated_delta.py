@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ntm_rl.core import MemoryCore, register_core, require_at_least, without_autocast
 from ntm_rl.episodes import Recent, episode_numbers, spoil, take_out
-from ntm_rl.transforms import differentiate, is_transformed
+from ntm_rl.transforms import differentiate, is_backward_transformed, is_transformed
 
 CHUNK = 32  # steps that are computed at once
 NORM_EPSILON = 1e-6  # added to a key's squared length: a key of zeros has a gradient
@@ -157,7 +157,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
         steps, episodes, kernel = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed():
+        if is_backward_transformed():
             of_steps, _, of_kernel = differentiate(
                 lambda *tensors: (_plain_convolution(*tensors),), ctx.saved_tensors, ctx.needs_input_grad, (gradient,)
             )

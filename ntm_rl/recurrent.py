@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl.core import MemoryCore, host_sees, register_core, require_at_least, without_autocast
+from ntm_rl.errors import InputError
 from ntm_rl.kernels.fused import is_fused, run_lstm
 from ntm_rl.transforms import is_transformed
 
@@ -277,6 +278,11 @@ class Lstm(_TorchRecurrentCore):
         last = state[:, 1:].chunk(2 * self.layers, dim=1)
         hiddens, cells = [], []
         for layer, (weight_input, weight_hidden, bias_input, bias_hidden) in enumerate(self.network.all_weights):
+            if (
+                bias_input.shape != bias_hidden.shape or bias_input.dtype != bias_hidden.dtype
+            ):  # their sum would broadcast
+                shown = " and ".join(f"{list(bias.shape)}, {bias.dtype}" for bias in (bias_input, bias_hidden))
+                raise InputError(f"biases of layer {layer} of shape {shown}: must be alike, [{4 * self.output_size}]")
             arguments = (inputs, last[layer], last[self.layers + layer], resets, weight_input, weight_hidden)
             inputs, cell = run_lstm(*arguments, bias_input + bias_hidden)
             if wants_state:

@@ -21,7 +21,7 @@ from torch.autograd import Function
 from ntm_rl.addressing import NORM_EPSILON
 from ntm_rl.core import host_sees, without_autocast
 from ntm_rl.sparse_control import Control, Plan, Said, control_backward, interpret, run_control, slopes_of
-from ntm_rl.transforms import differentiate, is_transformed
+from ntm_rl.transforms import differentiate, is_backward_transformed, is_transformed
 
 # An access of no more weight than this is none (delta in section 3.2).
 NEGLIGIBLE = 0.005
@@ -217,7 +217,7 @@ class SparseSequence(Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Rolls the memory back from the last step to the first."""
         *tensors, raws, contents = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed():
+        if is_backward_transformed():
             plain = partial(_plain, plan=ctx.plan)
             return *differentiate(plain, tensors, ctx.needs_input_grad[:-1], gradients), None
         with without_autocast(contents.device):

@@ -23,6 +23,15 @@ def is_transformed() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0
 
 
+def is_backward_transformed() -> bool:
+    """Whether a backward pass is itself differentiated or transformed, and so must run as plain operators.
+
+    `torch.autograd.grad(..., is_grads_batched=True)` has a vmap of its own, which batches the gradients alone.
+    """
+    vmap = torch._C._dispatch_key_parse("VmapMode")
+    return torch.is_grad_enabled() or is_transformed() or torch._C._dispatch_tls_is_dispatch_key_included(vmap)
+
+
 def differentiate(
     plain: Callable[..., Sequence[Tensor]],
     tensors: Sequence[Tensor | None],

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ntm_rl.errors import InputError
 from ntm_rl.kernels.loader import load_kernels
-from ntm_rl.transforms import differentiate, is_transformed
+from ntm_rl.transforms import differentiate, is_backward_transformed, is_transformed
 
 Plain = Callable[..., tuple[Tensor, Tensor]]  # a sequence as plain operators of torch
 
@@ -74,7 +74,7 @@ class FusedSequence(torch.autograd.Function):
     def backward(ctx: Any, d_outputs: Tensor | None, d_last: Tensor | None) -> tuple[Any, ...]:
         """See the class."""
         saved = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed():
+        if is_backward_transformed():
             found = differentiate(ctx.plain, saved[:9], ctx.needs_input_grad[:9], (d_outputs, d_last))
             return (*found, None, None, None, None)
         needs = ctx.needs_input_grad[:3]
@@ -140,7 +140,7 @@ class FusedLstm(torch.autograd.Function):
     def backward(ctx: Any, d_outputs: Tensor | None, d_last_cell: Tensor | None) -> tuple[Any, ...]:
         """See the class."""
         saved = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_transformed():
+        if is_backward_transformed():
             return differentiate(_plain_lstm, saved[:7], ctx.needs_input_grad, (d_outputs, d_last_cell))
         return lstm_gradients(ctx.needs_input_grad[0], saved, d_outputs, d_last_cell)
 

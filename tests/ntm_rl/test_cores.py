@@ -3,15 +3,13 @@
 import itertools
 from contextlib import contextmanager
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ntm_rl.core import MemoryCore, core_class, core_names, core_options, make_core, register_core
-from ntm_rl.errors import InputError
+from ntm_rl.core import MemoryCore, core_names, core_options, make_core
 
 CORES = [(name, {"hidden_size": 6}) for name in core_names()] + [
     ("ntm", {"hidden_size": 6, "controller": "gru", "read_heads": 2, "shift_range": 2, "init": "tape"}),
@@ -348,68 +346,3 @@ def test_a_core_runs_on_the_meta_device_where_there_are_no_values(name, options,
     assert outputs.is_meta and outputs.shape == (steps, 2, core.output_size)
     assert state.is_meta and state.shape == (2, core.state_size)
     assert outputs.requires_grad == with_gradients
-
-
-@every_core
-def test_arguments_that_do_not_fit_are_named_and_nothing_is_read_beyond_them(name, options):
-    core = build(name, options)
-    inputs, state, resets = sequence(core, (4, 2, 0.3, 3))
-    for wrong, message in [
-        ((inputs[..., :2], state, resets), r"inputs of shape \[4, 2, 2\]: must be \[T, B, 3\]"),
-        ((inputs[0], state, resets), r"inputs of shape \[2, 3\]"),
-        ((inputs[:0], state, resets[:0]), "with T above 0"),
-        ((inputs, state[:1], resets), rf"state of shape \[1, {core.state_size}\]: must be \[2, {core.state_size}\]"),
-        ((inputs, state[:, :-1], resets), "state of shape"),
-        ((inputs, state, resets[:3]), r"resets of shape \[3, 2\], torch.bool: must be \[4, 2\]"),
-        ((inputs, state, resets.float()), r"resets of shape \[4, 2\], torch.float32"),
-    ]:
-        with pytest.raises(InputError, match=message):
-            core(*wrong)
-
-
-def test_unknown_cores_and_options_suggest_the_nearest():
-    valid = ", ".join(core_names())
-    with pytest.raises(InputError, match=rf"core = 'lstn': unknown core; valid are {valid}. Did you mean lstm\?"):
-        core_class("lstn")
-    with pytest.raises(InputError, match=r"hiden_size: core 'gru' has no such option.*Did you mean hidden_size\?"):
-        make_core("gru", 3, hiden_size=4)
-    with pytest.raises(InputError, match="layers = 0: must be at least 1"):
-        make_core("lstm", 3, layers=0)
-
-
-@every_core
-@pytest.mark.parametrize(("input_size", "shown"), [("x", "'x'"), (2.5, r"2\.5"), (None, "None"), (True, "True")])
-def test_an_input_size_that_is_no_integer_is_named(name, options, input_size, shown):
-    with pytest.raises(InputError, match=f"^input_size = {shown}: must be an integer, at least 1$"):
-        make_core(name, input_size, **options)
-
-
-@every_core
-def test_sizes_may_be_numpys_integers(name, options):
-    core = make_core(name, np.int64(3), **{**options, "hidden_size": np.int64(6)})
-    outputs, _ = core(torch.zeros(2, 1, 3), core.initial_state(1))
-    assert outputs.shape == (2, 1, core.output_size)
-
-
-@pytest.mark.parametrize("kind", ["lstm", "gru"])
-@pytest.mark.parametrize("key", ["hidden_size", "layers"])
-def test_sizes_that_are_no_integers_are_named(kind, key):
-    with pytest.raises(InputError, match=rf"^{key} = 2\.5: must be an integer, at least 1$"):
-        make_core(kind, 3, **{key: 2.5})
-
-
-@pytest.mark.parametrize("name", [None, 3, ["ntm"]])
-def test_a_core_name_that_is_no_text_is_an_unknown_core(name):
-    with pytest.raises(InputError, match=f"unknown core; valid are {', '.join(core_names())}"):
-        make_core(name, 3)
-
-
-def test_a_core_of_ones_own_is_found_by_name(monkeypatch):
-    monkeypatch.setattr("ntm_rl.core._CORES", dict(__import__("ntm_rl.core", fromlist=["_CORES"])._CORES))
-
-    @register_core("mine")
-    class Mine(core_class("gru")):
-        pass
-
-    assert core_class("mine") is Mine
-    assert core_options("gru") == ("hidden_size", "layers")

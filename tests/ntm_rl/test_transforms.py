@@ -70,6 +70,19 @@ def test_gradients_of_each_sequence_by_vmap_equal_those_one_by_one(name, options
                 torch.testing.assert_close(found[key][b], gradient)
 
 
+@every_core
+def test_gradients_in_a_batch_equal_those_one_by_one(name, options):
+    core, inputs, state, resets = build(name, options)
+    outputs, _ = core(inputs.requires_grad_(), state.requires_grad_(), resets)
+    wanted, weights = [inputs, state, *core.parameters()], torch.randn(3, *outputs.shape).double()
+    found = torch.autograd.grad(
+        outputs, wanted, weights, is_grads_batched=True, retain_graph=True, materialize_grads=True
+    )
+    for number, each in enumerate(weights):
+        expected = torch.autograd.grad(outputs, wanted, each, retain_graph=True, materialize_grads=True)
+        torch.testing.assert_close([gradient[number] for gradient in found], list(expected))
+
+
 @compiles
 @every_core
 def test_forward_mode_agrees_with_reverse_mode(name, options):
@@ -203,6 +216,13 @@ def test_a_weight_of_another_shape_is_an_error(name, weight, with_gradients):
     wrong = {weight: torch.zeros(2, *dict(core.named_parameters())[weight].shape[1:]).double()}
     with torch.set_grad_enabled(with_gradients), pytest.raises((ValueError, RuntimeError), match=r"must be|must match"):
         torch.func.functional_call(core, wrong, (inputs[:1], state, resets[:1]))
+
+
+def test_a_bias_of_one_element_is_not_spread_over_the_gates_of_an_lstm():
+    core, inputs, state, resets = build("lstm", {"hidden_size": 3})
+    wrong = {"network.bias_hh_l0": torch.zeros(1).double()}
+    with pytest.raises(InputError, match=r"biases of layer 0 of shape \[12\], .* and \[1\], .*: must be alike, \[12\]"):
+        torch.func.functional_call(core, wrong, (inputs, state, resets))
 
 
 @every_core
