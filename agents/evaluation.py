@@ -20,7 +20,7 @@ from ntm_rl.agents.loading import Origin, RunAgent, load_run_agent, load_run_net
 from ntm_rl.agents.progress import ProgressDisplay
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import Settings, SupervisedSettings
-from ntm_rl.agents.supervised import Score, label, score
+from ntm_rl.agents.sequence_scores import Score, label, score
 from ntm_rl.envs.algorithmic.task import Difficulty
 from ntm_rl.envs.factory import EnvSettings
 from ntm_rl.envs.vector import VectorEnvAdapter, make_vec_env

@@ -16,8 +16,9 @@ from ntm_rl.agents.network import SequenceNetwork
 from ntm_rl.agents.plotting import require_matplotlib, save_png
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import SupervisedSettings
+from ntm_rl.agents.sequence_scores import label
 from ntm_rl.agents.settings import AnySettings
-from ntm_rl.agents.supervised import SEQUENCES, label
+from ntm_rl.agents.supervised import SEQUENCES
 from ntm_rl.agents.tracking import STEPS
 from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Task
 from ntm_rl.errors import InputError

@@ -65,8 +65,7 @@ class MlpNtmPolicy(RecurrentActorCriticPolicy):
         **kwargs: As in SB3's `ActorCriticPolicy` (`activation_fn`, `ortho_init`, `features_extractor_class`, ...).
 
     Raises:
-        InputError: unknown core, unknown or invalid core option, unknown `critic`, an option of sb3-contrib's LSTM
-            policies, or spaces that the policy cannot read or act in.
+        InputError: an unknown core, option or `critic`, or spaces that the policy cannot read or act in.
     """
 
     default_features_extractor: type[BaseFeaturesExtractor] = FlattenExtractor

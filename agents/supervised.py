@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import get_device
 from torch import Tensor
@@ -35,11 +34,12 @@ from ntm_rl.agents.random_states import restore_random_states
 from ntm_rl.agents.run_changes import explained, refuse_reached, tell_changes
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.schema import SupervisedSettings
+from ntm_rl.agents.sequence_scores import Score, bits_of, label, score, tensor_on
 from ntm_rl.agents.signals import SignalListener
 from ntm_rl.agents.storage import StorageError, put_weights, require_matching
 from ntm_rl.agents.tracking import make_logger, pending_metrics, record_pending
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
-from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Task
+from ntm_rl.envs.algorithmic.task import Difficulty
 from ntm_rl.envs.state import generator_of, generator_state
 from ntm_rl.ntm import Ntm
 
@@ -48,7 +48,6 @@ KIND = "supervised checkpoint"
 MAX_OVERFLOWS = 20
 LONGER_EVERY = 10  # validations: longer sequences cost many times as much
 ENTROPY_STEPS = 3  # of each sequence, and its end, at which weightings should be sharp
-NATS_PER_BIT = math.log(2)
 
 
 @dataclass(frozen=True)
@@ -68,30 +67,6 @@ class SupervisedResult:
     sequences: int
     sequences_per_second: float
     stopped_by: signal.Signals | None
-
-
-@dataclass(frozen=True)
-class Score:
-    """How well a network answers.
-
-    Attributes:
-        bits: Mean cost of a sequence in bits, the paper's unit.
-        wrong: Share of wrong bits.
-        floor: Mean cost in bits of the best possible answers, 0 where they can be known for sure.
-    """
-
-    bits: float
-    wrong: float
-    floor: float
-
-
-def score(network: SequenceNetwork, batch: Batch, task: Task) -> Score:
-    """Scores a network on a batch."""
-    with torch.no_grad():
-        logits = network(_tensor(network, batch.inputs)).cpu()
-    costs = _bits(logits, torch.from_numpy(batch.targets), torch.from_numpy(batch.mask))
-    wrong = ((logits > 0).numpy() != (batch.targets > 0))[batch.mask]
-    return Score(float(costs.mean()), float(wrong.mean()), float(task.floor(batch).mean()))
 
 
 def train_supervised(settings: SupervisedSettings, config: str, *, show_progress: bool = True) -> SupervisedResult:
@@ -164,14 +139,14 @@ class SupervisedTrainer:
         settings = self.settings
         difficulty = self.curriculum.draw(self._rng)
         batch = self._lessons.sample(settings.batch_size, self._rng, difficulty)
-        inputs, blur = _tensor(self.network, batch.inputs), settings.optimizer.weighting_entropy
+        inputs, blur = tensor_on(self.network, batch.inputs), settings.optimizer.weighting_entropy
         if blur and isinstance(self.network.core, Ntm) and len(inputs) > 1:
             steps = np.unique(self._rng.integers(1, len(inputs), size=ENTROPY_STEPS)).tolist()
             logits, entropy = self.network.with_entropy(inputs, steps)
         else:
             logits, entropy = self.network(inputs), torch.zeros(())
-        targets, mask = _tensor(self.network, batch.targets), _tensor(self.network, batch.mask)
-        cost = _bits(logits, targets, mask).mean()
+        targets, mask = tensor_on(self.network, batch.targets), tensor_on(self.network, batch.mask)
+        cost = bits_of(logits, targets, mask).mean()
         self.optimizer.zero_grad()
         (cost + blur * entropy).backward()
         norm = self._step(cost.item(), difficulty)
@@ -399,21 +374,6 @@ def _validate(trainer: SupervisedTrainer, logger: Logger, run: Run) -> None:
             logger.record(f"validation/{name}/wrong_bits", longer.wrong)
 
 
-def label(difficulty: Mapping[str, int]) -> str:
-    """Returns a difficulty as text, such as `length=10,repeats=20`."""
-    return ",".join(f"{name}={value}" for name, value in difficulty.items())
-
-
 def _passes(before: int, after: int, every: int) -> bool:
     """Whether a count passed a multiple of `every`."""
     return before // every != after // every
-
-
-def _bits(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Returns the cost in bits of each sequence, `[B]`."""
-    nats = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=2)
-    return (nats * mask).sum(dim=0) / NATS_PER_BIT
-
-
-def _tensor(network: SequenceNetwork, array: np.ndarray) -> Tensor:
-    return torch.from_numpy(array).to(network.output.weight.device)

@@ -15,9 +15,10 @@ from ntm_rl.agents.evaluation import evaluate, evaluate_supervised
 from ntm_rl.agents.export import load_agent
 from ntm_rl.agents.network import SequenceNetwork, load_network, save_network
 from ntm_rl.agents.runs import Run
+from ntm_rl.agents.sequence_scores import score
 from ntm_rl.agents.settings import check_settings, load_settings
 from ntm_rl.agents.storage import StorageError, read_tensors
-from ntm_rl.agents.supervised import SupervisedTrainer, resume_supervised, score, train_supervised
+from ntm_rl.agents.supervised import SupervisedTrainer, resume_supervised, train_supervised
 from ntm_rl.agents.training import make_model, train
 from ntm_rl.agents.warm_start import warm_start
 from ntm_rl.envs import EnvSettings, make_vec_env
