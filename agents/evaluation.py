@@ -99,7 +99,7 @@ def evaluate(
     if not isinstance(settings, Settings):
         raise InputError(f"run = {str(run.path)!r}: a supervised run plays no episodes; use evaluate_supervised")
     agent = load_run_agent(run, "best" if best else "last")
-    print(f"plays {agent.origin}", file=sys.stderr)
+    print(f"plays {settings.env.id} with {agent.origin}", file=sys.stderr)
     env = make_vec_env(played_settings(settings.env_settings), min(episodes, MAX_COPIES), seed, training=False)
     try:
         prepare(env, agent)
@@ -268,7 +268,7 @@ def evaluate_supervised(
         raise InputError(f"run = {str(run.path)!r}: not a supervised run")
     task = settings.make_task()
     network, origin = load_run_network(run, "best" if best else "last")
-    print(f"plays {origin}", file=sys.stderr)
+    print(f"plays {settings.task.name} with {origin}", file=sys.stderr)
     rng = np.random.default_rng(seed)
     chosen: list[Difficulty | None] = [*difficulties] or [None, *settings.validation.longer]
     scores = {

@@ -83,7 +83,7 @@ def record(
     writer = _require_imageio()
     out = _new_file(run, out, seed)
     agent = load_run_agent(run, "best" if best else "last")
-    print(f"films {agent.origin}", file=sys.stderr)
+    print(f"films {settings.env.id} with {agent.origin}", file=sys.stderr)
     filmed = make_filmed(played_settings(settings.env_settings), seed)
     returns: list[float] = []
     try:

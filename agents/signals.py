@@ -6,14 +6,15 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 SIGNAL_BASE = 128  # a shell's convention: ended by signal n is exit code 128 + n
-# Windows has no SIGUSR1.
-HANDLED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+HANDLED = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows has not all
 
 
 class SignalListener:
-    """Notes SIGINT, SIGTERM or SIGUSR1 instead of dying from it; a second signal raises KeyboardInterrupt.
+    """Notes SIGINT, SIGTERM, SIGUSR1 or SIGHUP instead of dying from it; a second signal raises KeyboardInterrupt.
 
-    SIGUSR1 is what Slurm's `--signal=USR1@seconds` sends before a pre-emption.
+    SIGUSR1 is what Slurm's `--signal=USR1@seconds` sends before a pre-emption; SIGHUP comes where a terminal or
+    connection closes, and stays ignored under `nohup`.
 
     Used as a context manager, which restores the old handlers. A signal that an enclosing listener has noted counts for
     the inner one too. Does nothing outside the main thread, the only one that Python lets handle signals.
@@ -30,6 +31,8 @@ class SignalListener:
         if threading.current_thread() is not threading.main_thread():
             return self
         for number in HANDLED:
+            if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) is signal.SIG_IGN:
+                continue
             before = self._before[number] = signal.signal(number, self._on_signal)
             outer = getattr(before, "__self__", None)
             if isinstance(outer, SignalListener):

@@ -78,6 +78,8 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise WriteError(f"{folder}: must be a folder and is a file; move it away") from error
     except OSError as error:
         raise WriteError(f"{folder}: cannot be made: {error.strerror or error}") from error
 

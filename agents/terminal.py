@@ -1,11 +1,17 @@
-"""Standard output and standard error as a command finds them: closed, full, gone, or unable to show every letter."""
+"""Standard output and standard error as a command finds them: closed, full, gone, or unable to show every letter.
+
+And what is shown there of warnings.
+"""
 
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
+
+PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 class OutputClosedError(Exception):
@@ -44,19 +50,29 @@ class _Patient:
         return getattr(self._stream, name)
 
 
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Formats a warning without a line of code; one of other packages or of the user's code says where it is from."""
+    text = " ".join(str(message).splitlines())
+    place = "" if filename.startswith(PACKAGE) else f" ({category.__name__} at {filename}:{lineno})"
+    return f"warning: {text}{place}\n"
+
+
 @contextmanager
 def usable_streams() -> Iterator[None]:
-    """Makes both streams usable while a command runs."""
+    """Makes both streams usable while a command runs, and warnings one line each."""
     _open_closed()
-    before = sys.stderr
+    before, format_before = sys.stderr, warnings.formatwarning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # an ASCII terminal shows \xb1 for what it has no letter for
     sys.stderr = _Patient(before)
+    warnings.formatwarning = _one_line
     try:
         yield
     finally:
-        sys.stderr = before
+        sys.stderr, warnings.formatwarning = before, format_before
 
 
 def drop_output() -> None:

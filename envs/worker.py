@@ -13,8 +13,8 @@ from stable_baselines3.common.env_util import is_wrapped
 from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe
 from ntm_rl.errors import InputError
 
-# Windows has no SIGUSR1.
-DEAF_TO = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+DEAF_TO = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows has not all
 Env = gym.Env[Any, Any]
 
 

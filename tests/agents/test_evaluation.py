@@ -116,7 +116,7 @@ def test_what_never_ends_is_given_up_and_nothing_is_reported_for_it(endless, cap
     assert main(["evaluate", str(endless.path), "--episodes", "2", "--max-steps", "5"]) == 2
     printed = capsys.readouterr()
     assert "0 of 2 episodes ended within 5 steps each: there is no return to report" in printed.out
-    assert "plays the last agent: step 64" in printed.err
+    assert f"plays {endless.settings().env.id} with the last agent: step 64" in printed.err
     assert main(["evaluate", str(endless.path), "--episodes", "2", "--max-steps", "5", "--json"]) == 2
     row = json.loads(capsys.readouterr().out)
     assert (row["episodes"], row["ended"], row["mean_return"], row["mean_return_so_far"]) == (2, 0, None, 5)

@@ -18,7 +18,7 @@ from ntm_rl.agents.csv_log import read_table
 from ntm_rl.agents.ownership import owned
 from ntm_rl.agents.runs import Run
 from ntm_rl.agents.settings import load_settings
-from ntm_rl.agents.storage import StorageError, read_tensors
+from ntm_rl.agents.storage import StorageError, WriteError, read_tensors
 from ntm_rl.agents.yaml_text import plain, read_yaml
 from ntm_rl.errors import InputError
 
@@ -367,3 +367,10 @@ def test_pictures_leave_alone_up_to_where_wandb_has_the_rows(monkeypatch):
         writer.write({"a": 1.0}, {"a": ()}, 1000)
         writer.close()
         assert (run.path / "wandb" / "sent_steps").exists() is expected
+
+
+def test_a_file_where_a_run_keeps_a_folder_is_named_with_the_way_out():
+    run = made()
+    (run.path / "videos").write_text("")
+    with pytest.raises(WriteError, match="videos: must be a folder and is a file; move it away"):
+        run.make_folder("videos")

@@ -103,6 +103,31 @@ def test_a_signal_between_two_listeners_counts_for_the_inner_one():
             assert outer.received is inner.received is signal.SIGTERM
 
 
+def test_a_hangup_stays_ignored_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with SignalListener() as listener:
+            signal.raise_signal(signal.SIGHUP)
+        assert listener.received is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [
+        (terminal.__file__, "warning: two lines\n"),
+        ("/home/me/coin.py", "warning: two lines (UserWarning at /home/me/coin.py:7)\n"),
+    ],
+)
+def test_a_warning_is_one_line_and_names_the_place_in_code_of_others(file, shown):
+    before = warnings.formatwarning
+    with terminal.usable_streams():
+        assert warnings.formatwarning(UserWarning("two\nlines"), UserWarning, file, 7) == shown
+    assert warnings.formatwarning is before
+
+
 URL = "http://user:hunter2@127.0.0.1:9"
 
 

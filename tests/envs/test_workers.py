@@ -110,7 +110,7 @@ def test_restarts_have_a_limit_that_whole_episodes_renew(workers, how, capsys):
 
 def test_signals_to_all_leave_the_processes_to_their_training(workers):
     env = workers()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         for process in env.processes:
             os.kill(process.pid, number)
     time.sleep(0.2)

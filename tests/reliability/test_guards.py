@@ -182,7 +182,8 @@ def test_a_supervised_training_rolls_back_too(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("number", "vectorization"), [(signal.SIGINT, "auto"), (signal.SIGUSR1, "auto"), (signal.SIGINT, "subprocess")]
+    ("number", "vectorization"),
+    [(signal.SIGINT, "auto"), (signal.SIGUSR1, "auto"), (signal.SIGINT, "subprocess"), (signal.SIGHUP, "subprocess")],
 )
 def test_signals_to_all_write_a_checkpoint_and_end_with_128_and_their_number(tmp_path, number, vectorization):
     command = [sys.executable, "-m", "ntm_rl.agents", "train", CONFIG, *TINY, "total_timesteps=100000000"]
