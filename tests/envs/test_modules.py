@@ -92,7 +92,8 @@ def test_a_module_that_fails_is_told_with_its_line_or_with_what_it_has(module, t
 def test_a_constructor_that_fails_keeps_its_line_whatever_it_was_given(module, tmp_path):
     name = module()
     with pytest.raises(
-        InputError, match=r"env.kwargs = {'sides': 1}: .* does not take them: .*line 6, in __init__: ValueError"
+        InputError,
+        match=r"env.kwargs = {'sides': 1}: its constructor raised an error: .*line 6, in __init__: ValueError",
     ):
         make_env(EnvSettings(f"{name}:Coin", {"sides": 1}, path=str(tmp_path)))
     with pytest.raises(InputError, match=r"env.kwargs = {'side': 1}: .* does not take them: TypeError"):
