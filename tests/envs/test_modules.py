@@ -65,6 +65,13 @@ def test_what_is_installed_or_has_no_module_has_no_folder(module):
     assert folder_of("nowhere:Thing-v0") is None
 
 
+def test_a_tilde_in_the_folder_is_the_home_folder(module, tmp_path, monkeypatch):
+    name = module()
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    make_env(EnvSettings(f"{name}:Coin", path=f"~/{tmp_path.name}"))
+
+
 def test_the_folder_hides_nothing_that_is_installed(module, tmp_path):
     Path("colorsys.py").write_text("raise RuntimeError")
     import_named(f"{module()}:Coin", str(tmp_path))
