@@ -103,6 +103,8 @@ def resume(run: Run, settings: Settings, *, show_progress: bool = True) -> Train
         InputError: all checkpoints are damaged, or the latest does not fit the settings; another process trains the
             run; or a setting differs that could have no effect any more.
     """
+    if settings.env.path is not None:  # it may be given anew, relative to the current folder
+        settings = with_module_path(settings)
     changed = run.changes(settings)
     with run.owned():
         with explained(changed):

@@ -10,7 +10,7 @@ import gymnasium as gym
 from gymnasium import spaces
 
 from ntm_rl.envs.actions import RescaledAction, check_action_space
-from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe, has_place, is_of_the_call
+from ntm_rl.envs.foreign import ForeignError, describe, has_place, is_of_the_call
 from ntm_rl.envs.guard import guard
 from ntm_rl.envs.masking import MaskVelocity
 from ntm_rl.envs.minigrid_memory import MINIGRID_MEMORY, check_size
@@ -65,10 +65,14 @@ def make_env(settings: EnvSettings, render_mode: str | None = None, index: int |
     settings = with_time_limit(settings)
     import_family(settings.id)
     import_named(settings.id, settings.path)
-    env = guard(_make(settings, render_mode), f"env.id = {settings.id!r}", index)
+    label = f"env.id = {settings.id!r}"
+    env = guard(_make(settings, render_mode), label, index)
     if settings.mask_velocity:
         env = MaskVelocity(env)
-    env = make_readable(env, settings.mission)
+    try:
+        env = make_readable(env, settings.mission)
+    except InputError as error:
+        raise InputError(f"{label}: {error}") from error
     check_spaces(settings.id, env.observation_space, env.action_space)
     if settings.rescale_action:
         env = RescaledAction(env)
@@ -129,7 +133,9 @@ def _make(settings: EnvSettings, render_mode: str | None) -> gym.Env[Any, Any]:
         )
         if settings.id in MINIGRID_MEMORY:
             check_size(env)  # MiniGrid itself fails at the first reset
-    except FOREIGN as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # of which some are not Exceptions, such as PyO3's panics
         raise _not_made(settings, error) from error
     check_has_spaces(f"env.id = {settings.id!r}", env)
     return env
@@ -154,8 +160,8 @@ def _not_made(settings: EnvSettings, error: BaseException) -> InputError:
         return InputError(f"{what}: cannot be imported: {describe(error)}")
     if not has_place(error):  # Gymnasium's own: a malformed id, an entry point that is not there
         return InputError(f"{what}: cannot be made: {error}")
-    if settings.kwargs and not isinstance(error, OSError):
-        return InputError(f"env.kwargs = {settings.kwargs}: {settings.id} does not take them: {describe(error)}")
+    if settings.kwargs and isinstance(error, Exception) and not isinstance(error, OSError):
+        return InputError(f"{what}, env.kwargs = {settings.kwargs}: its constructor raised an error: {describe(error)}")
     return ForeignError(f"{what}: its constructor raised an error: {describe(error)}")
 
 

@@ -9,7 +9,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
 from ntm_rl.envs.elements import MismatchError, conform, shape_of
-from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe, is_of_the_call
+from ntm_rl.envs.foreign import ForeignError, describe, is_of_the_call
 from ntm_rl.errors import InputError
 
 STEP = "observation, reward, terminated, truncated, info"
@@ -45,9 +45,9 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         given: dict[str, Any] = {"seed": seed, "options": options}
         try:
             result: Any = self.env.reset(**{key: value for key, value in given.items() if value is not None})
-        except InputError:
+        except (InputError, KeyboardInterrupt):
             raise
-        except FOREIGN as error:
+        except BaseException as error:
             if is_of_the_call(error):
                 self._refuse("reset does not take a seed and options; Gymnasium's is reset(*, seed=None, options=None)")
             raise self._failure("reset", error) from error
@@ -62,9 +62,9 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._steps += 1
         try:
             result: Any = self.env.step(action)
-        except InputError:
+        except (InputError, KeyboardInterrupt):
             raise
-        except FOREIGN as error:
+        except BaseException as error:
             if is_of_the_call(error):
                 self._refuse("step does not take one action; Gymnasium's is step(action)")
             raise self._failure("step", error) from error
@@ -85,16 +85,18 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         """Renders."""
         try:
             return self.env.render()
-        except InputError:
+        except (InputError, KeyboardInterrupt):
             raise
-        except FOREIGN as error:
+        except BaseException as error:
             raise self._failure("render", error) from error
 
     def close(self) -> None:
         """Closes; an error in it is a warning, for the work is done."""
         try:
             self.env.close()
-        except FOREIGN as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             warnings.warn(f"{self._label}: close raised an error: {describe(error)}", stacklevel=2)
 
     def _observed(self, observation: Any, method: str) -> Any:

@@ -1,5 +1,6 @@
 """The module that `module:id` names: imported from the folder where it lies, with errors that say where that was."""
 
+import os
 import sys
 from importlib import import_module, invalidate_caches
 from importlib.machinery import ModuleSpec, PathFinder
@@ -71,6 +72,7 @@ def import_named(env_id: str, folder: str | None = None) -> None:
     if module is None:
         return
     if folder is not None:
+        folder = os.path.expanduser(folder)
         _add(folder, module)
     try:
         loaded = import_module(module)

@@ -102,13 +102,15 @@ class VectorEnvAdapter(SpawnsSeeds):
                     "info['final_obs'], the last observations; add them, or reset on demand (AutoresetMode.DISABLED)"
                 )
             last, last_info = info["final_obs"], info.get("final_info", {})
+        # An environment whose episodes are parts of a game tells of whole ones; no other's statistics are taken.
+        tells_episodes = _has_statistics(last_info)
         for index in finished.tolist():
             infos[index] = {
                 **_info_row(last_info, index),
                 "terminal_observation": row(last, index),
                 "TimeLimit.truncated": bool(truncated[index] and not terminated[index]),
             }
-            if "episode" not in last_info:  # an environment whose episodes are parts of a game tells of whole ones
+            if not tells_episodes:
                 infos[index]["episode"] = {
                     "r": float(self._returns[index]),
                     "l": int(self._lengths[index]),
@@ -307,6 +309,20 @@ class KeepLastObservation(gym.Wrapper[Any, Any, Any, Any]):
 
 def _monitored(settings: EnvSettings, index: int) -> Monitor:
     return Monitor(KeepLastObservation(make_env(settings, index=index)))
+
+
+def _has_statistics(info: dict[str, Any]) -> bool:
+    """Whether an info of all copies holds statistics of episodes; a warning where its "episode" is something else."""
+    episode = info.get("episode")
+    if isinstance(episode, Mapping) and {"r", "l"} <= episode.keys():
+        return True
+    if episode is not None:
+        warnings.warn(
+            "info['episode'] of the environment's step is replaced: Stable-Baselines3 keeps an ended episode's "
+            "return r, length l and time t there; use another key",
+            stacklevel=3,
+        )
+    return False
 
 
 def _info_row(info: dict[str, Any], index: int) -> dict[str, Any]:

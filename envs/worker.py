@@ -1,7 +1,9 @@
 """What runs in the process of one environment: it answers commands, with an error where one arises."""
 
+import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
@@ -10,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.env_util import is_wrapped
 
-from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe
+from ntm_rl.envs.foreign import ForeignError, describe
 from ntm_rl.errors import InputError
 
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
@@ -24,8 +26,10 @@ def work(remote: Connection, parent_remote: Connection, maker: Any) -> None:
     Ends when told to, or when the other side is gone; not by a signal that is meant for the training.
     """
     parent_remote.close()
-    for number in DEAF_TO:  # a handler, and not SIG_IGN, which programs that the environment starts would inherit
-        signal.signal(number, _unheeded)
+    # A handler, and not SIG_IGN, which programs that the environment starts would inherit.
+    before = {number: signal.signal(number, _unheeded) for number in DEAF_TO}
+    if hasattr(os, "register_at_fork"):  # processes that the environment forks heed signals, as `Pool.terminate` needs
+        os.register_at_fork(after_in_child=partial(_heed, before))
     np.random.seed()  # else all that are forked from one process would draw the same numbers
     env: Env | None = None
     while True:
@@ -38,7 +42,7 @@ def work(remote: Connection, parent_remote: Connection, maker: Any) -> None:
         try:
             env = maker.var() if env is None else env
             answer: tuple[Any, Exception | None] = COMMANDS[command](env, data), None
-        except FOREIGN as error:
+        except BaseException as error:  # there is nothing else here that one could be meant for
             answer = None, _sendable(command, error)
         try:
             remote.send(answer)
@@ -110,6 +114,11 @@ def _sendable(command: str, error: BaseException) -> Exception:
 def _unsendable(command: str, error: Exception) -> Exception:
     text = f"what {command} returned cannot be sent from process to process: {type(error).__name__}: {error}"
     return AttributeError(text) if command == "get_attr" else ForeignError(text)
+
+
+def _heed(handlers: dict[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def _unheeded(number: int, frame: FrameType | None) -> None:

@@ -219,11 +219,13 @@ class Workers(SpawnsSeeds, SubprocVecEnv):
         return row
 
     def _fail(self, index: int, answer: Answer, why: str = "") -> Any:
-        advice = "" if self._restarts else " env.restart_workers = true starts such environments anew"
+        in_step = self._actions[index] is not None  # restarts are for steps alone
+        advice = " env.restart_workers = true starts such environments anew" if in_step and not self._restarts else ""
         printed = "; what it printed stands above." if answer.failure else "."
         first, *rest = self._tell(index, answer).split("\n", 1)
-        details = f"its seed was {self._first_seeds[index]}, its last action {self._last_action(index)}"
-        raise WorkerError("\n".join([f"{first}{why}; {details}{printed}{advice}", *rest])) from answer.error
+        seed = self._first_seeds[index]
+        details = "" if seed is None else f"; its seed was {seed}, its last action {self._last_action(index)}"
+        raise WorkerError("\n".join([f"{first}{why}{details}{printed}{advice}", *rest])) from answer.error
 
     def _tell(self, index: int, answer: Answer) -> str:
         if answer.failure:
@@ -251,7 +253,9 @@ class Workers(SpawnsSeeds, SubprocVecEnv):
         self._send(remote, ("reset", (seed, self._options[index])))
         [again] = self._answers([remote], STARTING_SECONDS + self._timeout)
         observation, reset_info = self._value(index, again)
-        why = f"{self._tell(index, answer)}, at action {self._last_action(index)}; started anew with seed {seed}"
+        first_line, *rest = self._tell(index, answer).split("\n", 1)
+        told = f"{first_line}, at action {self._last_action(index)}; started anew with seed {seed}"
+        why = "\n".join([told, *rest])
         print(why, file=sys.stderr, flush=True)
         last = {"terminal_observation": self._last[index], "TimeLimit.truncated": True, "restarted": why}
         return observation, 0.0, True, last, reset_info
@@ -264,7 +268,8 @@ class Workers(SpawnsSeeds, SubprocVecEnv):
             context.set_forkserver_preload(["ntm_rl.envs.vector"])
         remote, work_remote = context.Pipe()
         maker = CloudpickleWrapper(self._makers[index])
-        process = context.Process(target=work, args=(work_remote, remote, maker), daemon=True)
+        # No daemon, which could not start processes; `_finalizer` ends it.
+        process = context.Process(target=work, args=(work_remote, remote, maker), daemon=False)
         process.start()
         work_remote.close()
         return remote, process

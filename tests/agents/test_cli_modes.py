@@ -167,6 +167,12 @@ def test_inspect_draws_a_run_of_ppo_beside_others(ppo_run, capsys):
     assert as_json(capsys, "inspect", ppo_run) == {"learning_curve": f"{ppo_run}/figures/learning_curve.png"}
 
 
+def test_a_resume_keeps_the_folder_of_a_module_absolute(ppo_run, tmp_path):
+    copy = shutil.copytree(ppo_run, tmp_path / "copy")
+    assert main(["resume", str(copy), "total_timesteps=256", "env.path=.", "--trust"]) == 0
+    assert f"path: {tmp_path}\n" in (copy / "config.yaml").read_text()
+
+
 def test_resume_trains_on_and_prints_as_train_does(ppo_run, copy_run, capsys):
     row = as_json(capsys, "resume", ppo_run, "--total-timesteps", "192")
     assert (row["run"], row["timesteps"]) == (ppo_run, 192)

@@ -2,6 +2,7 @@
 
 import sys
 
+import gymnasium as gym
 import minigrid  # noqa: F401  (registers its ids)
 import numpy as np
 import pytest
@@ -101,6 +102,21 @@ def test_a_module_that_the_environment_imports_is_named(monkeypatch):
 def test_spaces_that_no_policy_reads_are_refused(observation, action, message):
     with pytest.raises(InputError, match=message):
         check_spaces("Some-v0", observation, action)
+
+
+class Twice(gym.Env):
+    """Has two parts with the key `a/b`."""
+
+    action_space = spaces.Discrete(2)
+    observation_space = spaces.Dict({"a/b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(2)})})
+
+
+gym.register("Twice-v0", entry_point=Twice)
+
+
+def test_an_observation_that_cannot_be_read_names_the_environment():
+    with pytest.raises(InputError, match=r"env.id = 'Twice-v0': observation 'a/b': two parts of .*rename one"):
+        make_env(EnvSettings("Twice-v0"))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Environments that break Gymnasium's rules or fail, each told in one line with the way out."""
 
+from asyncio import CancelledError
 from pathlib import Path
 
 import gymnasium as gym
@@ -118,6 +119,7 @@ def test_bounds_are_looked_at_in_the_first_step_alone():
         ValueError("x"),
         KeyError("k"),
         SystemExit(3),
+        CancelledError(),  # no Exception, as PyO3's panics
         StopIteration(),
         MemoryError(),
         TypeError("f() takes 1 positional argument but 2 were given"),

@@ -94,7 +94,7 @@ def test_an_episode_goes_on_where_its_state_was_taken():
     [
         ({"size": 8}, "size = 8: must be odd and at least 7"),
         ({"size": 5}, "size = 5: must be odd and at least 7"),
-        ({"agent_view_size": 4}, "does not take them: .*AssertionError"),
+        ({"agent_view_size": 4}, "its constructor raised an error: .*AssertionError"),
         ({"foo": 1}, "unexpected keyword argument 'foo'"),
     ],
 )

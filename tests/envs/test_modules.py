@@ -65,6 +65,13 @@ def test_what_is_installed_or_has_no_module_has_no_folder(module):
     assert folder_of("nowhere:Thing-v0") is None
 
 
+def test_a_tilde_in_the_folder_is_the_home_folder(module, tmp_path, monkeypatch):
+    name = module()
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    make_env(EnvSettings(f"{name}:Coin", path=f"~/{tmp_path.name}"))
+
+
 def test_the_folder_hides_nothing_that_is_installed(module, tmp_path):
     Path("colorsys.py").write_text("raise RuntimeError")
     import_named(f"{module()}:Coin", str(tmp_path))
@@ -92,7 +99,8 @@ def test_a_module_that_fails_is_told_with_its_line_or_with_what_it_has(module, t
 def test_a_constructor_that_fails_keeps_its_line_whatever_it_was_given(module, tmp_path):
     name = module()
     with pytest.raises(
-        InputError, match=r"env.kwargs = {'sides': 1}: .* does not take them: .*line 6, in __init__: ValueError"
+        InputError,
+        match=r"env.kwargs = {'sides': 1}: its constructor raised an error: .*line 6, in __init__: ValueError",
     ):
         make_env(EnvSettings(f"{name}:Coin", {"sides": 1}, path=str(tmp_path)))
     with pytest.raises(InputError, match=r"env.kwargs = {'side': 1}: .* does not take them: TypeError"):

@@ -178,6 +178,35 @@ def test_the_last_info_of_an_episode_comes_with_its_end_and_discrete_observation
     assert all(info["TimeLimit.truncated"] and "fresh" not in info for info in infos)
 
 
+class Numbered(Solvable):
+    def __init__(self, name, episode):
+        super().__init__(name)
+        self.episode = episode
+
+    def step(self, action):
+        *result, info = super().step(action)
+        return *result, {**info, "episode": self.episode}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("episode", [3, {"number": 3}, "first"], ids=str)
+def test_an_info_named_episode_that_is_no_statistic_does_not_hide_the_return(mode, episode):
+    venv = VectorEnvAdapter(SyncVectorEnv([lambda: Numbered("a", episode)] * 2, autoreset_mode=mode))
+    venv.reset()
+    venv.step(np.array([0, 0]))
+    with pytest.warns(UserWarning, match=r"info\['episode'\] .* is replaced: .*use another key"):
+        *_, infos = venv.step(np.array([0, 0]))
+    assert [(info["episode"]["r"], info["episode"]["l"]) for info in infos] == [(2.0, 2), (2.0, 2)]
+
+
+def test_statistics_that_an_environment_tells_are_kept():
+    told = {"r": 40.0, "l": 20, "t": 0.5}
+    venv = VectorEnvAdapter(SyncVectorEnv([lambda: Numbered("a", told)], autoreset_mode=AutoresetMode.SAME_STEP))
+    venv.reset()
+    venv.step(np.array([0]))
+    assert venv.step(np.array([0]))[3][0]["episode"] == told
+
+
 def test_options_and_seeds_go_with_the_next_reset_alone():
     venv = VectorEnvAdapter(solvables(AutoresetMode.SAME_STEP))
     venv.set_options({"level": 3})

@@ -1,5 +1,6 @@
 """Environments in processes of their own: they answer with their errors, and only their training ends them."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -15,6 +16,10 @@ from ntm_rl.envs import EnvSettings, VectorEnvAdapter, make_vec_env
 from ntm_rl.envs.foreign import ForeignError
 from ntm_rl.envs.workers import MAX_RESTARTS, WorkerError, Workers
 from ntm_rl.errors import InputError
+
+
+class Panic(BaseException):
+    """As PyO3 raises for a panic in Rust."""
 
 
 class Numbers(gym.Env):
@@ -38,6 +43,11 @@ class Numbers(gym.Env):
         self.count += 1
         if action and self.how == "raise":
             raise ValueError("boom")
+        if action and self.how == "panic":
+            raise Panic("boom")
+        if action and self.how == "pool":
+            with multiprocessing.get_context("fork").Pool(1) as pool:  # which ends its process by SIGTERM
+                return np.array(pool.map(abs, [-1]), np.float32), 1.0, False, False, {}
         if action and self.how == "exit":
             os._exit(3)
         info = {"made": lambda: None} if action and self.how == "info" else {}
@@ -84,6 +94,22 @@ def test_what_an_environment_raises_is_told_with_its_line_and_action(workers):
         env.step(np.array([0, 1]))
     with pytest.raises(WorkerError, match="environment 1: what step returned cannot be sent"):
         workers("info").step(np.array([0, 1]))
+
+
+def test_an_error_that_is_no_exception_is_told_with_its_line_too(workers):
+    with pytest.raises(WorkerError, match=r"environment 1: step .*test_workers.py, line \d+, in step: Panic: boom;"):
+        workers("panic").step(np.array([0, 1]))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_an_environment_in_a_process_may_start_processes(workers):
+    assert workers("pool").step(np.array([0, 1]))[0].tolist() == [[0], [1]]
+
+
+def test_a_constructor_that_fails_is_not_told_of_restarts():
+    with pytest.raises(ForeignError) as caught:
+        Workers([partial(Numbers, "constructor")], timeout=30, restarts=False)
+    assert str(caught.value).endswith("ConnectionRefusedError: no simulator.")
 
 
 def test_a_constructor_that_fails_in_a_process_keeps_its_place():
