@@ -160,14 +160,14 @@ def test_rollbacks_are_counted_and_end(tmp_path, overflowing, capsys):
 def test_a_supervised_training_rolls_back_too(tmp_path, monkeypatch, capsys):
     from ntm_rl.agents import supervised
 
-    bits = supervised._bits
+    bits = supervised.bits_of
 
     def overflow(logits, targets, mask):
         trainer = sys._getframe(1).f_locals.get("self")
         is_bad = trainer is not None and trainer.sequences == 12 and trainer.rollbacks < 1
         return bits(logits, targets, mask) * (math.nan if is_bad else 1)
 
-    monkeypatch.setattr(supervised, "_bits", overflow)
+    monkeypatch.setattr(supervised, "bits_of", overflow)
     sizes = ["memory.ntm.slots=5", "memory.ntm.hidden_size=8", "task.copy.max_length=3", "batch_size=2"]
     sizes += ["total_sequences=20", "checkpoint.every=8", "log_every=4", "validation.every=10", "wandb=disabled"]
     arguments = ["train", "algorithmic/copy", *sizes, f"run_dir={tmp_path}", "optimizer.learning_rate=0.001"]
