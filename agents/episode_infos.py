@@ -11,7 +11,7 @@ def with_statistics(infos: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]
     """Returns infos without what SB3 would take for an episode's statistics or its success, and is neither."""
     if not any(key in info for info in infos for key in RESERVED):
         return infos
-    return [_without_wrong(info) for info in infos]
+    return [_without_wrong(info) if info else info for info in infos]
 
 
 def _without_wrong(info: dict[str, Any]) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def _without_wrong(info: dict[str, Any]) -> dict[str, Any]:
             f"{RESERVED[key][1]} there; use another key",
             stacklevel=2,
         )
-    return {key: value for key, value in info.items() if key not in wrong}
+    return {key: value for key, value in info.items() if key not in wrong} if wrong else info
 
 
 def _is_number(value: Any) -> bool:
