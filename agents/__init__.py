@@ -9,12 +9,12 @@ if __name__ != "ntm_rl.agents":
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ntm_rl.agents.export import LoadedAgent, load_agent, save_agent
-from ntm_rl.agents.policies import CnnNtmPolicy, MlpNtmPolicy, MultiInputNtmPolicy
-from ntm_rl.agents.ppo import MemoryPPO
+from ntm_rl.agents.policy.files import LoadedAgent, load_agent, save_agent
+from ntm_rl.agents.policy.policies import CnnNtmPolicy, MlpNtmPolicy, MultiInputNtmPolicy
+from ntm_rl.agents.ppo.algorithm import MemoryPPO
 
 if TYPE_CHECKING:
-    from ntm_rl.agents.loading import RunAgent, load_run_agent
+    from ntm_rl.agents.runs.loading import RunAgent, load_run_agent
 
 __all__ = [
     "CnnNtmPolicy",
@@ -31,5 +31,5 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("RunAgent", "load_run_agent"):  # runs bring W&B and the configs along, which the policies do without
-        return getattr(import_module("ntm_rl.agents.loading"), name)
+        return getattr(import_module("ntm_rl.agents.runs.loading"), name)
     raise AttributeError(f"module 'ntm_rl.agents' has no attribute {name!r}")

@@ -2,6 +2,6 @@
 
 import sys
 
-from ntm_rl.agents.cli import main
+from ntm_rl.agents.cli.main import main
 
 sys.exit(main())

@@ -8,19 +8,20 @@ if __name__ != "ntm_rl.envs":
 
 if TYPE_CHECKING:
     from ntm_rl.envs.factory import EnvSettings, make_env
-    from ntm_rl.envs.masking import MaskVelocity
-    from ntm_rl.envs.previous_step import PreviousStep, PreviousStepVector
-    from ntm_rl.envs.vector import VectorEnvAdapter, make_vec_env
+    from ntm_rl.envs.sb3.adapter import VectorEnvAdapter
+    from ntm_rl.envs.sb3.making import make_vec_env
+    from ntm_rl.envs.wrappers.masking import MaskVelocity
+    from ntm_rl.envs.wrappers.previous_step import PreviousStep, PreviousStepVector
 
 # The adapter loads SB3 and with it torch; the environments alone do not.
 _HOME = {
     "EnvSettings": "ntm_rl.envs.factory",
     "make_env": "ntm_rl.envs.factory",
-    "MaskVelocity": "ntm_rl.envs.masking",
-    "PreviousStep": "ntm_rl.envs.previous_step",
-    "PreviousStepVector": "ntm_rl.envs.previous_step",
-    "VectorEnvAdapter": "ntm_rl.envs.vector",
-    "make_vec_env": "ntm_rl.envs.vector",
+    "MaskVelocity": "ntm_rl.envs.wrappers.masking",
+    "PreviousStep": "ntm_rl.envs.wrappers.previous_step",
+    "PreviousStepVector": "ntm_rl.envs.wrappers.previous_step",
+    "VectorEnvAdapter": "ntm_rl.envs.sb3.adapter",
+    "make_vec_env": "ntm_rl.envs.sb3.making",
 }
 
 __all__ = [

@@ -9,16 +9,16 @@ from typing import Annotated, Any, Literal
 import gymnasium as gym
 from gymnasium import spaces
 
-from ntm_rl.envs.actions import RescaledAction, check_action_space
+from ntm_rl.envs.batched.minigrid_memory import MINIGRID_MEMORY, check_size
 from ntm_rl.envs.foreign import ForeignError, describe, has_place, is_of_the_call
-from ntm_rl.envs.guard import guard
-from ntm_rl.envs.masking import MaskVelocity
-from ntm_rl.envs.minigrid_memory import MINIGRID_MEMORY, check_size
-from ntm_rl.envs.missions import Mission
 from ntm_rl.envs.modules import import_named, spec_of_class
 from ntm_rl.envs.names import FAMILIES, is_legacy_atari, suggest_id
-from ntm_rl.envs.observations import MAX_ELEMENTS, is_plain, make_readable
-from ntm_rl.envs.previous_step import PreviousStep
+from ntm_rl.envs.wrappers.actions import RescaledAction, check_action_space
+from ntm_rl.envs.wrappers.guard import guard
+from ntm_rl.envs.wrappers.masking import MaskVelocity
+from ntm_rl.envs.wrappers.missions import Mission
+from ntm_rl.envs.wrappers.observations import MAX_ELEMENTS, is_plain, make_readable
+from ntm_rl.envs.wrappers.previous_step import PreviousStep
 from ntm_rl.errors import InputError
 
 Vectorization = Literal["auto", "native", "sync", "subprocess"]

@@ -8,16 +8,16 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from ntm_rl.envs.algorithmic.env import AlgorithmicVectorEnv
-from ntm_rl.envs.atari import PREFIX, WHOLE_GAMES, AtariVectorEnv
-from ntm_rl.envs.card_games import SCRIPTED_GAMES
-from ntm_rl.envs.cartpole import CARTPOLE
-from ntm_rl.envs.concentration import CONCENTRATION
+from ntm_rl.envs.batched.atari import PREFIX, WHOLE_GAMES, AtariVectorEnv
+from ntm_rl.envs.batched.card_games import SCRIPTED_GAMES
+from ntm_rl.envs.batched.cartpole import CARTPOLE
+from ntm_rl.envs.batched.concentration import CONCENTRATION
+from ntm_rl.envs.batched.minigrid_memory import MINIGRID_MEMORY, MiniGridMemoryVectorEnv
 from ntm_rl.envs.factory import EnvSettings, make_env, rom_of
 from ntm_rl.envs.memory.memory_chain import MemoryChainVectorEnv
 from ntm_rl.envs.memory.passive_tmaze import PassiveTMazeVectorEnv
-from ntm_rl.envs.minigrid_memory import MINIGRID_MEMORY, MiniGridMemoryVectorEnv
-from ntm_rl.envs.previous_step import PreviousStepVector
 from ntm_rl.envs.registration import ALGORITHMIC
+from ntm_rl.envs.wrappers.previous_step import PreviousStepVector
 from ntm_rl.errors import InputError, did_you_mean
 
 

@@ -45,7 +45,7 @@ def register_environments() -> None:
             max_episode_steps=original.max_episode_steps,
             disable_env_checker=True,  # it costs a share of every step
             additional_wrappers=(
-                WrapperSpec("MaskVelocity", "ntm_rl.envs.masking:MaskVelocity", {"task": original.name}),
+                WrapperSpec("MaskVelocity", "ntm_rl.envs.wrappers.masking:MaskVelocity", {"task": original.name}),
             ),
             kwargs=dict(original.kwargs),
         )

@@ -8,40 +8,41 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ntm_rl.agents import CnnNtmPolicy, MemoryPPO, MlpNtmPolicy, MultiInputNtmPolicy
-    from ntm_rl.core import MemoryCore, core_names, make_core, register_core
-    from ntm_rl.dnc import Dnc
+    from ntm_rl.cores.base import MemoryCore
+    from ntm_rl.cores.dnc import Dnc
+    from ntm_rl.cores.feedforward import Feedforward, FrameStack
+    from ntm_rl.cores.gated_delta import GatedDelta
+    from ntm_rl.cores.gtrxl import Gtrxl
+    from ntm_rl.cores.mann import Mann
+    from ntm_rl.cores.matching import matched_options
+    from ntm_rl.cores.ntm import Ntm
+    from ntm_rl.cores.recurrent import Elman, Gru, Lstm
+    from ntm_rl.cores.registry import core_names, make_core, register_core
+    from ntm_rl.cores.sam import Sam
     from ntm_rl.errors import InputError
-    from ntm_rl.feedforward import Feedforward, FrameStack
-    from ntm_rl.gated_delta import GatedDelta
-    from ntm_rl.mann import Mann
-    from ntm_rl.matching import matched_options
-    from ntm_rl.ntm import Ntm
-    from ntm_rl.recurrent import Elman, Gru, Lstm
-    from ntm_rl.sparse import Sam
-    from ntm_rl.transformer import Gtrxl
 
 _HOME = {
     "CnnNtmPolicy": "ntm_rl.agents",
     "MemoryPPO": "ntm_rl.agents",
     "MlpNtmPolicy": "ntm_rl.agents",
     "MultiInputNtmPolicy": "ntm_rl.agents",
-    "MemoryCore": "ntm_rl.core",
-    "core_names": "ntm_rl.core",
-    "make_core": "ntm_rl.core",
-    "register_core": "ntm_rl.core",
-    "Dnc": "ntm_rl.dnc",
+    "MemoryCore": "ntm_rl.cores.base",
+    "core_names": "ntm_rl.cores.registry",
+    "make_core": "ntm_rl.cores.registry",
+    "register_core": "ntm_rl.cores.registry",
+    "Dnc": "ntm_rl.cores.dnc",
     "InputError": "ntm_rl.errors",
-    "Feedforward": "ntm_rl.feedforward",
-    "FrameStack": "ntm_rl.feedforward",
-    "GatedDelta": "ntm_rl.gated_delta",
-    "matched_options": "ntm_rl.matching",
-    "Mann": "ntm_rl.mann",
-    "Ntm": "ntm_rl.ntm",
-    "Elman": "ntm_rl.recurrent",
-    "Gru": "ntm_rl.recurrent",
-    "Lstm": "ntm_rl.recurrent",
-    "Gtrxl": "ntm_rl.transformer",
-    "Sam": "ntm_rl.sparse",
+    "Feedforward": "ntm_rl.cores.feedforward",
+    "FrameStack": "ntm_rl.cores.feedforward",
+    "GatedDelta": "ntm_rl.cores.gated_delta",
+    "matched_options": "ntm_rl.cores.matching",
+    "Mann": "ntm_rl.cores.mann",
+    "Ntm": "ntm_rl.cores.ntm",
+    "Elman": "ntm_rl.cores.recurrent",
+    "Gru": "ntm_rl.cores.recurrent",
+    "Lstm": "ntm_rl.cores.recurrent",
+    "Gtrxl": "ntm_rl.cores.gtrxl",
+    "Sam": "ntm_rl.cores.sam",
 }
 
 __all__ = [

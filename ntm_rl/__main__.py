@@ -12,7 +12,7 @@ def main() -> int:
     if handles:
         # An exception would come out of the middle of some library, which may take it for an error of its own.
         signal.signal(signal.SIGINT, _leave)
-    from ntm_rl.agents.cli import main as run
+    from ntm_rl.agents.cli.main import main as run
 
     if handles:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from stable_baselines3.common.utils import set_random_seed
 
-from ntm_rl.agents.cli import main
+from ntm_rl.agents.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page for page in [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]}

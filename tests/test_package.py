@@ -82,7 +82,7 @@ def test_the_wheel_from_the_sdist_has_one_top_level_name_and_all_files(wheel):
     expected = {f"ntm_rl/{file.relative_to(ROOT)}" for top in ("envs", "agents") for file in (ROOT / top).rglob("*.py")}
     expected |= {f"ntm_rl/{file.relative_to(ROOT)}" for file in (ROOT / "configs").rglob("*.yaml")}
     expected |= {str(file.relative_to(ROOT)) for file in (ROOT / "ntm_rl").rglob("*.cpp")}
-    assert expected | {"ntm_rl/py.typed", "ntm_rl/ntm.py"} <= set(names)
+    assert expected | {"ntm_rl/py.typed", "ntm_rl/cores/ntm.py"} <= set(names)
 
 
 def test_the_installed_wheel_trains_from_another_folder(wheel, tmp_path):
@@ -94,7 +94,9 @@ def test_the_installed_wheel_trains_from_another_folder(wheel, tmp_path):
         archive.extractall(site)
     third_party = Path(__import__("torch").__file__).parents[1]
     # Not a .pth in the folder itself: that would run the editable install's finder of this project too.
-    runner = f"import sys; sys.path.append({str(third_party)!r}); from ntm_rl.agents.cli import main; import ntm_rl; "
+    runner = (
+        f"import sys; sys.path.append({str(third_party)!r}); from ntm_rl.agents.cli.main import main; import ntm_rl; "
+    )
     runner += f"assert ntm_rl.__file__.startswith({str(site)!r}); sys.exit(main(sys.argv[1:]))"
     arguments = ["train", "popgym/repeat_first_easy", "total_timesteps=512", "n_envs=4", "ppo.n_steps=64"]
     arguments += ["ppo.batch_size=64", "memory.ntm.hidden_size=8", "wandb=disabled", "--json"]

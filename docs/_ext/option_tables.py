@@ -18,7 +18,7 @@ Row = tuple[str, str, str, str]  # key, type, default, meaning
 
 def option_rows(kind: str) -> list[Row]:
     """Returns the keys of a kind of training, those of `memory.<core>` left out."""
-    from ntm_rl.agents.settings import _describe, schema_of
+    from ntm_rl.agents.settings.loading import _describe, schema_of
 
     rows = _describe(schema_of({"task": {}} if kind == "supervised" else {}), "")
     return [row for row in rows if not row[0].startswith(("memory.", "task."))]
@@ -26,7 +26,7 @@ def option_rows(kind: str) -> list[Row]:
 
 def core_rows(name: str) -> list[Row]:
     """Returns the options of a core."""
-    from ntm_rl.agents.settings import _describe, schema_of
+    from ntm_rl.agents.settings.loading import _describe, schema_of
 
     prefix = f"memory.{name}."
     rows = _describe(schema_of({}), "")
@@ -35,7 +35,7 @@ def core_rows(name: str) -> list[Row]:
 
 def task_rows(name: str) -> list[Row]:
     """Returns the options of a supervised task."""
-    from ntm_rl.agents.settings import _describe, schema_of
+    from ntm_rl.agents.settings.loading import _describe, schema_of
 
     prefix = f"task.{name}."
     rows = _describe(schema_of({"task": {}}), "")

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from ntm_rl.envs.algorithmic.task import Difficulty, Episode, Task, checked_range, require_whole
+from ntm_rl.checks import require_whole
+from ntm_rl.envs.algorithmic.task import Difficulty, Episode, Task, checked_range
 
 
 class AssociativeRecall(Task):

@@ -5,16 +5,8 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from ntm_rl.envs.algorithmic.task import (
-    Batch,
-    Difficulty,
-    Episode,
-    FloatArray,
-    Task,
-    checked_range,
-    random_bits,
-    require_whole,
-)
+from ntm_rl.checks import require_whole
+from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Episode, FloatArray, Task, checked_range, random_bits
 
 PRIOR = 0.5  # of the Beta distribution from which a table's probabilities come
 

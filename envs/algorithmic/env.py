@@ -14,7 +14,7 @@ from ntm_rl.envs.algorithmic.playback import Playback
 from ntm_rl.envs.algorithmic.registry import make_task
 from ntm_rl.envs.algorithmic.render import draw, write_out
 from ntm_rl.envs.algorithmic.task import FloatArray
-from ntm_rl.envs.batched import reseed
+from ntm_rl.envs.batched.base import reseed
 from ntm_rl.envs.state import State, generator_state, generators_of, part_of
 from ntm_rl.errors import InputError
 

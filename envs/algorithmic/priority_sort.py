@@ -4,14 +4,8 @@ from typing import Annotated
 
 import numpy as np
 
-from ntm_rl.envs.algorithmic.task import (
-    Difficulty,
-    Episode,
-    FloatArray,
-    Task,
-    checked_range,
-    require_whole,
-)
+from ntm_rl.checks import require_whole
+from ntm_rl.envs.algorithmic.task import Difficulty, Episode, FloatArray, Task, checked_range
 
 
 class PrioritySort(Task):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ntm_rl.checks import require_whole
 from ntm_rl.errors import InputError
 
 FloatArray = NDArray[np.float32]
@@ -131,13 +132,6 @@ class Task(ABC):
 def random_bits(rng: np.random.Generator, *shape: int) -> FloatArray:
     """Returns fair random bits as numbers."""
     return rng.integers(0, 2, size=shape, dtype=np.uint8).astype(np.float32)
-
-
-def require_whole(minimum: int, **values: Any) -> None:
-    """Raises an `InputError` for the first of `values` that is no integer of at least `minimum`."""
-    for key, value in values.items():
-        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < minimum:
-            raise InputError(f"{key} = {value!r}: must be an integer of at least {minimum}")
 
 
 def checked_range(name: str, low: int, high: int, minimum: int = 1) -> tuple[int, int]:

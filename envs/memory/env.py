@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ntm_rl.envs.batched import IntArray, SeededCopies
+from ntm_rl.envs.batched.base import IntArray, SeededCopies
 from ntm_rl.errors import InputError
 
 FloatArray = NDArray[np.float32]

@@ -6,8 +6,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ntm_rl.envs.algorithmic.task import require_whole
-from ntm_rl.envs.batched import BoolArray, FloatArray, IntArray
+from ntm_rl.checks import require_whole
+from ntm_rl.envs.batched.base import BoolArray, FloatArray, IntArray
 from ntm_rl.envs.memory.env import DiagnosticEnv, DiagnosticVectorEnv, paint
 
 BAR = 8  # cells of the time that is left, where the context has no more bits

@@ -5,7 +5,7 @@
 
 namespace ntm_rl {
 
-// kLstmMemory: an LSTM as ntm_rl/lstm_memory.py has it, whose candidate is the last of its gates.
+// kLstmMemory: an LSTM as ntm_rl/cores/lstm_memory.py has it, whose candidate is the last of its gates.
 enum Controller : int64_t { kLstm = 0, kGru = 1, kFeedforward = 2, kLstmMemory = 3 };
 
 // Rows of the gates. The GRU has four, since its candidate's share of the hidden state is kept apart.

@@ -1,4 +1,4 @@
-// The DNC over whole sequences on a CPU; ntm_rl/dnc.py is the specification.
+// The DNC over whole sequences on a CPU; ntm_rl/cores/dnc.py is the specification.
 
 #include "dnc_memory.h"
 #include "sequence.h"

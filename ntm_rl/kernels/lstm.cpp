@@ -151,7 +151,7 @@ void check_step(const Tensor& inputs, const Tensor& state, const std::optional<T
   }
 }
 
-// One step of all layers without gradients. inputs [1, B, I], resets [1, B]; states as ntm_rl/recurrent.py has them: the
+// One step of all layers without gradients. inputs [1, B, I], resets [1, B]; states as ntm_rl/cores/recurrent.py has them: the
 // alive flag, then the layers' hidden states, then their cells; weights: torch's four of each layer, which are used as
 // they lie. Returns outputs [1, B, H] and the states after.
 std::tuple<Tensor, Tensor> lstm_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,

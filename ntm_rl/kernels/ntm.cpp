@@ -1,6 +1,6 @@
-// The NTM over whole sequences on a CPU; ntm_rl/ntm.py is the specification.
+// The NTM over whole sequences on a CPU; ntm_rl/cores/ntm.py is the specification.
 
-#include "memory.h"
+#include "ntm_memory.h"
 #include "sequence.h"
 
 namespace ntm_rl {

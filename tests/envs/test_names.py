@@ -6,7 +6,7 @@ import sys
 import ale_py  # noqa: F401  (registers OpenAI Gym's ids too)
 import pytest
 
-from ntm_rl.agents.cli import main
+from ntm_rl.agents.cli.main import main
 from ntm_rl.envs import EnvSettings, make_vec_env
 from ntm_rl.envs.names import suggest_id
 from ntm_rl.errors import InputError

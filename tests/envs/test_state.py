@@ -5,9 +5,9 @@ import copy
 import numpy as np
 import pytest
 
-from ntm_rl.envs import atari
+from ntm_rl.envs.batched import atari
 from ntm_rl.envs.factory import EnvSettings
-from ntm_rl.envs.vector import make_vec_env
+from ntm_rl.envs.sb3.making import make_vec_env
 from ntm_rl.errors import InputError
 
 SETTINGS = [
@@ -139,8 +139,8 @@ def test_what_is_no_state_is_refused_and_changes_nothing(env_id, path, value):
 def test_environments_whose_state_cannot_be_had_say_so():
     import gymnasium as gym
 
-    from ntm_rl.envs.previous_step import PreviousStepVector
-    from ntm_rl.envs.vector import VectorEnvAdapter
+    from ntm_rl.envs.sb3.adapter import VectorEnvAdapter
+    from ntm_rl.envs.wrappers.previous_step import PreviousStepVector
 
     envs = gym.vector.SyncVectorEnv(
         [lambda: gym.make("CartPole-v1")] * 2, autoreset_mode=gym.vector.AutoresetMode.SAME_STEP

@@ -6,7 +6,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils.flop_counter import FlopCounterMode
 
-from ntm_rl.core import MemoryCore, core_names, make_core
+from ntm_rl.cores.base import MemoryCore
+from ntm_rl.cores.registry import core_names, make_core
 from ntm_rl.errors import InputError
 
 SLOTS = {"slots": 5, "width": 2}

@@ -13,13 +13,13 @@ import time
 
 from stable_baselines3.common.callbacks import CallbackList
 
-from ntm_rl.agents.callbacks import CheckpointCallback
-from ntm_rl.agents.runs import Run
-from ntm_rl.agents.schema import Settings
-from ntm_rl.agents.settings import load_settings
-from ntm_rl.agents.tracking import make_logger
-from ntm_rl.agents.training import make_model
-from ntm_rl.envs.vector import make_vec_env
+from ntm_rl.agents.ppo.callbacks import CheckpointCallback
+from ntm_rl.agents.ppo.training import make_model
+from ntm_rl.agents.runs.run import Run
+from ntm_rl.agents.settings.loading import load_settings
+from ntm_rl.agents.settings.schema import Settings
+from ntm_rl.agents.tracking.logger import make_logger
+from ntm_rl.envs.sb3.making import make_vec_env
 
 EVERY, STEPS = 50_000, 150_000
 

@@ -31,17 +31,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from ntm_rl.agents import storage
-from ntm_rl.agents.benchmarks import peak_memory
-from ntm_rl.agents.checkpoints import load_checkpoint, save_checkpoint
-from ntm_rl.agents.export import WEIGHTS, load_agent, save_agent
-from ntm_rl.agents.network import load_network, save_network
-from ntm_rl.agents.ppo import MemoryPPO
-from ntm_rl.agents.settings import load_settings
-from ntm_rl.agents.storage import read_tensors, write_tensors
-from ntm_rl.agents.supervised import SupervisedTrainer
+from ntm_rl.agents.policy.files import load_agent, save_agent
+from ntm_rl.agents.policy.network_files import load_network, save_network
+from ntm_rl.agents.ppo.algorithm import MemoryPPO
+from ntm_rl.agents.ppo.checkpoints import load_checkpoint, save_checkpoint
+from ntm_rl.agents.settings.loading import load_settings
+from ntm_rl.agents.speed.timing import peak_memory
+from ntm_rl.agents.storage import tensors as storage
+from ntm_rl.agents.storage.cards import WEIGHTS
+from ntm_rl.agents.storage.tensors import read_tensors, write_tensors
+from ntm_rl.agents.supervised.trainer import SupervisedTrainer
 from ntm_rl.envs.factory import EnvSettings
-from ntm_rl.envs.vector import make_vec_env
+from ntm_rl.envs.sb3.making import make_vec_env
 from ntm_rl.errors import InputError
 
 CPU_SECONDS = 10.0  # for one input, of which the slowest builds a policy

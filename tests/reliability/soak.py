@@ -33,12 +33,11 @@ import torch
 import torch._dynamo  # imported once, for all forked processes: every optimizer wants it, which takes seconds
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import ntm_rl.agents.supervised
-import ntm_rl.agents.training  # noqa: F401  (imported once, as above)
-from ntm_rl.agents import storage
-from ntm_rl.agents.cli import CANNOT_WRITE, main
-from ntm_rl.agents.csv_log import read_table
-from ntm_rl.agents.storage import StorageError, read_tensors
+import ntm_rl.agents.ppo.training  # noqa: F401  (imported once, as above)
+from ntm_rl.agents.cli.main import CANNOT_WRITE, main
+from ntm_rl.agents.storage.files import StorageError
+from ntm_rl.agents.storage.tensors import read_tensors
+from ntm_rl.agents.tracking.csv_log import read_table
 
 CAP_VERSION, DAC_OVERRIDE, DAC_READ_SEARCH = 0x20080522, 1, 2  # of Linux's capset(2)
 CLOCKS = ("time/fps", "time/time_elapsed", "time/sequences_per_second")
@@ -212,7 +211,7 @@ def kill_at_a_stage(training: Training, seconds: float) -> str:
             dies("before rename")
             return replace(path, target)
 
-        storage.os.fsync, Path.replace = dying_fsync, dying_replace  # type: ignore[assignment, method-assign]
+        os.fsync, Path.replace = dying_fsync, dying_replace  # type: ignore[assignment, method-assign]
 
     code = wait(training.start(disturb))
     if code not in (-signal.SIGKILL, 0):

@@ -18,12 +18,12 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ntm_rl.agents import MemoryPPO
-from ntm_rl.agents.cli import CANNOT_WRITE, NOT_FINITE, main
-from ntm_rl.agents.csv_log import read_table
-from ntm_rl.agents.nonfinite import NonFiniteError
-from ntm_rl.agents.storage import read_tensors
-from ntm_rl.envs.seeding import spawn_seed
-from ntm_rl.envs.workers import WorkerError, Workers
+from ntm_rl.agents.cli.main import CANNOT_WRITE, NOT_FINITE, main
+from ntm_rl.agents.runs.nonfinite import NonFiniteError
+from ntm_rl.agents.storage.tensors import read_tensors
+from ntm_rl.agents.tracking.csv_log import read_table
+from ntm_rl.envs.sb3.seeding import spawn_seed
+from ntm_rl.envs.sb3.workers import WorkerError, Workers
 
 CORE = dict(core_kwargs=dict(slots=5, width=3, hidden_size=8), net_arch=dict(pi=[8], vf=[8]))
 TINY = ["memory.ntm.slots=5", "memory.ntm.hidden_size=8", "wandb=disabled", "n_envs=2", "ppo.n_steps=16"]
@@ -158,7 +158,7 @@ def test_rollbacks_are_counted_and_end(tmp_path, overflowing, capsys):
 
 
 def test_a_supervised_training_rolls_back_too(tmp_path, monkeypatch, capsys):
-    from ntm_rl.agents import supervised
+    from ntm_rl.agents.supervised import trainer as supervised
 
     bits = supervised.bits_of
 

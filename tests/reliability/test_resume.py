@@ -13,13 +13,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from ntm_rl.agents import runs
-from ntm_rl.agents.cli import main
-from ntm_rl.agents.csv_log import read_table
-from ntm_rl.agents.runs import Run
-from ntm_rl.agents.settings import load_settings
-from ntm_rl.agents.storage import StorageError
-from ntm_rl.agents.tensorboard_log import TensorBoardWriter, drop_events_after
+from ntm_rl.agents.cli.main import main
+from ntm_rl.agents.runs import run as runs
+from ntm_rl.agents.runs.run import Run
+from ntm_rl.agents.settings.loading import load_settings
+from ntm_rl.agents.storage.files import StorageError
+from ntm_rl.agents.tracking.csv_log import read_table
+from ntm_rl.agents.tracking.tensorboard_log import TensorBoardWriter, drop_events_after
 
 HERE = Path(__file__).parent
 

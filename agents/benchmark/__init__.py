@@ -1,0 +1,1 @@
+"""Suites of memory tasks: the grid of trainings, scores and the report."""

@@ -1,0 +1,105 @@
+"""Scores of trainings: POPGym's MMER, and rliable's interquartile mean over tasks."""
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ntm_rl.agents.tracking.csv_log import read_table
+from ntm_rl.agents.tracking.metrics import STEPS
+from ntm_rl.errors import InputError
+
+FloatArray = NDArray[np.float64]
+RETURN, SPEED = "rollout/ep_rew_mean", "time/fps"
+EPOCH = 65_536  # environment steps of one of POPGym's epochs
+REPEATS = 5000  # of the bootstrap
+
+
+class Curve(NamedTuple):
+    """A training's mean return over the last episodes `[R]` at environment steps `[R]`, a value a rollout."""
+
+    steps: FloatArray
+    returns: FloatArray
+
+
+class Interval(NamedTuple):
+    """An estimate and its 95% interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def read_curve(run: Path) -> Curve:
+    """Reads the learning curve in a run's folder.
+
+    Raises:
+        InputError: no episode ended in it.
+    """
+    rows = [row for row in read_table(run / "progress.csv")[1] if row.get(RETURN)]
+    if not rows:
+        raise InputError(f"{run}: no episode ended in this training: raise timesteps")
+    return Curve(np.array([float(row[STEPS]) for row in rows]), np.array([float(row[RETURN]) for row in rows]))
+
+
+def read_speed(run: Path) -> float:
+    """Returns the median of a run's environment steps a second, as its rollouts logged them."""
+    speeds = [float(row[SPEED]) for row in read_table(run / "progress.csv")[1] if row.get(SPEED)]
+    return float(np.median(speeds)) if speeds else float("nan")
+
+
+def epoch_returns(curve: Curve) -> FloatArray:
+    """Returns the mean return of each epoch, as equal parts of the training of about POPGym's 65,536 steps.
+
+    Rollouts are shorter than POPGym's epochs, and a maximum over many short means would be the higher for it.
+    """
+    last = curve.steps[-1]
+    epochs = max(1, round(last / EPOCH))
+    numbers = np.ceil(curve.steps / last * epochs - 1e-9).astype(np.int64)
+    return np.array([curve.returns[numbers == number].mean() for number in np.unique(numbers)])
+
+
+def mmer(curve: Curve) -> float:
+    """Returns the maximum over training of the mean episodic return per epoch (Morad et al. 2023, section 5)."""
+    return float(epoch_returns(curve).max())
+
+
+def interquartile_means(scores: Mapping[str, Sequence[Sequence[float]]], seed: int = 0) -> dict[str, Interval]:
+    """Returns of each core the interquartile mean over seeds and tasks with its stratified bootstrap interval.
+
+    Args:
+        scores: Of each core, `[seeds, tasks]`.
+        seed: Of the bootstrap.
+
+    Raises:
+        InputError: rliable is not installed.
+    """
+    library, metrics = require_rliable()
+    before = np.random.get_state()
+    np.random.seed(seed)  # rliable draws from NumPy's global generator, whatever it is given
+    try:
+        means, intervals = library.get_interval_estimates(
+            {core: np.asarray(each) for core, each in scores.items()},
+            lambda each: np.array([metrics.aggregate_iqm(each)]),
+            reps=REPEATS,
+        )
+    finally:
+        np.random.set_state(before)
+    return {core: Interval(float(means[core][0]), *map(float, intervals[core][:, 0])) for core in scores}
+
+
+def require_rliable() -> tuple[Any, Any]:
+    """Returns rliable's modules `library` and `metrics` (Agarwal et al. 2021, arXiv:2108.13264).
+
+    Raises:
+        InputError: it is not installed; names the command that installs it.
+    """
+    try:
+        return import_module("rliable.library"), import_module("rliable.metrics")
+    except ImportError as error:
+        raise InputError(
+            f'the report needs rliable, which cannot be imported ({error}); run: pip install "ntm-rl[stats]"'
+        ) from error

@@ -1,0 +1,1 @@
+"""Evaluation, films and figures of finished runs."""

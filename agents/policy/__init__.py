@@ -1,0 +1,1 @@
+"""Policies and their files: an agent without its algorithm."""

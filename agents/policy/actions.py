@@ -1,0 +1,62 @@
+"""Actions as a policy samples them, which rollouts keep, and as an environment takes them."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from ntm_rl.envs.wrappers.actions import float_bounds
+
+
+def sampled_block(space: spaces.Space[Any], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Returns an empty block `[*shape, A]` for sampled actions, `[*shape]` for a Discrete space.
+
+    Actions are kept as the distribution gives them, not as the environment takes them: the log probability belongs to
+    the sample, and not to what is left of it after clipping and rounding.
+    """
+    if isinstance(space, spaces.Discrete):
+        return torch.zeros(shape, dtype=torch.int64, device=device)
+    dtype = torch.int64 if isinstance(space, spaces.MultiDiscrete) else torch.float32
+    return torch.zeros(*shape, int(np.prod(space.shape or ())), dtype=dtype, device=device)
+
+
+class ActionConverter:
+    """Turns sampled actions into elements of the environment's action space.
+
+    Box actions are unscaled (if the policy squashes them), clipped to the bounds and, where the space holds integers
+    or booleans, rounded to the nearest. (SB3 hands such an environment the clipped floats, which its space does not
+    contain.) Discrete and MultiDiscrete actions are counted from the space's `start`.
+
+    Args:
+        space: The environment's action space.
+        squashed: Whether Box actions come in [-1, 1] and stand for the whole range of the space.
+
+    Attributes:
+        start: Of a Discrete or MultiDiscrete space; None where it counts from 0.
+        sizes: How many values each of its numbers has.
+    """
+
+    def __init__(self, space: spaces.Space[Any], squashed: bool = False):
+        self._space, self._squashed = space, squashed
+        start = space.start if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)) else 0
+        self.start: Any = start if np.any(start) else None
+        self.sizes: Any = space.n if isinstance(space, spaces.Discrete) else getattr(space, "nvec", None)
+        self._rounds = isinstance(space, spaces.Box) and space.dtype.kind in "iub"
+        if isinstance(space, spaces.Box):
+            bounds: tuple[Any, Any] = float_bounds(space) if self._rounds else (space.low, space.high)
+            self._low, self._high = bounds
+
+    def __call__(self, sampled: np.ndarray) -> np.ndarray:
+        """Returns actions `[B, *space.shape]` of the space's dtype for samples `[B, A]` or `[B]`."""
+        actions = sampled.reshape(len(sampled), *(self._space.shape or ()))
+        if isinstance(self._space, spaces.Box):
+            if self._squashed:
+                actions = self._low + 0.5 * (actions + 1.0) * (self._high - self._low)
+            actions = np.clip(actions, self._low, self._high)
+            if self._rounds:
+                actions = np.rint(actions)
+        elif self.start is not None:
+            actions = actions + self.start
+        return actions.astype(self._space.dtype, copy=False)

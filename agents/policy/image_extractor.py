@@ -1,0 +1,187 @@
+"""What turns images into features: convolutions over a whole block of steps, in bfloat16 where that is faster."""
+
+from contextlib import nullcontext
+from typing import Any, Literal, get_args
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
+from torch import Tensor, nn
+
+from ntm_rl.checks import require_at_least, require_one_of
+from ntm_rl.envs.wrappers.images import ImageReader, is_image
+from ntm_rl.errors import InputError
+
+Architecture = Literal["auto", "nature", "impala"]
+Precision = Literal["auto", "bf16", "fp32"]
+
+IMPALA_CHANNELS = (16, 32, 32)
+SMALLEST_NATURE = 36  # height and width that leave its last convolution a pixel
+
+
+class ImageExtractor(BaseFeaturesExtractor):
+    """Nature CNN (Mnih et al. 2015) or IMPALA's ResNet (Espeholt et al. 2018, figure 3, without the LSTM).
+
+    Images stay bytes until they are here. Whatever the precision of the convolutions, features are float32.
+
+    Args:
+        observation_space: Images, channels first.
+        features_dim: Features.
+        architecture: "nature", "impala", or "auto": the Nature CNN, or IMPALA's for images that are too small for it.
+        precision: "bf16" runs convolutions under bfloat16 autocast, "auto" does where the device computes in it.
+
+    Raises:
+        InputError: an image too small for the architecture, channels that do not come first, or an unknown name.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        features_dim: int = 512,
+        architecture: Architecture = "auto",
+        precision: Precision = "auto",
+    ):
+        require_at_least(1, features_dim=features_dim)
+        super().__init__(observation_space, features_dim)
+        require_one_of(get_args(Architecture), extractor=architecture)
+        require_one_of(get_args(Precision), precision=precision)
+        _require_channels_first(observation_space)
+        self.precision = precision
+        channels, height, width = observation_space.shape
+        self.architecture = chosen_architecture(observation_space, architecture)
+        if self.architecture == "nature":
+            if min(height, width) < SMALLEST_NATURE:
+                raise InputError(
+                    f"extractor = 'nature': images of {height} x {width} are too small, it needs "
+                    f"{SMALLEST_NATURE} x {SMALLEST_NATURE}; use 'auto' or 'impala'"
+                )
+            nature = NatureCNN(observation_space, features_dim, normalized_image=observation_space.dtype != "uint8")
+            self.cnn, self.linear = nature.cnn, nature.linear
+        else:
+            self.cnn = nn.Sequential(*_impala_blocks(channels), nn.ReLU(), nn.Flatten())
+            with torch.no_grad():
+                flat = self.cnn(torch.zeros(1, channels, height, width)).shape[1]
+            self.linear = nn.Sequential(nn.Linear(flat, features_dim), nn.ReLU())
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Returns the features `[B, features_dim]` of images `[B, C, H, W]`: bytes, or numbers already scaled."""
+        device = observations.device
+        in_bf16 = self.precision == "bf16" or (self.precision == "auto" and computes_in_bf16(device))
+        with torch.autocast(device.type, torch.bfloat16) if in_bf16 else nullcontext():
+            images = observations
+            if images.dtype == torch.uint8:
+                # 1/255 of a byte: bfloat16 keeps 8 bits of it, as many as there were.
+                images = images.to(torch.bfloat16 if in_bf16 else torch.float32).mul_(1 / 255)
+            features: Tensor = self.linear(self.cnn(images))
+        return features.float()
+
+
+class MultiInputExtractor(CombinedExtractor):
+    """Reads each image of a Dict by an `ImageExtractor` of its own, and passes everything else on as numbers.
+
+    Images stay bytes until they are here, as in `ImageExtractor`. Keys may be any text: no module is named by them.
+
+    Args:
+        observation_space: Of the Dict.
+        cnn_output_dim: Features of each image.
+        normalized_image: Images are any numbers in three dimensions, already scaled, as in SB3.
+        architecture: See `ImageExtractor`.
+        precision: See `ImageExtractor`.
+
+    Raises:
+        InputError: as `ImageExtractor`, naming the observation.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Dict,
+        cnn_output_dim: int = 256,
+        normalized_image: bool = False,
+        architecture: Architecture = "auto",
+        precision: Precision = "auto",
+    ):
+        parts = observation_space.spaces
+        chosen = [key for key, part in parts.items() if is_image(part) or (normalized_image and _is_block(part))]
+        others = sum(int(spaces.flatdim(part)) for key, part in parts.items() if key not in chosen)
+        # CombinedExtractor.__init__ would build networks that nobody uses.
+        BaseFeaturesExtractor.__init__(self, observation_space, others + cnn_output_dim * len(chosen))
+        extractors = []
+        for key in chosen:
+            try:
+                extractors.append(ImageExtractor(parts[key], cnn_output_dim, architecture, precision))  # type: ignore[arg-type]
+            except InputError as error:
+                raise InputError(f"observation {key!r}: {error}") from error
+        self.cnns = nn.ModuleList(extractors)
+        self._numbers = {key: number for number, key in enumerate(chosen)}
+        self._keys = list(parts)
+
+    @property
+    def images(self) -> dict[str, ImageExtractor]:
+        """The extractor of each image by its key."""
+        return {key: self.cnns[number] for key, number in self._numbers.items()}  # type: ignore[misc]
+
+    def forward(self, observations: dict[str, Tensor]) -> Tensor:
+        """Returns the features `[B, F]` of images `[B, C, H, W]` and of other parts `[B, ...]`, in the Dict's order."""
+        return torch.cat(
+            [
+                self.cnns[self._numbers[key]](observations[key])
+                if key in self._numbers
+                else observations[key].reshape(len(observations[key]), -1)
+                for key in self._keys
+            ],
+            dim=1,
+        )
+
+
+def chosen_architecture(space: spaces.Box, architecture: Architecture) -> Architecture:
+    """Returns "nature" or "impala" for an image `[C, H, W]`: what "auto" stands for."""
+    if architecture != "auto":
+        return architecture
+    return "nature" if min(space.shape[1:]) >= SMALLEST_NATURE else "impala"
+
+
+def _is_block(space: spaces.Space[Any]) -> bool:
+    return isinstance(space, spaces.Box) and len(space.shape) == 3
+
+
+def _require_channels_first(space: spaces.Box) -> None:
+    if space.dtype != "uint8" and ImageReader.fits(space) and ImageReader(space).space.shape != space.shape:
+        raise InputError(
+            f"observation_space = {space}: its channels come last, and SB3 transposes images of bytes alone; make the "
+            "environment by ntm_rl.envs.make_vec_env, or transpose it"
+        )
+
+
+class _Residual(nn.Module):
+    """Two convolutions beside the identity."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        residual: Tensor = self.convolutions(images)
+        return images + residual
+
+
+def _impala_blocks(channels: int) -> list[nn.Module]:
+    blocks: list[nn.Module] = []
+    for size in IMPALA_CHANNELS:
+        blocks += [nn.Conv2d(channels, size, 3, padding=1), nn.MaxPool2d(3, stride=2, padding=1)]
+        blocks += [_Residual(size), _Residual(size)]
+        channels = size
+    return blocks
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether a device has arithmetic in bfloat16, and not only the type."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

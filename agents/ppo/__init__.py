@@ -1,0 +1,1 @@
+"""`MemoryPPO` and its trainer."""

@@ -1,0 +1,392 @@
+"""Recurrent PPO on time-major rollouts, for any policy with a memory core."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
+from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from ntm_rl.agents.policy.description import warn_of_spaces
+from ntm_rl.agents.policy.policies import MlpNtmPolicy
+from ntm_rl.agents.policy.sb3_names import check_policy_class, check_policy_name
+from ntm_rl.agents.ppo.arguments import check_device, check_hyperparameters, check_learning, check_spaces, made_env
+from ntm_rl.agents.ppo.diagnosis import check_last, check_observations, check_originals, check_rollout, update_error
+from ntm_rl.agents.ppo.episode_infos import with_statistics
+from ntm_rl.agents.ppo.rollout import Minibatch, Rollout, warn_of_sizes
+from ntm_rl.agents.ppo.rollout_view import RolloutBufferView
+from ntm_rl.agents.runs.nonfinite import NonFiniteError
+from ntm_rl.envs.sb3.adapter import VectorEnvAdapter
+from ntm_rl.envs.wrappers.guard import Guarded
+from ntm_rl.errors import InputError
+
+
+class MemoryPPO(RecurrentPPO):
+    """Proximal policy optimisation (Schulman et al. 2017) with truncated backpropagation through time.
+
+    The constructor takes the arguments of `sb3_contrib.RecurrentPPO` in their order; only those below differ. A rollout
+    of `n_steps` x `n_envs` is cut into chunks of `sequence_length`; a minibatch is whole chunks, started from the
+    memory states that the rollout had there, with episode starts handled inside. Gradients end at a chunk's start.
+
+    Actions are learned from as they were sampled; the environment gets them clipped and, where its Box holds integers
+    or booleans, rounded (see `ActionConverter`).
+
+    Args:
+        policy: `"MlpNtmPolicy"`, `"CnnNtmPolicy"`, `"MultiInputNtmPolicy"` or a subclass of `MlpNtmPolicy`.
+        env: A Gymnasium environment, its id, a Gymnasium `VectorEnv` or an SB3 `VecEnv`.
+        batch_size: Transitions in a minibatch, best a multiple of `sequence_length`; at least one chunk is taken. None,
+            or more than the rollout has: all of them.
+        sequence_length: Steps L of a chunk; where they do not divide `n_steps`, the last chunk is shorter. None:
+            `n_steps`, or a part of them that fits into a minibatch.
+        recompute_states: Recompute the chunks' first states with the current weights before every epoch but the
+            first, since they go stale while the policy learns; costs one forward pass an epoch.
+
+    Raises:
+        InputError: an argument of another type or out of its range, or a policy without a memory core.
+    """
+
+    policy: MlpNtmPolicy
+    rollout: Rollout
+
+    def __init__(
+        self,
+        policy: str | type[MlpNtmPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 128,
+        batch_size: int | None = 128,
+        n_epochs: int = 4,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        sequence_length: int | None = None,
+        recompute_states: bool = False,
+    ):
+        if isinstance(policy, str):
+            ours = [name for name, each in self.policy_aliases.items() if issubclass(each, MlpNtmPolicy)]
+            check_policy_name(policy, ours)
+        check_device(device)
+        self.sequence_length = sequence_length
+        self.recompute_states = recompute_states
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            batch_size=batch_size,
+            n_epochs=n_epochs,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            clip_range=clip_range,
+            clip_range_vf=clip_range_vf,
+            normalize_advantage=normalize_advantage,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            use_sde=use_sde,
+            sde_sample_freq=sde_sample_freq,
+            target_kl=target_kl,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=policy_kwargs,
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=_init_setup_model,
+        )
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        # Everything that gives SB3 an environment comes through here: the constructor, `load` and `set_env`.
+        env = made_env(env)
+        check_spaces(env)
+        if isinstance(env, VectorEnv):
+            env = VectorEnvAdapter(env)
+        elif isinstance(env, gym.Env):  # what it returns is checked against Gymnasium's interface and its spaces
+            env = Guarded(env, f"env = {type(env.unwrapped).__name__}", bounds=False)
+        return RecurrentPPO._wrap_env(env, verbose, monitor_wrapper)
+
+    def _setup_model(self) -> None:
+        check_hyperparameters(self)
+        check_policy_class(self.policy_class, MlpNtmPolicy)
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        policy: Any = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs
+        )
+        self.policy = policy.to(self.device)
+        warn_of_spaces(self.policy, self.env)
+        self.rollout = Rollout(
+            self.observation_space,
+            self.action_space,
+            n_steps=self.n_steps,
+            n_envs=self.n_envs,
+            sequence_length=self._chunk_length(),
+            state_size=self.policy.state_size,
+            device=self.device,
+        )
+        self.rollout_buffer = RolloutBufferView(  # type: ignore[assignment]
+            self.rollout, self.observation_space, self.action_space, self.gamma, self.gae_lambda
+        )
+        warn_of_sizes(self.rollout, self._minibatch_size())
+        self.memory_state = self.policy.initial_state(self.n_envs)
+        self.clip_range = FloatSchedule(self.clip_range)
+        if self.clip_range_vf is not None:
+            self.clip_range_vf = FloatSchedule(self.clip_range_vf)
+
+    def _minibatch_size(self) -> int:
+        return self.n_steps * self.n_envs if self.batch_size is None else self.batch_size
+
+    def _chunk_length(self) -> int:
+        """Steps of a chunk: as many as asked for, or the rollout's in as few parts as fit into a minibatch."""
+        if self.sequence_length is not None:
+            return min(self.sequence_length, self.n_steps)
+        return math.ceil(self.n_steps / math.ceil(self.n_steps / self._minibatch_size()))
+
+    def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
+        """Plays `n_rollout_steps` in every environment; False if a callback stopped it.
+
+        Raises:
+            NonFiniteError: an observation, a reward or a value is not finite.
+        """
+        assert self._last_obs is not None and self._last_episode_starts is not None
+        self.policy.set_training_mode(False)
+        if self.use_sde:
+            self.policy.reset_noise(env.num_envs)
+        rollout, state, normalizer = self._rollout_of(n_rollout_steps), self.memory_state, self._vec_normalize_env
+        if normalizer is not None:
+            check_originals(normalizer, 0)
+        callback.on_rollout_start()
+        # The names of the locals are SB3's: callbacks read them.
+        for n_steps in range(n_rollout_steps):
+            rollout.pos = n_steps
+            if self.use_sde and self.sde_sample_freq > 0 and n_steps > 0 and n_steps % self.sde_sample_freq == 0:
+                self.policy.reset_noise(env.num_envs)
+            obs_tensor = rollout.store_observation(n_steps, self._last_obs)
+            episode_starts = rollout.store_resets(n_steps, self._last_episode_starts)
+            rollout.store_state(n_steps, state)
+            try:
+                with torch.no_grad():
+                    sampled, values, log_probs, state = self.policy.step(obs_tensor, state, episode_starts)
+            except ValueError:  # so torch's distributions refuse parameters that are not finite
+                check_observations(rollout, n_steps + 1)
+                raise
+            rollout.actions[n_steps], rollout.values[n_steps], rollout.log_probs[n_steps] = sampled, values, log_probs
+            values, actions = values.unsqueeze(1), sampled.cpu().numpy()
+            clipped_actions = self.policy.playable(actions)
+
+            new_obs, rewards, dones, infos = _step(env, clipped_actions)
+            if normalizer is not None:
+                check_originals(normalizer, n_steps + 1)
+            self.num_timesteps += env.num_envs
+            callback.update_locals(locals())
+            goes_on = callback.on_step()
+            if any(infos):
+                self._update_info_buffer(with_statistics(infos), dones)  # type: ignore[arg-type]
+            # Also where the rollout stops: the next one goes on from here.
+            self._last_obs, self._last_episode_starts, self.memory_state = new_obs, dones, state
+            if not goes_on:
+                return False
+            if dones.any():
+                rewards = rewards + self._truncation_bonus(infos, dones, state, n_steps)
+            rollout.rewards[n_steps], rollout.ends[n_steps] = rewards, dones
+        rollout.pos = n_rollout_steps
+
+        with torch.no_grad():
+            obs_tensor = rollout.tensors(new_obs)
+            last_values = self.policy.values(obs_tensor, state, torch.from_numpy(dones).to(self.device))
+        check_rollout(rollout, obs_tensor, last_values, normalizer)
+        rollout.compute_advantages(last_values, self.gamma, self.gae_lambda)
+        values = last_values.unsqueeze(1)
+        callback.update_locals(locals())
+        callback.on_rollout_end()
+        return True
+
+    def _rollout_of(self, n_steps: int) -> Rollout:
+        if n_steps != self.rollout.n_steps:
+            was = f"was {self.rollout.n_steps} when the model was made, and cannot change in it"
+            raise InputError(f"n_steps = {n_steps}: {was}; give it to MemoryPPO.load(path, env=env, n_steps=...)")
+        return self.rollout
+
+    def _truncation_bonus(self, infos: list[dict[str, Any]], dones: np.ndarray, state: Tensor, step: int) -> np.ndarray:
+        """Discounted values of the observations at which a time limit cut an episode short, 0 elsewhere; `[E]`.
+
+        The memory has already seen everything up to that observation, so `state` is the one after the last step.
+        """
+        bonus = np.zeros(len(dones), dtype=np.float32)
+        cut = [
+            int(index)
+            for index in np.flatnonzero(dones)
+            if infos[index].get("TimeLimit.truncated") and infos[index].get("terminal_observation") is not None
+        ]
+        if cut:
+            last = self.rollout.stack([infos[index]["terminal_observation"] for index in cut])
+            check_last(last, cut, step)
+            with torch.no_grad():
+                no_reset = torch.zeros(len(cut), dtype=torch.bool, device=self.device)
+                values = self.policy.values(last, state[cut], no_reset)
+            bonus[cut] = self.gamma * values.cpu().numpy()
+        return bonus
+
+    @torch.enable_grad()  # environments with networks of their own may switch gradients off for all
+    def train(self) -> None:
+        """Updates the policy with `n_epochs` passes over the rollout.
+
+        Raises:
+            NonFiniteError: a loss or a gradient is not finite; the update that it belongs to has not been made.
+        """
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        metrics: list[dict[str, Tensor]] = []
+        continue_training = True
+        for epoch in range(self.n_epochs):
+            divergences: list[Tensor] = []  # of the last epoch, as SB3 logs them
+            if epoch > 0 and self.recompute_states:
+                self._recompute_states()
+            for batch in self.rollout.minibatches(self._minibatch_size()):
+                loss, measured = self._loss(batch)
+                parts = dict(measured)
+                divergences.append(measured.pop("approx_kl"))
+                metrics.append(measured)
+                if self.target_kl is not None and divergences[-1] > 1.5 * self.target_kl:
+                    continue_training = False
+                    if self.verbose >= 1:
+                        print(f"Early stopping at step {epoch} due to reaching max kl: {divergences[-1]:.2f}")
+                    break
+                self.policy.optimizer.zero_grad()
+                loss.backward()
+                norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                if not math.isfinite(norm + loss.detach()):  # the one look of the host at the device
+                    raise self._update_error(batch, parts)
+                self.policy.optimizer.step()
+            self._n_updates += 1
+            if not continue_training:
+                break
+        self._log_training(metrics, torch.stack(divergences))
+
+    @torch.no_grad()
+    def _update_error(self, batch: Minibatch, measured: Mapping[str, Tensor]) -> NonFiniteError:
+        values, *_ = self.policy.evaluate_sequences(batch.observations, batch.actions, batch.states, batch.resets)
+        return update_error(self.policy, batch, values, measured, self.rollout.sequence_length, self.n_envs)
+
+    def _loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """PPO's clipped surrogate (equation 7), value and entropy losses of one minibatch, and what to log of them."""
+        clip_range = self._now(self.clip_range)
+        values, log_probs, entropy = self.policy.evaluate_sequences(
+            batch.observations, batch.actions, batch.states, batch.resets
+        )
+        advantages = batch.advantages
+        if self.normalize_advantage and len(advantages) > 1:
+            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+        log_ratio = log_probs - batch.old_log_probs
+        ratio = torch.exp(log_ratio)
+        clipped = torch.clamp(ratio, 1 - clip_range, 1 + clip_range)
+        policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
+        if self.clip_range_vf is not None:
+            clip_range_vf = self._now(self.clip_range_vf)
+            values = batch.old_values + torch.clamp(values - batch.old_values, -clip_range_vf, clip_range_vf)
+        value_loss = torch.nn.functional.mse_loss(batch.returns, values)
+        # Without a closed form, minus the log probability estimates the entropy.
+        entropy_loss = log_probs.mean() if entropy is None else -entropy.mean()
+        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
+        with torch.no_grad():
+            measured = {
+                "entropy_loss": entropy_loss.detach(),
+                "policy_gradient_loss": policy_loss.detach(),
+                "value_loss": value_loss.detach(),
+                "approx_kl": ((ratio - 1) - log_ratio).mean(),  # Schulman, "Approximating KL divergence" (2020)
+                "clip_fraction": ((ratio - 1).abs() > clip_range).float().mean(),
+                "loss": loss.detach(),
+            }
+        return loss, measured
+
+    def _now(self, schedule: float | Schedule) -> float:
+        # A callback may have put a number in the place of a schedule.
+        return schedule(self._current_progress_remaining) if callable(schedule) else schedule
+
+    @torch.no_grad()
+    def _recompute_states(self) -> None:
+        """Plays the rollout's observations through the current core(s) to renew the state before each chunk."""
+        rollout, length = self.rollout, self.rollout.sequence_length
+        state = rollout.states[0]
+        for chunk in range(1, len(rollout.states)):
+            steps = slice((chunk - 1) * length, chunk * length)
+            observations = rollout.observations
+            block: PyTorchObs = (
+                {key: value[steps].flatten(0, 1) for key, value in observations.items()}
+                if isinstance(observations, dict)
+                else observations[steps].flatten(0, 1)
+            )
+            state = self.policy.advance(block, state, rollout.resets[steps])
+            rollout.states[chunk] = state
+
+    def _log_training(self, metrics: list[dict[str, Tensor]], divergences: Tensor) -> None:
+        # One transfer for all numbers, after the last update.
+        table = torch.stack([torch.stack(list(row.values())) for row in metrics]).cpu().numpy()
+        for name, column in zip(metrics[0], table.T, strict=True):
+            self.logger.record(f"train/{name}", float(column[-1] if name == "loss" else column.mean()))
+        self.logger.record("train/approx_kl", divergences.mean().item())
+        rollout = self.rollout
+        explained = explained_variance(rollout.values.cpu().numpy().ravel(), rollout.returns.cpu().numpy().ravel())
+        self.logger.record("train/explained_variance", explained)
+        if hasattr(self.policy, "log_std"):
+            self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        self.logger.record("train/clip_range", self._now(self.clip_range))
+        if self.clip_range_vf is not None:
+            self.logger.record("train/clip_range_vf", self._now(self.clip_range_vf))
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """See `OnPolicyAlgorithm.dump_logs`; iterations are those of the training, not of this call of `learn`."""
+        super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.n_envs))
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "MemoryPPO",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """See `stable_baselines3.PPO.learn`.
+
+        Raises:
+            InputError: the model has no environment, or `total_timesteps` is no number.
+        """
+        check_learning(total_timesteps, self.env)
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "rollout", "memory_state"]
+
+
+def _step(env: VecEnv, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+    """Steps an environment; rewards are `[E]` float32 and dones `[E]` bool, whatever types and shapes it has."""
+    new_obs, rewards, dones, infos = env.step(actions)
+    rewards = np.asarray(rewards, dtype=np.float32).reshape(env.num_envs)
+    return new_obs, rewards, np.asarray(dones).astype(np.bool_, copy=False).reshape(env.num_envs), infos

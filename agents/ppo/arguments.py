@@ -1,0 +1,162 @@
+"""Checks of what `MemoryPPO` and its policies are given, before it fails somewhere inside SB3 or torch."""
+
+import math
+import warnings
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import torch
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+from stable_baselines3.common.base_class import maybe_make_env
+from stable_baselines3.common.vec_env import VecEnv
+
+from ntm_rl.errors import InputError
+
+ENVIRONMENTS = "a Gymnasium environment, its id, a Gymnasium VectorEnv or an SB3 VecEnv"
+
+
+class _Range(NamedTuple):
+    low: float
+    high: float = math.inf
+    is_open: bool = False  # the lowest value itself is not in it
+    is_schedule: bool = False  # a function of the remaining progress will do too
+    is_optional: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        if value is None or callable(value):
+            return self.is_optional if value is None else self.is_schedule
+        if not isinstance(value, Real) or isinstance(value, bool):
+            return False
+        number = float(value)
+        return self.low < number <= self.high or (number == self.low and not self.is_open)
+
+    def __str__(self) -> str:
+        above = f"above {self.low:g}" if self.is_open else f"of at least {self.low:g}"
+        text = f"a number from {self.low:g} to {self.high:g}" if self.high < math.inf else f"a number {above}"
+        text = "a number" if self.low == -math.inf else text
+        text += ", or None" if self.is_optional else ""
+        return text + (", or a function of the remaining progress, 1 to 0" if self.is_schedule else "")
+
+
+_NUMBERS = {
+    "learning_rate": _Range(0, is_schedule=True),
+    "gamma": _Range(0, 1),
+    "gae_lambda": _Range(0, 1),
+    "clip_range": _Range(0, is_open=True, is_schedule=True),
+    "clip_range_vf": _Range(0, is_open=True, is_schedule=True, is_optional=True),
+    "ent_coef": _Range(-math.inf),
+    "vf_coef": _Range(0),
+    "max_grad_norm": _Range(0, is_open=True),
+    "target_kl": _Range(0, is_open=True, is_optional=True),
+}
+_WAYS = {"max_grad_norm": "; float('inf') clips nothing"}
+# Lowest value, and whether None will do.
+_SIZES = {
+    "n_steps": (1, False),
+    "n_epochs": (1, False),
+    "batch_size": (1, True),
+    "sequence_length": (1, True),
+    "sde_sample_freq": (-1, False),
+}
+
+
+def check_hyperparameters(model: Any) -> None:
+    """Checks what an algorithm was given; NumPy's floats become Python's, which SB3's schedules want.
+
+    Raises:
+        InputError: one is of another type or out of its range, or there is no environment.
+    """
+    if not hasattr(model, "observation_space"):
+        raise InputError(f"env = None: must be {ENVIRONMENTS}")
+    if not isinstance(model.policy_kwargs, Mapping):
+        raise InputError(f"policy_kwargs = {model.policy_kwargs!r}: must be a dict of keyword arguments")
+    for key, (low, is_optional) in _SIZES.items():
+        size = getattr(model, key)
+        is_number = isinstance(size, Integral) and not isinstance(size, bool)
+        if not (is_optional if size is None else is_number and size >= low):
+            raise InputError(f"{key} = {size!r}: must be an integer of at least {low}{', or None' * is_optional}")
+    for key, valid in _NUMBERS.items():
+        value = getattr(model, key)
+        if value not in valid:
+            raise InputError(f"{key} = {value!r}: must be {valid}{_WAYS.get(key, '')}{_zoo_schedule(value)}")
+        if isinstance(value, Real) and not isinstance(value, int):
+            setattr(model, key, float(value))
+
+
+def check_learning(total_timesteps: Any, env: VecEnv | None) -> None:
+    """Checks how long `learn` shall train, and that there is an environment.
+
+    Raises:
+        InputError: no number, or one below 0; no environment.
+    """
+    if env is None:
+        raise InputError("env = None: give the model one, by MemoryPPO.load(path, env=env) or model.set_env(env)")
+    if total_timesteps not in _Range(0):
+        raise InputError(f"total_timesteps = {total_timesteps!r}: must be a number of at least 0")
+
+
+def check_device(device: Any) -> None:
+    """Checks a device by its name, and warns where SB3 takes the CPU because there is no CUDA.
+
+    Raises:
+        InputError: torch knows none of that name.
+    """
+    if device == "auto":
+        return
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device = {device!r}: must be auto, cpu, cuda, cuda:N or mps") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        warnings.warn(
+            f"device = {str(device)!r}: torch sees no CUDA device, so the CPU is used; use cpu or auto", stacklevel=3
+        )
+
+
+def made_env(env: Any) -> Any:
+    """Returns what an algorithm was given as its environment, made where it is an id.
+
+    Raises:
+        InputError: it is no environment.
+    """
+    if isinstance(env, str):
+        return maybe_make_env(env, verbose=0)
+    if isinstance(env, (gym.Env, VecEnv, VectorEnv)) or (not isinstance(env, type) and hasattr(env, "step")):
+        return env  # SB3 converts those of the old gym
+    way = ""
+    if isinstance(env, type):
+        way = f"; make one: {env.__name__}()"
+    elif callable(env):
+        way = "; call the function, or use DummyVecEnv([function])"
+    elif isinstance(env, (list, tuple)):
+        way = "; for several environments use DummyVecEnv with a list of functions that make them"
+    raise InputError(f"env = {env!r}: must be {ENVIRONMENTS}{way}")
+
+
+def check_spaces(env: Any) -> None:
+    """Checks that SB3 can store what an environment shows.
+
+    Raises:
+        InputError: observations without a shape of their own, or without any number.
+    """
+    space = getattr(env, "single_observation_space", getattr(env, "observation_space", None))
+    for part in (space, *(space.spaces.values() if isinstance(space, spaces.Dict) else ())):
+        has_shape = isinstance(part, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary))
+        is_empty = not part.spaces if isinstance(part, spaces.Dict) else has_shape and 0 in part.shape
+        if is_empty or not (has_shape or isinstance(part, spaces.Dict)):
+            problem = "is empty" if is_empty else "not supported"
+            raise InputError(
+                f"observation space = {' '.join(str(part).split())[:200]}: {problem}; valid are Box, Discrete, "
+                "MultiDiscrete, MultiBinary and a Dict of these; change it by gymnasium.wrappers.FlattenObservation or "
+                "TransformObservation"
+            )
+
+
+def _zoo_schedule(value: Any) -> str:
+    if not isinstance(value, str) or not value.startswith("lin_"):
+        return ""
+    start = value.removeprefix("lin_")
+    return f"; what RL Zoo calls {value!r} is stable_baselines3.common.utils.LinearSchedule({start}, 0, 1)"

@@ -1,0 +1,115 @@
+"""Checkpoints of a PPO training."""
+
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch import Tensor
+
+from ntm_rl.agents.policy.files import agent_card
+from ntm_rl.agents.policy.normalization import normalizer_state, restore_normalizer
+from ntm_rl.agents.ppo.environment_states import environment_state, reached_level, restore_environments
+from ntm_rl.agents.storage.checkpoints import FORMAT, count, read_checkpoint, write_checkpoint
+from ntm_rl.agents.storage.files import StorageError
+from ntm_rl.agents.storage.random_states import restore_random_states
+from ntm_rl.agents.storage.tensors import put_weights, require_matching
+from ntm_rl.agents.storage.trees import pack, unpack
+from ntm_rl.errors import InputError
+
+
+def save_checkpoint(
+    model: OnPolicyAlgorithm, folder: Path, *, keep: int = 3, extra: Mapping[str, Any] | None = None
+) -> Path:
+    """Writes `step-<environment steps>.safetensors` and then deletes all but the `keep` newest.
+
+    Args:
+        model: An on-policy algorithm between two rollouts.
+        folder: Where checkpoints lie; made if missing.
+        keep: Checkpoints to keep, at least 1.
+        extra: JSON values to keep with it.
+
+    Returns:
+        The file written.
+
+    Raises:
+        InputError: `keep` below 1.
+        StorageError: it could not be written; older checkpoints are untouched.
+    """
+    tensors: dict[str, Tensor] = {}
+    normalizer = model.get_vec_normalize_env()
+    if normalizer is not None:
+        tensors = {f"normalizer.{name}": tensor for name, tensor in normalizer_state(normalizer).items()}
+    arrays, environment = pack(environment_state(model))
+    tensors |= {f"environment.{name}": tensor for name, tensor in arrays.items()}
+    document = {
+        "kind": "checkpoint",
+        "num_timesteps": model.num_timesteps,
+        "n_updates": model._n_updates,
+        "episode_num": model._episode_num,
+        "episodes": [{key: float(episode[key]) for key in "rlt"} for episode in model.ep_info_buffer or ()],
+        "successes": [float(success) for success in model.ep_success_buffer or ()],
+        "environment": environment,
+        "agent": _agent_card(model),
+        "extra": dict(extra or {}),
+    }
+    return write_checkpoint(
+        folder, model.num_timesteps, model.policy, model.policy.optimizer, document, tensors, keep=keep
+    )
+
+
+def _agent_card(model: OnPolicyAlgorithm) -> dict[str, Any] | None:
+    """Returns the card with which a model's agent is loaded out of a checkpoint; None where there can be none."""
+    env = model.get_env()
+    extra = {"timesteps": model.num_timesteps, "level": None if env is None else reached_level(env)}
+    with suppress(InputError):  # a policy of the user's own: its checkpoints can be resumed all the same
+        return agent_card(model.policy, model.get_vec_normalize_env(), extra)
+    return None
+
+
+def load_checkpoint(path: Path, model: OnPolicyAlgorithm, *, environments: bool = True) -> dict[str, Any]:
+    """Puts a training back where `save_checkpoint` found it; everything is checked before anything changes.
+
+    Args:
+        path: The file.
+        model: Made with the same settings.
+        environments: Put the environments' states back too, where the file has them; else new episodes begin.
+
+    Returns:
+        The `extra` values saved with it.
+
+    Raises:
+        StorageError: missing, damaged, or of another kind of agent.
+    """
+    groups, document, optimizer = read_checkpoint(path, "checkpoint", model.policy, model.policy.optimizer)
+    normalizer = model.get_vec_normalize_env()
+    require_matching(path, groups["normalizer"], {} if normalizer is None else normalizer_state(normalizer))
+    try:
+        episodes = [{key: float(episode[key]) for key in "rlt"} for episode in document["episodes"]]
+        successes = [float(success) for success in document.get("successes", [])]
+        counters = {key: count(document[key]) for key in ("num_timesteps", "n_updates", "episode_num")}
+        extra = dict(document["extra"])
+        state = unpack(groups["environment"], document.get("environment", {}))
+        if environments:
+            restore_environments(model, state, counters["num_timesteps"])
+        else:
+            model._last_obs = None
+    except InputError as error:
+        raise StorageError(f"{path}: {error}; was the config changed?") from error
+    except Exception as error:  # whatever hostile values make the parsers raise
+        raise StorageError(f"{path}: not a checkpoint of format {FORMAT}: {error!r}") from error
+
+    put_weights(model.policy, groups["policy"])
+    model.policy.optimizer.load_state_dict(optimizer)
+    if normalizer is not None:
+        restore_normalizer(normalizer, groups["normalizer"])
+        if model._last_obs is not None:
+            model._last_obs = normalizer.normalize_obs(model._last_obs)
+    model.num_timesteps, model._n_updates = counters["num_timesteps"], counters["n_updates"]
+    model._episode_num = counters["episode_num"]
+    model.ep_info_buffer = deque(episodes, maxlen=model._stats_window_size)
+    model.ep_success_buffer = deque(successes, maxlen=model._stats_window_size)
+    restore_random_states(groups["random"], document["random"])
+    return extra

@@ -1,0 +1,163 @@
+"""Finds what is not finite in a rollout or an update."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import Tensor, nn
+
+from ntm_rl.agents.ppo.rollout import Minibatch, Rollout
+from ntm_rl.agents.runs.nonfinite import NonFiniteError, bad_gradients
+
+
+def check_rollout(
+    rollout: Rollout, last_obs: PyTorchObs, last_values: Tensor, normalizer: VecNormalize | None = None
+) -> None:
+    """Looks at a finished rollout and at what follows it: one look of the host at the device.
+
+    Args:
+        rollout: All steps of it.
+        last_obs: Observations after the last step.
+        last_values: Their values `[E]`.
+        normalizer: Whose running statistics made the observations and rewards.
+
+    Raises:
+        NonFiniteError: names the first quantity that is not finite, with its step and its environment.
+    """
+    if normalizer is not None:
+        _check_statistics(normalizer)
+    seen = [*_named(rollout.observations), *_named(last_obs)]
+    blocks = [rollout.values, rollout.log_probs, last_values, *(each for _, each in seen if each.is_floating_point())]
+    # A sum is finite only if all its terms are; sums that overflow are looked at again below.
+    if np.isfinite(rollout.rewards).all() and math.isfinite(torch.stack([block.sum() for block in blocks]).sum()):
+        return
+    steps = rollout.n_steps
+    after = [*((name, each[None], steps) for name, each in _named(last_obs)), ("value", last_values[None], steps)]
+    _raise_first([*_quantities(rollout), *after])
+
+
+def check_observations(rollout: Rollout, steps: int) -> None:
+    """As `check_rollout`, of the observations alone: what a policy that failed was given in the last of `steps`."""
+    _raise_first([(name, block[:steps], 0) for name, block in _named(rollout.observations)])
+
+
+def check_last(observations: PyTorchObs, environments: list[int], step: int) -> None:
+    """As `check_rollout`, of the last observations of episodes that a time limit cut short: rewards hold their values.
+
+    Args:
+        observations: `[n, ...]`.
+        environments: The n whose episodes were cut.
+        step: Of the rollout.
+    """
+    for name, block in _named(observations):
+        if block.is_floating_point():
+            for environment, each in zip(environments, block.cpu(), strict=True):
+                if not torch.isfinite(each).all():
+                    value = repr(float(each[~torch.isfinite(each)][0]))
+                    place = {"step": step, "environment": environment}
+                    where = f"last {name} of environment {environment} at step {step} of the rollout"
+                    raise NonFiniteError(f"{where} is {value}", {"quantity": f"last {name}", "value": value, **place})
+
+
+def check_originals(normalizer: VecNormalize, step: int) -> None:
+    """Looks at what a `VecNormalize` was given, before its statistics carry one bad number into all environments.
+
+    Args:
+        normalizer: After a reset or a step.
+        step: Of the rollout, to which its observations belong; the rewards belong to the one before.
+
+    Raises:
+        NonFiniteError: as `check_rollout`.
+    """
+    seen = [(name, np.asarray(array)) for name, array in _named(normalizer.old_obs)]
+    given = [*seen, ("reward", np.asarray(normalizer.old_reward))] if step > 0 else seen
+    if not all(array.dtype.kind != "f" or math.isfinite(array.sum()) for _, array in given):
+        _raise_first([(name, array[None], step - (name == "reward")) for name, array in given])
+
+
+def _check_statistics(normalizer: VecNormalize) -> None:
+    """Looks at running variances: an infinite one makes 0 of all that is normalised by it."""
+    named: dict[str, Any] = {"reward": normalizer.ret_rms} if normalizer.norm_reward else {}
+    if normalizer.norm_obs:
+        statistics = normalizer.obs_rms
+        parts = statistics if isinstance(statistics, dict) else {"": statistics}
+        named |= {f"observation {key!r}" if key else "observation": part for key, part in parts.items()}
+    for name, part in named.items():
+        if not np.isfinite(part.var).all():
+            quantity = f"VecNormalize's running variance of the {name}"
+            message = f"{quantity} is not finite: a number was too large to be squared; clip it in the environment"
+            raise NonFiniteError(message, {"quantity": quantity, "value": str(part.var)})
+
+
+def update_error(
+    module: nn.Module, batch: Minibatch, values: Tensor, measured: Mapping[str, Tensor], length: int, n_envs: int
+) -> NonFiniteError:
+    """Describes an update whose loss or gradient is not finite; the weights have not been changed by it.
+
+    Args:
+        module: With the gradients.
+        batch: What was learnt from.
+        values: Values of its transitions with the weights as they are, `[L * B]`.
+        measured: The parts of the loss.
+        length: L, steps of the rollout's chunks, of which the last may be shorter.
+        n_envs: E.
+    """
+    parts = {name: float(value) for name, value in measured.items()}
+    bad_parts = [name for name, value in parts.items() if not np.isfinite(value)]
+    steps = len(batch.resets)
+    errors = (batch.returns - values).abs().view(steps, -1)
+    doubtful = ~torch.isfinite(errors).all(dim=0)
+    if not doubtful.any():  # nothing but the gradient overflowed: most likely where the error is largest
+        doubtful[errors.max(dim=0).values.argmax()] = True
+    sequences = [
+        {"environment": chunk % n_envs, "steps": [chunk // n_envs * length, chunk // n_envs * length + steps - 1]}
+        for chunk in batch.chunks[doubtful].tolist()
+    ]
+    quantity = f"loss ({', '.join(bad_parts)})" if bad_parts else "gradient"
+    report = {
+        "quantity": quantity,
+        "loss": {name: repr(value) for name, value in parts.items()},
+        "parameters with such a gradient": bad_gradients(module),
+        "sequences": sequences,
+    }
+    where = ", ".join(f"environment {each['environment']}, steps {each['steps']}" for each in sequences[:3])
+    return NonFiniteError(f"the {quantity} of an update is not finite; first inputs: {where}", report)
+
+
+def _raise_first(quantities: Iterable[tuple[str, Any, int]]) -> None:
+    """Raises for the first entry that is not finite, by step and then by the order in which a step computes.
+
+    Args:
+        quantities: Name, block `[T, E, ...]` and the number of its first step.
+    """
+    found: list[tuple[int, int, dict[str, Any]]] = []
+    for order, (name, block, first) in enumerate(quantities):
+        array = block.cpu().numpy() if isinstance(block, Tensor) else block
+        places = np.argwhere(~np.isfinite(array)) if array.dtype.kind == "f" else np.zeros((0, 2))
+        if len(places):
+            step, environment, *inside = places[0].tolist()
+            value = repr(float(array[tuple(places[0])]))
+            where = {"step": first + step, "environment": environment, "index": inside}
+            found.append((first + step, order, {"quantity": name, "value": value, **where}))
+    if found:
+        report = min(found, key=lambda each: each[:2])[2]
+        place = f"environment {report['environment']} at step {report['step']} of the rollout"
+        raise NonFiniteError(f"{report['quantity']} of {place} is {report['value']}", report)
+
+
+def _quantities(rollout: Rollout) -> Iterable[tuple[str, Any, int]]:
+    for name, block in _named(rollout.observations):
+        yield name, block, 0
+    yield "value", rollout.values, 0
+    yield "log probability of the action", rollout.log_probs, 0
+    yield "reward", rollout.rewards, 0
+
+
+def _named(observations: Any) -> list[tuple[str, Any]]:
+    if isinstance(observations, Mapping):
+        return [(f"observation {key!r}", block) for key, block in observations.items()]
+    return [("observation", observations)]

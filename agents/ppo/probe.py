@@ -1,0 +1,78 @@
+"""A look at what a training will need, before anything of it is created."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from ntm_rl.agents.policy.files import load_agent, save_agent
+from ntm_rl.agents.ppo.algorithm import MemoryPPO
+from ntm_rl.agents.storage.files import StorageError, WriteError
+from ntm_rl.agents.storage.random_states import random_states, restore_random_states
+from ntm_rl.envs.factory import EnvSettings
+from ntm_rl.envs.sb3.making import make_vec_env
+from ntm_rl.errors import InputError
+
+
+def probe_environment(settings: EnvSettings, seed: int) -> None:
+    """Resets and steps one copy of an environment, made for this alone; `Guarded` checks what it returns.
+
+    Raises:
+        InputError: it cannot be made, or does not keep to Gymnasium's interface or to its spaces.
+        ForeignError: its own code raised an error.
+    """
+    with _random_states_kept():
+        env = make_vec_env(settings, 1, seed)
+        try:
+            env.reset()
+            env.action_space.seed(seed)
+            env.step(np.array([env.action_space.sample()]))
+        finally:
+            env.close()
+
+
+def probe_agent(model: MemoryPPO, env_id: str) -> None:
+    """Lets a model's policy act once on a sample of its observation space, and saves and loads its agent.
+
+    Raises:
+        InputError: one of these fails.
+    """
+    with _random_states_kept(), TemporaryDirectory(prefix="ntm-rl-") as folder:
+        _act(model, env_id)
+        try:
+            save_agent(model.policy, Path(folder, "agent"), model.get_vec_normalize_env())
+            load_agent(Path(folder, "agent"), "cpu")
+        except WriteError:  # the folder for temporary files is full, which says nothing of the run's
+            return
+        except (InputError, StorageError) as error:
+            raise InputError(f"env.id = {env_id!r}: its agent could not be saved and loaded again: {error}") from error
+
+
+def _act(model: MemoryPPO, env_id: str) -> None:
+    policy, space = model.policy, deepcopy(model.observation_space)
+    space.seed(0)
+    sample = space.sample()
+    try:
+        observations, _ = policy.obs_to_tensor(sample)
+        policy.set_training_mode(False)
+        with torch.no_grad():
+            policy.step(observations, policy.initial_state(1), torch.ones(1, dtype=torch.bool, device=policy.device))
+    except (RuntimeError, TypeError, ValueError, LookupError) as error:
+        text = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"env.id = {env_id!r}: the policy cannot read its observation space {space}: {text}"
+        ) from error
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Lets random numbers go on afterwards as if nothing had been drawn."""
+    states = random_states()
+    try:
+        yield
+    finally:
+        restore_random_states(*states)

@@ -1,0 +1,104 @@
+"""A rollout under the names of SB3's rollout buffers, which callbacks read."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.buffers import BaseBuffer
+from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
+from torch import Tensor
+
+from ntm_rl.agents.ppo.rollout import Rollout
+
+_BLOCKS = ("observations", "actions", "rewards", "returns", "advantages", "values", "log_probs")
+
+
+class RolloutBufferView:
+    """What `model.rollout_buffer` is in SB3: the blocks of a `Rollout` as NumPy arrays `[n_steps, n_envs, ...]`.
+
+    On the CPU the arrays share the rollout's memory, so that what a callback writes into them is learned from; on a
+    GPU they are copies, and assigning one (`buffer.rewards = ...`) writes it back.
+
+    Attributes:
+        observations: A dict of arrays for Dict spaces.
+        actions: As they were sampled, `[n_steps, n_envs, A]`.
+        rewards: With the discounted value of the last observation where a time limit ended an episode.
+        returns: Advantages plus values.
+        advantages: GAE.
+        values: Of the observations.
+        log_probs: Of the actions.
+        episode_starts: 1.0 where an episode begins; a copy.
+    """
+
+    swap_and_flatten = staticmethod(BaseBuffer.swap_and_flatten)
+
+    observations: np.ndarray | dict[str, np.ndarray]
+    actions: np.ndarray
+    rewards: np.ndarray
+    returns: np.ndarray
+    advantages: np.ndarray
+    values: np.ndarray
+    log_probs: np.ndarray
+
+    rollout: Rollout
+    gamma: float
+    gae_lambda: float
+
+    def __init__(self, rollout: Rollout, observation_space: Any, action_space: Any, gamma: float, gae_lambda: float):
+        vars(self).update(
+            rollout=rollout,
+            observation_space=observation_space,
+            action_space=action_space,
+            obs_shape=get_obs_shape(observation_space),
+            action_dim=get_action_dim(action_space),
+            buffer_size=rollout.n_steps,
+            n_envs=rollout.n_envs,
+            device=rollout.device,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _BLOCKS:
+            raise AttributeError(f"rollout_buffer.{name}: MemoryPPO's view has {', '.join(_BLOCKS)}, episode_starts")
+        block = getattr(self.rollout, name)
+        if isinstance(block, dict):
+            return {key: _array(each) for key, each in block.items()}
+        return _array(block).reshape(*block.shape[:2], -1) if name == "actions" else _array(block)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _BLOCKS:
+            raise AttributeError(f"rollout_buffer.{name}: cannot be set in MemoryPPO's view; see model.rollout")
+        block = getattr(self.rollout, name)
+        parts = block if isinstance(block, dict) else {"": block}
+        for key, part in parts.items():
+            source = torch.as_tensor(np.asarray(value[key] if key else value)).reshape(part.shape)
+            part[...] = source if isinstance(part, Tensor) else source.numpy()
+
+    @property
+    def episode_starts(self) -> np.ndarray:
+        """1.0 where an episode begins."""
+        return self.rollout.resets.cpu().numpy().astype(np.float32)
+
+    @property
+    def pos(self) -> int:
+        """Steps stored so far."""
+        return self.rollout.pos
+
+    @property
+    def full(self) -> bool:
+        """Whether all steps are stored."""
+        return self.rollout.pos == self.rollout.n_steps
+
+    def size(self) -> int:
+        """Returns the steps stored so far."""
+        return self.rollout.pos
+
+    def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
+        """Computes them anew, after a callback has changed the rewards; `dones` are those of the last step."""
+        self.rollout.ends[-1] = dones
+        self.rollout.compute_advantages(last_values.flatten(), self.gamma, self.gae_lambda)
+
+
+def _array(block: Tensor | np.ndarray) -> np.ndarray:
+    return block.cpu().numpy() if isinstance(block, Tensor) else block

@@ -1,0 +1,1 @@
+"""Configs: the schema, loading and checking, all before anything is created."""

@@ -1,0 +1,222 @@
+"""How a configuration file and overrides become checked settings."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from ntm_rl.agents.settings.environment_variables import check_environment_variables
+from ntm_rl.agents.settings.errors import ConfigError, explain, place
+from ntm_rl.agents.settings.paths import user_path
+from ntm_rl.agents.settings.schema import Settings, SupervisedSettings, settings_schema, supervised_schema
+from ntm_rl.agents.settings.values import keys_of, settle, with_overrides
+from ntm_rl.agents.settings.yaml_text import YamlError, read_bounded, read_yaml, to_yaml_text
+from ntm_rl.cores.registry import core_names, make_core
+from ntm_rl.errors import InputError, did_you_mean
+
+AnySettings = Settings | SupervisedSettings
+MAX_PARAMETERS = 2**31  # of a core
+
+
+def config_names() -> list[str]:
+    """Returns the names of the packaged configs, such as `popgym/repeat_previous_easy`."""
+    root = files("ntm_rl.configs")
+    return sorted(
+        f"{group.name}/{file.name.removesuffix('.yaml')}"
+        for group in root.iterdir()
+        if group.is_dir()
+        for file in group.iterdir()
+        if file.name.endswith(".yaml")
+    )
+
+
+def config_text(config: str) -> str:
+    """Returns the text of a config file or a packaged config.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    path = _file(config)
+    if path is None:
+        return files("ntm_rl.configs").joinpath(f"{config}.yaml").read_text()
+    try:
+        return read_bounded(path)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config = {config!r}: must be UTF-8: {error}") from error
+    except (OSError, YamlError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"config = {config!r}: cannot be read: {reason}") from error
+
+
+def load_settings(config: str, overrides: Iterable[str] = ()) -> AnySettings:
+    """Reads a config, applies `key=value` overrides and checks the whole.
+
+    Args:
+        config: Path of a YAML file, or the name of a packaged config.
+        overrides: Such as `ppo.learning_rate=1e-4`.
+
+    Raises:
+        ConfigError: all that is wrong, a line each.
+    """
+    check_environment_variables()
+    overrides = list(overrides)
+    data, name = _read(config)
+    try:
+        merged = with_overrides(data, overrides, schema_of(data))
+    except YamlError as error:
+        raise ConfigError(f"command line: {error}") from error
+    typed = keys_of(overrides)
+    settings = check_settings(merged, name, typed)
+    # Not one of the checks above: a run from another machine is played and drawn on this one's CPU.
+    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"{place('device', name, typed)}: device = {settings.device!r}: torch sees no CUDA device; use cpu or auto"
+        )
+    return settings
+
+
+def _read(config: str) -> tuple[dict[str, Any], str]:
+    """Returns what is in a config, and its name."""
+    name = str(_file(config) or f"configs/{config}.yaml")
+    try:
+        data = read_yaml(config_text(config))
+    except YamlError as error:
+        raise ConfigError(f"{name}: not a valid config: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{name}: must be a mapping of keys to values")
+    return data, name
+
+
+def _file(config: str) -> Path | None:
+    """Returns the path of a config file, None for a packaged config.
+
+    Raises:
+        ConfigError: there is neither.
+    """
+    names = config_names()
+    if config in names and not Path(config).is_file():
+        return None
+    path = user_path("config", config)
+    try:
+        if path.is_file():
+            return path
+        if path.exists():
+            hint = "; it is a run's folder: `ntm-rl resume` goes on with it" if (path / "config.yaml").is_file() else ""
+            raise ConfigError(f"config = {config!r}: must be a YAML file, and is none{hint}")
+    except OSError as error:  # a name that is too long, links in a circle
+        raise ConfigError(f"config = {config!r}: cannot be read: {error.strerror}") from error
+    if "=" in config:
+        raise ConfigError(f"config = {config!r}: the config stands before the settings: ntm-rl train CONFIG key=value")
+    name = config.removesuffix(".yaml").removesuffix(".yml").removeprefix("configs/")
+    hint = did_you_mean(name, names) or f" Packaged are {', '.join(names)}."
+    raise ConfigError(f"config = {config!r}: no such file and no such packaged config.{hint}")
+
+
+def check_settings(data: Mapping[str, Any], name: str, overridden: Iterable[str] = ()) -> AnySettings:
+    """Checks a configuration as a whole.
+
+    Args:
+        data: Nested keys and values; one with a `task` is a supervised training, one with an `env` a PPO training.
+        name: Of the file, for the errors.
+        overridden: Dotted keys that came from the command line.
+
+    Raises:
+        ConfigError: all that is wrong, a line each.
+    """
+    settings = validate(data, name, overridden)
+    typed = list(overridden)
+    problems = [f"{place(each.partition(' ')[0], name, typed)}: {each}" for each in _contradictions(settings)]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return settings
+
+
+def without_effect(settings: AnySettings, overrides: Iterable[str]) -> list[str]:
+    """Returns the dotted keys of overrides that are options of other cores than the chosen one."""
+    mine = f"memory.{settings.core}."
+    return [key for key in keys_of(overrides) if key.startswith("memory.") and not f"{key}.".startswith(mine)]
+
+
+def validate(data: Mapping[str, Any], name: str, overridden: Iterable[str] = ()) -> AnySettings:
+    """Checks the keys of a configuration one by one, and not what they say together; as `check_settings`."""
+    schema = schema_of(data)
+    settled = settle(data, schema)
+    try:
+        return schema.model_validate(settled)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(error, settled, schema, name, list(overridden)))) from error
+
+
+def schema_of(data: Mapping[str, Any]) -> type[AnySettings]:
+    """Returns the schema that a configuration follows."""
+    return supervised_schema() if "task" in data else settings_schema()
+
+
+def _contradictions(settings: AnySettings) -> Iterable[str]:
+    if isinstance(settings, SupervisedSettings):
+        yield from _contradictions_of_task(settings)
+    else:
+        yield from _contradictions_of_ppo(settings)
+    if settings.core not in core_names():
+        hint = did_you_mean(settings.core, core_names())
+        yield f"core = {settings.core!r}: unknown core; valid are {', '.join(core_names())}.{hint}"
+        return
+    try:
+        with torch.device("meta"):  # the core's own checks, at no cost
+            core = make_core(settings.core, 1, **settings.core_kwargs)
+    except InputError as error:
+        yield f"memory.{settings.core}.{error}"
+        return
+    parameters = sum(each.numel() for each in core.parameters())
+    if parameters > MAX_PARAMETERS:
+        yield f"memory.{settings.core}: has {parameters:,} parameters; must be at most {MAX_PARAMETERS:,}"
+
+
+def _contradictions_of_ppo(settings: Settings) -> Iterable[str]:
+    ppo = settings.ppo
+    length = ppo.sequence_length or ppo.n_steps
+    if ppo.n_steps % length:
+        yield f"ppo.sequence_length = {length}: must divide ppo.n_steps = {ppo.n_steps}"
+    elif ppo.batch_size % length:
+        yield f"ppo.batch_size = {ppo.batch_size}: must be a multiple of ppo.sequence_length = {length}"
+    if ppo.batch_size > ppo.n_steps * settings.n_envs:
+        total = ppo.n_steps * settings.n_envs
+        yield f"ppo.batch_size = {ppo.batch_size}: must be at most ppo.n_steps * n_envs = {total}"
+
+
+def _contradictions_of_task(settings: SupervisedSettings) -> Iterable[str]:
+    try:
+        task = settings.make_task()
+    except InputError as error:
+        yield f"task.{settings.task.name}.{error}"
+        return
+    for difficulty in settings.validation.longer:
+        try:
+            task.check(difficulty)
+        except InputError as error:
+            yield f"validation.longer.{error}"
+
+
+def to_yaml(settings: AnySettings) -> str:
+    """Returns the resolved configuration as YAML."""
+    return to_yaml_text(settings.model_dump())
+
+
+def describe_keys(settings: AnySettings) -> list[tuple[str, str, str, str]]:
+    """Returns of every key of this kind of training its dotted name, its type, its default and its sentence."""
+    return list(_describe(schema_of(dict(settings)), ""))
+
+
+def _describe(schema: type[BaseModel], prefix: str) -> Iterable[tuple[str, str, str, str]]:
+    for key, described in schema.model_fields.items():
+        kind = described.annotation
+        if inspect.isclass(kind) and issubclass(kind, BaseModel):
+            yield from _describe(kind, f"{prefix}{key}.")
+        else:
+            default = "required" if described.is_required() else to_yaml_text([described.default])[2:].strip()
+            text = kind.__name__ if inspect.isclass(kind) else str(kind).replace("typing.", "")
+            yield f"{prefix}{key}", text, default, described.description or ""

@@ -1,0 +1,115 @@
+"""What was typed for a key, in a file or on the command line, as the key's type means it."""
+
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from ntm_rl.agents.settings.yaml_text import MAX_INTEGER, Typed, YamlError, read_yaml
+
+Schema = type[BaseModel]
+
+
+def with_overrides(base: Mapping[str, Any], overrides: Iterable[str], schema: Schema) -> dict[str, Any]:
+    """Returns a configuration with `key=value` overrides; mappings are merged, everything else is replaced.
+
+    Raises:
+        YamlError: an override that is not `key=value`, or whose value is no YAML.
+    """
+    merged: dict[str, Any] = dict(base)
+    for override in overrides:
+        key, equals, text = override.lstrip("+").partition("=")  # Hydra's + and ++ add what is not in the file
+        if not override.isascii() and not _is_unicode(override):
+            raise YamlError(f"{_short(override)}: must be UTF-8")
+        if not equals or not all(part.strip() for part in key.split(".")):
+            raise YamlError(f"{_short(override)}: must be key=value, such as ppo.learning_rate=1e-4")
+        value = _typed(key, text, schema)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        merged = _merge(merged, value)
+    return merged
+
+
+def keys_of(overrides: Iterable[str]) -> list[str]:
+    """Returns the dotted keys of `key=value` overrides."""
+    return [override.lstrip("+").partition("=")[0] for override in overrides]
+
+
+def settle(value: Any, kind: Any) -> Any:
+    """Returns plain values of what `read_yaml` returned, as an annotation means them.
+
+    Where text is due, `12`, `1e3` and `true` are the text that was typed; where an integer is due, 1e6 is one; where
+    null is valid, so is `none`.
+    """
+    alternatives = _alternatives(kind)
+    if isinstance(value, Typed):
+        if str in alternatives and value.value is not None:
+            return value.text
+        value = value.value
+    if isinstance(value, float) and int in alternatives and float not in alternatives:
+        return int(value) if value.is_integer() and abs(value) < MAX_INTEGER else value
+    if isinstance(value, str) and value.lower() == "none" and _may_be_none(alternatives):
+        return None
+    if isinstance(value, Mapping):
+        return {key: settle(each, _kind_of_key(alternatives, key)) for key, each in value.items()}
+    if isinstance(value, list):
+        return [settle(each, _kind_of_elements(alternatives)) for each in value]
+    return value
+
+
+def _typed(key: str, text: str, schema: Schema) -> Any:
+    try:
+        value = read_yaml(text)
+    except YamlError as error:
+        if str not in _alternatives(_kind_at(schema, key)):
+            raise YamlError(f"{key} = {_short(text)}: {error}") from error
+        return text
+    is_quoted = text.strip()[:1] in ("'", '"')
+    is_text = str in _alternatives(_kind_at(schema, key))
+    # YAML reads [a], {a}, a: b and # as something else.
+    return text if is_text and not is_quoted and not isinstance(value, (Typed, type(None))) else value
+
+
+def _is_unicode(text: str) -> bool:
+    """Returns whether Python could decode it, and made no lone surrogates of its bytes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _merge(old: Any, new: Any) -> Any:
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    return {**old, **{key: _merge(old[key], value) if key in old else value for key, value in new.items()}}
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+
+
+def _may_be_none(alternatives: tuple[Any, ...]) -> bool:
+    # For W&B's mode, `none` could as well mean "disabled".
+    return type(None) in alternatives and not any(get_origin(each) is Literal for each in alternatives)
+
+
+def _kind_at(schema: Schema, key: str) -> Any:
+    kind: Any = schema
+    for part in key.split("."):
+        kind = _kind_of_key(_alternatives(kind), part)
+    return kind
+
+
+def _kind_of_key(alternatives: tuple[Any, ...], key: str) -> Any:
+    for each in alternatives:
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            return each.model_fields[key].annotation if key in each.model_fields else Any
+        if get_origin(each) is dict:
+            return get_args(each)[1]
+    return Any
+
+
+def _kind_of_elements(alternatives: tuple[Any, ...]) -> Any:
+    return next((get_args(each)[0] for each in alternatives if get_origin(each) is list), Any)
+
+
+def _short(text: str) -> str:
+    return ascii(text if len(text) <= 60 else f"{text[:40]}...")

@@ -1,0 +1,253 @@
+"""Speed as ratios against named peers, measured in the same run: alternating, several repeats, medians."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.env_util import make_atari_env
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor, nn
+
+from ntm_rl.agents.speed.timing import _SAME, CARDS, CARTPOLE, alternate, make_training, training_step
+from ntm_rl.cores.registry import make_core
+from ntm_rl.envs.algorithmic.env import AlgorithmicVectorEnv
+from ntm_rl.envs.factory import EnvSettings, import_family
+from ntm_rl.envs.sb3.making import make_vec_env
+from ntm_rl.errors import InputError, did_you_mean
+
+Measure = tuple[float, float, str]  # ours, the peer's, unit
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison.
+
+    Attributes:
+        name: What was done.
+        ours: Our figure, the median of the repeats.
+        peer: The peer's.
+        unit: Of both.
+        ratio: Ours over the peer's.
+        goal: What the ratio should be.
+        met: Whether it is.
+        threads: Of torch, for both.
+    """
+
+    name: str
+    ours: float
+    peer: float
+    unit: str
+    ratio: float
+    goal: str
+    met: bool
+    threads: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a row is measured: `measure(repeats)` gives ours, the peer's and the unit."""
+
+    measure: Callable[[int], Measure]
+    sense: Literal["<=", ">="]
+    goal: float
+    threads: int = 1
+
+
+def speed(only: str | None = None, repeats: int = 7) -> Iterator[Row]:
+    """Yields the rows of the speed benchmark as they are measured.
+
+    Raises:
+        InputError: there is no row called `only`, or the peer of a row is not installed.
+    """
+    if only is not None and only not in COMPARISONS:
+        raise InputError(
+            f"only = {only!r}: no such row; valid are {', '.join(COMPARISONS)}.{did_you_mean(only, COMPARISONS)}"
+        )
+    before = torch.get_num_threads()
+    for name, comparison in COMPARISONS.items():
+        if only in (None, name):
+            torch.set_num_threads(comparison.threads)
+            ours, peer, unit = comparison.measure(repeats)
+            ratio = ours / peer
+            met = ratio <= comparison.goal if comparison.sense == "<=" else ratio >= comparison.goal
+            goal = f"{comparison.sense} {comparison.goal:g}"
+            yield Row(name, ours, peer, unit, ratio, goal, met, comparison.threads)
+    torch.set_num_threads(before)
+
+
+def _sequence(
+    peer: str, *, steps: int, batch: int, inputs: int, hidden: int, slots: int, width: int
+) -> Callable[[int], Measure]:
+    """Forward and backward of the NTM against a peer on the same shapes."""
+
+    def measure(repeats: int) -> Measure:
+        block = torch.randn(steps, batch, inputs)
+        options = {"slots": slots, "width": width, "hidden_size": hidden}
+        ours = training_step(make_core("ntm", inputs, **options), block)
+        if peer == "lstm":
+            network = nn.LSTM(inputs, hidden)
+            other: Callable[[], Any] = lambda: network(block)[0].sum().backward()  # noqa: E731
+        elif peer == "eager":
+            other = training_step(make_core("ntm", inputs, backend="eager", **options), block)
+        else:
+            other = _dnc(block, options)
+        mine, theirs = alternate(repeats, ours, other)
+        return 1e3 * mine, 1e3 * theirs, "ms"
+
+    return measure
+
+
+def _dnc(block: Tensor, options: dict[str, int]) -> Callable[[], None]:
+    if find_spec("dnc") is None:
+        raise InputError("the peer of this row is not installed; run: pip install --no-deps dnc")
+    dnc = import_module("dnc")
+
+    network = dnc.DNC(
+        block.shape[2],
+        options["hidden_size"],
+        rnn_type="lstm",
+        num_layers=1,
+        nr_cells=options["slots"],
+        cell_size=options["width"],
+        read_heads=1,
+        batch_first=False,
+    )
+
+    def step() -> None:
+        outputs, _ = network(block, (None, None, None), reset_experience=True)
+        outputs.sum().backward()
+
+    return step
+
+
+def _single_step(repeats: int) -> Measure:
+    """One step without gradients at batch 8, against the goal of 60 µs."""
+    core = make_core("ntm", 64)
+    inputs, resets = torch.randn(1, 8, 64), torch.zeros(1, 8, dtype=torch.bool)
+
+    def hundred() -> None:
+        state = core.initial_state(8)
+        with torch.no_grad():
+            for _ in range(100):
+                _, state = core(inputs, state, resets)
+
+    return 1e4 * alternate(5 * repeats, hundred)[0], 60.0, "µs"
+
+
+def _peer_training(env_id: str) -> RecurrentPPO:
+    env = make_vec_env(EnvSettings(env_id, vectorization="sync"), 8, seed=0)
+    return RecurrentPPO("MlpLstmPolicy", env, policy_kwargs={"lstm_hidden_size": 128}, device="cpu", **_SAME)
+
+
+def _ppo(core: str, env_id: str) -> Callable[[int], Measure]:
+    """Environment steps a second of whole trainings, two rollouts a repeat."""
+    return lambda repeats: _steps_per_second(repeats, make_training(core, env_id), _peer_training(env_id))
+
+
+def _steps_per_second(repeats: int, *models: BaseAlgorithm) -> Measure:
+    steps = 2 * 128 * 8
+    ours, peer = alternate(repeats, *(lambda model=model: model.learn(steps) for model in models))
+    return steps / ours, steps / peer, "steps/s"
+
+
+def _pong(is_recurrent: bool) -> Callable[[int], Measure]:
+    """The NTM on Pong against SB3's trainings, single frames for all: what SB3 recommends would be four."""
+
+    def measure(repeats: int) -> Measure:
+        if find_spec("cv2") is None:
+            raise InputError("the peer of this row needs OpenCV; run: pip install opencv-python-headless")
+        import_family("ALE/")
+        env = make_atari_env("PongNoFrameskip-v4", n_envs=8, seed=0)
+        peer: BaseAlgorithm = (
+            RecurrentPPO("CnnLstmPolicy", env, policy_kwargs={"lstm_hidden_size": 128}, device="cpu", **_SAME)
+            if is_recurrent
+            else PPO("CnnPolicy", env, device="cpu", **_SAME)
+        )
+        return _steps_per_second(min(repeats, 5), make_training("ntm", "ALE/Pong-v5", stack=1), peer)
+
+    return measure
+
+
+def _ppo_of_many(repeats: int) -> Measure:
+    """The NTM on 64 batched environments, against the goal of 10,000 steps/s."""
+    model = make_training("ntm", CARDS, n_envs=64, batch_size=2048)
+    steps = 2 * 128 * 64
+    return steps / alternate(repeats, lambda: model.learn(steps))[0], 10_000.0, "steps/s"
+
+
+def _environment(repeats: int) -> Measure:
+    """64 copies of the copy task without an agent, against the goal of 300,000 steps/s."""
+    envs = AlgorithmicVectorEnv(64, "copy")
+    envs.reset(seed=0)
+    actions = np.zeros(envs.action_space.shape or (), dtype=np.int8)
+
+    def thousand() -> None:
+        for _ in range(1000):
+            envs.step(actions)
+
+    return 64_000 / alternate(repeats, thousand)[0], 300_000.0, "steps/s"
+
+
+def _minigrid(repeats: int) -> Measure:
+    """16 copies of MiniGrid's MemoryS9 without an agent, against single environments."""
+    settings = EnvSettings("MiniGrid-MemoryS9-v0", kwargs={"agent_view_size": 3})
+    native, single = (make_vec_env(replace(settings, vectorization=how), 16, seed=0) for how in ("native", "sync"))
+    actions = np.random.default_rng(0).integers(3, size=(100, 16))
+
+    def hundred(env: VecEnv) -> None:
+        for each in actions:
+            env.step(each)
+
+    for env in (native, single):
+        env.reset()
+    ours, peer = alternate(repeats, partial(hundred, native), partial(hundred, single))
+    return actions.size / ours, actions.size / peer, "steps/s"
+
+
+def _memory(repeats: int) -> Measure:
+    """Peak resident memory of a process that trains, a process each."""
+    peaks = {}
+    for call in ("make_training('ntm', CARTPOLE)", "_peer_training(CARTPOLE)"):
+        code = (
+            f"from ntm_rl.agents.speed.comparisons import CARTPOLE, peak_memory, make_training, "
+            f"_peer_training; {call}.learn(8192); print(peak_memory())"
+        )
+        run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+        peaks[call] = float(run.stdout)
+    ours, peer = peaks.values()
+    return ours, peer, "MiB"
+
+
+_TRAINED = {"steps": 32, "inputs": 64, "hidden": 128, "slots": 32, "width": 16}
+_COPY = {"steps": 41, "inputs": 10, "hidden": 100, "slots": 128, "width": 20}  # length 20: in, a delimiter, out
+
+COMPARISONS: dict[str, Comparison] = {
+    "ntm_batch64_vs_lstm": Comparison(_sequence("lstm", batch=64, **_TRAINED), "<=", 2),
+    "ntm_batch64_vs_eager": Comparison(_sequence("eager", batch=64, **_TRAINED), "<=", 0.25),
+    "ntm_batch8_vs_lstm": Comparison(_sequence("lstm", batch=8, **_TRAINED), "<=", 3),
+    "copy_batch1_vs_dnc": Comparison(_sequence("dnc", batch=1, **_COPY), "<=", 1 / 25),
+    "copy_batch32_vs_dnc": Comparison(_sequence("dnc", batch=32, **_COPY), "<=", 1 / 15),
+    "copy_batch1_vs_lstm": Comparison(_sequence("lstm", batch=1, **_COPY), "<=", 4),
+    "copy_batch32_vs_lstm": Comparison(_sequence("lstm", batch=32, **_COPY), "<=", 4),
+    "step_batch8_vs_60us": Comparison(_single_step, "<=", 1),
+    "ppo_lstm_cartpole": Comparison(_ppo("lstm", CARTPOLE), ">=", 8),
+    "ppo_lstm_repeat_previous": Comparison(_ppo("lstm", CARDS), ">=", 8),
+    "ppo_ntm_cartpole": Comparison(_ppo("ntm", CARTPOLE), ">=", 4),
+    "ppo_ntm_repeat_previous": Comparison(_ppo("ntm", CARDS), ">=", 4),
+    "ppo_ntm_64_envs_vs_10000": Comparison(_ppo_of_many, ">=", 1),
+    "copy_env_64_vs_300000": Comparison(_environment, ">=", 1),
+    "minigrid_memory_env_16_vs_single": Comparison(_minigrid, ">=", 10),
+    "pong_ntm_vs_sb3_ppo": Comparison(_pong(is_recurrent=False), ">=", 3, threads=2),
+    "pong_ntm_vs_recurrent_ppo": Comparison(_pong(is_recurrent=True), ">=", 4, threads=2),
+    "memory_of_ppo_ntm": Comparison(_memory, "<=", 1),
+}

@@ -1,0 +1,1 @@
+"""Files, tensors, cards, spaces, random states and checkpoints of any algorithm."""

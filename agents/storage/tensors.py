@@ -1,0 +1,94 @@
+"""Files that are either whole or not there: tensors and a JSON document, written atomically, checked on reading."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
+
+from ntm_rl.agents.storage.files import StorageError, write_atomically
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+    """Writes tensors and a JSON document as one safetensors file with a checksum over both.
+
+    Raises:
+        WriteError: as `write_atomically`.
+    """
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(document, sort_keys=True)
+    write_atomically(path, to_safetensors(ready, {"document": text, "sha256": _digest(ready, text)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what `write_tensors` wrote; nothing in the file is executed, and its checksum must be right.
+
+    Takes memory in proportion to the file's size, whatever its header claims.
+
+    Raises:
+        StorageError: missing, truncated or altered.
+    """
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise StorageError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        text, digest = metadata["document"], metadata["sha256"]
+        if digest != _digest(tensors, text):
+            raise StorageError(f"{path}: damaged or altered: its checksum is wrong; use another checkpoint")
+        document = json.loads(text)
+        # What safetensors returned is the file itself, mapped into memory: a later change of it would show.
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    except StorageError:
+        raise
+    except Exception as error:  # whatever a hostile file makes the parsers raise
+        raise StorageError(f"{path}: damaged or not written by ntm-rl ({error}); use another checkpoint") from error
+    if not isinstance(document, dict):
+        raise StorageError(f"{path}: damaged or not written by ntm-rl (its document is no mapping)")
+    return tensors, document
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """Returns the parameters and buffers of a module; those that its parts share come once, by their first name."""
+    named = module.state_dict(keep_vars=True).items()  # the very parameters, so that identity tells what is shared
+    first = {id(tensor): name for name, tensor in reversed(named)}
+    return {name: tensor for name, tensor in named if first[id(tensor)] == name}
+
+
+def put_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copies what `weights_of` returned, once `require_matching` agreed, into a module."""
+    with torch.no_grad():
+        for name, tensor in weights_of(module).items():
+            tensor.copy_(weights[name])
+
+
+def require_matching(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raises a `StorageError` naming the first tensor whose name, shape or numbers make it useless for `wanted`."""
+    for name, tensor in wanted.items():
+        if name not in found:
+            raise StorageError(f"{path}: it has no tensor {name!r}, which this agent needs; was the config changed?")
+        if found[name].shape != tensor.shape:
+            shapes = f"{list(found[name].shape)}, must be {list(tensor.shape)}"
+            raise StorageError(f"{path}: tensor {name!r} has shape {shapes}; was the config changed?")
+        if found[name].dtype != tensor.dtype:
+            raise StorageError(f"{path}: tensor {name!r} has type {found[name].dtype}, must be {tensor.dtype}")
+        if found[name].is_floating_point() and not torch.isfinite(found[name]).all():
+            raise StorageError(f"{path}: tensor {name!r} holds numbers that are not finite")
+    for name in found:
+        if name not in wanted:
+            raise StorageError(f"{path}: tensor {name!r} is not part of this agent; was the config changed?")
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

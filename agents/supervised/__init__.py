@@ -1,0 +1,1 @@
+"""The supervised trainer of the algorithmic tasks."""

@@ -1,0 +1,1 @@
+"""The logs of a run: CSV, TensorBoard and W&B."""

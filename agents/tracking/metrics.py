@@ -1,0 +1,3 @@
+"""Names of metrics."""
+
+STEPS = "time/total_timesteps"

@@ -1,0 +1,85 @@
+"""The metrics of a run as TensorBoard events, which a resumed training goes on with."""
+
+import os
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+from stable_baselines3.common.logger import TensorBoardOutputFormat
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+from torch.utils.tensorboard import SummaryWriter
+
+from ntm_rl.agents.storage.files import StorageError, WriteError
+
+LENGTH, CHECKSUM = struct.Struct("<Q"), 4  # a record: its length, a checksum of that, the event, a checksum of that
+
+
+class TensorBoardWriter(TensorBoardOutputFormat):
+    """SB3's TensorBoard writer; a resumed training takes away what an earlier process logged after its checkpoint.
+
+    Args:
+        folder: Where the events lie.
+        steps: Environment steps at which the training resumes.
+
+    Raises:
+        WriteError: the disk is full, or permission was lost.
+    """
+
+    def __init__(self, folder: Path, steps: int):
+        self._folder = folder
+        try:
+            for path in folder.glob("events.out.tfevents.*"):
+                drop_events_after(path, steps)
+            self.writer = SummaryWriter(log_dir=str(folder))
+        except OSError as error:
+            raise WriteError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        self._is_closed = False
+
+    def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
+        """See `stable_baselines3.common.logger.KVWriter.write`.
+
+        Raises:
+            WriteError: the disk is full, or permission was lost.
+        """
+        try:
+            super().write(key_values, key_excluded, step)
+        except OSError as error:
+            raise WriteError(f"{self._folder}: cannot be written: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Closes the file; what a full disk refuses has been reported by `write`."""
+        try:
+            super().close()
+        except OSError as error:
+            warnings.warn(f"{self._folder}: the last events cannot be written: {error}", stacklevel=2)
+
+
+def drop_events_after(path: Path, steps: int) -> None:
+    """Cuts a file of events off before the first of a later step, or that a killed process left half written.
+
+    A training's steps only grow within one file. TensorBoard's own way, a mark that voids earlier files' events,
+    depends on the files' names, which are those of the clock.
+
+    Raises:
+        OSError: the file cannot be written.
+        StorageError: it is no file of events.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        end = 0
+        while len(head := file.read(LENGTH.size + CHECKSUM)) == LENGTH.size + CHECKSUM:
+            length = LENGTH.unpack_from(head)[0]
+            next_one = end + len(head) + length + CHECKSUM
+            if next_one > size:
+                break
+            try:
+                event = Event.FromString(file.read(length))
+            except Exception as error:  # protobuf's own, whose class depends on how it was built
+                raise StorageError(f"{path}: no TensorBoard events; move it away to go on without it") from error
+            if event.step > steps:
+                break
+            end = next_one
+            file.seek(end)
+    if end < size:
+        os.truncate(path, end)

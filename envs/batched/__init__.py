@@ -1,0 +1,1 @@
+"""Environments that step all their copies at once."""

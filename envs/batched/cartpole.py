@@ -1,0 +1,107 @@
+"""Gymnasium's CartPole and POPGym's versions of it, all copies stepped at once."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.classic_control.utils import maybe_parse_reset_bounds
+from numpy.typing import NDArray
+
+from ntm_rl.envs.batched.base import BatchedEnv, BoolArray, FloatArray, IntArray
+from ntm_rl.envs.wrappers.masking import POSITIONS
+
+GRAVITY = 9.8
+POLE_MASS = 0.1
+TOTAL_MASS = POLE_MASS + 1.0
+HALF_LENGTH = 0.5  # of the pole
+POLE_MOMENT = POLE_MASS * HALF_LENGTH
+FORCE = 10.0
+SECONDS = 0.02  # of a step
+MAX_POSITION, MAX_ANGLE = 2.4, 12 * 2 * math.pi / 360
+
+
+class CartPole(BatchedEnv):
+    """`CartPole-v1` without rendering: from the same states the same numbers to the last bit.
+
+    Gymnasium's own `CartPoleVectorEnv` restarts copies in the step after the one that ends them, which an algorithm
+    would train on.
+
+    Args:
+        num_envs: Copies.
+        shown: Which of position, velocity, angle and angular velocity are observed.
+        time_limit: Steps after which an episode is truncated.
+        reward: Of every step.
+        noise: Standard deviation of what is added to observations, which stay within their bounds.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        shown: list[int] | None = None,
+        *,
+        time_limit: int = 500,
+        reward: float = 1.0,
+        noise: float = 0.0,
+    ):
+        self._shown = [0, 1, 2, 3] if shown is None else shown
+        self._time_limit, self._reward, self._noise = time_limit, reward, noise
+        high = np.array([2 * MAX_POSITION, np.inf, 2 * MAX_ANGLE, np.inf], dtype=np.float32)[self._shown]
+        super().__init__(num_envs, spaces.Box(-high, high, dtype=np.float32), 2)
+        self._state = np.zeros((4, num_envs))  # a row each: position, velocity, angle, angular velocity
+
+    def course(self) -> dict[str, tuple[float, float]]:
+        """See `BatchedEnv.course`."""
+        return {"_time": (0, self._time_limit - 1), "_state": (-np.inf, np.inf)}
+
+    def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
+        """See `BatchedEnv.begin`; `options` may hold bounds `low` and `high` of the first state."""
+        low, high = maybe_parse_reset_bounds(options, -0.05, 0.05)
+        self._state[:, copies] = self.np_random.uniform(low, high, (len(copies), 4)).T
+        return self._look(copies)
+
+    def play(self, actions: IntArray) -> tuple[NDArray[np.float32], FloatArray, BoolArray, BoolArray]:
+        """See `BatchedEnv.play`; the equations are those of https://coneural.org/florian/papers/05_cart_pole.pdf."""
+        _, x_dot, theta, theta_dot = self._state
+        force = np.where(actions == 1, FORCE, -FORCE)
+        cosine, sine = np.cos(theta), np.sin(theta)
+        # Gymnasium's order of operations, so that rounding is the same.
+        push = (force + POLE_MOMENT * np.square(theta_dot) * sine) / TOTAL_MASS
+        theta_acc = (GRAVITY * sine - cosine * push) / (
+            HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * np.square(cosine) / TOTAL_MASS)
+        )
+        x_acc = push - POLE_MOMENT * theta_acc * cosine / TOTAL_MASS
+        self._state = self._state + SECONDS * np.stack([x_dot, x_acc, theta_dot, theta_acc])  # Euler's method
+        terminated = (np.abs(self._state[0]) > MAX_POSITION) | (np.abs(self._state[2]) > MAX_ANGLE)
+        rewards = np.full(self.num_envs, self._reward)
+        return self._look(self._copies), rewards, terminated, self._time == self._time_limit
+
+    def _look(self, copies: IntArray) -> NDArray[np.float32]:
+        seen = self._state[self._shown][:, copies].T.astype(np.float32, order="C")
+        if not self._noise:
+            return seen
+        space = self.single_observation_space
+        assert isinstance(space, spaces.Box)
+        noise = self.np_random.normal(0, self._noise, seen.shape).astype(np.float32)
+        noisy: NDArray[np.float32] = np.clip(seen + noise, space.low, space.high)
+        return noisy
+
+
+def _popgym(time_limit: int, noise: float = 0.0) -> Callable[[int], CartPole]:
+    """Returns what makes a `CartPole` of POPGym: positions alone, and returns of 1 at best."""
+    shown = POSITIONS["CartPole"]
+    return partial(CartPole, shown=shown, time_limit=time_limit, reward=1 / time_limit, noise=noise)
+
+
+CARTPOLE: dict[str, Callable[[int], CartPole]] = {
+    "CartPole-v1": CartPole,
+    "ntm_rl/CartPoleNoVelocity-v0": partial(CartPole, shown=POSITIONS["CartPole"]),
+    "popgym-PositionOnlyCartPoleEasy-v0": _popgym(200),
+    "popgym-PositionOnlyCartPoleMedium-v0": _popgym(400),
+    "popgym-PositionOnlyCartPoleHard-v0": _popgym(600),
+    "popgym-NoisyPositionOnlyCartPoleEasy-v0": _popgym(200, noise=0.1),
+    "popgym-NoisyPositionOnlyCartPoleMedium-v0": _popgym(200, noise=0.2),
+    "popgym-NoisyPositionOnlyCartPoleHard-v0": _popgym(200, noise=0.3),
+}

@@ -1,0 +1,89 @@
+"""POPGym's Concentration (also called Memory, or Pairs), all copies stepped at once."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from gymnasium import spaces
+
+from ntm_rl.envs.batched.base import BoolArray, FloatArray, IntArray
+from ntm_rl.envs.batched.card_games import COLORS, DECK, RANKS, CardGame, colors_of, ranks_of
+
+NO_CARD = -1
+
+
+class Concentration(CardGame):
+    """Turn face-down cards over, two at a time; equal ones stay face up.
+
+    The observation holds every card's kind, or the number of kinds while it lies face down; the action is the position
+    of the card to turn. The second card of an unequal pair is seen once, then both lie face down again. A pair scores
+    2 / cards; an unequal pair, or a card that is already face up, ends the turn and costs 1 / steps for each card
+    turned in it. The episode terminates when all cards are face up and is truncated after POPGym's limit of steps,
+    about twice the cards.
+
+    Args:
+        num_envs: Copies.
+        decks: Decks of 52 cards that lie on the table.
+        kind: What has to be equal: maps card numbers to kinds.
+        kinds: How many kinds there are.
+    """
+
+    def __init__(self, num_envs: int, decks: int = 1, kind: Callable[[IntArray], IntArray] = colors_of, kinds: int = 2):
+        cards = decks * DECK
+        super().__init__(num_envs, spaces.MultiDiscrete([kinds + 1] * cards), cards, cards=cards)
+        self.kind, self.kinds = kind, kinds
+        self._steps = math.ceil(2 * cards - cards / (2 * cards - 1))
+        self._reward, self._penalty = 1 / (cards // 2), -1 / self._steps
+        self._table = np.zeros((num_envs, cards), dtype=np.int64)  # the kind of every card
+        self._shown = np.zeros((num_envs, cards), dtype=np.int64)  # the same for cards that stay face up, else `kinds`
+        self._pairs = np.zeros(num_envs, dtype=np.int64)
+        self._first = np.zeros(num_envs, dtype=np.int64)  # position of the turn's first card, or NO_CARD
+
+    def course(self) -> dict[str, tuple[float, float]]:
+        """See `BatchedEnv.course`."""
+        return {
+            "_time": (0, self._steps - 1),
+            "_table": (0, self.kinds - 1),
+            "_shown": (0, self.kinds),
+            "_pairs": (0, self._cards // 2),
+            "_first": (NO_CARD, self._cards - 1),
+        }
+
+    def deal(self, copies: IntArray, decks: list[IntArray]) -> IntArray:
+        """See `CardGame.deal`."""
+        self._table[copies] = self.kind(decks[0])
+        self._shown[copies] = self.kinds
+        self._pairs[copies] = 0
+        self._first[copies] = NO_CARD
+        return self._shown[copies]
+
+    def play(self, actions: IntArray) -> tuple[IntArray, FloatArray, BoolArray, BoolArray]:
+        """See `BatchedEnv.play`."""
+        copies = self._copies
+        is_second = self._first != NO_CARD
+        first = np.where(is_second, self._first, actions)
+        turned, before = self._table[copies, actions], self._table[copies, first]
+        was_up = self._shown[copies, actions] != self.kinds
+        is_pair = is_second & ~was_up & (turned == before) & (actions != first)
+
+        seen = self._shown.copy()
+        seen[copies, actions] = turned
+        seen[copies, first] = before
+
+        ends_turn = is_second | was_up
+        rewards = np.where(ends_turn, self._penalty * (1 + is_second), 0)
+        found = np.flatnonzero(is_pair)
+        if len(found):
+            rewards[found] = self._reward
+            self._shown[found] = seen[found]
+            self._pairs[found] += 1
+        self._first = np.where(ends_turn, NO_CARD, actions)
+        return seen, rewards, 2 * self._pairs == self._cards, self._time == self._steps
+
+
+CONCENTRATION: dict[str, Callable[[int], CardGame]] = {
+    "popgym-ConcentrationEasy-v0": partial(Concentration, decks=1, kind=colors_of, kinds=COLORS),
+    "popgym-ConcentrationMedium-v0": partial(Concentration, decks=2, kind=colors_of, kinds=COLORS),
+    "popgym-ConcentrationHard-v0": partial(Concentration, decks=1, kind=ranks_of, kinds=RANKS),
+}

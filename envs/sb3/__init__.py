@@ -1,0 +1,1 @@
+"""Gymnasium environments as Stable-Baselines3's `VecEnv`s."""

@@ -1,0 +1,1 @@
+"""The memory cores: recurrent networks with one flat state, one core a file."""

@@ -1,0 +1,214 @@
+"""The Differentiable Neural Computer core: Graves et al. (2016), Nature 538, with the fixes of arXiv:1904.10278."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ntm_rl.addressing import dnc as dnc_addressing
+from ntm_rl.addressing import ntm as addressing
+from ntm_rl.checks import require_at_least, require_bool, require_one_of
+from ntm_rl.cores.devices import without_autocast
+from ntm_rl.cores.lstm_memory import SteppedLstmMemory
+from ntm_rl.cores.registry import register_core
+from ntm_rl.kernels.fused import is_fused, run_fused
+from ntm_rl.transforms import with_weights
+
+Backend = Literal["auto", "eager", "fused"]
+
+KERNEL_CONTROLLER = 3  # kLstmMemory in kernels/controllers.h
+KERNEL_WEIGHTS = (  # in the order in which the kernel takes them
+    *(f"controller.{name}" for name in ("weight_input", "bias", "weight_feedback")),
+    *(f"interface_layer.{name}" for name in ("weight", "bias")),
+)
+
+
+class DncState(NamedTuple):
+    """Parts of a DNC's state.
+
+    Attributes:
+        memory: `[B, N, M]`.
+        usage: u, `[B, N]`.
+        links: L, `[B, N, N]`.
+        precedence: p, `[B, N]`.
+        write_weighting: `[B, N]`.
+        read_weightings: `[B, R, N]`.
+        reads: read vectors `[B, R, M]`.
+        hidden: controller output `[B, H]`.
+        cell: of the LSTM controller, `[B, H]`.
+    """
+
+    memory: Tensor
+    usage: Tensor
+    links: Tensor
+    precedence: Tensor
+    write_weighting: Tensor
+    read_weightings: Tensor
+    reads: Tensor
+    hidden: Tensor
+    cell: Tensor
+
+
+class DncInterface(NamedTuple):
+    """What the controller says to the memory in one step; K = R + 1 heads, of which the write head comes last.
+
+    Attributes:
+        keys: `[B, K, M]`.
+        add: v, `[B, M]`.
+        modes: pi, `[B, R, 3]` on the simplex: backward, content, forward.
+        strengths: beta, `[B, K]`, at least 1.
+        sharpness: of the backward and then of the forward weightings, `[B, 2 R]`, at least 1.
+        erase: `[B, M]` in (0, 1).
+        free_gates: f, `[B, R]` in (0, 1).
+        allocation_gate: g^a, `[B, 1]` in (0, 1).
+        write_gate: g^w, `[B, 1]` in (0, 1).
+        masks: `[B, K, M]` in (0, 1).
+    """
+
+    keys: Tensor
+    add: Tensor
+    modes: Tensor
+    strengths: Tensor
+    sharpness: Tensor
+    erase: Tensor
+    free_gates: Tensor
+    allocation_gate: Tensor
+    write_gate: Tensor
+    masks: Tensor
+
+
+@register_core("dnc")
+class Dnc(SteppedLstmMemory):
+    """Differentiable Neural Computer: an LSTM with one write head and R read heads on an `[N, M]` memory.
+
+    One step: the controller sees the input and the last read vectors; slots just read are freed as the free gates
+    say; the write head writes to the least used slots or to slots like its key; a link matrix `[N, N]` notes which
+    slot was written after which; each read head goes on from where it read last, backward or forward along the links,
+    or to slots like its key. `dnc_addressing` has the equations.
+    """
+
+    parts = DncState
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        slots: Annotated[int, "Memory slots N; time and memory grow with its square."] = 32,
+        width: Annotated[int, "Width M of a slot."] = 16,
+        read_heads: Annotated[int, "Read heads R."] = 1,
+        hidden_size: Annotated[int, "Units H of the LSTM controller."] = 128,
+        mask_content: Annotated[bool, "Let each head look at a part of the slots' width alone."] = False,
+        wipe_freed: Annotated[bool, "Wipe the contents of slots that are freed."] = False,
+        sharpen_links: Annotated[bool, "Sharpen the forward and backward weightings."] = False,
+        clip: Annotated[float, "Range to which the controller's output to the memory is clipped."] = 20.0,
+        backend: Annotated[Backend, "How it runs: eager, fused (C++, on a CPU), or auto."] = "auto",
+    ):
+        super().__init__()
+        require_at_least(
+            1, input_size=input_size, slots=slots, width=width, read_heads=read_heads, hidden_size=hidden_size
+        )
+        require_bool(mask_content=mask_content, wipe_freed=wipe_freed, sharpen_links=sharpen_links)
+        require_one_of(get_args(Backend), backend=backend)
+        self.backend = backend
+        self.slots, self.width, self.read_heads, self.heads = slots, width, read_heads, read_heads + 1
+        self.mask_content, self.wipe_freed, self.sharpen_links = mask_content, wipe_freed, sharpen_links
+        # Of the groups that one softplus and one sigmoid serve, in the order of DncInterface.
+        self._positive_sizes = [self.heads, 2 * read_heads if sharpen_links else 0]
+        self._gate_sizes = [width, read_heads, 1, 1, self.heads * width if mask_content else 0]
+        interface = {
+            "keys": self.heads * width,
+            "add": width,
+            "modes": 3 * read_heads,
+            "positive": sum(self._positive_sizes),
+            "gates": sum(self._gate_sizes),
+        }
+        shapes = {
+            "memory": (slots, width),
+            "usage": (slots,),
+            "links": (slots, slots),
+            "precedence": (slots,),
+            "write_weighting": (slots,),
+            "read_weightings": (read_heads, slots),
+        }
+        self._build(input_size, hidden_size, (read_heads, width), interface, shapes, clip)
+        options = map(int, (mask_content, wipe_freed, sharpen_links))
+        self._kernel_sizes = (slots, width, read_heads, *options, hidden_size, KERNEL_CONTROLLER)
+
+    def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `MemoryCore.forward`."""
+        controller, layer = self.controller, self.interface_layer
+        inputs, state = self.prepare(inputs, state, resets, controller.bias)
+        if not is_fused(self.backend, inputs.device):
+            return super().forward(inputs, state, resets)
+        gates = (controller.weight_input, controller.bias, controller.weight_feedback)
+        tensors = (inputs, state, None, resets, *gates, layer.weight, layer.bias)
+        with without_autocast(inputs.device):
+            return run_fused("dnc", tensors, self._kernel_sizes, self.clip, self._plain)
+
+    def _plain(
+        self, inputs: Tensor, state: Tensor, _: None, resets: Tensor | None, *weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The kernel's sequence as plain operators, with the weights that it was given."""
+        named = dict(zip(KERNEL_WEIGHTS, weights, strict=True))
+        found: tuple[Tensor, Tensor] = with_weights(super().forward, self, named, (inputs, state, resets))
+        return found
+
+    def outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> Tensor:
+        """See `MemoryCore.outputs`."""
+        is_quick = is_fused(self.backend, self.controller.bias.device)
+        return self.forward(inputs, state, resets)[0] if is_quick else super().outputs(inputs, state, resets)
+
+    def interface(self, hidden: Tensor) -> DncInterface:
+        """Returns what a controller output `[B, H]` says to the memory."""
+        keys, add, modes, positive, gates = self._interface(hidden)
+        strengths, sharpness = (1 + F.softplus(positive)).split(self._positive_sizes, dim=1)
+        erase, free_gates, allocation_gate, write_gate, masks = torch.sigmoid(gates).split(self._gate_sizes, dim=1)
+        return DncInterface(
+            keys=keys.unflatten(1, (self.heads, self.width)),
+            add=add,
+            modes=torch.softmax(modes.unflatten(1, (self.read_heads, 3)), dim=-1),
+            strengths=strengths,
+            sharpness=sharpness,
+            erase=erase,
+            free_gates=free_gates,
+            allocation_gate=allocation_gate,
+            write_gate=write_gate,
+            masks=masks.unflatten(1, (self.heads if self.mask_content else 0, self.width)),
+        )
+
+    def _step(self, hidden: Tensor, cell: Tensor, last: DncState) -> DncState:
+        said = self.interface(hidden)
+        read_heads, write_head = zip(*map(self._by_kind, (said.keys, said.strengths, said.masks)), strict=True)
+
+        kept = dnc_addressing.retention(said.free_gates, last.read_weightings)
+        usage = dnc_addressing.usage(last.usage, last.write_weighting, kept)
+        allocation = dnc_addressing.allocation(usage)
+        similar = self._content(last.memory, *write_head)[:, 0]
+        written = dnc_addressing.write_weighting(similar, allocation, said.allocation_gate, said.write_gate)
+        memory = dnc_addressing.write(
+            last.memory, written, said.erase, said.add, kept=kept if self.wipe_freed else None
+        )
+        links = dnc_addressing.links(last.links, last.precedence, written)
+        precedence = dnc_addressing.precedence(last.precedence, written)
+
+        backward = dnc_addressing.backward_weightings(links, last.read_weightings)
+        forward = dnc_addressing.forward_weightings(links, last.read_weightings)
+        if self.sharpen_links:
+            directions = torch.cat([backward, forward], dim=1).clamp_min(0)  # rounded, a link may be below 0
+            directions = addressing.sharpen(directions, said.sharpness)
+            backward, forward = directions.chunk(2, dim=1)
+        content = self._content(memory, *read_heads)
+        weightings = dnc_addressing.read_weightings(backward, content, forward, said.modes)
+        reads = addressing.read(memory, weightings)
+        return DncState(memory, usage, links, precedence, written, weightings, reads, hidden, cell)
+
+    def _by_kind(self, part: Tensor) -> Sequence[Tensor | None]:
+        """Returns what is said to the read heads and to the write head, of `[B, K, ...]`."""
+        return (None, None) if part.shape[1] == 0 else part.split([self.read_heads, 1], dim=1)
+
+    def _content(self, memory: Tensor, keys: Tensor, strengths: Tensor, masks: Tensor | None) -> Tensor:
+        if masks is None:
+            return addressing.content_weighting(memory, keys, strengths)
+        return dnc_addressing.masked_content_weighting(memory, keys, strengths, masks)

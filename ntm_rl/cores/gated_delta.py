@@ -1,0 +1,297 @@
+"""The gated delta rule: Yang, Kautz and Hatamizadeh (2024), "Gated Delta Networks", arXiv:2412.06464."""
+
+import math
+from typing import Annotated, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ntm_rl.checks import require_at_least
+from ntm_rl.cores.base import MemoryCore
+from ntm_rl.cores.devices import without_autocast
+from ntm_rl.cores.episodes import Recent, episode_numbers, spoil, take_out
+from ntm_rl.cores.registry import register_core
+from ntm_rl.transforms import differentiate, is_backward_transformed, is_transformed
+
+CHUNK = 32  # steps that are computed at once
+NORM_EPSILON = 1e-6  # added to a key's squared length: a key of zeros has a gradient
+# A step forgets all but 2e-9 at most: sums of logarithms over a chunk keep their digits.
+LEAST_LOG_DECAY = -20.0
+SLOWEST, FASTEST = 1e-3, 0.1  # range of the first time steps, and of the decay rates (Gu and Dao 2023, section 3.6)
+FIRST_RATES = (1.0, 16.0)
+
+
+class GatedDeltaState(NamedTuple):
+    """Parts of the state.
+
+    Attributes:
+        memory: Of each head the matrix from keys to values, transposed (S^T), `[B, layers, heads, M, M]`.
+        recent: Keys, queries and values of the last steps before the convolution, `[B, layers, C - 1, 3 * heads * M]`.
+    """
+
+    memory: Tensor
+    recent: Tensor
+
+
+class Rule(NamedTuple):
+    """What the delta rule is told in T steps, for each of B sequences and K heads.
+
+    Attributes:
+        queries: `[T, B, K, M]`.
+        keys: `[T, B, K, M]`, of length at most 1.
+        values: `[T, B, K, M]`.
+        rates: beta, the share of what stands under a key that is replaced, `[T, B, K]` in (0, 1).
+        log_decays: log alpha, `[T, B, K]`, not above 0.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    rates: Tensor
+    log_decays: Tensor
+
+
+def delta_step(rule: Rule, memory: Tensor) -> tuple[Tensor, Tensor]:
+    """One step (T = 1) of the gated delta rule, equation 10 of the paper.
+
+    Args:
+        rule: Of one step.
+        memory: S^T, `[B, K, M, M]`.
+
+    Returns:
+        Outputs `[1, B, K, M]` and the new memory.
+    """
+    queries, keys, values = (each[0].unsqueeze(3) for each in rule[:3])  # [B, K, M, 1]
+    rates, decays = rule.rates[0].unsqueeze(2), rule.log_decays[0].exp()
+    memory = memory * decays.view(*decays.shape, 1, 1)
+    # Sums of products: for so many small matrices quicker than their product.
+    changes = rates * (values.squeeze(3) - (keys * memory).sum(2))  # [B, K, M]
+    memory = memory + keys * changes.unsqueeze(2)
+    return (queries * memory).sum(2).unsqueeze(0), memory
+
+
+def delta_chunks(rule: Rule, memory: Tensor, episodes: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
+    """T steps of the gated delta rule, C at a time: section 3.3 of the paper, with episodes that begin anywhere.
+
+    Within a chunk the memory is S_t = gamma_t S_0 + sum over i <= t of gamma_t / gamma_i u_i k_i^T, gamma being the
+    running product of alpha. What a step writes, u_t, depends on the u_i before it: one triangular system. Between
+    two steps of different episodes, or a step and a memory from before its episode, the decay is 0.
+
+    Args:
+        rule: Of T steps.
+        memory: S^T before the first, `[B, K, M, M]`.
+        episodes: Of each step, `[T, B]`, from `episode_numbers`.
+        chunk: C.
+
+    Returns:
+        Outputs `[T, B, K, M]` and the memory after the last step.
+    """
+    chunk = min(chunk, len(episodes))
+    queries, keys, values, rates, log_decays = (_cut(each, chunk) for each in rule)
+    rates = rates.unsqueeze(4)
+    numbers = _cut(episodes.unsqueeze(2), chunk, repeat_last=True)  # [n, B, 1, C]
+    last = numbers[..., -1:]
+    before = torch.cat([torch.zeros_like(last[:1]), last[:-1]])  # number of the step before each chunk
+    later = torch.ones(chunk, chunk, dtype=torch.bool, device=keys.device).triu(1)
+    apart = later | (numbers.unsqueeze(4) != numbers.unsqueeze(3))  # [n, B, 1, C, C]
+    # log gamma, [n, B, K, C], of each episode's own steps: those of others have exactly no gradient.
+    log_products = log_decays @ (~apart).squeeze(2).to(log_decays.dtype).mT
+    from_start = (log_products + _barrier(numbers != before, keys)).exp().unsqueeze(4)  # gamma_t
+    between = (log_products.unsqueeze(4) - log_products.unsqueeze(3) + _barrier(apart, keys)).exp()  # gamma_t / gamma_i
+
+    writing = rates * keys
+    coupling = between * (writing @ keys.transpose(3, 4))  # of which the solver sees what is below the diagonal
+    known = torch.cat([rates * values, from_start * writing], dim=4)
+    solved = torch.linalg.solve_triangular(coupling, known, upper=False, unitriangular=True)
+    fresh, taken = solved.chunk(2, dim=4)  # u = fresh - taken S_0^T
+    scores = between * (queries @ keys.transpose(3, 4))
+    queries, to_end = from_start * queries, between[..., -1, :].unsqueeze(4) * keys
+
+    outputs = []
+    for n in range(len(keys)):
+        changes = fresh[n] - taken[n] @ memory  # u, [B, K, C, M]
+        outputs.append(queries[n] @ memory + scores[n] @ changes)
+        memory = from_start[n, :, :, -1:] * memory + to_end[n].transpose(2, 3) @ changes
+    return torch.stack(outputs).permute(0, 3, 1, 2, 4).flatten(0, 1)[: len(episodes)], memory
+
+
+def _cut(steps: Tensor, chunk: int, repeat_last: bool = False) -> Tensor:
+    """`[T, B, K, ...]` -> `[n, B, K, chunk, ...]`; steps that fill the last chunk up are 0: they leave all as it is."""
+    missing = -len(steps) % chunk
+    if missing:
+        fill = steps[-1:].expand(missing, *steps.shape[1:])
+        steps = torch.cat([steps, fill if repeat_last else torch.zeros_like(fill)])
+    chunks: Tensor = steps.unflatten(0, (-1, chunk))
+    return chunks.movedim(1, 3).contiguous()
+
+
+def _barrier(where: Tensor, like: Tensor) -> Tensor:
+    """Returns what added to a logarithm makes it that of 0 `where` it says so; quicker than to fill in all heads."""
+    return torch.zeros(where.shape, dtype=like.dtype, device=like.device).masked_fill(where, -torch.inf)
+
+
+def _convolve(steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
+    """Returns the sum over lags of `kernel[lag]` times the step before, `[T, B, F]`, of `[C - 1 + T, B, F]`."""
+    if is_transformed():
+        return _plain_convolution(steps, episodes, kernel)
+    convolved: Tensor = _Convolution.apply(steps, episodes, kernel)  # type: ignore[no-untyped-call]
+    return convolved
+
+
+def _plain_convolution(steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
+    lags = zip(Recent(steps, episodes).lags(len(kernel)), kernel, strict=True)
+    return torch.stack([seen * weight for seen, weight in lags]).sum(0)
+
+
+class _Convolution(torch.autograd.Function):
+    """Depthwise convolution over the last steps of an episode, summed up in place, without autograd's many copies."""
+
+    @staticmethod
+    def forward(ctx: Any, steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
+        """See `_convolve`."""
+        first = len(kernel) - 1
+        ctx.save_for_backward(steps, episodes, kernel)
+        total = steps[first:] * kernel[0]
+        for lag in range(1, len(kernel)):
+            total.addcmul_(steps[first - lag : -lag] * _same(episodes, first, lag, steps.dtype), kernel[lag])
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        steps, episodes, kernel = ctx.saved_tensors
+        if is_backward_transformed():
+            of_steps, _, of_kernel = differentiate(
+                lambda *tensors: (_plain_convolution(*tensors),), ctx.saved_tensors, ctx.needs_input_grad, (gradient,)
+            )
+            return of_steps, None, of_kernel
+        first = len(kernel) - 1
+        of_steps, of_kernel = torch.zeros_like(steps), torch.empty_like(kernel)
+        for lag in range(len(kernel)):
+            past = slice(first - lag, len(steps) - lag)
+            reaching = gradient * _same(episodes, first, lag, steps.dtype) if lag else gradient
+            of_steps[past].addcmul_(reaching, kernel[lag])
+            of_kernel[lag] = (reaching * steps[past]).sum((0, 1))
+        return of_steps, None, of_kernel
+
+
+def _same(episodes: Tensor, first: int, lag: int, dtype: torch.dtype) -> Tensor:
+    """Returns 1 where the step `lag` ago is of the same episode, 0 elsewhere, `[T, B, 1]`."""
+    return (episodes[first:] == episodes[first - lag : -lag]).to(dtype).unsqueeze(2)
+
+
+class _Layer(nn.Module):
+    """One gated delta net: norm, projections, short convolution, delta rule, gated norm, projection, residual."""
+
+    def __init__(self, hidden_size: int, heads: int, width: int, convolution: int):
+        super().__init__()
+        self.heads, self.width, self.convolution = heads, width, convolution
+        inner = heads * width
+        self.norm = nn.LayerNorm(hidden_size)
+        # Of queries, keys, values, output gates, rates and time steps, in this order.
+        self.sizes = (3 * inner, inner, heads, heads)
+        self.project = nn.Linear(hidden_size, sum(self.sizes), bias=False)
+        bound = 1 / math.sqrt(convolution)
+        self.kernel = nn.Parameter(torch.empty(convolution, 3 * inner).uniform_(-bound, bound))
+        self.output_norm = nn.LayerNorm(width)
+        self.output = nn.Linear(inner, hidden_size, bias=False)
+        self.log_rates = nn.Parameter(torch.empty(heads).uniform_(*FIRST_RATES).log_())
+        time_steps = torch.empty(heads).uniform_(math.log(SLOWEST), math.log(FASTEST)).exp_()
+        self.time_bias = nn.Parameter(time_steps + torch.log(-torch.expm1(-time_steps)))  # softplus's inverse
+
+    def forward(self, x: Tensor, memory: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the layer's outputs `[T, B, hidden]`, the memory and the recent projections after the last step.
+
+        Where T = 1, memory and projections are already those of the step's episode.
+        """
+        mixed, gates, rates, time_steps = self.project(self.norm(x)).split(self.sizes, dim=2)
+        convolve = self._convolve_step if len(x) == 1 else self._convolve
+        mixed, recent = convolve(mixed, recent, episodes)
+        directions, values = F.silu(mixed).unflatten(2, (3, self.heads, self.width)).split([2, 1], dim=2)
+        queries, keys = _normalize(directions).unbind(2)  # [T, B, K, M]
+        log_decays = -self.log_rates.exp() * F.softplus(time_steps + self.time_bias)
+        rule = Rule(
+            queries,
+            keys,
+            values.squeeze(2),
+            torch.sigmoid(rates),
+            log_decays.clamp(min=LEAST_LOG_DECAY),
+        )
+        read, memory = delta_step(rule, memory) if len(x) == 1 else delta_chunks(rule, memory, episodes)
+        read = self.output_norm(read).flatten(2)  # [T, B, K * M]
+        return x + self.output(read * F.silu(gates)), memory, recent
+
+    def _convolve(self, mixed: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
+        joined = Recent.join(recent, mixed, episodes)
+        return _convolve(*joined, self.kernel), joined.last(self.convolution - 1)
+
+    def _convolve_step(self, mixed: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
+        seen = torch.cat([recent, mixed.transpose(0, 1)], dim=1)  # [B, C, 3 * K * M], the oldest first
+        return (seen * self.kernel.flip(0)).sum(1).unsqueeze(0), seen[:, 1:]
+
+
+@register_core("gated_delta")
+class GatedDelta(MemoryCore):
+    """Gated delta net: in each head a matrix from keys to values that forgets (alpha), erases and writes (beta).
+
+    S_t = alpha_t S_{t-1} (I - beta_t k_t k_t^T) + beta_t v_t k_t^T, o_t = S_t q_t. A rollout's step computes just
+    that; a sequence is computed by chunks, whose steps run side by side.
+
+    Everything runs in the parameters' precision, also under autocast.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden_size: Annotated[int, "Features between the layers, and of the output."] = 128,
+        heads: Annotated[int, "Heads K, each with a memory matrix."] = 4,
+        width: Annotated[int, "Width M of a head's queries, keys and values."] = 16,
+        layers: Annotated[int, "Stacked layers."] = 1,
+        convolution: Annotated[int, "Steps over which queries, keys and values are convolved; 1: none."] = 4,
+    ):
+        super().__init__()
+        require_at_least(1, input_size=input_size, hidden_size=hidden_size, heads=heads)
+        require_at_least(1, width=width, layers=layers, convolution=convolution)
+        self.input_size, self.output_size, self.layers = int(input_size), int(hidden_size), int(layers)
+        self._memory = (self.layers, int(heads), int(width), int(width))
+        self._recent = (self.layers, int(convolution) - 1, 3 * int(heads) * int(width))
+        self._part_sizes = (1, math.prod(self._memory), math.prod(self._recent))
+        self.state_size = sum(self._part_sizes)
+        self.embed = nn.Linear(self.input_size, self.output_size)
+        self.stack = nn.ModuleList(
+            _Layer(self.output_size, int(heads), int(width), int(convolution)) for _ in range(self.layers)
+        )
+        self.norm = nn.LayerNorm(self.output_size)
+
+    def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `MemoryCore.forward`."""
+        inputs, state = self.prepare(inputs, state, resets, self.embed.weight)
+        with without_autocast(inputs.device):
+            return self._run(inputs, state, episode_numbers(inputs, resets))
+
+    def unpack(self, state: Tensor) -> GatedDeltaState:
+        """Returns the parts of a flat state `[B, S]`."""
+        _, memory, recent = state.split(self._part_sizes, dim=1)
+        return GatedDeltaState(memory.unflatten(1, self._memory), recent.unflatten(1, self._recent))
+
+    def _run(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
+        if len(inputs) > 1:
+            inputs, state, spoiled = take_out(inputs, state, episodes)
+            outputs, after = self._run_layers(inputs, state, episodes)
+            after = torch.cat([after[:, :1], spoil(after[:, 1:], spoiled[-1].unsqueeze(1))], dim=1)
+            return spoil(outputs, spoiled.unsqueeze(2)), after
+        return self._run_layers(inputs, state.masked_fill(episodes.t() > 0, 0), episodes)
+
+    def _run_layers(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
+        x, before = self.embed(inputs), self.unpack(state)
+        memories, recents = [], []
+        for layer, memory, recent in zip(self.stack, before.memory.unbind(1), before.recent.unbind(1), strict=True):
+            x, memory, recent = layer(x, memory, recent, episodes)
+            memories.append(memory.flatten(1))
+            recents.append(recent.flatten(1))
+        return self.norm(x), torch.cat([torch.ones_like(state[:, :1]), *memories, *recents], dim=1)
+
+
+def _normalize(vectors: Tensor) -> Tensor:
+    return vectors * torch.rsqrt(vectors.square().sum(-1, keepdim=True) + NORM_EPSILON)

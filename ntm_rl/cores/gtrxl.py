@@ -1,0 +1,215 @@
+"""The Gated Transformer-XL: Parisotto et al. (2020), "Stabilizing Transformers for RL", arXiv:1910.06764."""
+
+import math
+from typing import Annotated, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ntm_rl.checks import require_at_least
+from ntm_rl.cores.base import MemoryCore
+from ntm_rl.cores.devices import without_autocast
+from ntm_rl.cores.episodes import episode_numbers, spoil, take_out
+from ntm_rl.cores.registry import register_core
+
+FIRST_GATE_BIAS = 2.0  # a layer begins near the identity: the paper's b_g
+LONGEST_PERIOD = 10_000.0  # of the sinusoids of distances, as in "Attention is all you need", section 3.5
+BEFORE_EPISODE = -1  # number of the episode of rows that hold nothing yet
+
+
+class GtrxlState(NamedTuple):
+    """Parts of the state.
+
+    Attributes:
+        filled: How many steps of the window hold something, `[B, 1]`; they are the last.
+        window: Inputs of each layer in the last steps, `[B, layers, window, hidden]`.
+    """
+
+    filled: Tensor
+    window: Tensor
+
+
+class GruGate(nn.Module):
+    """Gating in place of a residual connection, as a gated recurrent unit (section 3.2 of the paper)."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.from_update = nn.Linear(size, 3 * size, bias=False)  # W_r, W_z, W_g
+        self.from_stream = nn.Linear(size, 2 * size, bias=False)  # U_r, U_z
+        self.from_reset = nn.Linear(size, size, bias=False)  # U_g
+        self.bias = nn.Parameter(torch.full((size,), FIRST_GATE_BIAS))
+
+    def forward(self, stream: Tensor, update: Tensor) -> Tensor:
+        """Returns what of the stream x stays and what of a sublayer's output y comes in, `[..., size]` as both."""
+        reset, gate, candidate = self.from_update(update).chunk(3, dim=-1)
+        stream_reset, stream_gate = self.from_stream(stream).chunk(2, dim=-1)
+        reset = torch.sigmoid(reset + stream_reset)
+        gate = torch.sigmoid(gate + stream_gate - self.bias)
+        candidate = torch.tanh(candidate + self.from_reset(reset * stream))
+        return torch.lerp(stream, candidate, gate)
+
+
+class RelativeAttention(nn.Module):
+    """Multi-head attention over a window of past steps by content and distance (Dai et al. 2019, section 3.3).
+
+    The score of a step at distance d is (q + u) . k + (q + v) . W_R s(d), with s the sinusoids of d.
+    """
+
+    def __init__(self, size: int, heads: int, width: int):
+        super().__init__()
+        self.heads, self.width = heads, width
+        inner = heads * width
+        self.query = nn.Linear(size, inner, bias=False)
+        self.key = nn.Linear(size, inner, bias=False)
+        self.value = nn.Linear(size, inner, bias=False)
+        self.distance = nn.Linear(size, inner, bias=False)
+        self.content_bias = nn.Parameter(torch.zeros(heads, width))  # u
+        self.distance_bias = nn.Parameter(torch.zeros(heads, width))  # v
+        self.merge = nn.Linear(inner, size, bias=False)
+
+    def forward(self, context: Tensor, visible: Tensor, distances: Tensor) -> Tensor:
+        """Lets each of the last T steps look at the W steps before it and at itself.
+
+        Args:
+            context: `[B, W + T, size]`.
+            visible: Whether a step may look at another, `[B, 1, T, W + T]`.
+            distances: Sinusoids of the distances from W to 0, `[W + 1, size]`.
+
+        Returns:
+            `[B, T, size]`.
+        """
+        steps, scale = visible.shape[2], 1 / math.sqrt(self.width)
+        queries = self._by_head(self.query(context[:, -steps:]))  # [B, K, T, M]
+        by_content = scale * (queries + self.content_bias.unsqueeze(1))
+        by_distance = scale * (queries + self.distance_bias.unsqueeze(1))
+        distance_keys = self.distance(distances).unflatten(1, (self.heads, self.width))  # [W + 1, K, M]
+        scores = _to_positions(torch.einsum("bktm,dkm->bktd", by_distance, distance_keys))  # [B, K, T, W + T]
+        scores = scores.masked_fill(~visible, -torch.inf)
+        look = self._look_once if steps == 1 else self._look
+        merged: Tensor = self.merge(look(context, by_content, scores))
+        return merged
+
+    def _look(self, context: Tensor, queries: Tensor, scores: Tensor) -> Tensor:
+        scores = scores + queries @ self._by_head(self.key(context)).mT
+        means = torch.softmax(scores, dim=3) @ self._by_head(self.value(context))
+        return means.transpose(1, 2).flatten(2)
+
+    def _look_once(self, context: Tensor, queries: Tensor, scores: Tensor) -> Tensor:
+        """One step's attention: the query and the mean go through the projections, not all W + 1 steps."""
+        key, value = (layer.weight.unflatten(0, (self.heads, self.width)) for layer in (self.key, self.value))
+        asked = torch.einsum("bktm,kms->bks", queries, key)
+        scores = scores.squeeze(2) + asked @ context.mT  # [B, K, W + 1]
+        means = torch.softmax(scores, dim=2) @ context
+        return torch.einsum("bks,kms->bkm", means, value).flatten(1).unsqueeze(1)
+
+    def _by_head(self, steps: Tensor) -> Tensor:
+        by_head: Tensor = steps.unflatten(2, (self.heads, self.width))
+        return by_head.transpose(1, 2)
+
+
+def _to_positions(scores: Tensor) -> Tensor:
+    """Moves row t of scores by distance `[..., T, W + 1]` right by t: scores by position `[..., T, W + T]`."""
+    steps, distances = scores.shape[-2:]
+    total = distances + steps - 1
+    moved: Tensor = F.pad(scores, (0, steps)).flatten(-2)[..., : steps * total].unflatten(-1, (steps, total))
+    return moved
+
+
+def sinusoids(window: int, like: Tensor, size: int) -> Tensor:
+    """Returns the sinusoids of the distances from `window` to 0, `[window + 1, size]`."""
+    distances = torch.arange(window, -1, -1, device=like.device, dtype=like.dtype)
+    half = -(-size // 2)
+    exponents = torch.arange(half, device=like.device, dtype=like.dtype) / half
+    angles = distances.unsqueeze(1) * LONGEST_PERIOD**-exponents
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :size]
+
+
+class _Layer(nn.Module):
+    """Norm, attention, gate; norm, perceptron, gate (the paper's figure 1, right)."""
+
+    def __init__(self, size: int, heads: int, width: int):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(size)
+        self.attention = RelativeAttention(size, heads, width)
+        self.attention_gate = GruGate(size)
+        self.perceptron = nn.Sequential(
+            nn.LayerNorm(size), nn.Linear(size, 2 * size), nn.ReLU(), nn.Linear(2 * size, size), nn.ReLU()
+        )
+        self.perceptron_gate = GruGate(size)
+
+    def forward(self, context: Tensor, visible: Tensor, distances: Tensor) -> Tensor:
+        stream = context[:, -visible.shape[2] :]
+        seen = F.relu(self.attention(self.attention_norm(context), visible, distances))
+        stream = self.attention_gate(stream, seen)
+        output: Tensor = self.perceptron_gate(stream, self.perceptron(stream))
+        return output
+
+
+@register_core("gtrxl")
+class Gtrxl(MemoryCore):
+    """Gated Transformer-XL: each step attends to the `window` steps before it, within its episode.
+
+    The state holds what each layer saw in these steps, as Transformer-XL's memory does; gradients reach it where it
+    requires them. In L layers a step sees as far as L windows back.
+
+    Everything runs in the parameters' precision, also under autocast.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden_size: Annotated[int, "Features between the layers, and of the output."] = 64,
+        heads: Annotated[int, "Attention heads."] = 4,
+        width: Annotated[int, "Width of a head's queries, keys and values."] = 16,
+        layers: Annotated[int, "Stacked layers."] = 2,
+        window: Annotated[int, "Past steps to which a step attends in each layer."] = 64,
+    ):
+        super().__init__()
+        require_at_least(1, input_size=input_size, hidden_size=hidden_size, heads=heads)
+        require_at_least(1, width=width, layers=layers, window=window)
+        self.input_size, self.output_size = int(input_size), int(hidden_size)
+        self.layers, self.window = int(layers), int(window)
+        self.state_size = 2 + self.layers * self.window * self.output_size
+        self.embed = nn.Linear(self.input_size, self.output_size)
+        self.stack = nn.ModuleList(_Layer(self.output_size, int(heads), int(width)) for _ in range(self.layers))
+
+    def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `MemoryCore.forward`."""
+        inputs, state = self.prepare(inputs, state, resets, self.embed.weight)
+        with without_autocast(inputs.device):
+            return self._run(inputs, state, episode_numbers(inputs, resets))
+
+    def unpack(self, state: Tensor) -> GtrxlState:
+        """Returns the parts of a flat state `[B, S]`."""
+        window = state[:, 2:].unflatten(1, (self.layers, self.window, self.output_size))
+        return GtrxlState(state[:, 1:2], window)
+
+    def _run(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
+        if len(inputs) == 1:
+            return self._run_layers(inputs, state, episodes)
+        inputs, state, spoiled = take_out(inputs, state, episodes)
+        outputs, after = self._run_layers(inputs, state, episodes)
+        after = torch.cat([after[:, :2], spoil(after[:, 2:], spoiled[-1].unsqueeze(1))], dim=1)
+        return spoil(outputs, spoiled.unsqueeze(2)), after
+
+    def _run_layers(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
+        before, episodes = self.unpack(state), episodes.t()
+        place = torch.arange(self.window + episodes.shape[1], device=inputs.device)
+        empty = place[: self.window] < self.window - before.filled.round()  # [B, W]
+        numbers = torch.cat([torch.where(empty, BEFORE_EPISODE, 0), episodes], dim=1)  # [B, W + T]
+        past = place - place[: episodes.shape[1]].unsqueeze(1)  # from 0, the farthest seen, to W, the step itself
+        near = (past >= 0) & (past <= self.window)
+        visible = (near & (numbers.unsqueeze(1) == episodes.unsqueeze(2))).unsqueeze(1)  # [B, 1, T, W + T]
+        unseen = (numbers[:, : self.window] != episodes[:, :1]).unsqueeze(2)  # what is not of the first step's episode
+        kept = numbers[:, -self.window :] == numbers[:, -1:]  # what of the window is of the last step's
+        distances = sinusoids(self.window, state, self.output_size)
+
+        x, windows = self.embed(inputs).transpose(0, 1), []
+        for layer, rows in zip(self.stack, before.window.unbind(1), strict=True):
+            context = torch.cat([rows.masked_fill(unseen, 0), x], dim=1)
+            windows.append(context[:, -self.window :].masked_fill(~kept.unsqueeze(2), 0).flatten(1))
+            x = layer(context, visible, distances)
+        filled = kept.sum(1, keepdim=True).to(state.dtype)
+        return x.transpose(0, 1), torch.cat([torch.ones_like(filled), filled, *windows], dim=1)

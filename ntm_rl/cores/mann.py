@@ -1,0 +1,77 @@
+"""The MANN core: a memory written by least recently used access (Santoro et al. 2016, arXiv:1605.06065)."""
+
+from typing import Annotated, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ntm_rl.addressing import ntm as addressing
+from ntm_rl.addressing.mann import decayed_usage, least_used_weightings, write, write_weightings
+from ntm_rl.checks import require_at_least
+from ntm_rl.cores.lstm_memory import SteppedLstmMemory
+from ntm_rl.cores.registry import register_core
+from ntm_rl.errors import InputError
+
+
+class MannState(NamedTuple):
+    """Parts of a MANN's state.
+
+    Attributes:
+        memory: `[B, N, M]`.
+        usage: w^u, `[B, N]`.
+        read_weightings: w^r, `[B, R, N]`.
+        reads: read vectors `[B, R, M]`.
+        hidden: controller output `[B, H]`.
+        cell: of the LSTM controller, `[B, H]`.
+    """
+
+    memory: Tensor
+    usage: Tensor
+    read_weightings: Tensor
+    reads: Tensor
+    hidden: Tensor
+    cell: Tensor
+
+
+@register_core("mann")
+class Mann(SteppedLstmMemory):
+    """Memory-augmented neural network with least recently used access: an LSTM with R heads on an `[N, M]` memory.
+
+    One step: the controller sees the input and the last read vectors and says a key for each head. Each head writes
+    its key to where it read last or to a slot of those that were least used, which is wiped first; then it reads by
+    similarity to its key.
+    """
+
+    parts = MannState
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        slots: Annotated[int, "Memory slots N."] = 32,
+        width: Annotated[int, "Width M of a slot."] = 16,
+        heads: Annotated[int, "Heads R, each of which reads and writes."] = 1,
+        hidden_size: Annotated[int, "Units H of the LSTM controller."] = 128,
+        usage_decay: Annotated[float, "What is left of a slot's usage after a step."] = 0.95,
+        clip: Annotated[float, "Range to which the controller's output to the memory is clipped."] = 20.0,
+    ):
+        super().__init__()
+        require_at_least(1, input_size=input_size, width=width, heads=heads, hidden_size=hidden_size)
+        require_at_least(heads, " = heads", slots=slots)
+        if not isinstance(usage_decay, int | float) or isinstance(usage_decay, bool) or not 0 <= usage_decay < 1:
+            raise InputError(f"usage_decay = {usage_decay!r}: must be a number of at least 0 and below 1")
+        self.slots, self.width, self.heads, self.usage_decay = slots, width, heads, usage_decay
+        interface = {"keys": heads * width, "gates": heads}
+        shapes = {"memory": (slots, width), "usage": (slots,), "read_weightings": (heads, slots)}
+        self._build(input_size, hidden_size, (heads, width), interface, shapes, clip)
+
+    def _step(self, hidden: Tensor, cell: Tensor, last: MannState) -> MannState:
+        raw_keys, raw_gates = self._interface(hidden)
+        keys = raw_keys.unflatten(1, (self.heads, self.width))
+        least_used = least_used_weightings(last.usage, self.heads)
+        written = write_weightings(last.read_weightings, least_used, torch.sigmoid(raw_gates))
+        memory = write(last.memory, least_used, written, keys)
+        weightings = torch.softmax(addressing.cosine_similarity(memory, keys), dim=-1)
+        usage = decayed_usage(last.usage, weightings, written, self.usage_decay)
+        reads = addressing.read(memory, weightings)
+        return MannState(memory, usage, weightings, reads, hidden, cell)

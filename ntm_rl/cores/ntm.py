@@ -1,0 +1,391 @@
+"""The Neural Turing Machine core: Graves, Wayne and Danihelka (2014), arXiv:1410.5401."""
+
+import math
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ntm_rl.addressing import ntm as addressing
+from ntm_rl.checks import require_at_least, require_bool, require_one_of, require_positive
+from ntm_rl.cores.base import MemoryCore
+from ntm_rl.cores.compiling import CompiledStep
+from ntm_rl.cores.devices import host_sees, without_autocast
+from ntm_rl.cores.lstm_memory import steps_to_reset
+from ntm_rl.cores.ntm_heads import CONTENT_SPREAD, HeadParameters, Init, bias_heads
+from ntm_rl.cores.registry import register_core
+from ntm_rl.errors import InputError
+from ntm_rl.kernels.fused import is_fused, run_fused
+from ntm_rl.transforms import is_transformed, with_weights
+
+Controller = Literal["lstm", "gru", "feedforward"]
+MemoryInit = Literal["constant", "learned", "positional", "random"]
+Backend = Literal["auto", "eager", "compile", "fused"]
+
+GATES = {"lstm": 4, "gru": 3, "feedforward": 1}  # rows of hidden_size in the controller's weights
+SLOWEST_WAVE, SLOTS_OF_FASTEST_WAVE = 4, 16  # lengths, in memories and in slots, of what a memory may begin as
+BLANK = 1e-6  # contents of a constant initial memory (Collier and Beel 2018, section 3.1)
+
+
+class NtmState(NamedTuple):
+    """Parts of an NTM's state; read heads come before write heads.
+
+    Attributes:
+        memory: `[B, N, M]`.
+        weightings: `[B, K, N]`.
+        reads: read vectors `[B, R, M]`.
+        hidden: controller output `[B, H]`.
+        cell: `[B, H]` of the LSTM controller, `[B, 0]` otherwise.
+    """
+
+    memory: Tensor
+    weightings: Tensor
+    reads: Tensor
+    hidden: Tensor
+    cell: Tensor
+
+
+Step = Callable[[Tensor, NtmState], NtmState]
+
+
+@register_core("ntm")
+class Ntm(MemoryCore):
+    """Neural Turing Machine: a controller with read and write heads on an `[N, M]` memory.
+
+    One step: the controller sees the input and the last read vectors; one linear layer turns its output into the
+    parameters of all heads; every head addresses the memory as the last step left it; the write heads write; the read
+    heads read what is there then. The output is the controller's hidden state beside the new read vectors
+    `[H + R * M]`: any linear layer on it is the paper's output layer.
+
+    Everything runs in the parameters' precision, also under autocast: a weighting has no bits to spare.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        slots: Annotated[int, "Memory slots N."] = 32,
+        width: Annotated[int, "Width M of a slot."] = 16,
+        read_heads: Annotated[int, "Read heads R."] = 1,
+        write_heads: Annotated[int, "Write heads W."] = 1,
+        controller: Annotated[Controller, "Kind of the controller."] = "lstm",
+        hidden_size: Annotated[int, "Units H of the controller."] = 128,
+        shift_range: Annotated[int, "Largest circular shift k of a head in one step; heads shift by -k to k."] = 1,
+        memory_init: Annotated[
+            MemoryInit,
+            "Contents of the first memory: 1e-6 everywhere, a parameter that begins at random (learned) or as waves "
+            "over the slots, neighbours alike (positional), or random and fixed.",
+        ] = "constant",
+        learned_start: Annotated[bool, "Learn the first weightings and read vectors."] = False,
+        init: Annotated[
+            Init,
+            "How heads begin: plain, content (sharp look-ups of a memory whose slots differ), or tape (they step by "
+            "one slot, each its own way, and the first read weighting is learned).",
+        ] = "plain",
+        tape_logit: Annotated[
+            float, "Of init tape: the logit by which heads keep to their location, and by which they step."
+        ] = 4.0,
+        start_scale: Annotated[
+            float,
+            "Times the pace of other weights at which learned first weightings change: over N slots they are sharp at "
+            "logits of some log N.",
+        ] = 10.0,
+        clip: Annotated[float, "Range to which the controller's output to the heads is clipped."] = 20.0,
+        backend: Annotated[
+            Backend, "How it runs: eager, compile (torch.compile of a step), fused (C++, on a CPU), or auto."
+        ] = "auto",
+    ):
+        super().__init__()
+        require_at_least(
+            1,
+            input_size=input_size,
+            width=width,
+            read_heads=read_heads,
+            write_heads=write_heads,
+            hidden_size=hidden_size,
+        )
+        require_positive(tape_logit=tape_logit, start_scale=start_scale, clip=clip)
+        if init == "tape":
+            require_at_least(1, " where init = 'tape'", shift_range=shift_range)
+        require_at_least(0, shift_range=shift_range)
+        require_at_least(2 * shift_range + 1, " = 2 * shift_range + 1", slots=slots)
+        require_one_of(get_args(Controller), controller=controller)
+        require_one_of(get_args(MemoryInit), memory_init=memory_init)
+        require_one_of(get_args(Init), init=init)
+        require_one_of(get_args(Backend), backend=backend)
+        if init == "content" and memory_init == "constant":
+            raise InputError("memory_init = 'constant': must be learned, positional or random where init = 'content'")
+        require_bool(learned_start=learned_start)
+        self.input_size, self.hidden_size, self.slots, self.width = input_size, hidden_size, slots, width
+        self.read_heads, self.write_heads, self.heads = read_heads, write_heads, read_heads + write_heads
+        self.controller, self.shifts, self.clip, self.backend = controller, 2 * shift_range + 1, clip, backend
+        self.start_scale = start_scale
+
+        cell_size = hidden_size if controller == "lstm" else 0
+        self._part_sizes = (1, slots * width, self.heads * slots, read_heads * width, hidden_size, cell_size)
+        self.state_size = sum(self._part_sizes)
+        self.output_size = hidden_size + read_heads * width
+        controller_code = tuple(GATES).index(controller)
+        self._kernel_sizes = (slots, width, read_heads, write_heads, self.shifts, hidden_size, controller_code)
+        # Of each group of head parameters the number, in the order of HeadParameters.
+        self._head_sizes = (
+            *(self.heads * size for size in (width, 1, 1, self.shifts, 1)),
+            *(write_heads * width for _ in ("erases", "adds")),
+        )
+        self._build_controller()
+        self.head_layer = nn.Linear(hidden_size, sum(self._head_sizes))
+        self._build_start(memory_init, learned_start, init)
+        self._kept_start: tuple[list[Tensor], Tensor] | None = None
+        self._compiled_steps: dict[str, Step] = {}
+        bias_heads(
+            init,
+            HeadParameters(*self.head_layer.weight.split(self._head_sizes)),
+            HeadParameters(*self.head_layer.bias.split(self._head_sizes)),
+            read_heads,
+            tape_logit,
+        )
+
+    def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """See `MemoryCore.forward`."""
+        inputs, state = self.prepare(inputs, state, resets, self.bias)
+        with without_autocast(inputs.device):
+            if not is_fused(self.backend, inputs.device):
+                return self._unroll(inputs, state, self._start(), resets)
+            head = self.head_layer
+            tensors = (inputs, state, self._start(), resets, *self._gate_weights(), head.weight, head.bias)
+            return run_fused("ntm", tensors, self._kernel_sizes, self.clip, self._plain)
+
+    def unpack(self, state: Tensor) -> NtmState:
+        """Returns the parts of a flat state `[B, S]`; of a state before its first step, the initial ones."""
+        return self._split(torch.where(state[:, :1] == 0, self._start(), state))
+
+    def _plain(
+        self, inputs: Tensor, state: Tensor, start: Tensor, resets: Tensor | None, *weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The kernel's sequence as plain operators, with the weights that it was given."""
+        *gates, head_weight, head_bias = weights
+        named = {**self._named(*gates), "head_layer.weight": head_weight, "head_layer.bias": head_bias}
+        found: tuple[Tensor, Tensor] = with_weights(self._unroll, self, named, (inputs, state, start, resets))
+        return found
+
+    def _gate_weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns what inputs `[G, I]`, bias `[G]`, and read vectors and hidden state `[G, F]` do to the gates."""
+        if self.controller != "gru":
+            return self.weight_input, self.bias, self.weight_feedback
+        # Four blocks instead of three: the candidate's share of the hidden state is kept apart.
+        size = self.hidden_size
+        inputs, reads = (F.pad(weight, (0, 0, 0, size)) for weight in (self.weight_input, self.weight_read))
+        gates, candidate = self.weight_hidden.split([2 * size, size])
+        hidden = torch.cat([gates, torch.zeros_like(candidate), candidate])
+        return inputs, torch.cat([self.bias, self.bias_candidate]), torch.cat([reads, hidden], dim=1)
+
+    def _named(self, inputs: Tensor, bias: Tensor, feedback: Tensor) -> dict[str, Tensor]:
+        """The inverse of `_gate_weights`: the controller's weights by their names."""
+        if self.controller != "gru":
+            return {"weight_input": inputs, "bias": bias, "weight_feedback": feedback}
+        size = self.hidden_size
+        reads, hidden = feedback.split([feedback.shape[1] - size, size], dim=1)
+        return {
+            "weight_input": inputs[: 3 * size],
+            "bias": bias[: 3 * size],
+            "bias_candidate": bias[3 * size :],
+            "weight_read": reads[: 3 * size],
+            "weight_hidden": torch.cat([hidden[: 2 * size], hidden[3 * size :]]),
+        }
+
+    def _unroll(self, inputs: Tensor, state: Tensor, start: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        fresh = state[:, :1] == 0
+        if resets is not None:
+            fresh = fresh | resets[0].unsqueeze(1)
+        parts = self._split(torch.where(fresh, start, state))
+        start_parts = self._split(start)
+        projected = F.linear(inputs, self.weight_input, self.bias)  # [T, B, G], one product for all steps
+        run_step = self._step_for(inputs.device)
+        begins, outputs = steps_to_reset(resets, len(inputs)), []
+        for step, from_input in enumerate(projected):
+            if resets is not None and step > 0 and begins[step]:
+                parts = _where(resets[step], start_parts, parts)
+            parts = run_step(from_input, parts)
+            outputs.append(torch.cat([parts.hidden, parts.reads.flatten(1)], dim=1))
+        return torch.stack(outputs), self._join(parts)
+
+    def _step_for(self, device: torch.device) -> Step:
+        """Returns a step as it is, or compiled, which is done once for a kind of device."""
+        is_best = self.backend == "auto" and device.type == "cuda" and _has_triton()
+        if (self.backend != "compile" and not is_best) or torch.compiler.is_compiling() or is_transformed():
+            return self._step
+        if device.type not in self._compiled_steps:
+            self._compiled_steps[device.type] = CompiledStep(self._step, device, self.backend == "compile")
+        return self._compiled_steps[device.type]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_compiled_steps": {}}  # they hold this very core; a copy of it compiles its own
+
+    def _step(self, from_input: Tensor, last: NtmState) -> NtmState:
+        hidden, cell = self._control(from_input, last)
+        heads = self.head_parameters(hidden)
+        content = addressing.content_weighting(last.memory, heads.keys, heads.strengths)
+        gated = addressing.interpolate(content, last.weightings, heads.gates)
+        weightings = addressing.sharpen(addressing.shift(gated, heads.shifts), heads.exponents)
+        memory = addressing.write(last.memory, weightings[:, self.read_heads :], heads.erases, heads.adds)
+        reads = addressing.read(memory, weightings[:, : self.read_heads])
+        return NtmState(memory, weightings, reads, hidden, cell)
+
+    def _control(self, from_input: Tensor, last: NtmState) -> tuple[Tensor, Tensor]:
+        reads = last.reads.flatten(1)
+        if self.controller == "feedforward":
+            return torch.tanh(torch.addmm(from_input, reads, self.weight_feedback.t())), last.cell
+        if self.controller == "lstm":
+            gates = torch.addmm(from_input, torch.cat([reads, last.hidden], dim=1), self.weight_feedback.t())
+            input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=1)
+            cell = torch.sigmoid(forget_gate) * last.cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
+            return torch.sigmoid(output_gate) * torch.tanh(cell), cell
+        gates = torch.addmm(from_input, reads, self.weight_read.t())
+        from_hidden = F.linear(last.hidden, self.weight_hidden)
+        reset_gate, update_gate = torch.sigmoid(
+            gates[:, : -self.hidden_size] + from_hidden[:, : -self.hidden_size]
+        ).chunk(2, 1)
+        recurrent = from_hidden[:, -self.hidden_size :] + self.bias_candidate
+        candidate = torch.tanh(gates[:, -self.hidden_size :] + reset_gate * recurrent)
+        return torch.lerp(candidate, last.hidden, update_gate), last.cell
+
+    def head_parameters(self, hidden: Tensor) -> HeadParameters:
+        """Returns what a controller output `[B, H]` says to the heads."""
+        raw = self.head_layer(hidden).clamp(-self.clip, self.clip).split(self._head_sizes, dim=1)
+        keys, strengths, gates, shifts, exponents, erases, adds = raw
+        return HeadParameters(
+            keys=keys.unflatten(1, (self.heads, self.width)),
+            strengths=F.softplus(strengths),
+            gates=torch.sigmoid(gates),
+            shifts=torch.softmax(shifts.unflatten(1, (self.heads, self.shifts)), dim=-1),
+            exponents=1 + F.softplus(exponents),
+            erases=torch.sigmoid(erases).unflatten(1, (self.write_heads, self.width)),
+            adds=adds.unflatten(1, (self.write_heads, self.width)),
+        )
+
+    def _split(self, state: Tensor) -> NtmState:
+        _, memory, weightings, reads, hidden, cell = state.split(self._part_sizes, dim=1)
+        return NtmState(
+            memory.unflatten(1, (self.slots, self.width)),
+            weightings.unflatten(1, (self.heads, self.slots)),
+            reads.unflatten(1, (self.read_heads, self.width)),
+            hidden,
+            cell,
+        )
+
+    def _join(self, parts: NtmState) -> Tensor:
+        alive = parts.hidden.new_ones(len(parts.hidden), 1)
+        return torch.cat([alive, *(part.flatten(1) for part in parts)], dim=1)
+
+    def _start(self) -> Tensor:
+        """Returns the state in which an episode begins, `[1, S]`, differentiable where it is learned."""
+        parts = [self.start_memory, self.start_reads, self.start_read_logits, self.start_write_logits]
+        given = [part for part in parts if part is not None]
+        learned = any(part.requires_grad for part in given)
+        if (learned and torch.is_grad_enabled()) or not all(map(_can_be_compared, given)):
+            return self._make_start()
+        # Kept for the sake of single steps; not as a buffer, which `to_empty` would leave with anything in it.
+        if self._kept_start is None or not all(map(_is_same, self._kept_start[0], given)):
+            with torch.inference_mode(False), torch.no_grad():  # made in inference mode it is of no use to a training
+                self._kept_start = [part.clone() for part in given], self._make_start()
+        return self._kept_start[1]
+
+    def _make_start(self) -> Tensor:
+        read_weightings = self._first_weightings(self.start_read_logits, self.read_heads)
+        write_weightings = self._first_weightings(self.start_write_logits, self.write_heads)
+        weightings = torch.cat([read_weightings, write_weightings]).unsqueeze(0)
+        memory = self.start_memory
+        if memory is None:
+            memory = self.bias.new_full((self.slots, self.width), BLANK)
+        controller = weightings.new_zeros(1, self._part_sizes[-2] + self._part_sizes[-1])
+        hidden, cell = controller.split(self._part_sizes[-2:], dim=1)
+        return self._join(NtmState(memory.unsqueeze(0), weightings, self.start_reads.unsqueeze(0), hidden, cell))
+
+    def _first_weightings(self, logits: Tensor | None, heads: int) -> Tensor:
+        if logits is not None:
+            return torch.softmax(self.start_scale * logits, dim=-1)
+        # Not uniform: over identical slots a uniform weighting could never become anything else.
+        return torch.cat([self.bias.new_ones(heads, 1), self.bias.new_zeros(heads, self.slots - 1)], dim=1)
+
+    def _build_controller(self) -> None:
+        """Makes the controller's weights; gates in torch's order (i, f, g, o; r, z, n)."""
+        rows = GATES[self.controller] * self.hidden_size
+        bound = 1 / math.sqrt(self.hidden_size)
+
+        def uniform(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
+
+        reads = self.read_heads * self.width
+        self.weight_input = uniform(rows, self.input_size)
+        self.bias = uniform(rows)
+        if self.controller == "gru":  # its reset gate comes between the hidden state and the candidate
+            self.weight_read = uniform(rows, reads)
+            self.weight_hidden = uniform(rows, self.hidden_size)
+            self.bias_candidate = uniform(self.hidden_size)
+        else:  # read vectors, and the LSTM's hidden state behind them
+            self.weight_feedback = uniform(rows, reads + (self.hidden_size if self.controller == "lstm" else 0))
+
+    def _build_start(self, memory_init: MemoryInit, learned_start: bool, init: Init) -> None:
+        self.start_memory: Tensor | None
+        self.start_reads: Tensor
+        spread = CONTENT_SPREAD if init == "content" else 1.0
+        if memory_init == "learned":
+            self.start_memory = nn.Parameter(0.05 * spread * torch.randn(self.slots, self.width))
+        elif memory_init == "positional":
+            self.start_memory = nn.Parameter(0.05 * spread * _waves(self.slots, self.width))
+        else:
+            bound = spread / math.sqrt(self.slots + self.width)
+            random = torch.empty(self.slots, self.width).uniform_(-bound, bound)
+            # A constant is no part of what is saved: weights of a random beginning do not load in its place.
+            self.register_buffer("start_memory", random if memory_init == "random" else None)
+        reads = torch.zeros(self.read_heads, self.width)
+        if learned_start:
+            self.start_reads = nn.Parameter(reads)
+        else:
+            self.register_buffer("start_reads", reads)
+
+        def logits(heads: int, spread: float) -> nn.Parameter:
+            return nn.Parameter(spread / self.start_scale * torch.randn(heads, self.slots))
+
+        tape = init == "tape"
+        learn_read = learned_start or tape
+        self.start_read_logits = logits(self.read_heads, 0.1 if tape else 1.0) if learn_read else None
+        self.start_write_logits = logits(self.write_heads, 1.0) if learned_start and not tape else None
+
+
+@cache
+def _has_triton() -> bool:
+    """Whether torch can compile for a GPU."""
+    return find_spec("triton") is not None
+
+
+def _waves(slots: int, width: int) -> Tensor:
+    """Returns contents `[N, M]` of mean square 1: columns are cosines of the slot, from slow to fast, of random phase.
+
+    What a key names then is a place, and a slightly different key names a place nearby.
+    """
+    ends = math.log(1 / SLOWEST_WAVE), math.log(max(slots / SLOTS_OF_FASTEST_WAVE, 1 / SLOWEST_WAVE))
+    waves = torch.exp(torch.linspace(*ends, width))  # that fit into the memory
+    turns = torch.linspace(0, 1, slots + 1)[:-1, None] * waves + torch.rand(width)
+    return math.sqrt(2) * torch.cos(2 * math.pi * turns)
+
+
+def _can_be_compared(given: Tensor) -> bool:
+    """Whether a tensor's contents can be compared at no cost: not a subclass's, which may have none."""
+    return host_sees(given.device) and type(given) in (Tensor, nn.Parameter)
+
+
+def _is_same(kept: Tensor, given: Tensor) -> bool:
+    """Whether a tensor is as it was kept; by its contents, as not every optimizer counts up its version."""
+    return kept.dtype == given.dtype and kept.device == given.device and torch.equal(kept, given)
+
+
+def _where(condition: Tensor, chosen: NtmState, otherwise: NtmState) -> NtmState:
+    def choose(new: Tensor, old: Tensor) -> Tensor:
+        return torch.where(condition.view(-1, *[1] * (old.dim() - 1)), new, old)
+
+    return NtmState(*map(choose, chosen, otherwise))

@@ -1,0 +1,220 @@
+"""The memory benchmark's grid on trainings of a few hundred steps: it is finished once, whatever comes between."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ntm_rl.agents.benchmark import grid
+from ntm_rl.agents.benchmark.cells import Cell, plan, read_results
+from ntm_rl.agents.benchmark.grid import run_grid
+from ntm_rl.agents.cli.main import main
+from ntm_rl.agents.runs.run import Run
+from ntm_rl.cores.registry import make_core
+from ntm_rl.errors import InputError
+
+TINY = [
+    "n_envs=4",
+    "ppo.n_steps=64",
+    "ppo.sequence_length=64",
+    "ppo.batch_size=128",
+    "ppo.n_epochs=1",
+    "memory.ntm.slots=4",
+    "memory.ntm.hidden_size=8",
+    "checkpoint.every=256",
+    "wandb=disabled",
+]
+SUITE, TASK, BUDGET = "memory_len", "length-2", 512
+OUT = Path("out")
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def cells(cores: str = "ntm,lstm", seeds: int = 1, timesteps: int = BUDGET, overrides: tuple = (), **kwargs) -> list:
+    kwargs.setdefault("tasks", [TASK])
+    return plan(SUITE, cores.split(","), seeds, timesteps=timesteps, overrides=[*TINY, *overrides], **kwargs)
+
+
+def command(*arguments: str, cores: str = "ntm,lstm", timesteps: int = BUDGET) -> list[str]:
+    sizes = [f"--timesteps={timesteps}", f"--cores={cores}", f"--tasks={TASK}", "--out=out"]
+    return ["benchmark", "memory", "--suite", SUITE, *sizes, *(f"--set={each}" for each in TINY), *arguments]
+
+
+def runs() -> list[Path]:
+    return sorted(OUT.glob("*/*/*/*-seed*"))
+
+
+def test_a_grid_is_every_core_on_every_task_with_every_seed_at_about_the_same_size():
+    planned = cells("ntm,lstm,gru,lstm", seeds=2, tasks=["length-5", TASK])
+    assert [(cell.seed, cell.task, cell.core) for cell in planned] == [
+        (seed, task, core) for seed in (0, 1) for task in ("length-5", TASK) for core in ("ntm", "lstm", "gru")
+    ]
+    for cell in planned:
+        settings = cell.settings(OUT)
+        assert (settings.seed, settings.core, settings.total_timesteps) == (cell.seed, cell.core, BUDGET)
+        assert settings.env.kwargs["length"] == {"length-5": 5, TASK: 2}[cell.task]
+        assert settings.tracking.group == f"memory-{SUITE}"
+        sizes = [
+            sum(each.numel() for each in make_core(core, 3, **made.core_kwargs).parameters())
+            for core, made in ((cell.core, settings), ("ntm", planned[0].settings(OUT)))
+        ]
+        assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
+
+
+def test_a_tiny_grid_is_trained_reported_and_not_trained_again(capsys):
+    assert main(command("--seeds=2", "--json")) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report.keys() == {"suite", "report", "interquartile_means", "cells"}
+    assert [(cell["core"], cell["seed"]) for cell in report["cells"]] == [
+        ("ntm", 0),
+        ("ntm", 1),
+        ("lstm", 0),
+        ("lstm", 1),
+    ]
+    for cell in report["cells"]:
+        run = Run.open(OUT / cell["run"])
+        assert run.agent.is_dir() and run.settings().core == cell["core"]
+        assert cell["timesteps"] == BUDGET and -1 <= cell["last"] <= cell["mmer"] <= 1
+        assert cell["steps_per_second"] > 0 and cell["parameters"] > 100
+    text = Path(report["report"]).read_text()
+    assert "| length-2 | " in text
+    for name in ("curves.png", "intervals.png"):
+        assert (OUT / name).read_bytes().startswith(b"\x89PNG")
+    before = runs()
+    assert main(command("--seeds=2")) == 0
+    printed = capsys.readouterr()
+    assert "4 of 4 trainings are finished already" in printed.err and "# memory_len" in printed.out
+    assert runs() == before and len(before) == 4
+    # A grid may grow by seeds and cores.
+    assert main(command("--seeds=1", cores="gru")) == 0
+    assert len(runs()) == 5 and len(read_results(SUITE, OUT)) == 5
+
+
+def test_a_signal_ends_the_grid_after_the_cell_and_the_same_call_goes_on():
+    lines = []
+
+    def stop(line):
+        lines.append(line)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert run_grid(cells(), OUT, tell=stop) is signal.SIGTERM
+    assert len(lines) == 1 and lines[0].startswith("1 of 2: length-2, ntm, seed 0: MMER ")
+    assert [result.core for result in read_results(SUITE, OUT)] == ["ntm"]
+    assert run_grid(cells(), OUT) is None
+    assert [result.core for result in read_results(SUITE, OUT)] == ["ntm", "lstm"]
+
+
+def test_a_killed_grid_keeps_finished_cells_and_resumes_the_unfinished_from_its_checkpoint(capsys):
+    budget = 256 * 50  # some seconds, of which the second cell does not see the end
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ntm_rl.agents", *command(timesteps=budget)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not list(OUT.glob("*/*/lstm/*/checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    (finished,) = OUT.glob("*/*/*/*/cell.json")
+    (unfinished,) = OUT.glob("*/*/lstm/*/")
+    written = finished.stat().st_mtime_ns
+    assert finished.parents[1].name == "ntm"
+    begun = max(int(path.stem.removeprefix("step-")) for path in (unfinished / "checkpoints").glob("step-*"))
+    assert 0 < begun < budget
+    assert run_grid(cells(timesteps=budget), OUT) is None
+    assert finished.stat().st_mtime_ns == written
+    assert (unfinished / "cell.json").is_file() and len(runs()) == 2
+    steps = [row.split(",")[5] for row in (unfinished / "progress.csv").read_text().splitlines()]
+    assert steps[0] == "time/total_timesteps"
+    assert [int(step) for step in steps[1:]] == list(range(256, budget + 1, 256))  # nothing twice, nothing lost
+
+
+def test_a_run_killed_before_its_first_checkpoint_is_trained_anew():
+    (cell,) = cells("lstm")
+    left = Run.create(cell.settings(OUT), cell.name)
+    assert run_grid([cell], OUT) is None
+    assert len(runs()) == 2 and not (left.path / "cell.json").exists()
+
+
+def test_several_trainings_at_once_give_what_one_after_the_other_does():
+    one, several = Path("one"), Path("several")
+    assert run_grid(cells(), one) is None
+    assert run_grid(cells(), several, jobs=2) is None
+    scores = [
+        [(result.core, result.mmer, result.last) for result in read_results(SUITE, out)] for out in (one, several)
+    ]
+    assert sorted(scores[0]) == sorted(scores[1])
+
+
+def test_a_training_that_fails_in_a_process_of_its_own_is_named(capfd):
+    (cell,) = cells("lstm")
+    broken = Cell(cell.suite, cell.task, cell.core, 0, cell.config, (*cell.overrides, "policy.init_from=nowhere"))
+    with pytest.raises(InputError, match=r"memory_len/length-2/lstm, seed 0: the training failed, see above"):
+        run_grid([broken], OUT, jobs=2)
+    assert "run = 'nowhere': no such folder" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("ppo.learning_rate=0.5",), r"out = 'out': holds another grid, whose .*ppo.learning_rate = 0.001 and not 0.5"),
+        (("env.kwargs.length=3",), r"env.kwargs.length = 2 and not 3; choose another folder"),
+    ],
+)
+def test_a_folder_of_another_grid_is_refused(overrides, message):
+    (cell,) = cells("lstm")
+    Run.create(cell.settings(OUT), cell.name)
+    with pytest.raises(InputError, match=message):
+        run_grid(cells("lstm", overrides=overrides), OUT)
+    with pytest.raises(InputError, match=r"total_timesteps = 512 and not 1024"):
+        run_grid(cells("lstm", timesteps=1024), OUT)
+    with pytest.raises(InputError, match=r"whose memory_len/length-2/lstm has total_timesteps = 512 and not 1024"):
+        run_grid(cells("ntm", timesteps=1024), OUT)  # another core, but another budget too
+    other = plan("tmaze", ["lstm"], 1, tasks=["length-20"], overrides=TINY)
+    with pytest.raises(InputError, match=r"out = 'out': holds a grid of the suite 'memory_len'"):
+        run_grid(other, OUT)
+    grid.check_folder(cells("gru,lstm", 2, overrides=("checkpoint.every=999", "device=cpu")), OUT)  # the same grid
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--suite", "memory"], "suite = 'memory': no such suite; valid are popgym-small, minigrid, algorithmic"),
+        (["--suite", "tmaze", "--tasks", "length-21"], "task = 'length-21': not in the suite, which has length-20"),
+        (["--suite", "tmaze", "--cores", "lstn"], "core = 'lstn': unknown core; valid are ntm, lstm, gru"),
+        (
+            ["--suite", "tmaze", "--timesteps", "4000"],
+            "timesteps = 4000: must be at least one rollout of task length-20",
+        ),
+        (["--suite", "tmaze", "--seeds", "0"], "seeds = 0, cores = 'ntm,lstm,gru': must be at least one of each"),
+        (["--suite", "tmaze", "--jobs", "0", "--tasks", "length-20"], "jobs = 0: must be at least 1"),
+        (["--suite", "tmaze", "--set", "ppo.gama=1"], "Did you mean ppo.gamma?"),
+        (["--suite", "tmaze", "--report-only"], "no finished training of the suite 'tmaze' in it"),
+    ],
+)
+def test_mistakes_are_one_message_and_nothing_left_behind(arguments, message, capsys):
+    assert main(["benchmark", "memory", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err and printed.out == ""
+    assert not Path("runs").exists()
+
+
+def test_a_damaged_result_is_named():
+    (cell,) = cells("lstm")
+    folder = Run.create(cell.settings(OUT), cell.name).path
+    (folder / "cell.json").write_text('{"suite": ')
+    with pytest.raises(InputError, match=r"cell.json: cannot be read: .*delete it to train the rest again"):
+        read_results(SUITE, OUT)

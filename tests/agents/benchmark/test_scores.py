@@ -1,0 +1,72 @@
+"""Scores on numbers made by hand."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from ntm_rl.agents.benchmark.scores import Curve, epoch_returns, interquartile_means, mmer, read_curve, read_speed
+from ntm_rl.agents.tracking.csv_log import write_table
+from ntm_rl.errors import InputError
+
+
+def test_mmer_is_the_best_epoch_and_not_the_best_rollout():
+    steps = np.arange(1, 9) * 16_384.0  # four rollouts an epoch of 65,536
+    returns = np.array([0.0, 1.0, 0.0, 0.0, 0.4, 0.5, 0.5, 0.6])
+    np.testing.assert_allclose(epoch_returns(Curve(steps, returns)), [0.25, 0.5])
+    assert mmer(Curve(steps, returns)) == pytest.approx(0.5)
+    assert mmer(Curve(steps, -returns)) == pytest.approx(-0.25)
+
+
+def test_epochs_are_equal_parts_of_the_training():
+    steps = np.arange(1, 101) * 10_000.0  # 15.3 of POPGym's epochs
+    assert len(epoch_returns(Curve(steps, steps))) == 15
+    np.testing.assert_allclose(np.diff(epoch_returns(Curve(steps, steps))), 1e6 / 15, atol=10_000)
+
+
+def test_a_training_shorter_than_an_epoch_is_one_and_epochs_without_episodes_are_left_out():
+    assert epoch_returns(Curve(np.array([512.0, 1024.0]), np.array([0.0, 1.0]))).tolist() == [0.5]
+    late = Curve(np.array([150_000.0, 196_608.0]), np.array([0.2, 0.4]))  # of three epochs the last alone
+    np.testing.assert_allclose(epoch_returns(late), [0.3])
+
+
+def test_curves_and_speeds_are_read_from_the_log_of_a_run(tmp_path):
+    columns = ["rollout/ep_rew_mean", "time/fps", "time/total_timesteps"]
+    values = [("", "100", "64"), ("0.5", "300", "128"), ("0.75", "200", "192")]
+    write_table(tmp_path / "progress.csv", columns, [dict(zip(columns, row, strict=True)) for row in values])
+    curve = read_curve(tmp_path)
+    assert curve.steps.tolist() == [128, 192] and curve.returns.tolist() == [0.5, 0.75]
+    assert read_speed(tmp_path) == 200
+
+
+def test_a_training_in_which_no_episode_ended_has_no_score(tmp_path):
+    with pytest.raises(InputError, match="no episode ended in this training: raise timesteps"):
+        read_curve(tmp_path)
+
+
+def test_interquartile_means_drop_a_quarter_at_either_end():
+    scores = {"a": [[0.0, 1.0], [2.0, 3.0]], "b": [[-1.0, 0.5, 0.6, 9.0]]}
+    means = interquartile_means(scores)
+    assert means["a"].estimate == pytest.approx((1 + 2) / 2)
+    assert means["b"].estimate == pytest.approx((0.5 + 0.6) / 2)
+
+
+def test_intervals_resample_the_seeds_of_each_task():
+    means = interquartile_means({"sure": [[0.3], [0.3]], "one seed": [[0.1, 0.5]], "unsure": [[0.0], [1.0]]})
+    assert means["sure"] == pytest.approx((0.3, 0.3, 0.3))
+    assert means["one seed"] == pytest.approx((0.3, 0.3, 0.3))  # nothing to resample
+    assert means["unsure"] == pytest.approx((0.5, 0.0, 1.0))  # two equal draws of two come up in one of four
+    # Within tasks only: no resample mixes a bad task's seeds with a good one's.
+    assert interquartile_means({"strata": [[0.0, 1.0], [0.0, 1.0]]})["strata"] == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_a_seed_makes_intervals_repeatable():
+    scores = {"a": np.random.default_rng(0).random((3, 5)).tolist()}
+    assert interquartile_means(scores) == interquartile_means(scores)
+
+
+def test_without_rliable_the_command_that_installs_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rliable", None)
+    monkeypatch.delitem(sys.modules, "rliable.library", raising=False)
+    with pytest.raises(InputError, match=r'run: pip install "ntm-rl\[stats\]"'):
+        interquartile_means({"a": [[0.0]]})

@@ -1,0 +1,202 @@
+"""The command line, end to end on small trainings."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ntm_rl.agents.cli.main import main
+from ntm_rl.agents.runs.run import Run
+
+TINY = [
+    "total_timesteps=768",
+    "n_envs=4",
+    "ppo.n_steps=64",
+    "ppo.sequence_length=32",
+    "ppo.batch_size=128",
+    "ppo.n_epochs=1",
+    "memory.ntm.slots=5",
+    "memory.ntm.hidden_size=8",
+    "checkpoint.every=256",
+    "threads=1",
+    "wandb=disabled",
+]
+CONFIG = "popgym/repeat_previous_easy"
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(capsys, *arguments: str) -> tuple[int, str, str]:
+    code = main(arguments)
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def train(capsys, *overrides: str) -> dict:
+    code, out, _ = run(capsys, "train", CONFIG, *TINY, *overrides, "--json")
+    assert code == 0
+    return json.loads(out)
+
+
+def test_a_training_leaves_everything_in_its_folder_and_can_be_evaluated_and_resumed(capsys):
+    result = train(capsys)
+    assert result.keys() == {"run", "mean_return", "timesteps", "steps_per_second"}
+    assert result["timesteps"] == 768 and -1 <= result["mean_return"] <= 1
+    folder = Path(result["run"])
+    assert folder.parent == Path("runs/popgym/repeat_previous_easy")
+    assert {path.name for path in folder.iterdir()} >= {
+        "config.yaml",
+        "progress.csv",
+        "tensorboard",
+        "checkpoints",
+        "agent",
+    }
+    code, out, _ = run(capsys, "evaluate", str(folder), "--episodes", "5", "--json")
+    evaluation = json.loads(out)
+    assert code == 0 and evaluation["ended"] == 5 and evaluation["mean_return_so_far"] is None
+    assert evaluation["agent"] == "last" and evaluation["step"] == 768 and evaluation["level"] is None
+    assert evaluation["source"] == str(folder / "agent")
+    assert evaluation["episodes"] == 5 and evaluation["mean_length"] == 51
+
+    code, out, _ = run(capsys, "resume", str(folder), "total_timesteps=1024")
+    assert code == 0
+    assert "Finished after 1,024 environment steps" in out and f"Next: ntm-rl evaluate {folder}" in out
+    assert Run.open(folder).checkpoints.joinpath("step-000000001024.safetensors").is_file()
+
+
+def test_a_normalised_environment_and_dict_observations_train_and_evaluate(capsys):
+    overrides = ["env.id=CartPole-v1", "env.previous_action=true", "env.normalize_observation=true"]
+    folder = train(capsys, *overrides, "core=lstm", "env.normalize_reward=true", "ppo.learning_rate_schedule=linear")[
+        "run"
+    ]
+    for options in ([], ["--stochastic"]):
+        code, out, _ = run(capsys, "evaluate", folder, "--episodes", "3", "--json", *options)
+        assert code == 0 and json.loads(out)["mean_return"] >= 1
+    code, _, error = run(capsys, "evaluate", folder, "--best", "--episodes", "0")
+    assert (code, error.strip()) == (2, "episodes = 0: must be at least 1")
+
+
+def test_an_unfinished_run_is_evaluated_from_its_checkpoint(capsys):
+    folder = Path(train(capsys, "env.id=CartPole-v1", "env.normalize_observation=true")["run"])
+    for path in (folder / "agent").iterdir():
+        path.unlink()
+    (folder / "agent").rmdir()
+    assert run(capsys, "evaluate", str(folder), "--episodes", "2", "--json")[0] == 0
+
+
+def test_lists_show_and_copy(capsys):
+    cores = run(capsys, "list", "cores")[1].split()
+    assert cores[:3] == ["ntm", "lstm", "gru"] and {"dnc", "sam", "mann", "gated_delta", "gtrxl", "frame_stack"} <= {
+        *cores
+    }
+    assert CONFIG in json.loads(run(capsys, "list", "configs", "--json")[1])
+    envs = run(capsys, "list", "envs")[1].split()
+    assert {"CartPole-v1", "popgym-RepeatPreviousEasy-v0", "MiniGrid-MemoryS7-v0", "ntm_rl/CartPoleNoVelocity-v0"} <= {
+        *envs
+    }
+    assert "learning_rate: 0.002" in run(capsys, "show", CONFIG, "ppo.learning_rate=2e-3")[1]
+    keys = run(capsys, "show", CONFIG, "--keys")[1]
+    assert "memory.ntm.slots: int = 32\n    Memory slots N." in keys
+    assert run(capsys, "copy", CONFIG, "mine.yaml")[0] == 0
+    assert Path("mine.yaml").read_text().startswith("# ")
+    code, _, error = run(capsys, "copy", CONFIG, "mine.yaml")
+    assert code == 2 and "file = 'mine.yaml': exists already" in error
+    assert run(capsys, "show", "mine.yaml")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "popgym/nothing"], "config = 'popgym/nothing': no such file and no such packaged config"),
+        (["train", CONFIG, "ppo.gama=1"], "Did you mean ppo.gamma?"),
+        (["train", CONFIG, "env.id=Nothing-v0"], "env.id = 'Nothing-v0': unknown environment"),
+        (["train", CONFIG, "env.id=Pendulum-v1", "env.vectorization=native"], "env.vectorization = 'native'"),
+        (["evaluate", "nowhere"], "run = 'nowhere': no such folder"),
+        (["resume", "."], "run = '.': not a run: it has no config.yaml"),
+    ],
+)
+def test_mistakes_are_one_message_code_2_and_nothing_left_behind(capsys, arguments, message):
+    code, out, error = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert message in error and "Traceback" not in error
+    assert not Path("runs").exists()
+
+
+def test_an_interrupt_outside_a_training_is_one_message(capsys, monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ntm_rl.agents.cli.main._cores", interrupt)
+    code, _, error = run(capsys, "list", "cores")
+    assert code == 130 and error.startswith("interrupted") and "Traceback" not in error
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(capsys):
+    Path("runs").write_text("a file where the folder should be")
+    code, _, error = run(capsys, "train", CONFIG, *TINY)
+    assert code == 3 and "run_dir = 'runs'" in error and "cannot be made" in error
+
+
+def test_a_log_that_cannot_be_opened_is_one_message(capsys, monkeypatch):
+    folder = Path(train(capsys)["run"])
+    (folder / "progress.csv").unlink()
+    (folder / "progress.csv").mkdir()
+    code, _, error = run(capsys, "resume", str(folder), "total_timesteps=2000")
+    assert code == 2 and error.splitlines()[-1] == f"{folder.resolve()}/progress.csv: Is a directory"
+
+
+def test_a_full_disk_stops_a_training_with_one_message_and_the_old_checkpoint_in_place(capsys, monkeypatch):
+    folder = Path(train(capsys)["run"])
+    before = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    code, _, error = run(capsys, "resume", str(folder), "total_timesteps=2000")
+    assert code == 3 and "No space left on device; what was there before is untouched" in error
+    assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
+
+
+def test_damaged_checkpoints_and_agents_are_one_message(capsys):
+    folder = Path(train(capsys)["run"])
+    weights = folder / "agent" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    code, _, error = run(capsys, "evaluate", str(folder))
+    assert code == 2 and "damaged" in error
+    for path in (folder / "checkpoints").iterdir():
+        path.write_bytes(b"x" * 100)
+    with pytest.warns(UserWarning, match="skipped a checkpoint"):
+        code, _, error = run(capsys, "resume", str(folder), "total_timesteps=2000")
+    assert code == 2 and "no usable checkpoint" in error
+
+
+def test_a_terminated_process_says_how_to_go_on_and_the_run_goes_on():
+    command = [sys.executable, "-m", "ntm_rl.agents", "train", CONFIG, *TINY, "total_timesteps=100000000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 60
+    while not list(Path().glob("runs/*/*/*/checkpoints/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Stopped by SIGTERM" in out
+    resume = next(line for line in out.splitlines() if line.startswith("Next: ntm-rl resume "))
+    folder = resume.removeprefix("Next: ntm-rl resume ")
+    saved = max(int(path.stem.removeprefix("step-")) for path in Path(folder, "checkpoints").iterdir())
+    environment = {**os.environ, "COLUMNS": "100"}
+    again = [sys.executable, "-m", "ntm_rl.agents", "resume", folder, f"total_timesteps={saved + 512}", "--json"]
+    printed = subprocess.run(again, capture_output=True, text=True, env=environment, check=True).stdout
+    assert json.loads(printed)["timesteps"] == saved + 512

@@ -1,0 +1,161 @@
+"""The command's streams and its first seconds: closed, full, without letters, interrupted; and no password shown."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+
+from ntm_rl.agents.cli import terminal
+from ntm_rl.agents.cli.main import CANNOT_WRITE, main
+from ntm_rl.agents.cli.terminal import OutputClosedError, say
+from ntm_rl.agents.runs.signals import SignalListener
+from ntm_rl.agents.settings.environment_variables import check_environment_variables, without_passwords
+from ntm_rl.agents.tracking import wandb_run as tracking
+from ntm_rl.errors import InputError
+
+COMMAND = f"{sys.executable} -m ntm_rl"
+
+
+def shell(script: str, **variables: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, **variables}
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_results_reach_standard_output_alone_where_standard_error_is_closed():
+    printed = shell(f"{COMMAND} list cores --json 2>&-; echo $?")
+    cores, code = printed.stdout.splitlines()
+    assert cores.startswith('["ntm", "lstm"') and code == "0"
+
+
+def test_a_reader_that_leaves_is_no_error_and_a_full_disk_is_one():
+    printed = shell(f"{COMMAND} list envs | head -1; echo ${{PIPESTATUS[0]}}; {COMMAND} list envs >/dev/full; echo $?")
+    assert printed.stdout.splitlines()[1:] == ["0", str(CANNOT_WRITE)]
+    (line,) = printed.stderr.splitlines()
+    assert line == "standard output, or a file: No space left on device"
+
+
+class Broken:
+    """A stream whose other end is gone."""
+
+    def write(self, text):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    flush = fileno = isatty = write
+
+
+def test_only_our_own_broken_output_ends_a_command_quietly(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", Broken())
+    with pytest.raises(OutputClosedError):
+        say("x")
+
+    def environment_fails():
+        raise BrokenPipeError(32, "an environment's pipe")
+
+    monkeypatch.setattr("ntm_rl.agents.cli.main._cores", environment_fails)
+    with pytest.raises(BrokenPipeError, match="an environment's pipe"):
+        main(["list", "cores"])
+
+
+def test_nothing_that_standard_error_refuses_ends_a_command(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Broken())
+    assert main(["list", "nothing"]) == 2
+    assert isinstance(sys.stderr, Broken)
+
+
+def test_a_terminal_without_a_letter_shows_its_number(monkeypatch, tmp_path):
+    code = "from ntm_rl.agents.cli.terminal import *\nwith usable_streams(): say('9 ± 1', '\\udcff')"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True
+    )
+    assert printed.stdout == b"9 \\xb1 1\n\\udcff\n"
+
+
+def test_streams_that_were_closed_before_the_start_are_opened_where_nothing_is_kept(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(terminal.os, "dup2", lambda *_: None)  # pytest's own is open
+    with terminal.usable_streams():
+        print("lost", file=sys.stderr)
+    sys.stderr.close()
+
+
+@pytest.mark.parametrize("delay", [0.5, 1.2, 2.0])
+def test_ctrl_c_in_the_first_seconds_is_one_line_and_leaves_nothing(delay, tmp_path):
+    arguments = ["train", "popgym/repeat_previous_easy", f"run_dir={tmp_path}", "wandb=disabled"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ntm_rl", *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in error
+    runs = list(tmp_path.glob("*/*/*"))
+    assert all((run / "checkpoints").is_dir() for run in runs)  # it had begun, and ended with a checkpoint
+
+
+def test_a_signal_between_two_listeners_counts_for_the_inner_one():
+    with SignalListener() as outer:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with SignalListener() as inner:
+            assert outer.received is inner.received is signal.SIGTERM
+
+
+def test_a_hangup_stays_ignored_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with SignalListener() as listener:
+            signal.raise_signal(signal.SIGHUP)
+        assert listener.received is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [
+        (terminal.__file__, "warning: two lines\n"),
+        ("/home/me/coin.py", "warning: two lines (UserWarning at /home/me/coin.py:7)\n"),
+    ],
+)
+def test_a_warning_is_one_line_and_names_the_place_in_code_of_others(file, shown):
+    before = warnings.formatwarning
+    with terminal.usable_streams():
+        assert warnings.formatwarning(UserWarning("two\nlines"), UserWarning, file, 7) == shown
+    assert warnings.formatwarning is before
+
+
+URL = "http://user:hunter2@127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (URL, "http://***@127.0.0.1:9"),
+        ("https://token@host/x and https://a:b@host", "https://***@host/x and https://***@host"),
+        ("https://api.wandb.ai/a@b", "https://api.wandb.ai/a@b"),
+        ("https://user:p@ss:word@host/", "https://***@host/"),
+        ("HTTPConnectionPool(host='x'): '//u:p@h'", "HTTPConnectionPool(host='x'): '//***@h'"),
+    ],
+)
+def test_passwords_in_addresses_are_not_shown(text, shown):
+    assert without_passwords(text) == shown
+
+
+def test_no_warning_and_no_error_shows_a_password(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_BASE_URL", "user:hunter2@example.org")
+    with pytest.raises(InputError) as caught:
+        check_environment_variables()
+    assert "hunter2" not in str(caught.value) and "example.org" in str(caught.value)
+    monkeypatch.setattr(tracking, "_has_login", lambda: True)
+    monkeypatch.setattr(tracking, "_server", lambda: URL)
+    monkeypatch.setattr(tracking.wandb, "init", lambda **_: (_ for _ in ()).throw(RuntimeError(f"no {URL}/graphql")))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert tracking.start_wandb(tmp_path, {}, mode="online", project="p") is None
+    messages = [str(each.message) for each in told]
+    assert len(messages) == 2 and all("***@127.0.0.1" in each and "hunter2" not in each for each in messages)

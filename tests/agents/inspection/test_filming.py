@@ -1,0 +1,212 @@
+"""What environments show: every kind of frame as one kind of picture, and every way of asking for them."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from ntm_rl.agents.inspection.filming import make_filmed
+from ntm_rl.agents.inspection.frames import FrameError, Frames
+from ntm_rl.envs import EnvSettings, make_env, make_vec_env
+from ntm_rl.errors import InputError
+
+GREY = np.array([[0, 100], [200, 255]], np.uint8)
+COLOURS = np.stack([GREY, GREY, GREY], axis=2)
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        (COLOURS, COLOURS),
+        (GREY, COLOURS),
+        (GREY[..., None], COLOURS),
+        (np.dstack([COLOURS, GREY]), COLOURS),
+        (np.stack([GREY] * 3), COLOURS),  # channels first
+        (COLOURS[None], COLOURS),
+        (COLOURS.tolist(), COLOURS),
+        ([np.zeros_like(COLOURS), COLOURS], COLOURS),  # the newest of a list
+        (COLOURS.astype(np.int64) * 2 - 100, np.clip(COLOURS.astype(int) * 2 - 100, 0, 255)),
+        (COLOURS / np.float32(255), COLOURS),
+        (COLOURS.astype(np.float64), COLOURS),
+        (COLOURS > 150, 255 * (COLOURS > 150)),
+        (np.array([[0.5, np.nan]] * 2), [[[127] * 3, [0] * 3]] * 2),
+    ],
+)
+def test_frames_of_all_kinds_become_pictures_of_bytes(frame, expected):
+    picture = Frames().picture(frame)
+    assert picture.dtype == np.uint8 and picture.shape[2] == 3
+    np.testing.assert_allclose(picture, expected, atol=1)  # a float's last byte may be cut off
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (None, "returned None"),
+        ([], "returned None"),
+        ("a text", "returned a str"),
+        ({"image": GREY}, "returned a dict"),
+        (7, "returned a int"),
+        (np.zeros((0, 4, 3)), r"an array \(0, 4, 3\)"),
+        (np.zeros((6, 5, 7)), r"shape \(6, 5, 7\): must be \[height, width\]"),
+        (np.zeros((2, 4, 5, 3)), r"shape \(2, 4, 5, 3\)"),
+        (np.zeros(9), r"shape \(9,\)"),
+        (np.array([["x", "y"]]), "which is no picture"),
+    ],
+)
+def test_what_is_no_picture_is_told_as_it_is(frame, message):
+    with pytest.raises(FrameError, match=message):
+        Frames().picture(frame)
+
+
+def test_dark_float_frames_stay_dark_once_floats_went_to_255():
+    frames = Frames()
+    assert frames.picture(np.full((2, 2), 1.0)).max() == 255
+    assert frames.picture(np.full((2, 2), 200.0)).max() == 200
+    assert frames.picture(np.full((2, 2), 1.0)).max() == 1
+
+
+def test_a_missing_frame_shows_the_last_one_again():
+    frames = Frames()
+    frames.picture(COLOURS)
+    np.testing.assert_array_equal(frames.picture(None), COLOURS)
+    assert frames.missing == 1
+
+
+def test_huge_frames_are_thinned_out():
+    frame = np.broadcast_to(np.uint8(9), (10_000, 30_000, 3))
+    assert Frames().picture(frame).nbytes < 2 * 10**7
+
+
+class Lamp(gym.Env):
+    metadata = {"render_modes": ["rgb_array", "human"], "render_fps": 10}  # noqa: RUF012
+    light = np.full((6, 8, 3), 100, np.uint8)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+        self.observation_space, self.action_space = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 1.0, False, False, {}
+
+    def render(self):
+        assert self.render_mode != "human", "a window opens"
+        return self.light if self.render_mode == "rgb_array" else None
+
+
+class AlwaysDraws(Lamp):
+    metadata = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(self):
+        super().__init__()
+
+    def render(self):
+        return self.light
+
+
+class Lists(Lamp):
+    metadata = {"render_modes": ["rgb_array_list"], "render_fps": "fast"}  # noqa: RUF012
+
+    def render(self):
+        return [self.light] if self.render_mode == "rgb_array_list" else None
+
+
+class NeedsAMode(Lamp):
+    def __init__(self, render_mode):
+        super().__init__(render_mode)
+
+
+class Broken(Lamp):
+    def render(self):
+        raise KeyError("bulb")
+
+
+class Blind(Lamp):
+    metadata = {"render_modes": []}  # noqa: RUF012
+
+    def render(self):
+        return None
+
+
+class FailsToStart(Lamp):
+    def __init__(self, render_mode=None):
+        raise ValueError("no current")
+
+
+for kind in (Lamp, AlwaysDraws, Lists, NeedsAMode, Broken, Blind, FailsToStart):
+    gym.register(f"tests/{kind.__name__}-v0", kind)
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [
+        ("Lamp", {}),
+        ("Lamp", {"render_mode": "rgb_array"}),
+        ("Lamp", {"render_mode": "human"}),
+        ("Lamp", {"render_mode": None}),
+        ("AlwaysDraws", {}),
+        ("Lists", {}),
+        ("Lists", {"render_mode": "rgb_array_list"}),
+        ("NeedsAMode", {"render_mode": "rgb_array"}),
+    ],
+)
+def test_every_environment_that_draws_is_filmed_whatever_its_config_says(name, kwargs, capsys):
+    filmed = make_filmed(EnvSettings(f"tests/{name}-v0", kwargs), seed=0)
+    filmed.env.reset()
+    np.testing.assert_array_equal(filmed.show(), Lamp.light)
+    assert filmed.fps == (15 if name in ("AlwaysDraws", "Lists") else 10)
+    err = capsys.readouterr().err
+    assert ("render_mode = 'human' in the run's config: filmed with" in err) == (kwargs.get("render_mode") == "human")
+    assert ("metadata['render_fps'] = 'fast'" in err) == (name == "Lists")
+    filmed.env.close()
+
+
+def test_what_draws_nothing_says_what_came_of_each_way():
+    with pytest.raises(
+        InputError, match=r"it shows no pictures:\n  with render_mode = 'rgb_array': render\(\) returned"
+    ):
+        make_filmed(EnvSettings("tests/Blind-v0"), seed=0)
+
+
+def test_an_error_of_render_is_told_with_its_place():
+    with pytest.raises(
+        InputError, match=r"render raised an error: .*test_filming.py, line \d+, in render: KeyError: 'bulb\'"
+    ):
+        make_filmed(EnvSettings("tests/Broken-v0"), seed=0)
+
+
+def test_what_cannot_be_made_is_told_as_without_pictures():
+    with pytest.raises(InputError, match="no current") as caught:
+        make_filmed(EnvSettings("tests/FailsToStart-v0"), seed=0)
+    assert "pictures" not in str(caught.value)
+
+
+def test_the_programs_render_mode_wins_over_the_configs():
+    env = make_env(EnvSettings("tests/Lamp-v0", {"render_mode": "human"}), render_mode="rgb_array")
+    assert env.render_mode == "rgb_array"
+
+
+@pytest.mark.parametrize("vectorization", ["auto", "sync"])
+@pytest.mark.parametrize("env_id", ["tests/Lamp-v0", "CartPole-v1"])
+def test_a_time_limit_among_the_keyword_arguments_is_the_time_limit(env_id, vectorization):
+    settings = EnvSettings(env_id, {"max_episode_steps": 3}, vectorization=vectorization)
+    env = make_vec_env(settings, 1, 0)
+    env.reset()
+    assert [bool(env.step(np.zeros(1, dtype=np.int64))[2][0]) for _ in range(3)] == [False, False, True]
+
+
+def test_of_two_time_limits_the_environments_key_wins_and_says_so():
+    settings = EnvSettings("tests/Lamp-v0", {"max_episode_steps": 3}, max_episode_steps=2)
+    with pytest.warns(UserWarning, match=r"env.kwargs.max_episode_steps = 3: env.max_episode_steps = 2 is taken"):
+        env = make_env(settings)
+    env.reset()
+    assert [env.step(0)[3] for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize("limit", [0, -1, "many", 2.5])
+def test_a_time_limit_among_the_keyword_arguments_must_be_a_number_of_steps(limit):
+    with pytest.raises(InputError, match=r"max_episode_steps = .*must be at least 1"):
+        make_env(EnvSettings("tests/Lamp-v0", {"max_episode_steps": limit}))

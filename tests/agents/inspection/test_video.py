@@ -1,0 +1,111 @@
+"""Films, read back from their files."""
+
+import numpy as np
+import pytest
+
+from ntm_rl.agents.inspection import video as recording
+from ntm_rl.agents.inspection.video import HEIGHT, PANEL, draw, record
+from ntm_rl.agents.ppo.training import train
+from ntm_rl.agents.runs.run import Run
+from ntm_rl.agents.settings.loading import load_settings
+from ntm_rl.errors import InputError
+
+iio = pytest.importorskip("imageio.v3")
+TINY = ["wandb=disabled", "n_envs=2", "total_timesteps=32", "ppo.n_steps=16", "ppo.batch_size=16"]
+
+
+def train_tiny(folder, config, *overrides) -> Run:
+    settings = load_settings(config, [f"run_dir={folder}", *TINY, "ppo.sequence_length=16", *overrides])
+    return train(settings, config, show_progress=False).run
+
+
+@pytest.fixture(scope="module")
+def copy_run(tmp_path_factory) -> Run:
+    return Run.open(train_tiny(tmp_path_factory.mktemp("runs"), "algorithmic/copy_ppo"))
+
+
+def test_a_film_has_a_picture_a_step_and_tells_the_returns(copy_run):
+    film = record(copy_run, episodes=3, seed=1)
+    pictures = iio.imread(film.path)
+    assert film.path.parent == copy_run.path / "videos"
+    assert len(film.returns) == 3 and len(pictures) == film.steps >= 9  # an episode takes 3 steps and more
+    assert pictures.shape[1] == HEIGHT and pictures.shape[2] > PANEL
+    assert len(np.unique(pictures[0, :, :-PANEL])) > 1  # the game is there
+    assert len(np.unique(pictures[-1, :, -PANEL:])) > 1  # and the panel
+    assert [path.name for path in film.path.parent.iterdir()] == [film.path.name]
+
+
+def test_an_atari_film_shows_the_game_and_ends_at_its_limit(tmp_path):
+    run = train_tiny(tmp_path, "atari/pong", "env.kwargs.max_frames=100")
+    film = record(Run.open(run), tmp_path / "pong.mp4")
+    assert 20 <= film.steps <= 25 and len(film.returns) == 1  # 100 frames, four a step, some at the start
+    assert iio.imread(film.path).shape == (film.steps, HEIGHT, HEIGHT + PANEL, 3)
+
+
+def test_strips_show_where_each_head_was_with_the_newest_step_on_the_right():
+    weightings = np.zeros((2, 2, 4))
+    weightings[0, :, 0] = 1  # both heads on the first slot
+    weightings[1, 0, 3] = 1  # then the read head on the last,
+    weightings[1, 1, 1] = 1  # the write head on the second
+    picture = draw(np.zeros((10, 10, 3), dtype=np.uint8), HEIGHT, ["one line"], weightings, read_heads=1)
+    newest, before = HEIGHT + 8 + recording.HISTORY - 1, HEIGHT + 8 + recording.HISTORY - 2
+    top, tall = 32, (HEIGHT - 32) // 2
+    bright = [
+        [
+            int(picture[top + head * tall + 16 : top + (head + 1) * tall - 8, column, 0].argmax() * 4 // (tall - 24))
+            for column in (before, newest)
+        ]
+        for head in range(2)
+    ]
+    assert bright == [[0, 3], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"episodes": 0}, "episodes = 0: must be at least 1"),
+        ({"out": "film.avi"}, r"film.avi': must be a file ending in .mp4"),
+        ({"out": "no/film.mp4"}, "in a folder that exists"),
+        ({"best": True}, "no best agent yet"),
+    ],
+)
+def test_bad_input_is_named(copy_run, tmp_path, options, message):
+    if "out" in options:
+        options = {**options, "out": tmp_path / options["out"]}
+    with pytest.raises(InputError, match=message):
+        record(copy_run, **options)
+
+
+def test_a_film_that_exists_is_never_overwritten(copy_run, tmp_path):
+    out = tmp_path / "film.mp4"
+    out.write_bytes(b"mine")
+    with pytest.raises(InputError, match="exists already"):
+        record(copy_run, out)
+    assert out.read_bytes() == b"mine"
+
+
+def test_a_film_that_breaks_off_leaves_nothing(copy_run, tmp_path, monkeypatch):
+    def broken(*_):
+        for _ in range(20):
+            yield np.zeros((HEIGHT, HEIGHT, 3), dtype=np.uint8)
+        raise RuntimeError("the emulator died")
+
+    monkeypatch.setattr(recording, "play", broken)
+    with pytest.raises(RuntimeError, match="died"):
+        record(copy_run, tmp_path / "film.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_packages_are_named_with_their_remedy(copy_run, monkeypatch):
+    def missing(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(recording, "import_module", missing)
+    with pytest.raises(InputError, match=r'pip install "ntm-rl\[video\]"'):
+        record(copy_run)
+
+
+def test_environments_without_pictures_are_named(tmp_path):
+    run = train_tiny(tmp_path, "popgym/repeat_previous_easy")
+    with pytest.raises(InputError, match="shows no pictures"):
+        record(Run.open(run))

@@ -1,0 +1,245 @@
+"""What MemoryPPO and its policies are given: wrong values end in one line, and what is changed later is kept to."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.envs import SimpleMultiObsEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+from ntm_rl import MemoryPPO, MlpNtmPolicy, MultiInputNtmPolicy
+from ntm_rl.agents.runs.nonfinite import NonFiniteError
+from ntm_rl.errors import InputError
+
+TINY = dict(core="lstm", core_kwargs=dict(hidden_size=4), net_arch=[4])
+CARTPOLE = "CartPole-v1"
+
+
+def make_model(env=CARTPOLE, policy="MlpNtmPolicy", policy_kwargs=TINY, **kwargs):
+    return MemoryPPO(
+        policy, env, **{"n_steps": 8, "policy_kwargs": policy_kwargs, "seed": 0, "device": "cpu", **kwargs}
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("learning_rate", "lin_3e-4", r"LinearSchedule\(3e-4, 0, 1\)"),
+        ("learning_rate", -1e-3, "must be a number of at least 0, or a function of the remaining progress"),
+        ("learning_rate", float("nan"), "must be a number of at least 0"),
+        ("clip_range", None, "must be a number above 0, or a function"),
+        ("clip_range", "lin_0.2", r"LinearSchedule\(0.2, 0, 1\)"),
+        ("clip_range_vf", 0, "must be a number above 0, or None"),
+        ("gamma", 1.5, "must be a number from 0 to 1"),
+        ("gamma", "0.9", "must be a number from 0 to 1"),
+        ("gae_lambda", -0.1, "must be a number from 0 to 1"),
+        ("ent_coef", "auto", "must be a number"),
+        ("vf_coef", None, "must be a number of at least 0"),
+        ("max_grad_norm", None, r"must be a number above 0; float\('inf'\) clips nothing"),
+        ("target_kl", 0.0, "must be a number above 0, or None"),
+        ("n_steps", True, "must be an integer of at least 1"),
+        ("batch_size", "64", "must be an integer of at least 1, or None"),
+        ("sde_sample_freq", 0.5, "must be an integer of at least -1"),
+        ("policy_kwargs", [64], "must be a dict"),
+        ("device", "gpu", "must be auto, cpu, cuda, cuda:N or mps"),
+        ("policy", None, "needs a policy with a memory core"),
+        ("policy", 5, "needs a policy with a memory core"),
+    ],
+)
+def test_wrong_arguments_name_their_key_and_what_is_valid(key, value, message):
+    with pytest.raises(InputError, match=rf"^{key} = .*{message}"):
+        make_model(**{key: value})
+
+
+def test_numpys_floats_are_taken():
+    model = make_model(learning_rate=np.float32(0.5), gamma=np.float32(0.25), clip_range=np.float64(0.1))
+    assert model.lr_schedule(1.0) == 0.5 and model.gamma == 0.25 and model.clip_range(1.0) == 0.1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+def test_a_cuda_that_is_not_there_is_said():
+    with pytest.warns(UserWarning, match="device = 'cuda': torch sees no CUDA device, so the CPU is used"):
+        assert make_model(device="cuda").device == torch.device("cpu")
+
+
+class Shows(gym.Env):
+    """Shows one observation for ever."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, observation_space, observation=None):
+        self.observation_space, self.observation = observation_space, observation
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation, {}
+
+    def step(self, action):
+        return self.observation, 1.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        (None, "env = None: must be a Gymnasium environment, its id"),
+        (SimpleMultiObsEnv, r"make one: SimpleMultiObsEnv\(\)"),
+        (lambda: gym.make(CARTPOLE), r"call the function, or use DummyVecEnv\(\[function\]\)"),
+        ([lambda: gym.make(CARTPOLE)], "use DummyVecEnv with a list of functions"),
+        (5, "env = 5: must be a Gymnasium environment"),
+        (Shows(spaces.Text(3)), "observation space = Text.*not supported; valid are Box"),
+        (Shows(spaces.Sequence(spaces.Discrete(2))), "observation space = Sequence.*not supported; valid are Box"),
+        (Shows(spaces.Box(0, 1, (0,))), "observation space = Box.*is empty"),
+        (Shows(spaces.Dict()), r"observation space = Dict\(\): is empty"),
+    ],
+)
+def test_what_is_no_environment_is_answered_with_what_is_meant(env, message):
+    with pytest.raises(InputError, match=message):
+        make_model(env)
+
+
+def test_an_id_is_taken_by_set_env_and_load_too(tmp_path):
+    model = make_model()
+    model.set_env(CARTPOLE)
+    model.learn(8)
+    model.save(tmp_path / "model")
+    MemoryPPO.load(tmp_path / "model", env=CARTPOLE).learn(8)
+    with pytest.raises(InputError, match="env = None: give the model one"):
+        MemoryPPO.load(tmp_path / "model").learn(8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(slots=64), r"slots: is an option of the core 'ntm': policy_kwargs=dict\(core_kwargs=dict\(slots=64\)\)"),
+        (dict(activation=torch.nn.ReLU), "activation: MlpNtmPolicy has no such option.*Did you mean activation_fn"),
+        (dict(core_kwargs=[1]), "core_kwargs = .*must be a dict"),
+        (dict(optimizer_kwargs=dict(foo=1)), "optimizer_kwargs.foo: not for Adam, which takes here betas"),
+        (dict(optimizer_kwargs=dict(lr=1)), "optimizer_kwargs.lr: not for Adam"),
+        (dict(optimizer_class="adam"), "optimizer_class = 'adam': must be a class"),
+        (dict(features_extractor_kwargs=dict(dim=3)), "features_extractor_kwargs.dim: not for FlattenExtractor"),
+        (dict(activation_fn="relu"), "activation_fn = 'relu': must be a class, such as torch.nn.ReLU"),
+        (dict(activation_fn=torch.nn.ReLU()), "activation_fn = .*must be a class"),
+        (dict(net_arch="small"), "net_arch = 'small': must be a list of layer sizes"),
+        (dict(net_arch=[-1]), "net_arch = .*must be a list of layer sizes"),
+        (dict(net_arch=dict(pi=[4], qf=[4])), "net_arch = .*must be a list of layer sizes"),
+    ],
+)
+def test_wrong_policy_options_name_their_key_and_what_is_valid(options, message):
+    with pytest.raises(InputError, match=rf"^policy_kwargs\.{message}"):
+        make_model(policy_kwargs=options)
+
+
+class Change(BaseCallback):
+    """Sets attributes of the model before its first rollout."""
+
+    def __init__(self, **changes):
+        super().__init__()
+        self.changes = changes
+
+    def _on_rollout_start(self):
+        for key, value in self.changes.items():
+            setattr(self.model, key, value)
+
+    def _on_step(self):
+        return True
+
+
+@pytest.mark.parametrize("value", [0.05, lambda progress: 0.05])
+def test_clip_ranges_that_a_callback_sets_are_used(value):
+    model = make_model()
+    model.learn(8, callback=Change(clip_range=value, clip_range_vf=value))
+    assert model.logger.name_to_value["train/clip_range"] == model.logger.name_to_value["train/clip_range_vf"] == 0.05
+
+
+@pytest.mark.parametrize("n_steps", [4, 16])
+def test_another_number_of_steps_is_refused_rather_than_played_into_the_old_rollout(n_steps):
+    model = make_model()
+    model.n_steps = n_steps
+    with pytest.raises(InputError, match=rf"n_steps = {n_steps}: was 8 when the model was made"):
+        model.learn(16)
+
+
+@pytest.mark.parametrize("steps", ["100", None, -1, float("nan")])
+def test_timesteps_are_a_number(steps):
+    with pytest.raises(InputError, match=r"total_timesteps = .*: must be a number of at least 0"):
+        make_model().learn(steps)
+
+
+VECTOR, NUMBER = spaces.Box(-1, 1, (3,)), spaces.Discrete(4)
+
+
+@pytest.mark.parametrize(
+    ("space", "observation", "message"),
+    [
+        (VECTOR, (np.zeros(3), {}), "mixing Gym API with SB3 VecEnv API"),
+        (VECTOR, {"a": np.zeros(3)}, "observation of type dict: must be numbers of Box"),
+        (VECTOR, None, "observation of type NoneType: must be numbers"),
+        (VECTOR, "abc", "observation of type str: must be numbers"),
+        (VECTOR, [[1.0], [1.0, 2.0]], "observation of type list: must be numbers"),
+        (VECTOR, np.array([0, np.nan, 0]), "observation = .*holds a number that is not finite"),
+        (NUMBER, 4, r"observation = 4: must be in Discrete\(4\)"),
+        (NUMBER, np.array([0, -1]), r"must be in Discrete\(4\)"),
+        (spaces.MultiDiscrete([2, 3]), np.array([1, 3]), "must be in MultiDiscrete"),
+        (spaces.Dict(a=VECTOR), {}, r"observation = \[\]: must be a dict with the keys \['a'\]"),
+        (spaces.Dict(a=VECTOR), {"a": np.zeros(3), "b": 1}, r"must be a dict with the keys \['a'\]"),
+        (spaces.Dict(a=VECTOR), np.zeros(3), "observation = ndarray: must be a dict"),
+        (spaces.Dict(a=NUMBER), {"a": 9}, r"observation\['a'\] = 9: must be in"),
+    ],
+)
+def test_predict_says_what_is_wrong_with_an_observation(space, observation, message):
+    kind = MultiInputNtmPolicy if isinstance(space, spaces.Dict) else MlpNtmPolicy
+    policy = kind(space, spaces.Discrete(2), lambda _: 1e-3, **TINY)
+    with pytest.raises(InputError, match=message):
+        policy.predict(observation)
+
+
+@pytest.mark.parametrize(
+    "state", [np.zeros((1, 1, 8)), (np.zeros((1, 1, 8)),), "ab", (np.zeros((1, 1, 8)), np.zeros(3)), 5]
+)
+def test_predict_says_what_is_wrong_with_a_state(state):
+    with pytest.raises(InputError, match=r"^state of .*give back what the last predict returned"):
+        make_model().predict(np.zeros(4), state)
+
+
+def test_predict_refuses_a_text_for_an_episode_start():
+    with pytest.raises(InputError, match="episode_start = 'False': must be a truth value"):
+        make_model().predict(np.zeros(4), None, "False")
+
+
+def test_statistics_that_overflow_are_told():
+    huge = Shows(spaces.Box(-np.inf, np.inf, (2,)), np.array([1e38, 0], np.float32))
+    env = VecNormalize(DummyVecEnv([lambda: huge, lambda: Shows(huge.observation_space, np.zeros(2, np.float32))]))
+    with np.errstate(all="ignore"), pytest.raises(NonFiniteError, match="running variance of the observation is not"):
+        make_model(env).learn(8)
+
+
+@pytest.mark.parametrize(("high", "is_warned_of"), [(255, True), (1, False)])
+def test_a_cnn_that_reads_large_floats_is_warned_of(recwarn, high, is_warned_of):
+    image = spaces.Box(0, high, (3, 40, 40), np.float32)
+    make_model(Shows(image, image.sample()), "CnnNtmPolicy")
+    told = [str(each.message) for each in recwarn if "which the CNN reads as they are" in str(each.message)]
+    assert bool(told) == is_warned_of and all("values up to 255" in each for each in told)
+
+
+class EndsBadly(Shows):
+    """Is cut short at its third step, with an observation that is not a number."""
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.steps += 1
+        observation = np.full(2, np.nan, np.float32) if self.steps == 3 else self.observation
+        return observation, 1.0, False, self.steps == 3, {}
+
+
+@pytest.mark.parametrize("is_normalized", [False, True])
+def test_a_last_observation_that_is_not_a_number_is_blamed_and_not_the_reward(is_normalized):
+    space = spaces.Box(-1, 1, (2,))
+    copies = [kind(space, np.zeros(2, np.float32)) for kind in (Shows, EndsBadly)]
+    env = DummyVecEnv([lambda: copies[0], lambda: copies[1]])
+    with pytest.raises(NonFiniteError, match="last observation of environment 1 at step 2 of the rollout is nan"):
+        make_model(VecNormalize(env) if is_normalized else env).learn(16)

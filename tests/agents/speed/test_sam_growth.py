@@ -1,0 +1,33 @@
+"""The benchmark of the sparse access memory on sizes that take no time."""
+
+import json
+
+import pytest
+
+from ntm_rl.agents.cli.main import main
+from ntm_rl.agents.speed import sam_growth as sparse_growth
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(sparse_growth, "SLOTS", (8,))
+    monkeypatch.setattr(sparse_growth, "_in_a_process", sparse_growth.measure)
+
+
+def test_the_command_prints_time_and_memory_of_both(capsys):
+    assert main(["benchmark", "sparse"]) == 0
+    header, line = capsys.readouterr().out.splitlines()
+    assert header.split() == ["slots", "SAM,", "ms", "NTM,", "ms", "SAM,", "MiB", "NTM,", "MiB"]
+    slots, *costs = line.split()
+    assert slots == "8" and float(costs[0]) > 0 and float(costs[1]) > 0
+    assert main(["benchmark", "sparse", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert list(row) == ["slots", "ours", "peer", "ours_peak", "peer_peak"]
+
+
+def test_a_process_of_its_own_reports_what_the_core_needs(monkeypatch):
+    monkeypatch.undo()
+    milliseconds, peak = sparse_growth._in_a_process("sam", 65_536, 1)
+    assert milliseconds > 0
+    # Five copies or so of four memories of 4 MiB; a tape of 32 steps would be 512 MiB.
+    assert 16 < peak < 256

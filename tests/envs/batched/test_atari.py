@@ -1,0 +1,182 @@
+"""Atari games with the ROMs that come with ale-py, beside SB3's wrappers and a replay of the same actions."""
+
+import ale_py  # noqa: F401  (registers the ids that SB3 makes)
+import numpy as np
+import pytest
+from stable_baselines3.common.env_util import make_atari_env
+
+from ntm_rl.envs.batched.atari import AtariVectorEnv
+from ntm_rl.envs.factory import EnvSettings
+from ntm_rl.envs.sb3.adapter import VectorEnvAdapter
+from ntm_rl.envs.sb3.making import make_vec_env
+from ntm_rl.errors import InputError
+
+PLAIN = {"noop_max": 0, "terminal_on_life_loss": False, "clip_rewards": False}
+
+
+def actions_of(count: int, copies: int, kinds: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, kinds, (count, copies))
+
+
+def play_to_the_end(venv: VectorEnvAdapter, actions: int, limit: int = 3000) -> list[tuple]:
+    """Returns the observations, rewards, ends and infos of copy 0 up to the first whole game."""
+    steps, rng = [], np.random.default_rng(1)
+    for _ in range(limit):
+        steps.append(venv.step(rng.integers(0, actions, venv.num_envs)))
+        if "episode" in steps[-1][3][0]:
+            return steps
+    raise AssertionError("no game ended")
+
+
+def test_frames_rewards_and_the_end_are_those_of_sb3s_wrappers():
+    """MsPacman has no FIRE and, without no-ops, no luck: both must play the very same game."""
+    wrappers = {"noop_max": 0, "terminal_on_life_loss": False, "clip_reward": False}
+    theirs = make_atari_env("MsPacmanNoFrameskip-v4", n_envs=1, wrapper_kwargs=wrappers)
+    ours = make_vec_env(EnvSettings("ALE/MsPacman-v5", kwargs={**PLAIN, "stack": 1}), 1, seed=0)
+    first, peer_first = ours.reset(), theirs.reset()
+    differences = [np.abs(first[:, 0].astype(int) - peer_first[..., 0]).mean()]
+    for action in actions_of(800, 1, 9):
+        frames, rewards, dones, infos = ours.step(action)
+        peer_frames, peer_rewards, peer_dones, peer_infos = theirs.step(action)
+        assert rewards == peer_rewards and dones == peer_dones
+        if dones[0]:
+            assert infos[0]["episode"]["r"] == peer_infos[0]["episode"]["r"]
+            frames, peer_frames = infos[0]["terminal_observation"][None], peer_infos[0]["terminal_observation"][None]
+        differences.append(np.abs(frames[:, 0].astype(int) - peer_frames[..., 0]).mean())
+        if dones[0]:
+            break
+    assert dones[0]
+    # Another palette of grays and another rounding of the same pictures; two different frames differ by 3 and more.
+    assert max(differences) < 1.0
+
+
+def test_a_life_lost_ends_the_episode_and_not_the_game():
+    venv = VectorEnvAdapter(AtariVectorEnv(1, game="breakout", noop_max=0, clip_rewards=False))
+    venv.seed(0)
+    venv.reset()
+    steps = play_to_the_end(venv, 4)
+    ends = [index for index, step in enumerate(steps) if step[2][0]]
+    assert len(ends) == 5  # Breakout's lives
+    assert ["episode" in steps[index][3][0] for index in ends] == [False] * 4 + [True]
+    assert all(not steps[index][3][0]["TimeLimit.truncated"] for index in ends)
+    for index in ends[:-1]:  # the game goes on from what was seen last
+        np.testing.assert_array_equal(steps[index][0][0], steps[index][3][0]["terminal_observation"])
+    assert not np.array_equal(steps[-1][0][0], steps[-1][3][0]["terminal_observation"])
+    assert steps[-1][3][0]["episode"]["l"] == len(steps)
+    venv.close()
+
+
+def test_the_episodes_return_is_the_unclipped_score_whatever_is_trained_on():
+    both = []
+    for clip in (True, False):
+        envs = AtariVectorEnv(1, game="space_invaders", noop_max=0, clip_rewards=clip, terminal_on_life_loss=clip)
+        venv = VectorEnvAdapter(envs)
+        venv.seed(0)
+        venv.reset()
+        steps = play_to_the_end(venv, 6)
+        both.append((sum(float(step[1][0]) for step in steps), steps[-1][3][0]["episode"]["r"]))
+        venv.close()
+    (clipped, score), (unclipped, true_score) = both
+    assert score == true_score == unclipped > clipped > 0  # invaders pay 5 and more
+
+
+def test_evaluations_play_whole_unclipped_games():
+    settings = EnvSettings("ALE/SpaceInvaders-v5", kwargs={"terminal_on_life_loss": True, "clip_rewards": True})
+    venv = make_vec_env(settings, 1, seed=0, training=False)
+    venv.reset()
+    steps = play_to_the_end(venv, 6)
+    assert sum(step[2][0] for step in steps) == 1
+    assert sum(float(step[1][0]) for step in steps) == steps[-1][3][0]["episode"]["r"]
+    assert max(float(step[1][0]) for step in steps) > 1
+
+
+def test_the_frame_limit_truncates_with_the_observation_that_a_longer_game_shows_there():
+    short = VectorEnvAdapter(AtariVectorEnv(2, game="pong", max_frames=64, **PLAIN))
+    long = VectorEnvAdapter(AtariVectorEnv(2, game="pong", **PLAIN))
+    for venv in (short, long):
+        venv.seed(3)
+        venv.reset()
+    for action in actions_of(40, 2, 6):
+        observations, _, dones, infos = short.step(action)
+        expected = long.step(action)[0]
+        if dones.any():
+            break
+    assert dones.all() and all(info["TimeLimit.truncated"] for info in infos)
+    for index in range(2):
+        last = infos[index]["terminal_observation"]
+        np.testing.assert_array_equal(last[:-1], expected[index, :-1])
+        # ALE does not pool the frame at the limit: moving things are a little off.
+        assert np.abs(last[-1].astype(int) - expected[index, -1]).mean() < 0.5
+        assert not np.array_equal(observations[index], expected[index])
+    for action in actions_of(10, 2, 6):  # and the next games run on, without a step that only resets
+        before = observations
+        observations, _, dones, _ = short.step(action)
+        np.testing.assert_array_equal(observations[:, :-1], before[:, 1:])
+        assert not dones.any()
+
+
+def test_equal_seeds_play_equal_games_and_copies_differ():
+    settings = EnvSettings("ALE/Pong-v5", kwargs={"flicker": 0.5, "repeat_action_probability": 0.25})
+    runs = []
+    for _ in range(2):
+        venv = make_vec_env(settings, 3, seed=7)
+        runs.append(np.stack([venv.reset(), *(venv.step(action)[0] for action in actions_of(60, 3, 6))]))
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert not np.array_equal(runs[0][:, 0], runs[0][:, 1])
+
+
+def test_flicker_blanks_whole_observations_at_its_rate_and_nothing_else():
+    dark = AtariVectorEnv(4, game="pong", stack=2, flicker=0.3, noop_max=0)
+    light = AtariVectorEnv(4, game="pong", stack=2, noop_max=0)
+    shown, truth = [dark.reset(seed=0)[0]], [light.reset(seed=0)[0]]
+    for action in actions_of(300, 4, 6):
+        shown.append(dark.step(action)[0])
+        truth.append(light.step(action)[0])
+    blank = (np.stack(shown) == 0).all(axis=(2, 3, 4))
+    assert abs(blank.mean() - 0.3) < 0.05  # 1204 draws: 0.05 are nearly four standard deviations
+    assert 0 < blank[:, 0].mean() < 1 and not np.array_equal(blank[:, 0], blank[:, 1])
+    np.testing.assert_array_equal(np.stack(shown)[~blank], np.stack(truth)[~blank])
+    dark.close(), light.close()
+
+
+def test_colour_is_channels_first_and_averages_to_gray():
+    colour = AtariVectorEnv(1, game="seaquest", grayscale=False, stack=2, size=64, noop_max=0)
+    gray = AtariVectorEnv(1, game="seaquest", stack=2, size=64, noop_max=0)
+    seen, plain = colour.reset(seed=0)[0], gray.reset(seed=0)[0]
+    assert seen.shape == (1, 6, 64, 64) and plain.shape == (1, 2, 64, 64)
+    luma = np.tensordot([0.299, 0.587, 0.114], seen[0, 3:].astype(float), 1)
+    assert np.abs(luma - plain[0, 1]).mean() < 3
+    assert colour.render()[0].shape == (64, 64, 3)
+    np.testing.assert_array_equal(colour.render()[0], seen[0, 3:].transpose(1, 2, 0))
+    np.testing.assert_array_equal(gray.render()[0][..., 2], plain[0, 1])
+
+
+def test_the_previous_action_and_reward_join_the_frames():
+    settings = EnvSettings("ALE/Pong-v5", kwargs={"stack": 1}, previous_action=True, previous_reward=True)
+    venv = make_vec_env(settings, 2, seed=0)
+    assert venv.observation_space["observation"].shape == (1, 84, 84)
+    venv.reset()
+    observations, rewards, _, _ = venv.step(np.array([2, 5]))
+    assert observations["previous_action"].argmax(axis=1).tolist() == [2, 5]
+    np.testing.assert_array_equal(observations["previous_reward"][:, 0], rewards)
+
+
+def test_more_actions_than_the_games_own():
+    assert AtariVectorEnv(1, game="pong").single_action_space.n == 6
+    assert AtariVectorEnv(1, game="pong", full_action_space=True).single_action_space.n == 18
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (EnvSettings("ALE/Pnog-v5"), r"env.id = 'ALE/Pnog-v5': unknown environment. Did you mean ALE/Pong-v5\?"),
+        (EnvSettings("ALE/Pong-v5", kwargs={"stak": 1}), r"unknown option 'stak'. Did you mean stack\?"),
+        (EnvSettings("ALE/Pong-v5", kwargs={"stack": 0}), "stack = 0: must be an integer of at least 1"),
+        (EnvSettings("ALE/Pong-v5", kwargs={"flicker": 1.5}), "flicker = 1.5: must be a probability from 0 to 1"),
+        (EnvSettings("ALE/Pong-v5", kwargs={"frame_skip": 1}), "max_pool = True where frame_skip = 1"),
+        (EnvSettings("ALE/Pong-v5", max_episode_steps=9), "env.max_episode_steps = 9: .*max_frames"),
+    ],
+)
+def test_bad_input_is_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        make_vec_env(settings, 1, seed=0)

@@ -1,0 +1,412 @@
+"""The adapter from Gymnasium's vector environments to SB3's, on episodes worked out by hand."""
+
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from ale_py.vector_env import AtariVectorEnv
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import batch_space
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
+
+from ntm_rl.envs import EnvSettings, PreviousStepVector, VectorEnvAdapter, make_env, make_vec_env
+from ntm_rl.envs.foreign import ForeignError
+from ntm_rl.envs.native import NATIVE
+from ntm_rl.envs.sb3.making import SteppedInTurn
+from ntm_rl.envs.sb3.seeding import spawn_seed
+from ntm_rl.errors import InputError
+
+
+class Counters(VectorEnv):
+    """Copy i counts 0, 1, 2, ... with reward i + 1 a step and ends after i + 2 steps, copy 0 by time limit."""
+
+    def __init__(self, mode: AutoresetMode, as_dict: bool = False):
+        self.metadata = {"autoreset_mode": mode}
+        self.num_envs, self.as_dict = 3, as_dict
+        box = spaces.Box(0, 9, (1,))
+        self.single_observation_space = spaces.Dict({"count": box}) if as_dict else box
+        self.single_action_space = spaces.Discrete(2)
+        self.observation_space = batch_space(self.single_observation_space, 3)
+        self.action_space = batch_space(self.single_action_space, 3)
+        self.lengths = np.array([2, 3, 4])
+
+    def look(self):
+        counts = self.counts[:, None].astype(np.float32)
+        return {"count": counts} if self.as_dict else counts
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        if options and "reset_mask" in options:
+            self.counts[options["reset_mask"]] = 0
+        else:
+            self.counts = np.zeros(3, dtype=np.int64)
+        return self.look(), {}
+
+    def step(self, actions):
+        self.counts += 1
+        ends = self.counts == self.lengths
+        truncated = ends & (np.arange(3) == 0)
+        info = {}
+        if self.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP and ends.any():
+            final = self.look()
+            for rows in final.values() if self.as_dict else [final]:
+                rows[~ends] = 77  # unwritten memory, as ALE leaves it
+            info = {"final_obs": final}
+            self.counts[ends] = 0
+        return self.look(), np.arange(1.0, 4.0), ends & ~truncated, truncated, info
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_episodes_end_as_sb3_wants_them_to(mode, as_dict):
+    venv = VectorEnvAdapter(Counters(mode, as_dict))
+
+    def counts(observations):
+        return (observations["count"] if as_dict else observations)[..., 0].tolist()
+
+    assert counts(venv.reset()) == [0, 0, 0]
+    seen = [venv.step(np.zeros(3, dtype=np.int64)) for _ in range(4)]
+    assert [counts(observations) for observations, *_ in seen] == [[1, 1, 1], [0, 2, 2], [1, 0, 3], [0, 1, 0]]
+    assert [dones.tolist() for _, _, dones, _ in seen] == [
+        [False, False, False],
+        [True, False, False],
+        [False, True, False],
+        [True, False, True],
+    ]
+    assert seen[0][1].dtype == np.float32
+    assert seen[0][3] == [{}, {}, {}]
+    limited, terminated = seen[1][3][0], seen[2][3][1]
+    assert limited["TimeLimit.truncated"] and not terminated["TimeLimit.truncated"]
+    assert counts(limited["terminal_observation"]) == 2 and counts(terminated["terminal_observation"]) == 3
+    assert (limited["episode"]["r"], limited["episode"]["l"]) == (2.0, 2)
+    assert (terminated["episode"]["r"], terminated["episode"]["l"]) == (6.0, 3)
+    assert (seen[3][3][2]["episode"]["r"], seen[3][3][2]["episode"]["l"]) == (12.0, 4)
+    assert "episode" not in seen[3][3][1]
+    assert (seen[3][3][0]["episode"]["r"], seen[3][3][0]["episode"]["l"]) == (2.0, 2)  # its second episode
+
+
+class WithoutLast(Counters):
+    def step(self, actions):
+        return *super().step(actions)[:4], {}
+
+
+def test_a_reset_within_a_step_that_hides_the_last_observations_is_an_error():
+    venv = VectorEnvAdapter(WithoutLast(AutoresetMode.SAME_STEP))
+    venv.reset()
+    venv.step(np.zeros(3, np.int64))
+    with pytest.raises(ForeignError, match=r"WithoutLast.*SAME_STEP.*without info\['final_obs'\].*DISABLED"):
+        venv.step(np.zeros(3, np.int64))
+
+
+def test_the_adapter_around_gymnasiums_sync_vector_env_equals_sb3s_dummy_vec_env():
+    settings = EnvSettings("ntm_rl/CartPoleNoVelocity-v0", max_episode_steps=12)
+    makers = [lambda: make_env(settings)] * 3
+    ours = VectorEnvAdapter(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
+    peer = SteppedInTurn([lambda: Monitor(make_env(settings))] * 3)
+    ours.seed(4), peer.seed(4)
+    np.testing.assert_array_equal(ours.reset(), peer.reset())
+    rng = np.random.default_rng(0)
+    ended = 0
+    for _ in range(60):
+        actions = rng.integers(2, size=3)
+        (obs, rewards, dones, infos), expected = ours.step(actions), peer.step(actions)
+        np.testing.assert_array_equal(rewards, expected[1])
+        np.testing.assert_array_equal(dones, expected[2])
+        np.testing.assert_array_equal(obs, expected[0])
+        for index in np.flatnonzero(dones):
+            ended += 1
+            assert infos[index]["TimeLimit.truncated"] == expected[3][index]["TimeLimit.truncated"]
+            assert infos[index]["episode"]["r"] == expected[3][index]["episode"]["r"]
+            np.testing.assert_array_equal(
+                infos[index]["terminal_observation"], expected[3][index]["terminal_observation"]
+            )
+    assert ended > 5
+
+
+def test_resets_in_the_step_after_are_refused_with_the_modes_that_work():
+    with pytest.raises(InputError, match=r"autoreset_mode = NEXT_STEP.*SAME_STEP or DISABLED"):
+        VectorEnvAdapter(Counters(AutoresetMode.NEXT_STEP))
+
+
+class Solvable(gym.Env):
+    """Ends after two steps, tells in its info whether it was solved, and shows one number."""
+
+    observation_space = spaces.Discrete(5)
+    action_space = spaces.Discrete(2)
+    render_mode = "rgb_array"
+    asked = None
+
+    def __init__(self, name="any"):
+        self.name = name
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time, self.asked = 0, options
+        return 0, {"fresh": True}
+
+    def step(self, action):
+        self.time += 1
+        ended = self.time == 2
+        return self.time, 1.0, False, ended, {"is_success": bool(action)} if ended else {}
+
+    def render(self):
+        return np.full((2, 2, 3), len(self.name), dtype=np.uint8)
+
+    def tell(self, word):
+        return word + self.name
+
+
+def solvables(mode, **kwargs):
+    return SyncVectorEnv([lambda: Solvable("a"), lambda: Solvable("bb")], autoreset_mode=mode, **kwargs)
+
+
+MODES = [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_last_info_of_an_episode_comes_with_its_end_and_discrete_observations_stay(mode):
+    venv = VectorEnvAdapter(solvables(mode))
+    assert venv.reset().tolist() == [0, 0]
+    venv.step(np.array([0, 0]))
+    observations, _, dones, infos = venv.step(np.array([1, 0]))
+    assert observations.tolist() == [0, 0] and dones.all()
+    assert [info["is_success"] for info in infos] == [True, False]
+    assert [info["terminal_observation"] for info in infos] == [2, 2]
+    assert all(info["TimeLimit.truncated"] and "fresh" not in info for info in infos)
+
+
+class Numbered(Solvable):
+    def __init__(self, name, episode):
+        super().__init__(name)
+        self.episode = episode
+
+    def step(self, action):
+        *result, info = super().step(action)
+        return *result, {**info, "episode": self.episode}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("episode", [3, {"number": 3}, "first"], ids=str)
+def test_an_info_named_episode_that_is_no_statistic_does_not_hide_the_return(mode, episode):
+    venv = VectorEnvAdapter(SyncVectorEnv([lambda: Numbered("a", episode)] * 2, autoreset_mode=mode))
+    venv.reset()
+    venv.step(np.array([0, 0]))
+    with pytest.warns(UserWarning, match=r"info\['episode'\] .* is replaced: .*use another key"):
+        *_, infos = venv.step(np.array([0, 0]))
+    assert [(info["episode"]["r"], info["episode"]["l"]) for info in infos] == [(2.0, 2), (2.0, 2)]
+
+
+def test_statistics_that_an_environment_tells_are_kept():
+    told = {"r": 40.0, "l": 20, "t": 0.5}
+    venv = VectorEnvAdapter(SyncVectorEnv([lambda: Numbered("a", told)], autoreset_mode=AutoresetMode.SAME_STEP))
+    venv.reset()
+    venv.step(np.array([0]))
+    assert venv.step(np.array([0]))[3][0]["episode"] == told
+
+
+def test_options_and_seeds_go_with_the_next_reset_alone():
+    venv = VectorEnvAdapter(solvables(AutoresetMode.SAME_STEP))
+    venv.set_options({"level": 3})
+    venv.seed(7)
+    venv.reset()
+    assert [env.unwrapped.asked for env in venv.envs.envs] == [{"level": 3}] * 2
+    assert [env.np_random_seed for env in venv.envs.envs] == [spawn_seed(7, 0), spawn_seed(7, 1)]
+    venv.reset()
+    assert [env.unwrapped.asked for env in venv.envs.envs] == [None] * 2
+    venv.set_options([{"level": 3}, {"level": 4}])
+    with pytest.raises(InputError, match=r"options = .*all copies of a vector environment share their options"):
+        venv.reset()
+
+
+def test_attributes_and_methods_reach_single_copies_where_they_are_objects():
+    venv = VectorEnvAdapter(solvables(AutoresetMode.SAME_STEP))
+    assert venv.get_attr("name") == ["a", "bb"] and venv.get_attr("name", 1) == ["bb"]
+    assert venv.env_method("tell", "I am ") == ["I am a", "I am bb"]
+    assert [image[0, 0, 0] for image in venv.get_images()] == [1, 2]
+    assert sorted(venv.render()[..., 0].ravel().tolist()) == [1] * 4 + [2] * 4  # both copies, tiled
+    venv.set_attr("name", "ccc")
+    assert venv.get_attr("name") == ["ccc"] * 2
+
+
+def test_a_buffer_that_the_next_step_overwrites_is_refused():
+    with pytest.raises(InputError, match=r"copy = False of .*: the next step would overwrite"):
+        VectorEnvAdapter(solvables(AutoresetMode.SAME_STEP, copy=False))
+
+
+def test_atari_games_end_by_frame_limit_with_the_last_frames_of_the_episode():
+    games = AtariVectorEnv(
+        "pong", 2, autoreset_mode=AutoresetMode.SAME_STEP, num_threads=1, max_num_frames_per_episode=60, noop_max=1
+    )
+    venv = VectorEnvAdapter(games)
+    observations, steps, dones = venv.reset(), 0, np.array([False])
+    while not dones[0]:
+        previous, steps = observations, steps + 1
+        observations, rewards, dones, infos = venv.step(np.array([2, 3]))
+    assert rewards.dtype == np.float32 and 10 <= steps <= 15  # 60 frames, four a step, some skipped at the start
+    assert infos[0]["TimeLimit.truncated"] and infos[0]["episode"]["l"] == steps
+    last = infos[0]["terminal_observation"]
+    np.testing.assert_array_equal(last[:-1], previous[0][1:])  # the stack of frames has moved on by one
+    assert not np.array_equal(observations[0], last)
+    venv.close()
+
+
+def test_attributes_and_methods_reach_the_vector_environment():
+    venv = VectorEnvAdapter(Counters(AutoresetMode.SAME_STEP))
+    assert venv.get_attr("as_dict") == [False] * 3
+    venv.set_attr("lengths", np.array([5, 5, 5]))
+    assert venv.envs.lengths.tolist() == [5, 5, 5]
+    assert venv.env_is_wrapped(Monitor) == [True] * 3
+    wrapped = VectorEnvAdapter(PreviousStepVector(Counters(AutoresetMode.SAME_STEP)))
+    wrapped.set_attr("lengths", np.array([6, 6, 6]))
+    assert wrapped.get_attr("lengths", [0])[0].tolist() == wrapped.envs.env.lengths.tolist() == [6, 6, 6]
+    with pytest.raises(InputError, match=r"indices = \[0\].*all copies"):
+        venv.set_attr("lengths", 1, indices=[0])
+
+
+CARTPOLE = "CartPole-v1"
+GAME = "popgym-RepeatPreviousEasy-v0"
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        (EnvSettings(GAME), VectorEnvAdapter),
+        (EnvSettings(GAME, vectorization="native"), VectorEnvAdapter),
+        (EnvSettings(GAME, vectorization="sync"), DummyVecEnv),
+        (EnvSettings(GAME, previous_action=True), VectorEnvAdapter),
+        (EnvSettings(GAME, max_episode_steps=9), DummyVecEnv),
+        (EnvSettings(CARTPOLE), VectorEnvAdapter),
+        (EnvSettings(CARTPOLE, mask_velocity=True), VectorEnvAdapter),
+        (EnvSettings("ntm_rl/CartPoleNoVelocity-v0"), VectorEnvAdapter),
+        (EnvSettings(CARTPOLE, kwargs={"sutton_barto_reward": True}), DummyVecEnv),
+        (EnvSettings(CARTPOLE, mask_velocity=True, max_episode_steps=9), DummyVecEnv),
+        (EnvSettings("MountainCarContinuous-v0", mask_velocity=True), DummyVecEnv),
+        (EnvSettings(CARTPOLE, vectorization="subprocess"), SubprocVecEnv),
+        (EnvSettings(CARTPOLE, normalize_observation=True), VecNormalize),
+    ],
+)
+def test_the_factory_chooses_the_vectorization_and_every_episode_is_counted(settings, kind):
+    venv = make_vec_env(settings, 2, seed=0)
+    assert isinstance(venv, kind)
+    venv.reset()
+    episodes = []
+    while not episodes:
+        _, _, dones, infos = venv.step(np.array([venv.action_space.sample() for _ in range(2)]))
+        episodes = [infos[index]["episode"] for index in np.flatnonzero(dones)]
+    assert all(episode["l"] > 0 for episode in episodes)
+    venv.close()
+
+
+EASY = [env_id for env_id in NATIVE if "Easy" in env_id]
+
+
+EXTRAS = [{}, {"previous_action": True}, {"previous_action": True, "previous_reward": True}]
+
+
+@pytest.mark.parametrize("extras", EXTRAS, ids=str)
+@pytest.mark.parametrize("env_id", EASY)
+def test_native_and_single_games_have_the_same_spaces_and_lengths(env_id, extras):
+    lengths = []
+    for kind in ("native", "sync"):
+        venv = make_vec_env(EnvSettings(env_id, vectorization=kind, **extras), 2, 0)
+        first = venv.reset()
+        spaces_seen = (venv.observation_space, venv.action_space)
+        for observation in _rows(first):
+            assert venv.observation_space.contains(observation)
+        dones = [venv.step(np.zeros(2, dtype=np.int64))[2].tolist() for _ in range(230)]
+        lengths.append([step for step, done in enumerate(dones, 1) if all(done)])
+        if kind == "native":
+            native_spaces = spaces_seen
+    assert native_spaces == spaces_seen
+    if "CartPole" not in env_id:  # how long a pole stands is a matter of chance
+        assert lengths[0] == lengths[1] and len(lengths[0]) >= 2
+
+
+def _rows(observations):
+    if isinstance(observations, dict):
+        return [{key: part[index] for key, part in observations.items()} for index in range(2)]
+    return list(observations)
+
+
+def test_native_games_are_played_without_popgym(monkeypatch):
+    monkeypatch.setitem(sys.modules, "popgym", None)
+    venv = make_vec_env(EnvSettings(GAME), 2, 0)
+    assert venv.reset().shape == (2,)
+    with pytest.raises(InputError, match=r"pip install \"ntm-rl\[popgym\]\""):
+        make_vec_env(EnvSettings(GAME, vectorization="sync"), 2, 0)
+
+
+def test_an_evaluation_leaves_the_normalisation_as_it_is():
+    settings = EnvSettings(CARTPOLE, normalize_observation=True, normalize_reward=True)
+    venv = make_vec_env(settings, 1, 0, training=False)
+    venv.reset()
+    _, rewards, _, _ = venv.step(np.array([0]))
+    assert rewards[0] == 1
+    assert venv.obs_rms.count < 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "n_envs", "message"),
+    [
+        (EnvSettings(CARTPOLE), 0, r"n_envs = 0: must be at least 1"),
+        (
+            EnvSettings("Pendulum-v1", vectorization="native"),
+            1,
+            r"env.vectorization = 'native'.*Pendulum-v1.*there is one for",
+        ),
+        (EnvSettings(GAME, vectorization="native", max_episode_steps=9), 1, r"does not know env.max_episode_steps"),
+        (EnvSettings(GAME, vectorization="native", mask_velocity=True), 1, r"does not know env.mask_velocity"),
+        (EnvSettings(GAME, max_episode_steps=0), 1, r"env.max_episode_steps = 0: must be at least 1"),
+    ],
+)
+def test_impossible_vectorizations_are_refused(settings, n_envs, message):
+    with pytest.raises(InputError, match=message):
+        make_vec_env(settings, n_envs, 0)
+
+
+class WritesInPlace(gym.Env):
+    """Counts its steps in one array; episodes take two."""
+
+    observation_space, action_space = spaces.Box(0, 9, (1,)), spaces.Discrete(2)
+
+    def __init__(self):
+        self.array = np.zeros(1, np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.array[:] = 1
+        return self.array, {}
+
+    def step(self, action):
+        self.array += 1
+        return self.array, 0.0, bool(self.array[0] == 3), False, {}
+
+
+gym.register("tests/WritesInPlace-v0", WritesInPlace)
+
+
+@pytest.mark.parametrize("kind", ["sync", *MODES])
+def test_an_environment_that_writes_in_place_keeps_its_terminal_observations(kind):
+    if kind == "sync":
+        venv = make_vec_env(EnvSettings("tests/WritesInPlace-v0", previous_action=True), 2, 0)
+    else:
+        venv = VectorEnvAdapter(SyncVectorEnv([WritesInPlace] * 2, autoreset_mode=kind))
+    venv.reset()
+    venv.step(np.zeros(2, dtype=np.int64))
+    observations, _, dones, infos = venv.step(np.zeros(2, dtype=np.int64))
+    assert dones.all()
+    last = [info["terminal_observation"] for info in infos]
+    if kind == "sync":
+        last, observations = [each["observation"] for each in last], observations["observation"]
+    assert np.array_equal(last, [[3], [3]]) and observations.tolist() == [[1], [1]]
+
+
+def test_rewards_are_normalised_by_the_trainings_own_discount():
+    venv = make_vec_env(EnvSettings("CartPole-v1", normalize_reward=True), 1, 0, gamma=0.5)
+    venv.reset()
+    for _ in range(3):
+        venv.step(np.zeros(1, dtype=np.int64))
+    assert venv.returns.tolist() == [1 + 0.5 * (1 + 0.5)]

@@ -1,0 +1,173 @@
+"""Environments in processes of their own: they answer with their errors, and only their training ends them."""
+
+import multiprocessing
+import os
+import signal
+import time
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from ntm_rl.agents.ppo.environment_states import curricula, restore_curricula
+from ntm_rl.envs import EnvSettings, VectorEnvAdapter, make_vec_env
+from ntm_rl.envs.foreign import ForeignError
+from ntm_rl.envs.sb3.workers import MAX_RESTARTS, WorkerError, Workers
+from ntm_rl.errors import InputError
+
+
+class Panic(BaseException):
+    """As PyO3 raises for a panic in Rust."""
+
+
+class Numbers(gym.Env):
+    """Shows a number of NumPy's global generator; action 1 does what it was made for."""
+
+    observation_space, action_space = spaces.Box(0, 1, (1,)), spaces.Discrete(2)
+
+    def __init__(self, how: str = ""):
+        if how == "constructor":
+            raise ConnectionRefusedError("no simulator")
+        self.how, self.unsendable, self.limit = how, lambda: None, 3
+        self.drawn = np.random.random()
+        self.count = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return np.array([self.drawn], np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        if action and self.how == "raise":
+            raise ValueError("boom")
+        if action and self.how == "panic":
+            raise Panic("boom")
+        if action and self.how == "pool":
+            with multiprocessing.get_context("fork").Pool(1) as pool:  # which ends its process by SIGTERM
+                return np.array(pool.map(abs, [-1]), np.float32), 1.0, False, False, {}
+        if action and self.how == "exit":
+            os._exit(3)
+        info = {"made": lambda: None} if action and self.how == "info" else {}
+        return np.zeros(1, np.float32), 1.0, False, self.count == self.limit, info
+
+    def add(self, one, other=1):
+        return one + other
+
+
+@pytest.fixture
+def workers(request):
+    made = []
+
+    def make(how="", count=2, restarts=False):
+        made.append(Workers([partial(Numbers, how)] * count, timeout=30, restarts=restarts))
+        made[-1].seed(5)
+        made[-1].reset()
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_questions_are_answered_and_none_ends_a_process(workers):
+    env = workers()
+    assert env.has_attr("how") and not env.has_attr("curriculum")
+    assert env.get_attr("limit") == [3, 3] and env.env_method("add", 1, other=2) == [3, 3]
+    for name in ("curriculum", "unsendable"):
+        with pytest.raises(AttributeError, match=name if name == "curriculum" else "cannot be sent"):
+            env.get_attr(name)
+    with pytest.raises(AttributeError, match="nothing"):
+        env.env_method("nothing")
+    env.set_attr("limit", 1, indices=[1])
+    assert env.get_attr("limit") == [3, 1]
+    assert env.step(np.zeros(2, np.int64))[2].tolist() == [False, True]
+
+
+def test_what_an_environment_raises_is_told_with_its_line_and_action(workers):
+    env = workers("raise")
+    with pytest.raises(
+        WorkerError, match=r"step raised an error: .*test_workers.py, line \d+, in step: ValueError: boom;"
+    ):
+        env.step(np.array([0, 1]))
+    with pytest.raises(WorkerError, match="environment 1: what step returned cannot be sent"):
+        workers("info").step(np.array([0, 1]))
+
+
+def test_an_error_that_is_no_exception_is_told_with_its_line_too(workers):
+    with pytest.raises(WorkerError, match=r"environment 1: step .*test_workers.py, line \d+, in step: Panic: boom;"):
+        workers("panic").step(np.array([0, 1]))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_an_environment_in_a_process_may_start_processes(workers):
+    assert workers("pool").step(np.array([0, 1]))[0].tolist() == [[0], [1]]
+
+
+def test_a_constructor_that_fails_is_not_told_of_restarts():
+    with pytest.raises(ForeignError) as caught:
+        Workers([partial(Numbers, "constructor")], timeout=30, restarts=False)
+    assert str(caught.value).endswith("ConnectionRefusedError: no simulator.")
+
+
+def test_a_constructor_that_fails_in_a_process_keeps_its_place():
+    with pytest.raises(ForeignError, match=r"test_workers.py, line \d+, in __init__: ConnectionRefusedError: no sim"):
+        Workers([partial(Numbers, "constructor")], timeout=30, restarts=True)
+    with pytest.raises(InputError, match=r"env.id = 'CartPoll-v1': unknown environment"):
+        make_vec_env(EnvSettings("CartPoll-v1", vectorization="subprocess"), 1, 0)
+
+
+@pytest.mark.parametrize("how", ["raise", "exit"])
+def test_restarts_have_a_limit_that_whole_episodes_renew(workers, how, capsys):
+    env = workers(how, count=1, restarts=True)
+    for _ in range(2):
+        for _ in range(MAX_RESTARTS):
+            assert env.step(np.array([1]))[2].all()
+        ends = [bool(env.step(np.array([0]))[2][0]) for _ in range(3)]
+        assert ends == [False, False, True]  # a whole episode
+    for _ in range(MAX_RESTARTS):
+        env.step(np.array([1]))
+    with pytest.raises(WorkerError, match=f"was started anew {MAX_RESTARTS} times before, with no whole episode"):
+        env.step(np.array([1]))
+    assert capsys.readouterr().err.count("started anew with seed") == 3 * MAX_RESTARTS
+
+
+def test_signals_to_all_leave_the_processes_to_their_training(workers):
+    env = workers()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        for process in env.processes:
+            os.kill(process.pid, number)
+    time.sleep(0.2)
+    assert env.step(np.zeros(2, np.int64))[1].tolist() == [1, 1]
+    env.close()
+    assert not any(process.is_alive() for process in env.processes)
+
+
+def test_processes_do_not_share_numpys_random_numbers(workers):
+    drawn = workers(count=3).get_attr("drawn")
+    assert len(set(drawn)) == 3
+
+
+def test_gymnasiums_own_processes_outlive_the_question_for_what_they_lack():
+    mode = gym.vector.AutoresetMode.SAME_STEP
+    env = VectorEnvAdapter(gym.vector.AsyncVectorEnv([Numbers, Numbers], autoreset_mode=mode))
+    env.reset()
+    assert curricula(env) == [] and not env.has_attr("nothing") and env.get_attr("limit") == [3, 3]
+    assert env.step(np.zeros(2, np.int64))[1].tolist() == [1, 1]
+    env.close()
+
+
+@pytest.mark.parametrize("vectorization", ["native", "sync", "subprocess"])
+def test_levels_of_curricula_are_put_back_however_copies_are_stepped(vectorization):
+    settings = EnvSettings("ntm_rl/Copy-v0", {"curriculum": "lookahead"}, vectorization=vectorization)
+    env = make_vec_env(settings, 2, 0)
+    try:
+        restore_curricula(env, [(4, [0.5]), (6, [])])
+        expected = [(4, [0.5])] if vectorization == "native" else [(4, [0.5]), (6, [])]
+        assert [(each.level, each.errors) for each in curricula(env)] == expected
+        restore_curricula(env, [(7, [])])  # as from one that all shared
+        assert {each.level for each in curricula(env)} == {7}
+    finally:
+        env.close()
