@@ -9,10 +9,13 @@ from gymnasium.vector import VectorEnv
 
 from ntm_rl.envs.algorithmic.env import AlgorithmicVectorEnv
 from ntm_rl.envs.batched.atari import PREFIX, WHOLE_GAMES, AtariVectorEnv
+from ntm_rl.envs.batched.bandit import BANDIT
+from ntm_rl.envs.batched.board_games import BOARD_GAMES
 from ntm_rl.envs.batched.card_games import SCRIPTED_GAMES
 from ntm_rl.envs.batched.cartpole import CARTPOLE
 from ntm_rl.envs.batched.concentration import CONCENTRATION
 from ntm_rl.envs.batched.minigrid_memory import MINIGRID_MEMORY, MiniGridMemoryVectorEnv
+from ntm_rl.envs.batched.pendulum import PENDULUM
 from ntm_rl.envs.factory import EnvSettings, make_env, rom_of
 from ntm_rl.envs.memory.memory_chain import MemoryChainVectorEnv
 from ntm_rl.envs.memory.passive_tmaze import PassiveTMazeVectorEnv
@@ -35,7 +38,10 @@ CONFIGURABLE: dict[str, Callable[..., VectorEnv[Any, Any, Any]]] = {
 NATIVE: dict[str, Callable[..., VectorEnv[Any, Any, Any]]] = {
     **SCRIPTED_GAMES,
     **CONCENTRATION,
+    **BOARD_GAMES,
+    **BANDIT,
     **CARTPOLE,
+    **PENDULUM,
     **CONFIGURABLE,
 }
 

@@ -19,8 +19,8 @@ BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
 
-class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
-    """Copies of an environment with array observations and numbered actions.
+class BatchedEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
+    """Copies of an environment with array observations.
 
     Finished copies restart within the step that ends them (`AutoresetMode.SAME_STEP`); the last observations are then
     in `info["final_obs"]`. `reset(options={"reset_mask": ...})` restarts single copies.
@@ -28,17 +28,17 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
     Args:
         num_envs: Copies.
         observation_space: Of one copy.
-        actions: How many there are.
+        actions: How many there are, or their space.
     """
 
-    def __init__(self, num_envs: int, observation_space: spaces.Space[Any], actions: int):
+    def __init__(self, num_envs: int, observation_space: spaces.Space[Any], actions: int | spaces.Space[Any]):
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self.num_envs = num_envs
         self.single_observation_space = observation_space
-        self.single_action_space = spaces.Discrete(actions)
+        self.single_action_space = actions if isinstance(actions, spaces.Space) else spaces.Discrete(actions)
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._actions = actions
+        self._last_action = last_action(self.single_action_space)
         self._copies = np.arange(num_envs)
         self._time = np.zeros(num_envs, dtype=np.int64)
         self._observations = np.zeros((num_envs, *(observation_space.shape or ())), dtype=observation_space.dtype)
@@ -51,8 +51,12 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
         """
 
     @abstractmethod
-    def play(self, actions: IntArray) -> tuple[NDArray[Any], FloatArray, BoolArray, BoolArray]:
+    def play(self, actions: NDArray[Any]) -> tuple[NDArray[Any], FloatArray, BoolArray, BoolArray]:
         """Plays one step, without restarts: observations, rewards, and what terminated or was truncated."""
+
+    def outcomes(self) -> dict[str, NDArray[Any]]:
+        """Returns the infos of episodes that end in this step, such as `is_success`, `[num_envs]` each."""
+        return {}
 
     def course(self) -> dict[str, tuple[Any, Any]]:
         """Returns of each array that holds the course of the episodes its name, smallest and largest value.
@@ -95,28 +99,40 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
         self._observations[copies] = self._begin(copies, options)
         return self._observations, {}
 
-    def step(self, actions: IntArray) -> tuple[NDArray[Any], FloatArray, BoolArray, BoolArray, dict[str, Any]]:
+    def step(self, actions: NDArray[Any]) -> tuple[NDArray[Any], FloatArray, BoolArray, BoolArray, dict[str, Any]]:
         """Plays one step in every copy.
 
         Raises:
             InputError: there is an action that does not exist, or not one for each copy.
         """
-        actions = np.asarray(actions)
-        if not self.action_space.contains(actions):
-            raise InputError(
-                f"actions = {actions}: must be {self.num_envs} whole numbers from 0 to {self._actions - 1}"
-            )
-        observations, rewards, terminated, truncated = self.advance(actions)
+        observations, rewards, terminated, truncated = self.advance(self.check_actions(actions))
         ended = terminated | truncated
         info: dict[str, Any] = {}
-        if ended.any():
+        if np.count_nonzero(ended):  # five times as fast as `any`
             info = {"final_obs": observations.copy(), "_final_obs": ended}
+            outcomes = self.outcomes()
+            if outcomes:
+                masks = {f"_{name}": ended for name in outcomes}
+                info |= {"final_info": {**outcomes, **masks}, "_final_info": ended}
             finished = np.flatnonzero(ended)
             observations[finished] = self._begin(finished, {})
         self._observations = observations
         return observations, rewards, terminated, truncated, info
 
-    def advance(self, actions: IntArray) -> tuple[NDArray[Any], FloatArray, BoolArray, BoolArray]:
+    def check_actions(self, actions: Any) -> NDArray[Any]:
+        """Returns actions as an array, whole numbers as int64.
+
+        Raises:
+            InputError: there is an action that does not exist, or not one for each copy.
+        """
+        checked: NDArray[Any] = np.asarray(actions)
+        # `action_space.contains` takes as long as a whole step of a small game.
+        is_array = checked.shape == self.action_space.shape and np.can_cast(checked.dtype, np.int64)
+        if not is_array or np.count_nonzero((checked < 0) | (checked > self._last_action)):
+            raise InputError(f"actions = {actions}: must be {self.num_envs} {name_elements(self.single_action_space)}")
+        return checked.astype(np.int64, copy=False)
+
+    def advance(self, actions: NDArray[Any]) -> tuple[NDArray[Any], FloatArray, BoolArray, BoolArray]:
         """Counts a step and plays it; see `play`."""
         self._time += 1
         return self.play(actions)
@@ -135,7 +151,7 @@ class SeededCopies(BatchedEnv):
     Args:
         num_envs: Copies.
         observation_space: Of one copy.
-        actions: How many there are.
+        actions: How many there are, or their space.
 
     Attributes:
         generators: Of each copy.
@@ -143,7 +159,7 @@ class SeededCopies(BatchedEnv):
 
     seeds_copies = True  # `reset` takes a list of seeds
 
-    def __init__(self, num_envs: int, observation_space: spaces.Space[Any], actions: int):
+    def __init__(self, num_envs: int, observation_space: spaces.Space[Any], actions: int | spaces.Space[Any]):
         super().__init__(num_envs, observation_space, actions)
         self.generators = [np.random.default_rng() for _ in range(num_envs)]
 
@@ -166,6 +182,18 @@ class SeededCopies(BatchedEnv):
         observations = super().set_state(state)
         self.generators = generators
         return observations
+
+
+def last_action(space: spaces.Space[Any]) -> Any:
+    """Returns the largest action, of each part of a MultiDiscrete; None for spaces of real numbers."""
+    if isinstance(space, spaces.MultiDiscrete):
+        return space.nvec - 1
+    return space.n - 1 if isinstance(space, spaces.Discrete) else None
+
+
+def name_elements(space: spaces.Space[Any]) -> str:
+    """Returns what the elements of an action space are, for errors."""
+    return f"whole numbers from 0 to {space.n - 1}" if isinstance(space, spaces.Discrete) else f"elements of {space}"
 
 
 def reseed(generators: list[np.random.Generator], seed: int | Sequence[int | None] | None) -> None:

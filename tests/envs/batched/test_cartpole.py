@@ -32,15 +32,24 @@ def actions_for(state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.stack([rng.integers(2, size=COPIES), balanced, drifting])[np.arange(COPIES) % 3, np.arange(COPIES)]
 
 
-class Noise:
-    """Stands in for POPGym's random generator: gives back noise drawn elsewhere."""
+class Draws:
+    """Stands in for POPGym's random generator: returns a first state, or noise, drawn elsewhere."""
 
-    def __init__(self):
-        self.waiting = []
+    def __init__(self, *numbers):
+        self.waiting = list(numbers)
 
     def normal(self, mean, deviation):
         assert mean == 0
         return self.waiting.pop(0)
+
+    def uniform(self, low, high, size):
+        return self.waiting.pop(0)
+
+
+def begin(single: gym.Env, state: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Begins an episode of POPGym's environment with a state and noise, and returns its first observation."""
+    single.np_random = Draws(state.copy(), noise)
+    return single.reset()[0]
 
 
 @pytest.mark.parametrize("env_id", SETTINGS)
@@ -84,27 +93,25 @@ def test_the_same_states_actions_and_noise_give_popgyms_numbers(env_id):
     deviation, drawn = getattr(singles[0], "noise_sigma", [0])[0], []
     look = batched._look
 
-    def watched_look(copies):
-        seen = look(copies)
-        drawn.append((seen.copy(), batched._state[[0, 2]][:, copies].T.astype(np.float32)))
+    def watched_look(state, shown):
+        seen = look(state, shown)
+        drawn.append(seen - state[shown].T.astype(np.float32))
         return seen
 
     batched._look = watched_look
-    batched.reset(seed=3)
+    seen, _ = batched.reset(seed=3)
     for copy, single in enumerate(singles):
-        single.reset()
-        single.state = batched._state[:, copy].copy()
+        first = begin(single, batched._state[:, copy], drawn[0][copy])
+        np.testing.assert_allclose(seen[copy], first, atol=1e-6)
     limit, ends, unclipped = singles[0].max_episode_length, {"fell": 0, "time": 0}, []
     for _ in range(2 * limit + 50):
         drawn.clear()
         actions = actions_for(batched._state, rng)
         seen, rewards, terminated, truncated, info = batched.step(actions)
-        shown, true = drawn[0]
-        unclipped.append(shown - true)
+        unclipped.append(drawn[0])
+        first_noise = iter(drawn[-1])
         for copy, single in enumerate(singles):
-            noise = Noise()
-            noise.waiting = [(shown - true)[copy]]
-            single.np_random = noise
+            single.np_random = Draws(drawn[0][copy])
             observation, reward, *ended, _ = single.step(actions[copy])
             assert rewards[copy] == pytest.approx(reward)
             assert [terminated[copy], truncated[copy]] == ended
@@ -112,9 +119,8 @@ def test_the_same_states_actions_and_noise_give_popgyms_numbers(env_id):
             np.testing.assert_allclose(last[copy], observation, atol=1e-6)
             if any(ended):
                 ends["fell" if terminated[copy] else "time"] += 1
-                single.np_random = np.random.default_rng()
-                single.reset()
-                single.state = batched._state[:, copy].copy()
+                first = begin(single, batched._state[:, copy], next(first_noise))
+                np.testing.assert_allclose(seen[copy], first, atol=1e-6)
     assert ends["fell"] > 20 and ends["time"] >= 2
     measured = np.concatenate(unclipped)[:, 0].std()  # the position, whose bounds are far
     assert measured == pytest.approx(deviation, rel=0.05)

@@ -1,0 +1,179 @@
+"""POPGym's games on a hidden board, all sub-environments stepped at once.
+
+Actions are (row, column). The observation says nothing of the position: agents need the previous action as well.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from ntm_rl.envs.batched.base import BatchedEnv, BoolArray, FloatArray, IntArray
+
+SHIPS = (2, 3, 3, 4)
+SHIP_CELLS = sum(SHIPS)
+HIDDEN, MINE, VIEWED = range(3)
+AFTERWARDS = np.array([VIEWED, MINE, VIEWED], dtype=np.int8)  # what a guess makes of a cell
+MOST_NEIGHBORS = 9  # POPGym counts the cell itself
+
+
+class BoardGame(BatchedEnv):
+    """A game on a square board.
+
+    Args:
+        num_envs: Sub-environments.
+        size: Rows and columns.
+        observations: Number of different observations.
+        steps: Longest episode.
+    """
+
+    def __init__(self, num_envs: int, size: int, observations: int, steps: int):
+        super().__init__(num_envs, spaces.Discrete(observations), spaces.MultiDiscrete([size, size]))
+        self._size, self._steps = size, steps
+        self._board = np.zeros((num_envs, size * size), dtype=np.int8)
+        self._first_cells = np.arange(num_envs) * size * size  # of each board, in the flattened array of all
+
+    @abstractmethod
+    def set_up(self, copies: IntArray) -> None:
+        """Draws the boards of new episodes in `copies` `[E]`."""
+
+    @abstractmethod
+    def guess(self, cells: IntArray) -> tuple[IntArray, FloatArray, BoolArray]:
+        """Plays cells `[num_envs]`, numbered over all boards: observations, rewards, and what terminated."""
+
+    def begin(self, copies: IntArray, options: dict[str, Any]) -> IntArray:
+        """See `BatchedEnv.begin`."""
+        self.set_up(copies)
+        return np.zeros(len(copies), dtype=np.int64)
+
+    def play(self, actions: IntArray) -> tuple[IntArray, FloatArray, BoolArray, BoolArray]:
+        """See `BatchedEnv.play`."""
+        cells = self._first_cells + actions[:, 0] * self._size + actions[:, 1]
+        observations, rewards, terminated = self.guess(cells)
+        return observations, rewards, terminated, self._time == self._steps
+
+
+class Battleship(BoardGame):
+    """Find all cells of four ships, of 2, 3, 3 and 4 cells in a row or column.
+
+    The observation is whether the last guess was a hit. A hit scores 1 / 12; a miss, or a cell guessed before, costs 1
+    over the number of cells without a ship. The episode terminates with the last hit and is truncated after as many
+    steps as there are cells.
+
+    Args:
+        num_envs: Sub-environments.
+        size: Rows and columns.
+    """
+
+    def __init__(self, num_envs: int, size: int = 10):
+        super().__init__(num_envs, size, observations=2, steps=size**2)
+        self._rewards = np.array([-1 / (size**2 - SHIP_CELLS), 1 / SHIP_CELLS])  # of a miss and a hit
+        self._left = np.zeros(num_envs, dtype=np.int64)  # cells of ships that were not hit
+        self._places = [places_of(ship, size) for ship in SHIPS]
+
+    def course(self) -> dict[str, tuple[Any, Any]]:
+        """See `BatchedEnv.course`."""
+        return {"_time": (0, self._steps - 1), "_board": (0, 1), "_left": (1, SHIP_CELLS)}
+
+    def set_up(self, copies: IntArray) -> None:
+        """See `BoardGame.set_up`."""
+        self._board[copies] = 0
+        self._left[copies] = SHIP_CELLS
+        for copy in copies:
+            self._board[copy, list(self._draw_ships())] = 1
+
+    def guess(self, cells: IntArray) -> tuple[IntArray, FloatArray, BoolArray]:
+        """See `BoardGame.guess`."""
+        board = self._board.reshape(-1)
+        hits = board[cells].astype(np.int64)
+        board[cells] = 0  # a second guess of the cell is a miss
+        self._left -= hits
+        return hits, self._rewards[hits], self._left == 0
+
+    def _draw_ships(self) -> set[int]:
+        """Returns the cells of ships that are put one after the other to a random free place."""
+        taken: set[int] = set()
+        for places in self._places:
+            cells = places[int(self.np_random.random() * len(places))]
+            while not taken.isdisjoint(cells):
+                cells = places[int(self.np_random.random() * len(places))]
+            taken.update(cells)
+        return taken
+
+
+def places_of(ship: int, size: int) -> list[range]:
+    """Returns the cells of a ship at each of its places on a board of `size` rows and columns."""
+    starts = [(line, start) for line in range(size) for start in range(size - ship + 1)]
+    rows = [range(line * size + start, line * size + start + ship) for line, start in starts]
+    columns = [range(start * size + line, (start + ship) * size + line, size) for line, start in starts]
+    return rows + columns
+
+
+class MineSweeper(BoardGame):
+    """View all cells that have no mine.
+
+    The observation is the number of mines in the last cell and its eight neighbours. A new cell scores 1 / `n`, where
+    `n` is the number of cells without a mine; a cell viewed before costs 0.5 / (n - 2); a mine costs 0.5 + 1 / n and
+    terminates the episode, as does the last cell without a mine. Episodes are truncated after `n` steps.
+
+    Args:
+        num_envs: Sub-environments.
+        size: Rows and columns.
+        mines: Number of mines.
+    """
+
+    def __init__(self, num_envs: int, size: int = 4, mines: int = 2):
+        cells = size * size
+        clear = cells - mines
+        super().__init__(num_envs, size, observations=min(mines, MOST_NEIGHBORS) + 1, steps=clear)
+        self._mines = mines
+        self._rewards = np.array([1 / clear, -0.5 - 1 / clear, -0.5 / (clear - 2)])  # by what the cell was
+        row, column = np.divmod(np.arange(cells), size)
+        self._left = np.zeros(num_envs, dtype=np.int64)  # hidden cells without a mine
+        self._is_near = (abs(row[:, None] - row) <= 1) & (abs(column[:, None] - column) <= 1)  # [cells, cells]
+        self._neighbors = np.zeros((num_envs, cells), dtype=np.int64)
+
+    def course(self) -> dict[str, tuple[Any, Any]]:
+        """See `BatchedEnv.course`."""
+        return {
+            "_time": (0, self._steps - 1),
+            "_board": (HIDDEN, VIEWED),
+            "_neighbors": (0, min(self._mines, MOST_NEIGHBORS)),
+            "_left": (1, self._steps),
+        }
+
+    def set_up(self, copies: IntArray) -> None:
+        """See `BoardGame.set_up`."""
+        cells = np.broadcast_to(np.arange(self._size**2), (len(copies), self._size**2))
+        mines = self.np_random.permuted(cells, axis=1)[:, : self._mines]
+        self._board[copies] = HIDDEN
+        self._board[copies[:, None], mines] = MINE
+        self._left[copies] = self._steps
+        self._neighbors[copies] = self._is_near[mines].sum(axis=1)
+
+    def guess(self, cells: IntArray) -> tuple[IntArray, FloatArray, BoolArray]:
+        """See `BoardGame.guess`."""
+        board = self._board.reshape(-1)
+        found = board[cells]
+        is_mine = found == MINE
+        board[cells] = AFTERWARDS[found]
+        self._left -= found == HIDDEN
+        return self._neighbors.reshape(-1)[cells], self._rewards[found], is_mine | (self._left == 0)
+
+    def play(self, actions: IntArray) -> tuple[IntArray, FloatArray, BoolArray, BoolArray]:
+        """See `BatchedEnv.play`; an episode that terminates is not truncated as well."""
+        observations, rewards, terminated, truncated = super().play(actions)
+        return observations, rewards, terminated, truncated & ~terminated
+
+
+BOARD_GAMES: dict[str, Callable[[int], BoardGame]] = {
+    "popgym-BattleshipEasy-v0": partial(Battleship, size=8),
+    "popgym-BattleshipMedium-v0": partial(Battleship, size=10),
+    "popgym-BattleshipHard-v0": partial(Battleship, size=12),
+    "popgym-MineSweeperEasy-v0": partial(MineSweeper, size=4, mines=2),
+    "popgym-MineSweeperMedium-v0": partial(MineSweeper, size=6, mines=6),
+    "popgym-MineSweeperHard-v0": partial(MineSweeper, size=8, mines=10),
+}
