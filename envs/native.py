@@ -17,6 +17,8 @@ from ntm_rl.envs.batched.concentration import CONCENTRATION
 from ntm_rl.envs.batched.minigrid_memory import MINIGRID_MEMORY, MiniGridMemoryVectorEnv
 from ntm_rl.envs.batched.pendulum import PENDULUM
 from ntm_rl.envs.factory import EnvSettings, make_env, rom_of
+from ntm_rl.envs.memory.color_cubes import ColorCubesVectorEnv
+from ntm_rl.envs.memory.endless_tmaze import EndlessTMazeVectorEnv
 from ntm_rl.envs.memory.memory_chain import MemoryChainVectorEnv
 from ntm_rl.envs.memory.passive_tmaze import PassiveTMazeVectorEnv
 from ntm_rl.envs.registration import ALGORITHMIC
@@ -33,6 +35,8 @@ CONFIGURABLE: dict[str, Callable[..., VectorEnv[Any, Any, Any]]] = {
     **{f"ntm_rl/{name}": partial(AlgorithmicVectorEnv, task=task) for name, task in ALGORITHMIC.items()},
     "ntm_rl/PassiveTMaze-v0": PassiveTMazeVectorEnv,
     "ntm_rl/MemoryChain-v0": MemoryChainVectorEnv,
+    "ntm_rl/EndlessTMaze-v0": EndlessTMazeVectorEnv,
+    "ntm_rl/ColorCubes-v0": ColorCubesVectorEnv,
     **{env_id: partial(_minigrid_memory, env_id) for env_id in MINIGRID_MEMORY},
 }
 NATIVE: dict[str, Callable[..., VectorEnv[Any, Any, Any]]] = {

@@ -29,6 +29,8 @@ ALGORITHMIC = {
 DIAGNOSTIC = {
     "PassiveTMaze-v0": "ntm_rl.envs.memory.passive_tmaze:PassiveTMaze",
     "MemoryChain-v0": "ntm_rl.envs.memory.memory_chain:MemoryChain",
+    "EndlessTMaze-v0": "ntm_rl.envs.memory.endless_tmaze:EndlessTMaze",
+    "ColorCubes-v0": "ntm_rl.envs.memory.color_cubes:ColorCubes",
 }
 
 

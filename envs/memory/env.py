@@ -90,7 +90,9 @@ class DiagnosticEnv(gym.Env[FloatArray, np.int64]):
         if not self.action_space.contains(action):
             raise InputError(f"action = {action!r}: must be in {self.action_space}")
         observations, rewards, terminated, truncated = self._copies.advance(np.array([action]))
-        return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), {}
+        is_end = bool(terminated[0] or truncated[0])
+        info = {name: value[0] for name, value in self._copies.outcomes().items()} if is_end else {}
+        return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
 
     def render(self) -> Any:
         """Returns what it looks like, as a picture `[height, width, 3]` or as lines of text."""

@@ -172,7 +172,7 @@ def test_single_copies_can_be_reset_and_seeds_decide():
     assert after[1, 2] != 0
 
 
-@pytest.mark.parametrize("env_id", [f"ntm_rl/{name}" for name in DIAGNOSTIC])
+@pytest.mark.parametrize("env_id", [TMAZE, CHAIN])
 @pytest.mark.parametrize("vectorization", ["native", "sync"])
 def test_trainings_play_them_with_their_arguments(env_id, vectorization):
     venv = make_vec_env(EnvSettings(env_id, kwargs={"length": 2}, vectorization=vectorization), 4, 0)
