@@ -1,7 +1,7 @@
 """What the memory benchmark trains on: suites of tasks, each a packaged config with overrides."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ntm_rl.errors import InputError, did_you_mean
 
@@ -28,12 +28,29 @@ class Suite:
     tasks: tuple[Task, ...]
 
 
+# The config of all suites that measure one set of hyperparameters; a task sets its environment alone.
+GENERIC = "popgym/repeat_previous_easy"
+
+
+def _generic(name: str, env_id: str, **kwargs: object) -> Task:
+    """Returns a task with the generic config, and keyword arguments of its environment."""
+    return Task(name, GENERIC, (f"env.id={env_id}", *(f"env.kwargs.{key}={value}" for key, value in kwargs.items())))
+
+
+# Games whose observation does not say which action it answers: POPGym's `obs_requires_prev_action`.
+_NEED_ACTION = ("Battleship", "Concentration", "MineSweeper", "MultiarmedBandit")
+
+
 def _popgym(name: str) -> Task:
-    """One config for all of them: a game's own may be tuned to it, or to a core."""
-    overrides = [f"env.id=popgym-{name}-v0"]
-    if name.startswith("Concentration"):  # which card was turned last is nowhere else to be seen
-        overrides.append("env.previous_action=true")
-    return Task(name, "popgym/repeat_previous_easy", tuple(overrides))
+    task = _generic(name, f"popgym-{name}-v0")
+    if name.startswith(_NEED_ACTION):
+        return replace(task, overrides=(*task.overrides, "env.previous_action=true"))
+    return task
+
+
+def _endless_tmaze(length: int, corridors: int, uniform: bool) -> Task:
+    name = f"EndlessTMaze-{'uniform' if uniform else 'fixed'}-{length}-{corridors}"
+    return _generic(name, "ntm_rl/EndlessTMaze-v0", length=length, corridors=corridors, uniform=str(uniform).lower())
 
 
 # A beginner's gradients shrink with the corridor, as only its first few steps count, and so must Adam's epsilon; a
@@ -70,6 +87,59 @@ _GAMES = (
     "HigherLowerEasy",
     "NoisyPositionOnlyCartPoleEasy",
 )
+_POPGYM = tuple(
+    name + difficulty
+    for name in (
+        "Autoencode",
+        "Battleship",
+        "Concentration",
+        "CountRecall",
+        "HigherLower",
+        "MineSweeper",
+        "MultiarmedBandit",
+        "NoisyPositionOnlyCartPole",
+        "NoisyPositionOnlyPendulum",
+        "PositionOnlyCartPole",
+        "PositionOnlyPendulum",
+        "RepeatFirst",
+        "RepeatPrevious",
+        "VelocityOnlyCartpole",
+    )
+    for difficulty in ("Easy", "Medium", "Hard")
+)
+_SIZES = (1, 3, 5, 10)  # of Shchendrigin et al. (2026), for the length and the number of corridors
+_ENDLESS_TMAZES = tuple(
+    _endless_tmaze(length, corridors, uniform)
+    for uniform in (False, True)
+    for length in _SIZES
+    for corridors in _SIZES
+    if length > 1 or not uniform  # of length 1 both are the same
+)
+_COLOR_CUBES = tuple(
+    _generic(f"ColorCubes-{each}", "ntm_rl/ColorCubes-v0", difficulty=each) for each in ("trivial", "medium", "extreme")
+)
+
+_DEV_GAMES = tuple(name for name in _GAMES if name != "ConcentrationEasy")
+_DEV_TMAZES = (_endless_tmaze(5, 3, uniform=False), _endless_tmaze(5, 5, uniform=True))
+_GENERAL_DEV = (
+    *map(_popgym, _DEV_GAMES),
+    *(_generic(f"MemoryChain-{length}", "ntm_rl/MemoryChain-v0", length=length) for length in (20, 40)),
+    *(_generic(f"PassiveTMaze-{length}", "ntm_rl/PassiveTMaze-v0", length=length) for length in (50, 100)),
+    _generic("MemoryS7", "MiniGrid-MemoryS7-v0", agent_view_size=3),
+    _generic("CartPoleNoVelocity", "ntm_rl/CartPoleNoVelocity-v0"),
+    _generic("Copy", "ntm_rl/Copy-v0", max_length=10),
+    *_DEV_TMAZES,
+)
+_GENERAL_TEST = (
+    *map(_popgym, (name for name in _POPGYM if name not in _DEV_GAMES)),
+    _generic("MemoryChain-100", "ntm_rl/MemoryChain-v0", length=100),
+    *(_generic(f"PassiveTMaze-{length}", "ntm_rl/PassiveTMaze-v0", length=length) for length in (250, 500)),
+    *(_generic(f"MemoryS{size}", f"MiniGrid-MemoryS{size}-v0", agent_view_size=3) for size in (9, 11, 13)),
+    _generic("AssociativeRecall", "ntm_rl/AssociativeRecall-v0"),
+    *(task for task in _ENDLESS_TMAZES if task not in _DEV_TMAZES),
+    *_COLOR_CUBES[:2],
+    _generic("Pong", "ALE/Pong-v5", stack=1, size=44),  # single frames
+)
 # A curriculum would be measured at the difficulty that each core has reached, so there is none.
 _UNIFORM = "env.kwargs.curriculum=uniform"
 
@@ -78,6 +148,12 @@ SUITES: Mapping[str, Suite] = {
         "Eight games of POPGym (Morad et al. 2023)",
         tuple(map(_popgym, _GAMES)),
     ),
+    "popgym": Suite("POPGym's games in all difficulties, without Labyrinth", tuple(map(_popgym, _POPGYM))),
+    "memory-rewriting": Suite(
+        "Endless T-Maze and Color-Cubes (after Shchendrigin et al. 2026)", (*_ENDLESS_TMAZES, *_COLOR_CUBES)
+    ),
+    "general-dev": Suite("Tasks on which the defaults may be tuned", _GENERAL_DEV),
+    "general-test": Suite("Tasks on which the defaults are measured once and never tuned", _GENERAL_TEST),
     "minigrid": Suite(
         "MiniGrid's Memory seen through 3 x 3 tiles",
         (Task("MemoryS7", "minigrid/memory_s7"), Task("MemoryS9", "minigrid/memory_s9")),

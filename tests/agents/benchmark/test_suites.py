@@ -1,9 +1,10 @@
 """The memory benchmark's suites name trainings that can be made."""
 
 import gymnasium as gym
+import popgym  # noqa: F401  (registers its ids)
 import pytest
 
-from ntm_rl.agents.benchmark.suites import SUITES, choose_tasks, find_suite
+from ntm_rl.agents.benchmark.suites import GENERIC, SUITES, choose_tasks, find_suite
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.settings.schema import Settings
 from ntm_rl.envs import make_vec_env
@@ -31,7 +32,32 @@ def test_popgyms_games_are_native_and_share_their_hyperparameters():
     games = settings("popgym-small")
     assert [made.env.id for made in games.values()] == [f"popgym-{name}-v0" for name in games]
     assert {made.env.id for made in games.values()} <= {*NATIVE}
-    assert len({(made.ppo.model_dump_json(), made.n_envs, made.total_timesteps) for made in games.values()}) == 1
+
+
+@pytest.mark.parametrize("suite", ["popgym-small", "popgym", "memory-rewriting", "general-dev", "general-test"])
+def test_tasks_of_one_set_of_hyperparameters_differ_in_nothing_but_their_environment(suite):
+    assert {made.model_copy(update={"env": None}).model_dump_json() for made in settings(suite).values()} == {
+        load_settings(GENERIC).model_copy(update={"env": None}).model_dump_json()
+    }
+
+
+def test_the_suite_of_all_popgym_has_every_registered_id_and_previous_actions_where_popgym_requires_them():
+    tasks = settings("popgym")
+    registered = [name for name in gym.registry if name.startswith("popgym-") and "Labyrinth" not in name]
+    assert sorted(made.env.id for made in tasks.values()) == sorted(registered)
+    assert {made.env.id for made in tasks.values()} <= {*NATIVE}
+    for made in tasks.values():
+        assert made.env.previous_action == gym.make(made.env.id).unwrapped.obs_requires_prev_action
+
+
+def test_no_task_is_both_for_development_and_for_the_test():
+    dev, test = settings("general-dev"), settings("general-test")
+    assert (len(dev), len(test)) == (16, 71)
+    environments = [made.env.model_dump_json() for made in (*dev.values(), *test.values())]
+    assert len({*environments}) == len(environments)
+    games, rewriting = settings("popgym"), settings("memory-rewriting")
+    assert {*games, *rewriting} - {"ColorCubes-extreme"} <= {*dev, *test}
+    assert len(games) == 42 and len(rewriting) == 31
 
 
 def test_minigrids_view_does_not_reach_back_to_the_first_object():
@@ -74,7 +100,7 @@ def test_tasks_can_be_chosen_in_an_order_of_ones_own():
 
 
 def test_unknown_names_are_refused_with_the_valid_ones():
-    with pytest.raises(InputError, match=r"suite = 'popgym': no such suite; valid are popgym-small, minigrid"):
-        find_suite("popgym")
+    with pytest.raises(InputError, match=r"suite = 'popgyn': no such suite; valid are popgym-small, popgym, .*mean"):
+        find_suite("popgyn")
     with pytest.raises(InputError, match=r"task = 'MemoryS8': not in the suite, which has MemoryS7, MemoryS9"):
         choose_tasks(find_suite("minigrid"), ["MemoryS8"])
