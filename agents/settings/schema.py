@@ -221,7 +221,7 @@ class TrainingSettings(Section):
         return options
 
 
-class Settings(TrainingSettings):
+class PpoTrainingSettings(TrainingSettings):
     """A training of an agent by PPO."""
 
     env: Any
@@ -236,7 +236,7 @@ class Settings(TrainingSettings):
         return EnvSettings(**self.env.model_dump())
 
 
-class SupervisedSettings(TrainingSettings):
+class SupervisedTrainingSettings(TrainingSettings):
     """A training on the right answers of an algorithmic task."""
 
     task: Any
@@ -262,7 +262,7 @@ class SupervisedSettings(TrainingSettings):
 
 
 @cache
-def settings_schema() -> type[Settings]:
+def ppo_schema() -> type[PpoTrainingSettings]:
     """Returns the schema of a PPO training, with the sections that other packages' annotations describe."""
     env_defaults = {
         each.name: ... if each.default is dataclasses.MISSING and each.name == "id" else _default(each)
@@ -270,15 +270,15 @@ def settings_schema() -> type[Settings]:
     }
     env = _schema("EnvSection", EnvSettings, env_defaults)
     return create_model(
-        "Settings",
-        __base__=Settings,
+        "PpoTrainingSettings",
+        __base__=PpoTrainingSettings,
         env=(env, Field(description="The environment and how the agent sees it.")),
         memory=_memory(),
     )
 
 
 @cache
-def supervised_schema() -> type[SupervisedSettings]:
+def supervised_schema() -> type[SupervisedTrainingSettings]:
     """Returns the schema of a supervised training, with the sections that other packages' annotations describe."""
     options = {name: _options_of(name, kind.__init__) for name, kind in TASKS.items()}
     tasks: dict[str, Any] = {
@@ -291,8 +291,8 @@ def supervised_schema() -> type[SupervisedSettings]:
         warnings.filterwarnings("ignore", message="Field name .* shadows an attribute")
         task = create_model("TaskSection", __base__=Section, **tasks)
     return create_model(
-        "SupervisedSettings",
-        __base__=SupervisedSettings,
+        "SupervisedTrainingSettings",
+        __base__=SupervisedTrainingSettings,
         task=(task, Field(description="The task, and the options of each.")),
         memory=_memory(),
     )
