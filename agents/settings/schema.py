@@ -13,7 +13,7 @@ from ntm_rl.agents.settings.paths import OptionalPathText, PathText
 from ntm_rl.cores.registry import core_class, core_names
 from ntm_rl.envs.algorithmic.curriculum import CurriculumKind
 from ntm_rl.envs.algorithmic.registry import TASKS, make_task
-from ntm_rl.envs.algorithmic.task import Task
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask
 from ntm_rl.envs.factory import EnvSettings
 
 MAX_LAYERS = 1000
@@ -256,7 +256,7 @@ class SupervisedSettings(TrainingSettings):
     total_sequences: int = Field(100_000, ge=1, description="Sequences of the training.")
     log_every: int = Field(1000, ge=1, description="Sequences between two rows of metrics.")
 
-    def make_task(self) -> Task:
+    def make_task(self) -> AlgorithmicTask:
         """Makes the chosen task."""
         return make_task(self.task.name, **getattr(self.task, self.task.name).model_dump())
 

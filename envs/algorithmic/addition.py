@@ -4,10 +4,10 @@ from typing import Annotated
 
 import numpy as np
 
-from ntm_rl.envs.algorithmic.task import Difficulty, Episode, Task, checked_range, random_bits
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty, Episode, checked_range, random_bits
 
 
-class Addition(Task):
+class Addition(AlgorithmicTask):
     """Long addition of two binary numbers (after Zaremba and Sutskever 2014, section 4).
 
     ## Description
@@ -43,7 +43,7 @@ class Addition(Task):
         self.ranges = {"digits": checked_range("digits", min_digits, max_digits)}
 
     def write(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
-        """See `Task.write`."""
+        """See `AlgorithmicTask.write`."""
         digits = difficulty["digits"]
         inputs, targets, mask = episode = self.blank(3 * digits + 3)
         first, second = random_bits(rng, 2, digits).astype(np.int64)

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import numpy as np
 
 from ntm_rl.checks import require_whole
-from ntm_rl.envs.algorithmic.task import Difficulty, Episode, Task, checked_range
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty, Episode, checked_range
 
 
-class AssociativeRecall(Task):
+class AssociativeRecall(AlgorithmicTask):
     """Associative recall (Graves et al. 2014, section 4.3).
 
     ## Description
@@ -49,12 +49,12 @@ class AssociativeRecall(Task):
         self.ranges = {"items": checked_range("items", min_items, max_items, minimum=2)}
 
     def check(self, difficulty: Mapping[str, Any]) -> None:
-        """See `Task.check`; one item has none that follows it."""
+        """See `AlgorithmicTask.check`; one item has none that follows it."""
         super().check(difficulty)
         require_whole(2, items=difficulty["items"])
 
     def write(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
-        """See `Task.write`."""
+        """See `AlgorithmicTask.write`."""
         count, length, bits = difficulty["items"], self.item_length, self.bits
         inputs, targets, mask = episode = self.blank((count + 2) * (length + 1))
         items = self.random_vectors(rng, count, length, bits)

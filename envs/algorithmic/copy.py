@@ -5,10 +5,10 @@ from typing import Annotated
 import numpy as np
 
 from ntm_rl.checks import require_whole
-from ntm_rl.envs.algorithmic.task import Difficulty, Episode, Task, checked_range
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty, Episode, checked_range
 
 
-class Copy(Task):
+class Copy(AlgorithmicTask):
     """Copy (Graves et al. 2014, section 4.1).
 
     ## Description
@@ -46,7 +46,7 @@ class Copy(Task):
         self.ranges = {"length": checked_range("length", min_length, max_length)}
 
     def write(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
-        """See `Task.write`."""
+        """See `AlgorithmicTask.write`."""
         length = difficulty["length"]
         inputs, targets, mask = episode = self.blank(2 * length + 1)
         vectors = self.random_vectors(rng, length, self.bits)

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ntm_rl.envs.algorithmic.task import Difficulty, Task
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty
 from ntm_rl.errors import InputError, did_you_mean
 
 CurriculumKind = Literal["uniform", "lookahead"]
@@ -29,7 +29,7 @@ class Curriculum:
         InputError: unknown `kind`.
     """
 
-    def __init__(self, task: Task, kind: str = "uniform"):
+    def __init__(self, task: AlgorithmicTask, kind: str = "uniform"):
         kinds = get_args(CurriculumKind)
         if kind not in kinds:
             raise InputError(

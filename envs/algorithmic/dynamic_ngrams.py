@@ -6,12 +6,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ntm_rl.checks import require_whole
-from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Episode, FloatArray, Task, checked_range, random_bits
+from ntm_rl.envs.algorithmic.task import (
+    AlgorithmicTask,
+    Batch,
+    Difficulty,
+    Episode,
+    FloatArray,
+    checked_range,
+    random_bits,
+)
 
 PRIOR = 0.5  # of the Beta distribution from which a table's probabilities come
 
 
-class DynamicNGrams(Task):
+class DynamicNGrams(AlgorithmicTask):
     """Dynamic N-grams (Graves et al. 2014, section 4.4).
 
     ## Description
@@ -49,7 +57,7 @@ class DynamicNGrams(Task):
         self.ranges = {"length": checked_range("length", length, length)}
 
     def write(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
-        """See `Task.write`."""
+        """See `AlgorithmicTask.write`."""
         length, context_bits = difficulty["length"], self.n - 1
         table = rng.beta(PRIOR, PRIOR, size=2**context_bits).tolist()
         first = random_bits(rng, min(context_bits, length)).astype(int).tolist()
@@ -66,7 +74,7 @@ class DynamicNGrams(Task):
         return episode
 
     def floor(self, batch: Batch) -> NDArray[np.float64]:
-        """See `Task.floor`; the optimal estimator knows the distribution of the tables, but no table."""
+        """See `AlgorithmicTask.floor`; the optimal estimator knows the distribution of the tables, but no table."""
         return optimal_bits(batch.targets[..., 0], self.n)
 
 

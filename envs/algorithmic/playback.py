@@ -9,7 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
-from ntm_rl.envs.algorithmic.task import BoolArray, Difficulty, Episode, FloatArray, Task
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, BoolArray, Difficulty, Episode, FloatArray
 from ntm_rl.envs.state import State, array_of
 from ntm_rl.errors import InputError
 
@@ -30,7 +30,7 @@ class Playback:
         time: Step of each copy, `[E]`.
     """
 
-    def __init__(self, task: Task, copies: int, curriculum: Curriculum):
+    def __init__(self, task: AlgorithmicTask, copies: int, curriculum: Curriculum):
         self.task, self.copies, self.curriculum = task, copies, curriculum
         self.observation_space = spaces.Box(task.input_low, task.input_high, dtype=np.float32)
         self.action_space: spaces.Discrete | spaces.MultiBinary = (

@@ -5,10 +5,10 @@ from typing import Annotated
 import numpy as np
 
 from ntm_rl.checks import require_whole
-from ntm_rl.envs.algorithmic.task import Difficulty, Episode, FloatArray, Task, checked_range
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty, Episode, FloatArray, checked_range
 
 
-class PrioritySort(Task):
+class PrioritySort(AlgorithmicTask):
     """Priority sort (Graves et al. 2014, section 4.5).
 
     ## Description
@@ -49,7 +49,7 @@ class PrioritySort(Task):
         self.share = outputs / max_items
 
     def write(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
-        """See `Task.write`."""
+        """See `AlgorithmicTask.write`."""
         items = difficulty["items"]
         outputs = max(1, round(self.share * items))
         inputs, targets, mask = episode = self.blank(items + 1 + outputs)
@@ -64,5 +64,5 @@ class PrioritySort(Task):
 
     @property
     def input_low(self) -> FloatArray:
-        """See `Task`."""
+        """See `AlgorithmicTask`."""
         return np.array([*[0] * self.bits, -1, 0], dtype=np.float32)

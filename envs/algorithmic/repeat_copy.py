@@ -5,10 +5,10 @@ from typing import Annotated
 import numpy as np
 
 from ntm_rl.checks import require_whole
-from ntm_rl.envs.algorithmic.task import Difficulty, Episode, FloatArray, Task, checked_range
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty, Episode, FloatArray, checked_range
 
 
-class RepeatCopy(Task):
+class RepeatCopy(AlgorithmicTask):
     """Repeat copy (Graves et al. 2014, section 4.2).
 
     ## Description
@@ -52,7 +52,7 @@ class RepeatCopy(Task):
         }
 
     def write(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
-        """See `Task.write`."""
+        """See `AlgorithmicTask.write`."""
         length, repeats = difficulty["length"], difficulty["repeats"]
         inputs, targets, mask = episode = self.blank(length + 1 + length * repeats + 1)
         vectors = self.random_vectors(rng, length, self.bits)
@@ -71,10 +71,10 @@ class RepeatCopy(Task):
 
     @property
     def input_low(self) -> FloatArray:
-        """See `Task`."""
+        """See `AlgorithmicTask`."""
         return np.array([*[0] * (self.bits + 1), min(self.scale(self.ranges["repeats"][0]), 0)], dtype=np.float32)
 
     @property
     def input_high(self) -> FloatArray:
-        """See `Task`."""
+        """See `AlgorithmicTask`."""
         return np.array([*[1] * (self.bits + 1), max(self.scale(self.ranges["repeats"][1]), 1)], dtype=np.float32)

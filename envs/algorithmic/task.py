@@ -44,7 +44,7 @@ class Batch(NamedTuple):
     mask: BoolArray
 
 
-class Task(ABC):
+class AlgorithmicTask(ABC):
     """A generator of sequences whose difficulty is a few named numbers, such as `{"length": 20}`.
 
     Attributes:
