@@ -243,12 +243,12 @@ class SupervisedSettings(TrainingSettings):
     curriculum: CurriculumKind = Field(
         "uniform", description="Difficulties uniform in the task's ranges, or (lookahead) from easy to hard."
     )
-    uneven: float = Field(
+    biased_fraction: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Share of the training's sequences of random vectors whose bits are 1 with a probability of their "
-        "own and not a half, so that nearly empty vectors are no rarity; validation has none.",
+        description="Fraction of the training sequences whose bits are 1 with a random probability instead of 1/2, so "
+        "that nearly empty and nearly full vectors are common; validation has none.",
     )
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="How the weights are changed.")
     validation: ValidationSettings = Field(ValidationSettings(), description="What is measured on fresh sequences.")

@@ -53,14 +53,14 @@ class AlgorithmicTask(ABC):
         ranges: Of each number of the difficulty, its smallest and largest value in training.
         input_low: Smallest input of each channel, `[I]`.
         input_high: Largest input of each channel, `[I]`.
-        uneven: Share of the sequences of random vectors whose bits are 1 with a probability of their own, uniform,
-            and not a half: nearly empty and nearly full vectors are then no rarity.
+        biased_fraction: Fraction of the sequences whose bits are 1 with a probability drawn uniformly for the sequence
+            instead of 1/2, so that nearly empty and nearly full vectors are common.
     """
 
     input_size: int
     output_size: int
     ranges: Mapping[str, tuple[int, int]]
-    uneven: float = 0.0
+    biased_fraction: float = 0.0
 
     @abstractmethod
     def write(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
@@ -116,7 +116,7 @@ class AlgorithmicTask(ABC):
 
     def random_vectors(self, rng: np.random.Generator, *shape: int) -> FloatArray:
         """Returns the random bits of a sequence's vectors as numbers."""
-        if self.uneven and rng.random() < self.uneven:
+        if self.biased_fraction and rng.random() < self.biased_fraction:
             return (rng.random(shape) < rng.random()).astype(np.float32)
         return random_bits(rng, *shape)
 

@@ -75,7 +75,7 @@ def test_a_training_learns_and_leaves_a_whole_run(tmp_path):
         "optimizer.learning_rate=0.01",
         "batch_size=5",
         "optimizer.averaging=0.9",
-        "uneven=0",  # so few sequences are for what is validated
+        "biased_fraction=0",  # so few sequences are for what is validated
     )
     columns, rows = read_table(result.run / "progress.csv")
     costs = [float(row["validation/bits_per_sequence"]) for row in rows]
@@ -108,8 +108,8 @@ def test_two_halves_with_a_resume_between_are_one_training(tmp_path):
     assert timeless[0] == timeless[1]
 
 
-def test_uneven_bits_are_for_training_alone(tmp_path, monkeypatch):
-    trainer = SupervisedTrainer(small(tmp_path, "task.copy.bits=8", "batch_size=200", "uneven=0.5"))
+def test_biased_bits_are_for_training_alone(tmp_path, monkeypatch):
+    trainer = SupervisedTrainer(small(tmp_path, "task.copy.bits=8", "batch_size=200", "biased_fraction=0.5"))
     seen = {}
 
     def note(name, task):
