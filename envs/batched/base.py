@@ -54,18 +54,20 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
     def play(self, actions: IntArray) -> tuple[NDArray[Any], FloatArray, BoolArray, BoolArray]:
         """Plays one step, without restarts: observations, rewards, and what terminated or was truncated."""
 
-    def course(self) -> dict[str, tuple[Any, Any]]:
-        """Returns of each array that holds the course of the episodes its name, smallest and largest value.
+    def state_bounds(self) -> dict[str, tuple[Any, Any]]:
+        """Returns the attributes that hold the state of the episodes: name to smallest and largest value.
 
-        An environment that does not say has no state that could be kept.
+        An environment without any cannot save its state.
         """
         return {}
 
     def get_state(self) -> State | None:
         """See `ntm_rl.envs.state`."""
-        if not self.course():
+        if not self.state_bounds():
             return None
-        arrays = {name.removeprefix("_"): getattr(self, name).copy() for name in ("_observations", *self.course())}
+        arrays = {
+            name.removeprefix("_"): getattr(self, name).copy() for name in ("_observations", *self.state_bounds())
+        }
         return {"generator": generator_state(self.np_random), **arrays}
 
     def set_state(self, state: Mapping[str, Any]) -> NDArray[Any]:
@@ -76,7 +78,7 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
             raise InputError(f"state 'observations': not in {self.single_observation_space}")
         arrays = {
             name: array_of(state, name.removeprefix("_"), getattr(self, name), low, high)
-            for name, (low, high) in self.course().items()
+            for name, (low, high) in self.state_bounds().items()
         }
         self.np_random, self._observations = generator, observations
         for name, array in arrays.items():

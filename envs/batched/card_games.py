@@ -99,8 +99,8 @@ class ScriptedGame(CardGame):
         self._seen = np.zeros((num_envs, steps + 1, *(observation_space.shape or ())), dtype=np.int64)
         self._answers = np.zeros((num_envs, steps), dtype=np.int64)
 
-    def course(self) -> dict[str, tuple[Any, Any]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[Any, Any]]:
+        """See `BatchedEnv.state_bounds`."""
         space = self.single_observation_space
         kinds = space.nvec if isinstance(space, spaces.MultiDiscrete) else np.array(spaces.flatdim(space))
         return {"_time": (0, self._steps - 1), "_seen": (0, kinds - 1), "_answers": (NO_ANSWER, self._cards)}

@@ -52,8 +52,8 @@ class CartPole(BatchedEnv):
         super().__init__(num_envs, spaces.Box(-high, high, dtype=np.float32), 2)
         self._state = np.zeros((4, num_envs))  # a row each: position, velocity, angle, angular velocity
 
-    def course(self) -> dict[str, tuple[float, float]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[float, float]]:
+        """See `BatchedEnv.state_bounds`."""
         return {"_time": (0, self._time_limit - 1), "_state": (-np.inf, np.inf)}
 
     def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:

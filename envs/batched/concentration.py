@@ -40,8 +40,8 @@ class Concentration(CardGame):
         self._pairs = np.zeros(num_envs, dtype=np.int64)
         self._first = np.zeros(num_envs, dtype=np.int64)  # position of the turn's first card, or NO_CARD
 
-    def course(self) -> dict[str, tuple[float, float]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[float, float]]:
+        """See `BatchedEnv.state_bounds`."""
         return {
             "_time": (0, self._steps - 1),
             "_table": (0, self.kinds - 1),

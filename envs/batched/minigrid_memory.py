@@ -68,8 +68,8 @@ class MiniGridMemoryVectorEnv(SeededCopies):
                     self._add_maze(env, end, first, others)
         self._place = np.zeros(num_envs, dtype=np.int64)
 
-    def course(self) -> dict[str, tuple[Any, Any]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[Any, Any]]:
+        """See `BatchedEnv.state_bounds`."""
         return {"_time": (0, self._max_steps - 1), "_place": (0, len(self._outcomes) - 1)}
 
     def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:

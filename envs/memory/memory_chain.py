@@ -27,8 +27,8 @@ class MemoryChainVectorEnv(DiagnosticVectorEnv):
         self._context = np.zeros((num_envs, bits), dtype=np.int64)
         self._query = np.zeros(num_envs, dtype=np.int64)
 
-    def course(self) -> dict[str, tuple[Any, Any]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[Any, Any]]:
+        """See `BatchedEnv.state_bounds`."""
         return {"_time": (0, self.length), "_context": (0, 1), "_query": (0, self.bits - 1)}
 
     def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:

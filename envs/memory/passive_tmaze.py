@@ -24,8 +24,8 @@ class PassiveTMazeVectorEnv(DiagnosticVectorEnv):
         self._goal = np.ones(num_envs, dtype=np.int64)  # +1 up, -1 down
         self._x, self._y = np.zeros((2, num_envs), dtype=np.int64)
 
-    def course(self) -> dict[str, tuple[Any, Any]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[Any, Any]]:
+        """See `BatchedEnv.state_bounds`."""
         return {"_time": (0, self.length), "_goal": (-1, 1), "_x": (0, self.length), "_y": (-1, 1)}
 
     def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
