@@ -51,7 +51,7 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         InputError: an option outside its range, or options that contradict each other.
     """
 
-    seeds_copies = True  # `reset` takes a list of seeds
+    accepts_seed_list = True  # `reset` takes a list of seeds
 
     def __init__(
         self,

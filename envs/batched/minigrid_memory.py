@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from ntm_rl.envs.batched.base import BoolArray, FloatArray, IntArray, SeededCopies
+from ntm_rl.envs.batched.base import BoolArray, FloatArray, IntArray, SeededBatchedEnv
 from ntm_rl.envs.wrappers.observations import GridFeatures
 from ntm_rl.errors import InputError
 
@@ -40,7 +40,7 @@ class Decided:
         return next(self._numbers)
 
 
-class MiniGridMemoryVectorEnv(SeededCopies):
+class MiniGridMemoryVectorEnv(SeededBatchedEnv):
     """Copies of one of MiniGrid's Memory environments, seen as `GridFeatures` shows them.
 
     Copy i after `reset(seed=s)` plays the episodes of MiniGrid's after `reset(seed=s + i)`.
@@ -72,13 +72,13 @@ class MiniGridMemoryVectorEnv(SeededCopies):
         """See `BatchedEnv.state_bounds`."""
         return {"_time": (0, self._max_steps - 1), "_place": (0, len(self._outcomes) - 1)}
 
-    def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
+    def begin(self, indices: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
         """See `BatchedEnv.begin`; draws as MiniGrid does."""
-        for copy in copies:
-            draw = self.generators[copy].integers
+        for index in indices:
+            draw = self.generators[index].integers
             end = int(draw(SHORTEST, self._longest + 1)) if self._is_random else self._longest
-            self._place[copy] = self._starts[end, int(draw(1, end + 1)), int(draw(0, 2)), int(draw(0, 2))]
-        return self._views[self._place[copies]].astype(np.float32)
+            self._place[index] = self._starts[end, int(draw(1, end + 1)), int(draw(0, 2)), int(draw(0, 2))]
+        return self._views[self._place[indices]].astype(np.float32)
 
     def play(self, actions: IntArray) -> tuple[NDArray[np.float32], FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`."""

@@ -183,7 +183,7 @@ class VectorEnvAdapter(SpawnsSeeds):
         if self._seeds[0] is None:
             return None
         inner = self.envs.unwrapped
-        has_many = isinstance(inner, (SyncVectorEnv, AsyncVectorEnv)) or getattr(inner, "seeds_copies", False)
+        has_many = isinstance(inner, (SyncVectorEnv, AsyncVectorEnv)) or getattr(inner, "accepts_seed_list", False)
         return list(self._seeds) if has_many else self._seeds[0]
 
     def _fail(self, method: str, error: BaseException) -> NoReturn:
