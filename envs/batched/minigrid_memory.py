@@ -29,14 +29,14 @@ def check_size(env: gym.Env[Any, Any]) -> None:
         raise InputError(f"size = {size}: must be odd and at least {SHORTEST + 3}")
 
 
-class Decided:
-    """Stands in for MiniGrid's random generator: deals out numbers that are decided beforehand."""
+class ScriptedGenerator:
+    """Replaces MiniGrid's random generator and returns given numbers."""
 
     def __init__(self, *numbers: int):
         self._numbers = iter(numbers)
 
     def integers(self, low: int, high: int) -> int:
-        """Returns the next number, which is what MiniGrid draws from `low` to `high - 1`."""
+        """Returns the next number, whatever the range."""
         return next(self._numbers)
 
 
@@ -90,7 +90,7 @@ class MiniGridMemoryVectorEnv(SeededBatchedEnv):
     def _add_maze(self, env: GridFeatures, end: int, first: int, others: int) -> None:
         """Adds the places of a maze: its hallway ends in column `end`, the objects are the so manieth of MiniGrid's."""
         maze: Any = env.unwrapped
-        maze.np_random = Decided(*([end] if self._is_random else []), 1, first, others)
+        maze.np_random = ScriptedGenerator(*([end] if self._is_random else []), 1, first, others)
         maze.reset()
         row = maze.agent_pos[1]
         stands = _reachable(maze.grid, (1, row))
