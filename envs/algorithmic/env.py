@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
 from ntm_rl.envs.algorithmic.playback import Playback
 from ntm_rl.envs.algorithmic.registry import make_task
-from ntm_rl.envs.algorithmic.render import draw, write_out
+from ntm_rl.envs.algorithmic.render import render_image, render_text
 from ntm_rl.envs.algorithmic.task import FloatArray
 from ntm_rl.envs.batched.base import reseed
 from ntm_rl.envs.state import State, generator_state, generators_of, part_of
@@ -46,10 +46,10 @@ class AlgorithmicEnv(HasCurriculum, gym.Env[FloatArray, Any]):
         task: Name of the task.
         curriculum: "uniform" (uniform over the task's ranges) or "lookahead" (from easy to hard).
         render_mode: "rgb_array" or "ansi"; shows inputs, answers and targets.
-        **options: The task's options.
+        **options: Options of the task.
 
     Raises:
-        InputError: unknown task or option, or an impossible difficulty.
+        InputError: the task or an option is unknown, or an option is out of range.
     """
 
     metadata = {"render_modes": RENDER_MODES, "render_fps": RENDER_FPS}  # noqa: RUF012  (Gymnasium's own convention)
@@ -78,7 +78,7 @@ class AlgorithmicEnv(HasCurriculum, gym.Env[FloatArray, Any]):
         """
         if not self.action_space.contains(action):
             raise InputError(f"action = {action!r}: must be in {self.action_space}")
-        rewards, ended = self._playback.answer(np.asarray(action))
+        rewards, ended = self._playback.step(np.asarray(action))
         return self._playback.observations()[0], float(rewards[0]), bool(ended[0]), False, self._info()
 
     def fix_level(self, level: int) -> None:
@@ -144,7 +144,7 @@ class AlgorithmicVectorEnv(HasCurriculum, VectorEnv[FloatArray, NDArray[Any], ND
         self, actions: NDArray[Any]
     ) -> tuple[FloatArray, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Plays one step in every sub-environment."""
-        rewards, ended = self._playback.answer(np.asarray(actions))
+        rewards, ended = self._playback.step(np.asarray(actions))
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
         if not ended.any():
             return self._playback.observations(), rewards, ended, truncated, self._info()
@@ -193,5 +193,5 @@ def render(playback: Playback, index: int, mode: str) -> Any:
     episode, answers = playback.episode(index)
     now = int(playback.time[index])
     if mode == "ansi":
-        return write_out(*episode, answers, now)
-    return draw(*episode, answers, now, playback.longest)
+        return render_text(*episode, answers, now)
+    return render_image(*episode, answers, now, playback.longest)

@@ -48,13 +48,13 @@ class Playback:
     def longest(self) -> int:
         """Steps of the longest episode that the curriculum may draw."""
         hardest = {name: high for name, (_, high) in self.task.ranges.items()}
-        return len(self.task.write(np.random.default_rng(0), hardest).mask)
+        return len(self.task.generate(np.random.default_rng(0), hardest).mask)
 
     def begin(self, indices: NDArray[np.int64], generators: list[np.random.Generator]) -> None:
         """Generates new episodes for the sub-environments `indices`, each with its own generator."""
         for index in indices.tolist():
             difficulty = self.curriculum.draw(generators[index])
-            inputs, targets, mask = self.task.write(generators[index], difficulty)
+            inputs, targets, mask = self.task.generate(generators[index], difficulty)
             steps = len(mask)
             if steps >= self._room:
                 self._make_room(steps + 1)
@@ -75,7 +75,7 @@ class Playback:
         """Returns the targets of the current step, `[E, O]`, and its mask, `[E]`."""
         return {"target": self._targets[self._indices, self.time], "mask": self._weights[self._indices, self.time] > 0}
 
-    def answer(self, actions: NDArray[Any]) -> tuple[NDArray[np.float64], BoolArray]:
+    def step(self, actions: NDArray[Any]) -> tuple[NDArray[np.float64], BoolArray]:
         """Plays a step with the answers `[E, O]` or `[E]`; returns the rewards and the ended episodes, `[E]` each."""
         bits = actions.reshape(self.num_envs, -1)
         self._answers[self._indices, self.time] = bits

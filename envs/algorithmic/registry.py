@@ -31,7 +31,7 @@ def make_task(name: str, **options: Any) -> AlgorithmicTask:
     """Makes a task by name.
 
     Raises:
-        InputError: unknown task, unknown option, or an impossible difficulty.
+        InputError: the task or an option is unknown, or an option is out of range.
     """
     if name not in TASKS:
         raise InputError(f"task = {name!r}: unknown task; valid are {', '.join(TASKS)}.{did_you_mean(name, TASKS)}")

@@ -213,7 +213,7 @@ def test_what_is_wrong_with_a_supervised_config_comes_in_one_line_each():
     for override, message in {
         "task.copy.max_length=-1": r"task.copy.max_length = -1: must be an integer of at least 1",
         "task.name=copi": r"task.name = 'copi': must be .* Did you mean copy\?",
-        "validation.longer=[{items: 3}]": r"validation.longer.items: this task's difficulty has no such number",
+        "validation.longer=[{items: 3}]": r"validation.longer.items: unknown; a difficulty of this task has",
         "optimizer.name=adagrad": r"optimizer.name = 'adagrad': must be 'rmsprop', 'adam' or 'sgd'",
         "ppo.gamma=0.9": r"ppo = .*: unknown key",
         "task.copy.size=3": r"task.copy.size = 3: unknown key. Valid here are bits, min_length, max_length",
@@ -230,7 +230,7 @@ def test_evaluation_scores_each_difficulty_and_refuses_what_there_is_not(tmp_pat
     assert list(scores) == ["as in training", "length=5"]
     assert scores["length=5"].bits > 0
     assert list(evaluate_supervised(run, 5, [{"length": 2}], best=True).scores) == ["length=2"]
-    with pytest.raises(InputError, match="items: this task's difficulty has no such number"):
+    with pytest.raises(InputError, match="items: unknown; a difficulty of this task has"):
         evaluate_supervised(run, 5, [{"items": 2}])
     with pytest.raises(InputError, match="episodes = 0: must be at least 1"):
         evaluate_supervised(run, 0)
