@@ -28,20 +28,20 @@ class MultiarmedBandit(BatchedEnv):
         self._rewards = np.array([-1 / steps, 1 / steps])
         self._payouts = np.zeros((num_envs, arms), dtype=np.float32)  # the arms' probabilities
 
-    def course(self) -> dict[str, tuple[Any, Any]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[Any, Any]]:
+        """See `BatchedEnv.state_bounds`."""
         return {"_time": (0, self._steps - 1), "_payouts": (0, 1)}
 
-    def begin(self, copies: IntArray, options: dict[str, Any]) -> IntArray:
+    def begin(self, indices: IntArray, options: dict[str, Any]) -> IntArray:
         """See `BatchedEnv.begin`."""
-        self._payouts[copies] = self.np_random.random((len(copies), self._arms), dtype=np.float32)
-        return np.zeros(len(copies), dtype=np.int64)
+        self._payouts[indices] = self.np_random.random((len(indices), self._arms), dtype=np.float32)
+        return np.zeros(len(indices), dtype=np.int64)
 
     def play(self, actions: IntArray) -> tuple[IntArray, FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`."""
         # POPGym compares in float32, too: NumPy rounds a Python float beside a float32.
         draws = self.np_random.random(self.num_envs).astype(np.float32)
-        paid = (draws < self._payouts[self._copies, actions]).astype(np.int64)
+        paid = (draws < self._payouts[self._indices, actions]).astype(np.int64)
         return paid, self._rewards[paid], np.zeros(self.num_envs, dtype=np.bool_), self._time == self._steps
 
 

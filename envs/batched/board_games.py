@@ -37,17 +37,17 @@ class BoardGame(BatchedEnv):
         self._first_cells = np.arange(num_envs) * size * size  # of each board, in the flattened array of all
 
     @abstractmethod
-    def set_up(self, copies: IntArray) -> None:
-        """Draws the boards of new episodes in `copies` `[E]`."""
+    def set_up(self, indices: IntArray) -> None:
+        """Draws the boards of new episodes in `indices` `[E]`."""
 
     @abstractmethod
     def guess(self, cells: IntArray) -> tuple[IntArray, FloatArray, BoolArray]:
         """Plays cells `[num_envs]`, numbered over all boards: observations, rewards, and what terminated."""
 
-    def begin(self, copies: IntArray, options: dict[str, Any]) -> IntArray:
+    def begin(self, indices: IntArray, options: dict[str, Any]) -> IntArray:
         """See `BatchedEnv.begin`."""
-        self.set_up(copies)
-        return np.zeros(len(copies), dtype=np.int64)
+        self.set_up(indices)
+        return np.zeros(len(indices), dtype=np.int64)
 
     def play(self, actions: IntArray) -> tuple[IntArray, FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`."""
@@ -74,16 +74,16 @@ class Battleship(BoardGame):
         self._left = np.zeros(num_envs, dtype=np.int64)  # cells of ships that were not hit
         self._places = [places_of(ship, size) for ship in SHIPS]
 
-    def course(self) -> dict[str, tuple[Any, Any]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[Any, Any]]:
+        """See `BatchedEnv.state_bounds`."""
         return {"_time": (0, self._steps - 1), "_board": (0, 1), "_left": (1, SHIP_CELLS)}
 
-    def set_up(self, copies: IntArray) -> None:
+    def set_up(self, indices: IntArray) -> None:
         """See `BoardGame.set_up`."""
-        self._board[copies] = 0
-        self._left[copies] = SHIP_CELLS
-        for copy in copies:
-            self._board[copy, list(self._draw_ships())] = 1
+        self._board[indices] = 0
+        self._left[indices] = SHIP_CELLS
+        for index in indices:
+            self._board[index, list(self._draw_ships())] = 1
 
     def guess(self, cells: IntArray) -> tuple[IntArray, FloatArray, BoolArray]:
         """See `BoardGame.guess`."""
@@ -136,8 +136,8 @@ class MineSweeper(BoardGame):
         self._is_near = (abs(row[:, None] - row) <= 1) & (abs(column[:, None] - column) <= 1)  # [cells, cells]
         self._neighbors = np.zeros((num_envs, cells), dtype=np.int64)
 
-    def course(self) -> dict[str, tuple[Any, Any]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[Any, Any]]:
+        """See `BatchedEnv.state_bounds`."""
         return {
             "_time": (0, self._steps - 1),
             "_board": (HIDDEN, VIEWED),
@@ -145,14 +145,14 @@ class MineSweeper(BoardGame):
             "_left": (1, self._steps),
         }
 
-    def set_up(self, copies: IntArray) -> None:
+    def set_up(self, indices: IntArray) -> None:
         """See `BoardGame.set_up`."""
-        cells = np.broadcast_to(np.arange(self._size**2), (len(copies), self._size**2))
+        cells = np.broadcast_to(np.arange(self._size**2), (len(indices), self._size**2))
         mines = self.np_random.permuted(cells, axis=1)[:, : self._mines]
-        self._board[copies] = HIDDEN
-        self._board[copies[:, None], mines] = MINE
-        self._left[copies] = self._steps
-        self._neighbors[copies] = self._is_near[mines].sum(axis=1)
+        self._board[indices] = HIDDEN
+        self._board[indices[:, None], mines] = MINE
+        self._left[indices] = self._steps
+        self._neighbors[indices] = self._is_near[mines].sum(axis=1)
 
     def guess(self, cells: IntArray) -> tuple[IntArray, FloatArray, BoolArray]:
         """See `BoardGame.guess`."""

@@ -37,19 +37,19 @@ class PositionOnlyPendulum(BatchedEnv):
         self._time_limit, self._noise = time_limit, noise
         self._angle, self._speed = np.zeros((2, num_envs))
 
-    def course(self) -> dict[str, tuple[float, float]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[float, float]]:
+        """See `BatchedEnv.state_bounds`."""
         return {
             "_time": (0, self._time_limit - 1),
             "_angle": (-np.inf, np.inf),
             "_speed": (-MAX_SPEED, MAX_SPEED),
         }
 
-    def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
+    def begin(self, indices: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
         """See `BatchedEnv.begin`."""
         bounds = np.array([FIRST_ANGLE, FIRST_SPEED])
-        self._angle[copies], self._speed[copies] = self.np_random.uniform(-bounds, bounds, (len(copies), 2)).T
-        return self._look(copies)
+        self._angle[indices], self._speed[indices] = self.np_random.uniform(-bounds, bounds, (len(indices), 2)).T
+        return self._look(indices)
 
     def check_actions(self, actions: Any) -> NDArray[np.float32]:
         """See `BatchedEnv.check_actions`; torques out of bounds are clipped, as in Gymnasium."""
@@ -69,10 +69,10 @@ class PositionOnlyPendulum(BatchedEnv):
         self._angle = angle + self._speed * SECONDS
         rewards = (MAX_COST / 2 - costs) / (MAX_COST / 2) / self._time_limit
         terminated = np.zeros(self.num_envs, dtype=np.bool_)
-        return self._look(self._copies), rewards, terminated, self._time == self._time_limit
+        return self._look(self._indices), rewards, terminated, self._time == self._time_limit
 
-    def _look(self, copies: IntArray) -> NDArray[np.float32]:
-        angle = self._angle[copies]
+    def _look(self, indices: IntArray) -> NDArray[np.float32]:
+        angle = self._angle[indices]
         seen = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
         if not self._noise:
             return seen

@@ -68,8 +68,8 @@ class ColorCubesVectorEnv(DiagnosticVectorEnv):
         """Steps of the longest episode."""
         return self._patience * self.targets
 
-    def course(self) -> dict[str, tuple[Any, Any]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[Any, Any]]:
+        """See `BatchedEnv.state_bounds`."""
         return {
             "_time": (0, self.longest - 1),
             "_agent": (0, self.size**2 - 1),
@@ -80,68 +80,68 @@ class ColorCubesVectorEnv(DiagnosticVectorEnv):
             "_until_teleport": (1, self.longest),
         }
 
-    def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
+    def begin(self, indices: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
         """See `BatchedEnv.begin`."""
-        for copy in copies:
-            generator = self.generators[copy]
-            self._agent[copy], *self._cubes[copy] = generator.permutation(self.size**2)[: self.cubes + 1]
-            self._target[copy] = generator.integers(self.cubes)
-            self._until_teleport[copy] = self._draw_teleport(generator)
-        self._reached[copies], self._waited[copies] = 0, 0
+        for index in indices:
+            generator = self.generators[index]
+            self._agent[index], *self._cubes[index] = generator.permutation(self.size**2)[: self.cubes + 1]
+            self._target[index] = generator.integers(self.cubes)
+            self._until_teleport[index] = self._draw_teleport(generator)
+        self._reached[indices], self._waited[indices] = 0, 0
         is_first = np.zeros(self.num_envs, dtype=np.bool_)
-        is_first[copies] = True
-        return self._observe(is_first, True)[copies]
+        is_first[indices] = True
+        return self._observe(is_first, True)[indices]
 
     def play(self, actions: IntArray) -> tuple[NDArray[np.float32], FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`."""
         self._agent = self._next_cells[self._agent, actions]
-        is_reached = self._agent == self._cubes[self._copies, self._target]
+        is_reached = self._agent == self._cubes[self._indices, self._target]
         self._reached = self._reached + is_reached
         self._waited = np.where(is_reached, 0, self._waited + 1)
         terminated = (self._reached == self.targets) | (self._waited == self._patience)
         self._until_teleport = self._until_teleport - (self.teleport > 0)
         is_shown = ~terminated & (is_reached | (self._until_teleport == 0))
-        for copy in np.flatnonzero(is_shown):
-            self._move_cube(int(copy), bool(is_reached[copy]))
+        for index in np.flatnonzero(is_shown):
+            self._move_cube(int(index), bool(is_reached[index]))
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
         return self._observe(is_shown, self.shows_colors), is_reached / self.targets, terminated, truncated
 
-    def outcomes(self) -> dict[str, NDArray[Any]]:
-        """See `BatchedEnv.outcomes`."""
+    def final_infos(self) -> dict[str, NDArray[Any]]:
+        """See `BatchedEnv.final_infos`."""
         return {"is_success": self._reached == self.targets}
 
-    def write_out(self, copy: int) -> str:
+    def write_out(self, index: int) -> str:
         """See `DiagnosticVectorEnv.write_out`: `A`, `B`, ... are the cubes, `@` is the agent."""
         cells = ["."] * self.size**2
-        for color, cell in enumerate(self._cubes[copy]):
+        for color, cell in enumerate(self._cubes[index]):
             cells[cell] = chr(ord("A") + color)
-        cells[self._agent[copy]] = "@"
+        cells[self._agent[index]] = "@"
         rows = ["".join(cells[first : first + self.size]) for first in range(0, self.size**2, self.size)]
-        target = chr(ord("A") + self._target[copy])
-        return "".join(f"{line}\n" for line in (f"target {target}, reached {self._reached[copy]}", *rows))
+        target = chr(ord("A") + self._target[index])
+        return "".join(f"{line}\n" for line in (f"target {target}, reached {self._reached[index]}", *rows))
 
-    def picture(self, copy: int) -> NDArray[np.uint8]:
+    def picture(self, index: int) -> NDArray[np.uint8]:
         """See `DiagnosticVectorEnv.picture`: the agent is yellow, the row above the grid has the target's colour."""
         cells = np.full((self.size**2, 3), FLOOR, dtype=np.uint8)
-        cells[self._cubes[copy]] = COLORS[: self.cubes]
-        cells[self._agent[copy]] = AGENT
-        target = np.full((1, self.size, 3), COLORS[self._target[copy]], dtype=np.uint8)
+        cells[self._cubes[index]] = COLORS[: self.cubes]
+        cells[self._agent[index]] = AGENT
+        target = np.full((1, self.size, 3), COLORS[self._target[index]], dtype=np.uint8)
         return paint(np.concatenate([target, cells.reshape(self.size, self.size, 3)]))
 
-    def _move_cube(self, copy: int, is_reached: bool) -> None:
+    def _move_cube(self, index: int, is_reached: bool) -> None:
         """Moves the cube that was reached and sets a new target, or teleports another cube."""
-        generator = self.generators[copy]
-        target = self._target[copy]
+        generator = self.generators[index]
+        target = self._target[index]
         other = (target + 1 + generator.integers(self.cubes - 1)) % self.cubes
         moved = target if is_reached else other
         cell = generator.integers(self.size**2)
-        while cell == self._agent[copy] or cell in self._cubes[copy]:
+        while cell == self._agent[index] or cell in self._cubes[index]:
             cell = generator.integers(self.size**2)
-        self._cubes[copy, moved] = cell
+        self._cubes[index, moved] = cell
         if is_reached:
-            self._target[copy] = other
-        if self._until_teleport[copy] == 0:
-            self._until_teleport[copy] = self._draw_teleport(generator)
+            self._target[index] = other
+        if self._until_teleport[index] == 0:
+            self._until_teleport[index] = self._draw_teleport(generator)
 
     def _draw_teleport(self, generator: np.random.Generator) -> int:
         """Returns the steps until a teleport; `longest` stands for any number from there on."""

@@ -37,8 +37,8 @@ class EndlessTMazeVectorEnv(DiagnosticVectorEnv):
         self._passed = np.zeros(num_envs, dtype=np.int64)  # junctions
         self._position = np.zeros(num_envs, dtype=np.int64)  # in the corridor
 
-    def course(self) -> dict[str, tuple[Any, Any]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[Any, Any]]:
+        """See `BatchedEnv.state_bounds`."""
         return {
             "_time": (0, self._steps - 1),
             "_turns": (LEFT, RIGHT),
@@ -47,57 +47,57 @@ class EndlessTMazeVectorEnv(DiagnosticVectorEnv):
             "_position": (0, self.length),
         }
 
-    def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
+    def begin(self, indices: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
         """See `BatchedEnv.begin`."""
-        self._turns[copies] = LEFT + self.draw(copies, 2, self.corridors)
+        self._turns[indices] = LEFT + self.draw(indices, 2, self.corridors)
         if self.uniform:
-            self._lengths[copies] = 1 + self.draw(copies, self.length, self.corridors)
-        self._passed[copies], self._position[copies] = 0, 0
-        return self._observe()[copies]
+            self._lengths[indices] = 1 + self.draw(indices, self.length, self.corridors)
+        self._passed[indices], self._position[indices] = 0, 0
+        return self._observe()[indices]
 
     def play(self, actions: IntArray) -> tuple[NDArray[np.float32], FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`."""
-        is_junction = self._position == self._lengths[self._copies, self._passed]
+        is_junction = self._position == self._lengths[self._indices, self._passed]
         is_move = (actions == FORWARD) & ~is_junction
         is_turn = (actions != FORWARD) & is_junction
-        is_correct = is_turn & (actions == self._turns[self._copies, self._passed])
+        is_correct = is_turn & (actions == self._turns[self._indices, self._passed])
         self._position = np.where(is_correct, 0, self._position + is_move)
         self._passed = self._passed + is_correct
         rewards = np.where(is_correct, 1.0, np.where(is_move, 0.0, IDLE))
         terminated = is_turn & ~is_correct | (self._passed == self.corridors)
         return self._observe(), rewards, terminated, ~terminated & (self._time == self._steps)
 
-    def outcomes(self) -> dict[str, NDArray[Any]]:
-        """See `BatchedEnv.outcomes`."""
+    def final_infos(self) -> dict[str, NDArray[Any]]:
+        """See `BatchedEnv.final_infos`."""
         return {"is_success": self._passed == self.corridors}
 
-    def write_out(self, copy: int) -> str:
+    def write_out(self, index: int) -> str:
         """See `DiagnosticVectorEnv.write_out`: `G` is the goal, `@` the agent; a turn to the left leads up."""
-        length, is_left = self._corridor(copy)
+        length, is_left = self._corridor(index)
         rows = [[" "] * length + ["."], ["."] * (length + 1), [" "] * length + ["."]]
         rows[0 if is_left else 2][-1] = "G"
-        rows[1][self._position[copy]] = "@"
-        lines = [f"passed {self._passed[copy]} of {self.corridors}", *map("".join, rows)]
+        rows[1][self._position[index]] = "@"
+        lines = [f"passed {self._passed[index]} of {self.corridors}", *map("".join, rows)]
         return "".join(line + "\n" for line in lines)
 
-    def picture(self, copy: int) -> NDArray[np.uint8]:
+    def picture(self, index: int) -> NDArray[np.uint8]:
         """See `DiagnosticVectorEnv.picture`: the goal is green, the agent yellow, and passed corridors a green bar."""
-        length, is_left = self._corridor(copy)
+        length, is_left = self._corridor(index)
         cells = np.full((4, max(self.length + 1, self.corridors), 3), WALL, dtype=np.uint8)
         cells[1, : length + 1], cells[:3, length] = FLOOR, FLOOR
         cells[0 if is_left else 2, length] = GOAL
-        cells[1, self._position[copy]] = AGENT
-        cells[3, : self._passed[copy]] = GOAL
+        cells[1, self._position[index]] = AGENT
+        cells[3, : self._passed[index]] = GOAL
         return paint(cells)
 
-    def _corridor(self, copy: int) -> tuple[int, bool]:
+    def _corridor(self, index: int) -> tuple[int, bool]:
         """Returns the length of the corridor, the last one after the end, and whether its turn is to the left."""
-        number = min(self._passed[copy], self.corridors - 1)
-        return int(self._lengths[copy, number]), bool(self._turns[copy, number] == LEFT)
+        number = min(self._passed[index], self.corridors - 1)
+        return int(self._lengths[index, number]), bool(self._turns[index, number] == LEFT)
 
     def _observe(self) -> NDArray[np.float32]:
         is_signed = (self._position == 0) & (self._passed < self.corridors)
-        turns = self._turns[self._copies, np.minimum(self._passed, self.corridors - 1)]
+        turns = self._turns[self._indices, np.minimum(self._passed, self.corridors - 1)]
         signs = [is_signed & (turns == turn) for turn in (LEFT, RIGHT)]
         return np.stack([self._position / self.length, *signs], axis=1, dtype=np.float32, casting="same_kind")
 

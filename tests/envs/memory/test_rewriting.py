@@ -42,10 +42,10 @@ def cubes(agent: int, places: list[int], target: int = 0, difficulty: str = "med
 def good_actions(envs, rng: np.random.Generator) -> np.ndarray:
     """Returns mostly the actions of a player who knows the state."""
     if isinstance(envs, EndlessTMazeVectorEnv):
-        corridor = envs._copies, envs._passed
+        corridor = envs._indices, envs._passed
         best = np.where(envs._position == envs._lengths[corridor], envs._turns[corridor], FORWARD)
     else:
-        target = envs._places[envs._cubes[envs._copies, envs._target]]
+        target = envs._places[envs._cubes[envs._indices, envs._target]]
         down, right = (target - envs._places[envs._agent]).T
         best = np.where(down > 0, 3, np.where(down < 0, 1, np.where(right > 0, 0, 2)))
     guesses = rng.integers(envs.single_action_space.n, size=envs.num_envs)
@@ -112,7 +112,7 @@ def test_a_sign_is_seen_in_the_first_cell_of_each_corridor():
     ]
     assert [step[1][0] for step in steps] == [-0.01, 0, -0.01, 0, -0.01, 1, 0, 1]
     assert [bool(step[2][0]) for step in steps] == [False] * 7 + [True]
-    assert envs.outcomes()["is_success"].tolist() == [True]
+    assert envs.final_infos()["is_success"].tolist() == [True]
 
 
 def test_a_wrong_turn_costs_a_hundredth_and_ends_the_episode():
@@ -125,7 +125,7 @@ def test_a_wrong_turn_costs_a_hundredth_and_ends_the_episode():
         [True],
         [False],
     )
-    assert envs.outcomes()["is_success"].tolist() == [False]
+    assert envs.final_infos()["is_success"].tolist() == [False]
 
 
 def test_an_episode_is_truncated_after_six_times_the_fewest_steps():
