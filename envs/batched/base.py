@@ -129,7 +129,7 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """
         checked: NDArray[Any] = np.asarray(actions)
         # `action_space.contains` takes as long as a whole step of a small game.
-        is_integer = checked.shape == self.action_space.shape and np.can_cast(checked.dtype, np.int64)
+        is_integer = checked.shape == self.action_space.shape and checked.dtype.kind in "biu"
         if not is_integer or np.count_nonzero((checked < 0) | (checked > self._last_action)):
             raise InputError(f"actions = {actions}: must be {self.num_envs} {name_elements(self.single_action_space)}")
         return checked.astype(np.int64, copy=False)

@@ -21,6 +21,7 @@ POLE_MOMENT = POLE_MASS * HALF_LENGTH
 FORCES = np.array([-10.0, 10.0])  # of the actions
 SECONDS = 0.02  # of a step
 MAX_POSITION, MAX_ANGLE = 2.4, 12 * 2 * math.pi / 360
+BOUNDS = np.array([[MAX_POSITION], [MAX_ANGLE]])
 
 
 class CartPole(BatchedEnv):
@@ -50,7 +51,8 @@ class CartPole(BatchedEnv):
     ):
         self._shown = np.array([0, 1, 2, 3] if shown is None else shown)
         self._first_shown = self._shown if first_shown is None else np.array(first_shown)
-        self._time_limit, self._reward, self._noise = time_limit, reward, noise
+        self._time_limit, self._noise = time_limit, noise
+        self._rewards = np.full(num_envs, reward)
         high = np.array([2 * MAX_POSITION, np.inf, 2 * MAX_ANGLE, np.inf], dtype=np.float32)[self._shown]
         super().__init__(num_envs, spaces.Box(-high, high, dtype=np.float32), 2)
         self._state = np.zeros((4, num_envs))  # a row each: position, velocity, angle, angular velocity
@@ -62,8 +64,9 @@ class CartPole(BatchedEnv):
     def begin(self, indices: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
         """See `BatchedEnv.begin`; `options` may hold bounds `low` and `high` of the first state."""
         low, high = maybe_parse_reset_bounds(options, -0.05, 0.05)
-        self._state[:, indices] = self.np_random.uniform(low, high, (len(indices), 4)).T
-        return self._look(self._state[:, indices], self._first_shown)
+        first = self.np_random.uniform(low, high, (len(indices), 4)).T
+        self._state[:, indices] = first
+        return self._look(first, self._first_shown)
 
     def play(self, actions: IntArray) -> tuple[NDArray[np.float32], FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`; the equations are those of https://coneural.org/florian/papers/05_cart_pole.pdf."""
@@ -79,9 +82,9 @@ class CartPole(BatchedEnv):
         rates = np.empty_like(self._state)  # `np.stack` takes three times as long
         rates[0], rates[1], rates[2], rates[3] = x_dot, x_acc, theta_dot, theta_acc
         self._state = self._state + SECONDS * rates  # Euler's method
-        terminated = (np.abs(self._state[0]) > MAX_POSITION) | (np.abs(self._state[2]) > MAX_ANGLE)
-        rewards = np.full(self.num_envs, self._reward)
-        return self._look(self._state, self._shown), rewards, terminated, self._time == self._time_limit
+        is_out = np.abs(self._state[::2]) > BOUNDS  # position, angle
+        observations = self._look(self._state, self._shown)
+        return observations, self._rewards.copy(), is_out[0] | is_out[1], self._time == self._time_limit
 
     def _look(self, state: FloatArray, shown: IntArray) -> NDArray[np.float32]:
         """Returns the observations in states `[4, E]`."""
