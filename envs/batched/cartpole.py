@@ -22,6 +22,7 @@ FORCES = np.array([-10.0, 10.0])  # of the actions
 SECONDS = 0.02  # of a step
 MAX_POSITION, MAX_ANGLE = 2.4, 12 * 2 * math.pi / 360
 BOUNDS = np.array([[MAX_POSITION], [MAX_ANGLE]])
+VELOCITIES = [1, 3]  # which elements of the state they are
 
 
 class CartPole(BatchedEnv):
@@ -96,9 +97,6 @@ class CartPole(BatchedEnv):
         noise = self.np_random.normal(0, self._noise, seen.shape).astype(np.float32)
         noisy: NDArray[np.float32] = np.clip(seen + noise, space.low, space.high)
         return noisy
-
-
-VELOCITIES = [1, 3]
 
 
 def _popgym(time_limit: int, noise: float = 0.0, shown: list[int] = POSITIONS["CartPole"]) -> Callable[[int], CartPole]:

@@ -168,9 +168,9 @@ class ColorCubesEnv(DiagnosticEnv):
 
     ## Description
     Cubes of different colours stand on a grid. The agent must reach the cube of the target's colour; that cube then
-    moves to a free cell and another colour becomes the target. At random moments one of the other cubes teleports to
-    a free cell. The state is shown at the beginning and in a step in which a cube moves; otherwise the agent sees only
-    where it is. In "extreme" colours are shown only at the beginning: which cube has moved follows from its old place.
+    moves to a free cell and another colour becomes the target. In other steps one of the other cubes may teleport to a
+    free cell. The state is shown at the beginning and whenever a cube moves; otherwise the agent sees only where it is.
+    In "extreme" colours are shown only at the beginning: which cube has moved follows from its old place.
 
     | difficulty | grid | cubes | targets | teleports per step | colours |
     |------------|------|-------|---------|--------------------|---------|

@@ -57,7 +57,7 @@ class EndlessTMazeVectorEnv(DiagnosticVectorEnv):
 
     def play(self, actions: IntArray) -> tuple[NDArray[np.float32], FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`."""
-        is_junction = self._position == self._lengths[self._indices, self._passed]
+        is_junction = self._position >= self._lengths[self._indices, self._passed]
         is_move = (actions == FORWARD) & ~is_junction
         is_turn = (actions != FORWARD) & is_junction
         is_correct = is_turn & (actions == self._turns[self._indices, self._passed])
@@ -157,8 +157,9 @@ class EndlessTMazeEnv(DiagnosticEnv):
     ## Comparability
     Written from the paper's description, not its code. The paper trains with lengths and numbers of corridors of 1, 3,
     5 and 10, fixed and uniform. Decided here: a corridor of `length` 1 has its junction one step behind the sign, the
-    sign stays visible while the agent waits in the first cell, and lengths are uniform over 1 to `length`. Published
-    figures are comparable only as far as the original decides the same.
+    sign stays visible while the agent waits in the first cell, and lengths are uniform over 1 to `length`. The paper's
+    web page names a reward of -1 for a wrong turn. Published figures are comparable only as far as the original decides
+    the same.
 
     Raises:
         InputError: an argument out of its range.
