@@ -116,7 +116,7 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
             if final:
                 final |= {f"_{name}": ended for name in final}
                 info |= {"final_info": final, "_final_info": ended}
-            finished = np.flatnonzero(ended)
+            finished = ended.nonzero()[0]
             observations[finished] = self._begin(finished, {})
         self._observations = observations
         return observations, rewards, terminated, truncated, info

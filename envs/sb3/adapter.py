@@ -85,7 +85,7 @@ class VectorEnvAdapter(SpawnedSeedVecEnv):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if not np.count_nonzero(dones):  # five times as fast as `any`
             return observations, rewards.astype(np.float32), dones, infos
-        finished = np.flatnonzero(dones)
+        finished = dones.nonzero()[0]
         last, last_info = observations, info
         if self._resets_itself:  # now `observations` and `info` belong to the next episode
             if "final_obs" not in info:
