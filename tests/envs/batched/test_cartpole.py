@@ -51,7 +51,7 @@ def test_the_same_states_and_actions_give_gymnasiums_numbers_exactly(env_id):
     seen, _ = batched.reset(seed=5)
     for copy in range(COPIES):
         first = put(singles[copy], batched._state[:, copy])
-        np.testing.assert_array_equal(seen[copy], first[batched._shown])
+        np.testing.assert_array_equal(seen[copy], first[batched._observed])
     ends = {"angle": 0, "position": 0, "time": 0}
     for step in range(2100):
         if step == 7:  # from here on the first copy is out of phase
@@ -70,7 +70,7 @@ def test_the_same_states_and_actions_give_gymnasiums_numbers_exactly(env_id):
                 theta = singles[copy].unwrapped.state[2]
                 ends["time" if truncated[copy] else "angle" if abs(theta) > 0.2095 else "position"] += 1
                 first = put(singles[copy], batched._state[:, copy])
-                np.testing.assert_array_equal(seen[copy], first[batched._shown])
+                np.testing.assert_array_equal(seen[copy], first[batched._observed])
             else:
                 np.testing.assert_array_equal(singles[copy].unwrapped.state, batched._state[:, copy])
     assert ends["angle"] > 100 and ends["position"] >= 10 and ends["time"] >= 8
@@ -82,14 +82,14 @@ def test_the_same_states_actions_and_noise_give_popgyms_numbers(env_id):
     batched = CARTPOLE[env_id](COPIES)
     singles = [gym.make(env_id, disable_env_checker=True).unwrapped for _ in range(COPIES)]
     deviation, drawn = getattr(singles[0], "noise_sigma", [0])[0], []
-    look = batched._look
+    look = batched._observe
 
     def watched_look(copies):
         seen = look(copies)
         drawn.append((seen.copy(), batched._state[[0, 2]][:, copies].T.astype(np.float32)))
         return seen
 
-    batched._look = watched_look
+    batched._observe = watched_look
     batched.reset(seed=3)
     for copy, single in enumerate(singles):
         single.reset()

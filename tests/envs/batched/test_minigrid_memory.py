@@ -84,8 +84,8 @@ def test_an_episode_goes_on_where_its_state_was_taken():
     for before, each in zip(first, actions, strict=True):
         for mine, other in zip(env.step(each)[:4], before, strict=True):
             np.testing.assert_array_equal(mine, other)
-    with pytest.raises(InputError, match="place"):
-        env.set_state({**state, "place": state["place"] + 10**6})
+    with pytest.raises(InputError, match="pose"):
+        env.set_state({**state, "pose": state["pose"] + 10**6})
 
 
 @pytest.mark.parametrize("vectorization", ["native", "sync"])
