@@ -173,7 +173,7 @@ def test_more_actions_than_the_games_own():
         (EnvSettings("ALE/Pong-v5", kwargs={"stak": 1}), r"unknown option 'stak'. Did you mean stack\?"),
         (EnvSettings("ALE/Pong-v5", kwargs={"stack": 0}), "stack = 0: must be an integer of at least 1"),
         (EnvSettings("ALE/Pong-v5", kwargs={"flicker": 1.5}), "flicker = 1.5: must be a probability from 0 to 1"),
-        (EnvSettings("ALE/Pong-v5", kwargs={"frame_skip": 1}), "max_pool = True where frame_skip = 1"),
+        (EnvSettings("ALE/Pong-v5", kwargs={"frame_skip": 1}), "max_pool = True: needs frame_skip of at least 2"),
         (EnvSettings("ALE/Pong-v5", max_episode_steps=9), "env.max_episode_steps = 9: .*max_frames"),
     ],
 )
