@@ -46,13 +46,16 @@ def test_wrapped_environments_pass_both_checkers(settings):
         (EnvSettings("popgym-RepeatPrevius-v0"), r"unknown environment.*Did you mean popgym-RepeatPrevious"),
         (
             EnvSettings("nowhere:Thing-v0"),
-            "there is no module 'nowhere': it is not installed, and .* has no nowhere.py",
+            "no module 'nowhere': it is not installed, and .* has no nowhere.py",
         ),
         (EnvSettings("not an id"), r"env.id = 'not an id': cannot be made: Malformed"),
         (EnvSettings("Pendulum-v0", kwargs={"g": 1}), r"env.id = 'Pendulum-v0': cannot be made:.*use `Pendulum-v1`"),
         (EnvSettings("CartPole-v1", max_episode_steps=0), r"env.max_episode_steps = 0: must be at least 1"),
         (EnvSettings("CartPole-v1", max_episode_steps=True), r"env.max_episode_steps = True: must be at least 1"),
-        (EnvSettings("CartPole-v1", kwargs={"gravty": 2}), r"env.kwargs = {'gravty': 2}: CartPole-v1 does not take"),
+        (
+            EnvSettings("CartPole-v1", kwargs={"gravty": 2}),
+            r"env.kwargs = {'gravty': 2}: invalid for CartPole-v1: TypeError",
+        ),
         (EnvSettings("FrozenLake-v1", mask_velocity=True), r"mask_velocity = True.*'FrozenLake'; valid are CartPole"),
     ],
 )

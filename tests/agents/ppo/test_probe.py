@@ -113,7 +113,7 @@ def test_numbers_for_a_box_of_one_element_train_the_same(capsys, value):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Show(spaces.Dict({1: BOX})), "its observation 1: the keys of a Dict must be text"),
+        (lambda: Show(spaces.Dict({1: BOX})), "its observation 1: the keys of a Dict must be strings"),
         (lambda: Show(spaces.Dict({})), "its observation space Dict() is empty"),
         (
             lambda: Show(spaces.Dict(a=spaces.Box(0, 1, (0,)))),
