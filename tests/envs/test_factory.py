@@ -54,7 +54,7 @@ def test_wrapped_environments_pass_both_checkers(settings):
         (EnvSettings("CartPole-v1", max_episode_steps=True), r"env.max_episode_steps = True: must be at least 1"),
         (
             EnvSettings("CartPole-v1", kwargs={"gravty": 2}),
-            r"env.kwargs = {'gravty': 2}: invalid for CartPole-v1: TypeError",
+            r"env.kwargs = {'gravty': 2}: invalid for CartPole-v1: ",
         ),
         (EnvSettings("FrozenLake-v1", mask_velocity=True), r"mask_velocity = True.*'FrozenLake'; valid are CartPole"),
     ],

@@ -81,5 +81,5 @@ def test_pendulum_is_scaled_in_processes_too():
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "ntm_rl/Copy-v0"])
 def test_actions_without_bounds_are_refused(env_id):
-    with pytest.raises(InputError, match=r"env.rescale_action = True: its actions .* are no Box with bounds"):
+    with pytest.raises(InputError, match=r"env.rescale_action = True: the action space .* is not a bounded Box"):
         make_vec_env(EnvSettings(env_id, rescale_action=True), 2, 0)

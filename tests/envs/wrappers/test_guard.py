@@ -54,13 +54,13 @@ class NoAction(Scripted):
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        (Scripted(SEEN), r"reset returned one value, an array of shape \(3,\).*; Gymnasium's are observation, info"),
+        (Scripted(SEEN), r"reset returned one value, an array of shape \(3,\).*; it must return observation, info"),
         (Scripted((SEEN, None)), "reset returned an info that is None; it must be a dict"),
-        (NoSeed(), r"reset does not take a seed and options; Gymnasium's is reset\(\*, seed=None, options=None\)"),
+        (NoSeed(), r"reset does not accept seed and options; define reset\(self, \*, seed=None, options=None\)"),
         (Scripted((SEEN + 2, {})), r"observation\[0\] = 2.0 is above its bound 1.0"),
         (Scripted(step=(SEEN, 1.0, True, {})), "step returned 4 values; .*reward, terminated, truncated, info"),
         (Scripted(step=None), "step returned one value, None"),
-        (NoAction(), r"step does not take one action; Gymnasium's is step\(action\)"),
+        (NoAction(), r"step does not accept an action; define step\(self, action\)"),
         (Scripted(step=(SEEN, np.ones(1), False, False, {})), r"reward that is an array of shape \(1,\)"),
         (Scripted(step=(SEEN, None, False, False, {})), "reward that is None"),
         (Scripted(step=(SEEN, "1", False, False, {})), "reward that is '1'; it must be a number"),

@@ -71,7 +71,7 @@ def test_a_name_that_the_observation_already_has_is_refused():
         def __init__(self):
             self.action_space = spaces.Discrete(2)
 
-    with pytest.raises(InputError, match=r"previous_reward = True: the observation already has a part of that name"):
+    with pytest.raises(InputError, match=r"previous_reward = True: the observation already has a key of that name"):
         PreviousStep(Named())
 
 
