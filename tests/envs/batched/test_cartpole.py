@@ -1,4 +1,4 @@
-"""The batched CartPole beside Gymnasium's and POPGym's, from the same states and played with the same actions."""
+"""The batched CartPole compared with Gymnasium's and POPGym's, with the same states and actions."""
 
 import gymnasium as gym
 import numpy as np
@@ -142,7 +142,7 @@ def test_spaces_are_gymnasiums_and_observations_lie_in_them(env_id):
     assert batched.step(batched.action_space.sample())[0] in batched.observation_space
 
 
-def test_a_seed_decides_the_episodes_and_copies_differ():
+def test_a_seed_determines_the_episodes_and_sub_environments_differ():
     plays = []
     for seed in (1, 1, 2):
         batched = CARTPOLE["CartPole-v1"](4)
@@ -167,7 +167,7 @@ def test_first_states_lie_within_gymnasiums_bounds_or_those_of_the_options():
             break
 
 
-def test_what_was_returned_is_not_written_over():
+def test_returned_arrays_are_not_overwritten():
     batched = CARTPOLE["CartPole-v1"](2)
     first, _ = batched.reset(seed=0)
     kept = first.copy()
@@ -177,7 +177,7 @@ def test_what_was_returned_is_not_written_over():
     np.testing.assert_array_equal(first, kept)
 
 
-def test_actions_that_do_not_exist_are_refused():
+def test_invalid_actions_are_refused():
     batched = CARTPOLE["CartPole-v1"](2)
     batched.reset(seed=0)
     for actions in ([0, 2], [-1, 0], [0.0, 1.0], [0], 1):
@@ -185,7 +185,7 @@ def test_actions_that_do_not_exist_are_refused():
             batched.step(np.array(actions))
 
 
-def test_masked_observations_carry_the_previous_step_as_well():
+def test_masked_observations_can_include_the_previous_step():
     settings = EnvSettings("CartPole-v1", mask_velocity=True, previous_action=True, vectorization="native")
     venv = make_vec_env(settings, 2, seed=0)
     venv.reset()

@@ -1,4 +1,4 @@
-"""What counts as an element of a space, and what is said about what does not."""
+"""Conversion of values to their space, and errors for values outside it."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ PAIR = spaces.Dict(a=spaces.Box(0, 1, (2, 2)), b=spaces.Discrete(3, start=1))
         (spaces.Tuple([spaces.Discrete(2), BOX]), [1, [0, 0, 0]], (1, np.zeros(3, np.float32))),
     ],
 )
-def test_the_form_of_a_value_becomes_that_of_its_space(space, value, expected):
+def test_a_value_is_converted_to_the_shape_and_type_of_its_space(space, value, expected):
     found = conform(space, value, bounds=True)
     pairs = zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, expected)]
     for ours, wanted in pairs:
@@ -68,12 +68,12 @@ def test_an_array_that_fits_is_not_copied():
         (spaces.Text(3), 5, "observation 5 is not in Text"),
     ],
 )
-def test_what_is_no_element_is_told_with_its_place(space, value, message):
+def test_a_value_outside_its_space_is_reported_with_its_index(space, value, message):
     with pytest.raises(MismatchError, match=message):
         conform(space, value, bounds=True)
 
 
-def test_without_bounds_only_what_would_break_later_is_refused():
+def test_without_bounds_only_fatal_mismatches_are_refused():
     outside = np.array([0, 0, 9], np.float32)
     assert conform(BOX, outside) is outside
     assert conform(PAIR, {"a": np.zeros((2, 2)), "b": 1, "c": 0}).keys() == {"a", "b"}

@@ -1,4 +1,4 @@
-"""Velocity masking, for single and for vector environments."""
+"""Velocity masking for single and vector environments."""
 
 import gymnasium as gym
 import numpy as np
