@@ -178,11 +178,8 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
             terminated = terminated | (info["lives"] < self._lives)
         self._lives = info["lives"].copy()
         if self._game_over.any() or terminated.any():
-            info["episode"] = {
-                "r": self._scores.copy(),
-                "l": self._lengths.copy(),
-                "t": time.time() - self._start_times,
-            }
+            seconds = time.time() - self._start_times
+            info["episode"] = {"r": self._scores.copy(), "l": self._lengths.copy(), "t": seconds}
             info["_episode"] = self._game_over
         if self._clip_rewards:
             rewards = np.clip(rewards, -1, 1)
@@ -209,10 +206,8 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         self._rng, self._seeds, self._steps, self._blanked = rng, seeds, steps, blanked
         self._actions = np.concatenate([actions, np.zeros((self.num_envs, 1024), dtype=np.uint8)], axis=1)
         self._scores, self._lengths, self._lives = scores, lengths, lives
-        self._start_times, self._game_over = (
-            np.full(self.num_envs, time.time()),
-            np.zeros(self.num_envs, dtype=np.bool_),
-        )
+        self._start_times = np.full(self.num_envs, time.time())
+        self._game_over = np.zeros(self.num_envs, dtype=np.bool_)
         self._observations = self._blank(self._channels_first(frames))
         return self._observations
 
