@@ -227,7 +227,7 @@ class PpoTrainingSettings(TrainingSettings):
     env: Any
     policy: PolicySettings = Field(PolicySettings(), description="The networks around the core.")
     ppo: PpoSettings = Field(PpoSettings(), description="Hyperparameters of the training.")
-    n_envs: int = Field(32, ge=1, le=MAX_ENVS, description="Copies of the environment that are stepped together.")
+    n_envs: int = Field(32, ge=1, le=MAX_ENVS, description="Number of sub-environments.")
     total_timesteps: int = Field(1_000_000, ge=1, description="Environment steps of the training.")
 
     @property

@@ -1,4 +1,4 @@
-"""Gymnasium's CartPole and POPGym's versions of it, all copies stepped at once."""
+"""Gymnasium's CartPole and POPGym's versions of it as vector environments."""
 
 import math
 from collections.abc import Callable
@@ -19,55 +19,54 @@ TOTAL_MASS = POLE_MASS + 1.0
 HALF_LENGTH = 0.5  # of the pole
 POLE_MOMENT = POLE_MASS * HALF_LENGTH
 FORCE = 10.0
-SECONDS = 0.02  # of a step
+SECONDS = 0.02  # per step
 MAX_POSITION, MAX_ANGLE = 2.4, 12 * 2 * math.pi / 360
 
 
 class CartPole(BatchedEnv):
-    """`CartPole-v1` without rendering: from the same states the same numbers to the last bit.
+    """`CartPole-v1` without rendering, bit-identical to Gymnasium's from equal states.
 
-    Gymnasium's own `CartPoleVectorEnv` restarts copies in the step after the one that ends them, which an algorithm
-    would train on.
+    Gymnasium's own `CartPoleVectorEnv` resets in the step after an episode's end, and such steps would be trained on.
 
     Args:
-        num_envs: Copies.
-        shown: Which of position, velocity, angle and angular velocity are observed.
+        num_envs: Number of sub-environments.
+        observed: Indices of position, velocity, angle and angular velocity that are observed; None: all.
         time_limit: Steps after which an episode is truncated.
-        reward: Of every step.
-        noise: Standard deviation of what is added to observations, which stay within their bounds.
+        reward: Reward of every step.
+        noise: Standard deviation of Gaussian noise on the observations, which are clipped to their bounds.
     """
 
     def __init__(
         self,
         num_envs: int,
-        shown: list[int] | None = None,
+        observed: list[int] | None = None,
         *,
         time_limit: int = 500,
         reward: float = 1.0,
         noise: float = 0.0,
     ):
-        self._shown = [0, 1, 2, 3] if shown is None else shown
+        self._observed = [0, 1, 2, 3] if observed is None else observed
         self._time_limit, self._reward, self._noise = time_limit, reward, noise
-        high = np.array([2 * MAX_POSITION, np.inf, 2 * MAX_ANGLE, np.inf], dtype=np.float32)[self._shown]
+        high = np.array([2 * MAX_POSITION, np.inf, 2 * MAX_ANGLE, np.inf], dtype=np.float32)[self._observed]
         super().__init__(num_envs, spaces.Box(-high, high, dtype=np.float32), 2)
-        self._state = np.zeros((4, num_envs))  # a row each: position, velocity, angle, angular velocity
+        self._state = np.zeros((4, num_envs))  # rows: position, velocity, angle, angular velocity
 
     def state_bounds(self) -> dict[str, tuple[float, float]]:
         """See `BatchedEnv.state_bounds`."""
         return {"_time": (0, self._time_limit - 1), "_state": (-np.inf, np.inf)}
 
     def begin(self, indices: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
-        """See `BatchedEnv.begin`; `options` may hold bounds `low` and `high` of the first state."""
+        """See `BatchedEnv.begin`; `options` may set the bounds `low` and `high` of the initial state."""
         low, high = maybe_parse_reset_bounds(options, -0.05, 0.05)
         self._state[:, indices] = self.np_random.uniform(low, high, (len(indices), 4)).T
-        return self._look(indices)
+        return self._observe(indices)
 
     def play(self, actions: IntArray) -> tuple[NDArray[np.float32], FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`; the equations are those of https://coneural.org/florian/papers/05_cart_pole.pdf."""
         _, x_dot, theta, theta_dot = self._state
         force = np.where(actions == 1, FORCE, -FORCE)
         cosine, sine = np.cos(theta), np.sin(theta)
-        # Gymnasium's order of operations, so that rounding is the same.
+        # The order of operations is Gymnasium's, for identical rounding.
         push = (force + POLE_MOMENT * np.square(theta_dot) * sine) / TOTAL_MASS
         theta_acc = (GRAVITY * sine - cosine * push) / (
             HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * np.square(cosine) / TOTAL_MASS)
@@ -76,10 +75,10 @@ class CartPole(BatchedEnv):
         self._state = self._state + SECONDS * np.stack([x_dot, x_acc, theta_dot, theta_acc])  # Euler's method
         terminated = (np.abs(self._state[0]) > MAX_POSITION) | (np.abs(self._state[2]) > MAX_ANGLE)
         rewards = np.full(self.num_envs, self._reward)
-        return self._look(self._indices), rewards, terminated, self._time == self._time_limit
+        return self._observe(self._indices), rewards, terminated, self._time == self._time_limit
 
-    def _look(self, indices: IntArray) -> NDArray[np.float32]:
-        seen = self._state[self._shown][:, indices].T.astype(np.float32, order="C")
+    def _observe(self, indices: IntArray) -> NDArray[np.float32]:
+        seen = self._state[self._observed][:, indices].T.astype(np.float32, order="C")
         if not self._noise:
             return seen
         space = self.single_observation_space
@@ -90,14 +89,14 @@ class CartPole(BatchedEnv):
 
 
 def _popgym(time_limit: int, noise: float = 0.0) -> Callable[[int], CartPole]:
-    """Returns what makes a `CartPole` of POPGym: positions alone, and returns of 1 at best."""
-    shown = POSITIONS["CartPole"]
-    return partial(CartPole, shown=shown, time_limit=time_limit, reward=1 / time_limit, noise=noise)
+    """Returns the constructor of a POPGym `CartPole`: positions only, and a best return of 1."""
+    observed = POSITIONS["CartPole"]
+    return partial(CartPole, observed=observed, time_limit=time_limit, reward=1 / time_limit, noise=noise)
 
 
 CARTPOLE: dict[str, Callable[[int], CartPole]] = {
     "CartPole-v1": CartPole,
-    "ntm_rl/CartPoleNoVelocity-v0": partial(CartPole, shown=POSITIONS["CartPole"]),
+    "ntm_rl/CartPoleNoVelocity-v0": partial(CartPole, observed=POSITIONS["CartPole"]),
     "popgym-PositionOnlyCartPoleEasy-v0": _popgym(200),
     "popgym-PositionOnlyCartPoleMedium-v0": _popgym(400),
     "popgym-PositionOnlyCartPoleHard-v0": _popgym(600),

@@ -200,7 +200,7 @@ def test_a_time_limit_among_the_keyword_arguments_is_the_time_limit(env_id, vect
 
 def test_of_two_time_limits_the_environments_key_wins_and_says_so():
     settings = EnvSettings("tests/Lamp-v0", {"max_episode_steps": 3}, max_episode_steps=2)
-    with pytest.warns(UserWarning, match=r"env.kwargs.max_episode_steps = 3: env.max_episode_steps = 2 is taken"):
+    with pytest.warns(UserWarning, match=r"env.kwargs.max_episode_steps = 3: env.max_episode_steps = 2 is used"):
         env = make_env(settings)
     env.reset()
     assert [env.step(0)[3] for _ in range(2)] == [False, True]

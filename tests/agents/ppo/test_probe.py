@@ -113,14 +113,14 @@ def test_numbers_for_a_box_of_one_element_train_the_same(capsys, value):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Show(spaces.Dict({1: BOX})), "its observation 1: the keys of a Dict must be text"),
+        (lambda: Show(spaces.Dict({1: BOX})), "its observation 1: the keys of a Dict must be strings"),
         (lambda: Show(spaces.Dict({})), "its observation space Dict() is empty"),
         (
             lambda: Show(spaces.Dict(a=spaces.Box(0, 1, (0,)))),
             "its observation 'a' Box([], [], (0,), float32) must have",
         ),
         (lambda: Show(spaces.Discrete(2**26)), "must have 1 to 33554432 elements"),
-        (lambda: Show(BOX, SEEN), "reset returned what its observation_space is not: observation has shape (3,)"),
+        (lambda: Show(BOX, SEEN), "reset returned an observation outside its space: observation has shape (3,)"),
         (lambda: Show(spaces.Text(3)), "observation space Text"),
         (lambda: gym.Env(), "its observation_space is None; its constructor must set one"),
     ],

@@ -1,4 +1,4 @@
-"""Environments in processes of their own: they answer with their errors, and only their training ends them."""
+"""Environments in worker processes: errors, restarts and signals."""
 
 import multiprocessing
 import os
