@@ -152,13 +152,13 @@ def _sizes(space: spaces.Space[Any]) -> Any:
 
 
 @contextmanager
-def seeded(agent: LoadedAgent, seed: int, copies: int) -> Iterator[None]:
+def seeded(agent: LoadedAgent, seed: int, n_envs: int) -> Iterator[None]:
     """Samples an agent's actions from a seed within, and leaves torch's own generators as they were."""
     device = agent.policy.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         if agent.policy.use_sde:  # its noise is drawn once, for each copy its own
-            agent.policy.reset_noise(copies)
+            agent.policy.reset_noise(n_envs)
         yield
 
 

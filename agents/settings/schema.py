@@ -119,8 +119,7 @@ class OptimizerSettings(Section):
     weighting_entropy: float = Field(
         0.0,
         ge=0,
-        description="Weight in the loss of the mean entropy of an NTM's weightings, in bits, at some steps; other "
-        "cores have none.",
+        description="Weight in the loss of the mean entropy of the core's weightings, in bits, at some steps.",
     )
     clip_norm: float | None = Field(10.0, gt=0, description="Largest norm of a gradient; null: none.")
     clip_value: float | None = Field(None, gt=0, description="Largest element of a gradient; null: none.")
