@@ -97,9 +97,7 @@ def learning_curve(runs: Sequence[Run]) -> "Figure":
     is_supervised = isinstance(settings[0], SupervisedTrainingSettings)
     for run, each in zip(runs, settings, strict=True):
         if isinstance(each, SupervisedTrainingSettings) != is_supervised:
-            raise InputError(
-                f"run = {str(run.path)!r}: must be of the first run's kind; a figure shows supervised runs or PPO runs, not both"
-            )
+            raise InputError(f"run = {str(run.path)!r}: a figure shows supervised runs or PPO runs, not both")
     metric, steps = ("validation/bits_per_sequence", SEQUENCES) if is_supervised else ("rollout/ep_rew_mean", STEPS)
     figure, panel = _panel((6, 3.5))
     curves = [_curve(run, metric, steps) for run in runs]

@@ -20,6 +20,7 @@ OPTIONS = {"ntm": {"read_heads": 2}, "dnc": {}, "sam": {"slots": 300}, "mann": {
 
 @pytest.mark.parametrize("core", OPTIONS)
 def test_a_trace_has_each_heads_weighting_and_vector_at_every_step(core):
+    torch.manual_seed(0)
     network = SequenceNetwork(core, 3, 2, width=4, hidden_size=5, **OPTIONS[core])
     inputs = np.random.default_rng(0).normal(size=(7, 1, 3)).astype(np.float32)
     use = trace(network, inputs)
