@@ -99,6 +99,7 @@ def evaluate(
     settings = run.settings()
     if not isinstance(settings, PpoTrainingSettings):
         raise InputError(f"run = {str(run.path)!r}: a supervised run plays no episodes; use evaluate_supervised")
+    settings.import_core()
     agent = load_run_agent(run, "best" if best else "last")
     print(f"plays {settings.env.id} with {agent.origin}", file=sys.stderr)
     env = make_vec_env(played_settings(settings.env_settings), min(episodes, MAX_COPIES), seed, training=False)
@@ -268,6 +269,7 @@ def evaluate_supervised(
     if not isinstance(settings, SupervisedTrainingSettings):
         raise InputError(f"run = {str(run.path)!r}: not a supervised run")
     task = settings.make_task()
+    settings.import_core()
     network, origin = load_run_network(run, "best" if best else "last")
     print(f"plays {settings.task.name} with {origin}", file=sys.stderr)
     rng = np.random.default_rng(seed)

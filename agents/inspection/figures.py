@@ -64,6 +64,7 @@ def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
     settings = run.settings()
     figures = {"learning_curve": learning_curve([run, *others])}
     if isinstance(settings, SupervisedTrainingSettings):
+        settings.import_core()
         network, origin = load_run_network(run)
         print(f"draws {origin}", file=sys.stderr)
         figures |= network_figures(network, settings)
@@ -83,7 +84,7 @@ def network_figures(network: SequenceNetwork, settings: SupervisedTrainingSettin
     if network.core.has_weightings():
         figures["memory_use"] = memory_use(network, task.sample(1, rng, hardest))
     else:
-        print(f"note: core {settings.core!r} has no weightings: memory_use is not drawn", file=sys.stderr)
+        print(f"note: core {settings.core_name!r} has no weightings: memory_use is not drawn", file=sys.stderr)
     return figures
 
 

@@ -85,9 +85,10 @@ def record(
         raise InputError(f"run = {str(run.path)!r}: a supervised run plays no episodes; `ntm-rl inspect` draws it")
     writer = _require_imageio()
     out = _new_file(run, out, seed)
+    settings.import_core()
     agent = load_run_agent(run, "best" if best else "last")
     if not agent.policy.core.has_weightings():
-        print(f"note: core {settings.core!r} has no weightings: the video shows none", file=sys.stderr)
+        print(f"note: core {settings.core_name!r} has no weightings: the video shows none", file=sys.stderr)
     print(f"records {settings.env.id} with {agent.origin}", file=sys.stderr)
     filmed = make_filmed(played_settings(settings.env_settings), seed)
     returns: list[float] = []

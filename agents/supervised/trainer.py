@@ -61,7 +61,10 @@ class SupervisedTrainer:
         self._lessons.uneven = settings.uneven
         torch.manual_seed(settings.seed)
         sizes = self.task.input_size, self.task.output_size
-        self.network = SequenceNetwork(settings.core, *sizes, **settings.core_kwargs).to(get_device(settings.device))
+        settings.import_core()
+        self.network = SequenceNetwork(settings.core_name, *sizes, **settings.core_kwargs).to(
+            get_device(settings.device)
+        )
         if settings.optimizer.weighting_entropy and not self.network.core.has_weightings():
             print(f"note: optimizer.weighting_entropy: core {settings.core!r} has no weightings", file=sys.stderr)
         self.optimizer = make_optimizer(settings.optimizer, self.network)
