@@ -138,5 +138,5 @@ def test_missing_packages_are_named_with_their_remedy(copy_run, monkeypatch):
 
 def test_environments_without_pictures_are_named(tmp_path):
     run = train_tiny(tmp_path, "popgym/repeat_previous_easy")
-    with pytest.raises(InputError, match="shows no pictures"):
+    with pytest.raises(InputError, match="does not render"):
         record(Run.open(run))
