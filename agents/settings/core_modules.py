@@ -1,4 +1,4 @@
-"""Cores of users' modules: `core = module:name` names the module that registers the core."""
+"""Custom cores: `core = module:name` names the module that registers the core."""
 
 import re
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ def check_core(core: str) -> str:
     return core
 
 
-def own_core(core: Any) -> str | None:
-    """Returns the name of a user's core, `module:name` or registered already, None for anything else."""
+def custom_core(core: Any) -> str | None:
+    """Returns the name of a custom core, `module:name` or already registered; None for anything else."""
     try:
         module, name = split_core(core)
     except ValueError:
@@ -42,7 +42,9 @@ def own_core(core: Any) -> str | None:
 
 
 def import_core(core: str, folder: str | None, options: Mapping[str, Any]) -> None:
-    """Imports the module of a user's core and checks the names of its options; does nothing for other cores.
+    """Imports the module of `core = module:name` and checks the names of the core's options.
+
+    Does nothing for other cores.
 
     Raises:
         InputError: there is no such module or folder, its import fails, it does not register the core, or the core has

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ValidationError
 
-from ntm_rl.agents.settings.core_modules import own_core
+from ntm_rl.agents.settings.core_modules import custom_core
 from ntm_rl.agents.settings.environment_variables import check_environment_variables
 from ntm_rl.agents.settings.errors import ConfigError, explain, place
 from ntm_rl.agents.settings.paths import user_path
@@ -159,8 +159,8 @@ def validate(data: Mapping[str, Any], name: str, overridden: Iterable[str] = ())
 
 def schema_of(data: Mapping[str, Any]) -> type[AnySettings]:
     """Returns the schema that a configuration follows."""
-    own = own_core(data.get("core"))
-    return supervised_schema(own) if "task" in data else ppo_schema(own)
+    core = custom_core(data.get("core"))
+    return supervised_schema(core) if "task" in data else ppo_schema(core)
 
 
 def _contradictions(settings: AnySettings) -> Iterable[str]:
@@ -169,7 +169,7 @@ def _contradictions(settings: AnySettings) -> Iterable[str]:
     else:
         yield from _contradictions_of_ppo(settings)
     if settings.core_name != settings.core:
-        return  # its module is not imported here: a run's config may be somebody else's
+        return  # its module is not imported here: the config may be another user's
     if settings.core not in core_names():
         hint = did_you_mean(settings.core, core_names())
         yield f"core = {settings.core!r}: unknown core; valid are {', '.join(core_names())}.{hint}"

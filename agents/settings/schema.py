@@ -300,7 +300,7 @@ def _folder(key: str, path: str | None, module: str | None, search: bool) -> str
 
 
 @cache
-def ppo_schema(own_core: str | None = None) -> type[PpoTrainingSettings]:
+def ppo_schema(custom_core: str | None = None) -> type[PpoTrainingSettings]:
     """Returns the schema of a PPO training, with the sections that other packages' annotations describe."""
     env_defaults = {
         each.name: ... if each.default is dataclasses.MISSING and each.name == "id" else _default(each)
@@ -311,12 +311,12 @@ def ppo_schema(own_core: str | None = None) -> type[PpoTrainingSettings]:
         "PpoTrainingSettings",
         __base__=PpoTrainingSettings,
         env=(env, Field(description="The environment and how the agent sees it.")),
-        memory=_memory(own_core),
+        memory=_memory(custom_core),
     )
 
 
 @cache
-def supervised_schema(own_core: str | None = None) -> type[SupervisedTrainingSettings]:
+def supervised_schema(custom_core: str | None = None) -> type[SupervisedTrainingSettings]:
     """Returns the schema of a supervised training, with the sections that other packages' annotations describe."""
     options = {name: _options_of(name, kind.__init__) for name, kind in TASKS.items()}
     tasks: dict[str, Any] = {
@@ -330,19 +330,19 @@ def supervised_schema(own_core: str | None = None) -> type[SupervisedTrainingSet
         "SupervisedTrainingSettings",
         __base__=SupervisedTrainingSettings,
         task=(task, Field(description="The task, and the options of each.")),
-        memory=_memory(own_core),
+        memory=_memory(custom_core),
     )
 
 
-def _memory(own_core: str | None) -> Any:
-    """Returns the field `memory`: the options of every core of this package and of the user's own."""
+def _memory(custom_core: str | None) -> Any:
+    """Returns the field `memory`: the options of every core of this package and of the custom core."""
     options = {name: _options_of(name, core_class(name).__init__) for name in core_names() if is_built_in(name)}
     cores: dict[str, Any] = {
         name: (schema, Field(schema(), description=f"Options of the core {name!r}."))
         for name, schema in options.items()
     }
-    if own_core is not None:  # its module, which knows the options, may not be imported yet
-        cores[own_core] = (dict[str, Any], Field({}, description=f"Options of the core {own_core!r}."))
+    if custom_core is not None:  # not typed: its module is imported later
+        cores[custom_core] = (dict[str, Any], Field({}, description=f"Options of the core {custom_core!r}."))
     with _shadowing():
         memory = create_model("MemorySettings", __base__=Section, **cores)
     return memory, Field(memory(), description="The options of each core.")

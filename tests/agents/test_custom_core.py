@@ -12,6 +12,7 @@ from ntm_rl import MemoryPPO
 from ntm_rl.agents import load_agent, load_run_agent
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.policy.network_files import load_network
+from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.cores import registry
 from ntm_rl.envs import modules
 from ntm_rl.errors import InputError
@@ -159,6 +160,17 @@ def test_in_python_its_registered_name_is_enough(core, monkeypatch):
     assert actions.shape == (2,) and list(model.policy.core.weightings(torch.from_numpy(state[0][0]))) == [
         "read and write 1"
     ]
+
+
+def test_the_options_of_a_registered_core_are_keys_of_a_config(core, monkeypatch):
+    monkeypatch.syspath_prepend(Path.cwd())
+    __import__(core.partition(":")[0])
+    assert load_settings("algorithmic/copy", ["core=toy", "memory.toy.slots=3"]).core_kwargs == {"slots": 3}
+    assert load_settings("algorithmic/copy", ["core=lstm"]).model_dump()["memory"].keys() == set(
+        registry.core_names()
+    ) - {"toy"}
+    with pytest.raises(InputError, match=r"memory.toy.slot: core 'toy' has no such option; .* Did you mean slots\?"):
+        load_settings("algorithmic/copy", ["core=toy", "memory.toy.slot=3"])
 
 
 def test_an_agent_whose_core_is_not_registered_says_what_to_do(core, capsys, monkeypatch):
