@@ -1,4 +1,4 @@
-"""Imports the module of `module:id` from its folder."""
+"""Imports users' modules, such as that of `module:id`, from their folder."""
 
 import os
 import sys
@@ -36,12 +36,11 @@ def split(env_id: str) -> tuple[str | None, str]:
     return module, name
 
 
-def folder_of(env_id: str) -> str | None:
-    """Returns the absolute current folder if the module of `module:id` can only be imported from there, else None.
+def folder_of(module: str | None) -> str | None:
+    """Returns the absolute current folder if a module can only be imported from there, else None.
 
     Imports nothing.
     """
-    module, _ = split(env_id)
     if module is None:
         return None
     root, here = module.partition(".")[0], Path.cwd()
@@ -69,20 +68,34 @@ def import_named(env_id: str, folder: str | None = None) -> None:
         InputError: the module or folder does not exist, or the import fails.
     """
     module, _ = split(env_id)
-    if module is None:
-        return
+    if module is not None:
+        import_from(folder, module, f"env.id = {env_id!r}", "env.path")
+
+
+def import_from(folder: str | None, module: str, label: str, path_key: str) -> None:
+    """Imports a user's module.
+
+    Args:
+        folder: A folder to search after the installed packages.
+        module: The module's dotted name.
+        label: Key and value of the setting that names the module, for errors.
+        path_key: Key of the setting that names the folder, for errors.
+
+    Raises:
+        InputError: there is no such module or folder, or the import fails.
+    """
     if folder is not None:
         folder = os.path.expanduser(folder)
-        _add_to_path(folder, module)
+        _add_to_path(folder, module, path_key)
     try:
         loaded = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise InputError(f"env.id = {env_id!r}: {module} cannot be imported: {describe(error)}") from error
-        raise InputError(f"env.id = {env_id!r}: {_not_found(module, folder)}") from error
+            raise InputError(f"{label}: {module} cannot be imported: {describe(error)}") from error
+        raise InputError(f"{label}: {_not_found(module, folder, path_key)}") from error
     except FOREIGN as error:
-        raise InputError(f"env.id = {env_id!r}: {module} cannot be imported: {describe(error)}") from error
-    _require_folder(loaded, folder)
+        raise InputError(f"{label}: {module} cannot be imported: {describe(error)}") from error
+    _require_folder(loaded, folder, path_key)
 
 
 def spec_of_class(env_id: str) -> EnvSpec | None:
@@ -110,10 +123,10 @@ def spec_of_class(env_id: str) -> EnvSpec | None:
     )
 
 
-def _add_to_path(folder: str, module: str) -> None:
+def _add_to_path(folder: str, module: str, path_key: str) -> None:
     if not Path(folder).is_dir():
         raise InputError(
-            f"env.path = {folder!r}: no such folder; set env.path, here or in the run's config.yaml, to the folder "
+            f"{path_key} = {folder!r}: no such folder; set {path_key}, here or in the run's config.yaml, to the folder "
             f"of {_file_of(module)}"
         )
     if folder not in sys.path:
@@ -121,11 +134,11 @@ def _add_to_path(folder: str, module: str) -> None:
         _added.add(folder)
 
 
-def _not_found(module: str, folder: str | None) -> str:
+def _not_found(module: str, folder: str | None, path_key: str) -> str:
     searched = folder or str(Path.cwd())
     return (
         f"no module {module!r}: it is not installed, and {searched} has no {_file_of(module)}; run in the folder that "
-        "has it, or set env.path to that folder"
+        f"has it, or set {path_key} to that folder"
     )
 
 
@@ -133,14 +146,14 @@ def _file_of(module: str) -> str:
     return f"{module.replace('.', '/')}.py"
 
 
-def _require_folder(loaded: ModuleType, folder: str | None) -> None:
+def _require_folder(loaded: ModuleType, folder: str | None, path_key: str) -> None:
     """Raises an `InputError` if the module was already imported from another folder."""
     root = sys.modules[loaded.__name__.partition(".")[0]]
     places = [*getattr(root, "__path__", []), *([root.__file__] if root.__file__ else [])]
     if folder is None or any(Path(place).resolve().is_relative_to(Path(folder).resolve()) for place in places):
         return
     raise InputError(
-        f"env.path = {folder!r}: {loaded.__name__} is already imported from {places[0]}; rename one of them"
+        f"{path_key} = {folder!r}: {loaded.__name__} is already imported from {places[0]}; rename one of them"
     )
 
 

@@ -38,13 +38,11 @@ from ntm_rl.agents.runs.changes import explained, refuse_reached, tell_changes
 from ntm_rl.agents.runs.nonfinite import NonFiniteError, write_report
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.runs.signals import SignalListener
-from ntm_rl.agents.settings.paths import user_path
 from ntm_rl.agents.settings.schema import PolicySettings, PpoTrainingSettings
 from ntm_rl.agents.storage.checkpoints import can_go_on, count, latest_checkpoint
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.tracking.logger import make_logger, record_pending
 from ntm_rl.agents.tracking.wandb_writer import WandbWriter
-from ntm_rl.envs.modules import folder_of
 from ntm_rl.envs.sb3.making import make_vec_env
 from ntm_rl.envs.wrappers.images import is_image
 from ntm_rl.errors import InputError
@@ -80,19 +78,12 @@ def train(settings: PpoTrainingSettings, config: str, *, show_progress: bool = T
     Raises:
         InputError: an environment that cannot be made, or a folder that cannot be written.
     """
-    settings = with_module_path(settings)
+    settings = settings.with_module_folders(search=True)
     model = _new_model(settings)  # before the folder: what fails here leaves nothing behind
     with SignalListener():  # from here on a signal ends the training with a checkpoint
         run = Run.create(settings, config)
         with run.owned():
             return _learn_guarded(settings, run, model, show_progress, {})
-
-
-def with_module_path(settings: PpoTrainingSettings) -> PpoTrainingSettings:
-    """Returns settings that say, absolutely, where the module of `env.id = module:id` lies, if it is not installed."""
-    path = settings.env.path
-    path = folder_of(settings.env.id) if path is None else str(user_path("env.path", path).absolute())
-    return settings.model_copy(update={"env": settings.env.model_copy(update={"path": path})})
 
 
 def resume(run: Run, settings: PpoTrainingSettings, *, show_progress: bool = True) -> TrainResult:
@@ -105,8 +96,7 @@ def resume(run: Run, settings: PpoTrainingSettings, *, show_progress: bool = Tru
         InputError: all checkpoints are damaged, or the latest does not fit the settings; another process trains the
             run; or a setting differs that could have no effect any more.
     """
-    if settings.env.path is not None:  # it may be given anew, relative to the current folder
-        settings = with_module_path(settings)
+    settings = settings.with_module_folders(search=False)  # a new folder may be relative
     changed = run.changes(settings)
     with run.owned():
         with explained(changed):
@@ -179,12 +169,13 @@ def make_model(settings: PpoTrainingSettings, env: VecEnv) -> MemoryPPO:
         )
     if options.pop("learning_rate_schedule") == "linear":
         options["learning_rate"] = LinearSchedule(options["learning_rate"], 0.0, 1.0)
+    settings.import_core()
     optimizer = {**FAST_ADAM, "eps": options.pop("adam_epsilon")}
     policy = policy_name(env.observation_space)
     seeing = _seeing(settings.policy, env.observation_space)
     policy_kwargs = {
         "features_extractor_kwargs": seeing,
-        "core": settings.core,
+        "core": settings.core_name,
         "core_kwargs": settings.core_kwargs,
         "critic": settings.policy.critic,
         "net_arch": settings.policy.net_arch.model_dump(),

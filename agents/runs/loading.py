@@ -182,7 +182,7 @@ def _checkpoint_network(path: Path, settings: SupervisedTrainingSettings) -> tup
     task = settings.make_task()
 
     def build() -> SequenceNetwork:
-        return SequenceNetwork(settings.core, task.input_size, task.output_size, **settings.core_kwargs)
+        return SequenceNetwork(settings.core_name, task.input_size, task.output_size, **settings.core_kwargs)
 
     network = build_filled(path, build, lambda planned: planned.core.state_size, mean)
     card = {"extra": {"task": document.get("task"), "sequences": document.get("sequences")}}

@@ -14,6 +14,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
+from ntm_rl.agents.settings.core_modules import split_core
 from ntm_rl.agents.settings.loading import AnySettings
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.storage.files import write_atomically
@@ -24,14 +25,12 @@ KEY_BYTES = 32
 
 
 def imported(settings: AnySettings) -> str | None:
-    """Returns what playing a run imports beside installed packages, None for nothing."""
-    if not isinstance(settings, PpoTrainingSettings):
-        return None
-    module, colon, _ = settings.env.id.partition(":")
-    folder = getattr(settings.env, "path", None)
-    if not colon and folder is None:
-        return None
-    return json.dumps([module if colon else None, None if folder is None else str(folder)])
+    """Returns the modules of users that a run imports, and their folders, as JSON; None for none."""
+    modules = [split_core(settings.core)[0], settings.core_path]
+    if isinstance(settings, PpoTrainingSettings):
+        module, colon, _ = settings.env.id.partition(":")
+        modules = [module if colon else None, settings.env.path, *(modules if any(modules) else [])]
+    return json.dumps(modules) if any(modules) else None
 
 
 def sign(run: Path, settings: AnySettings) -> None:
@@ -56,12 +55,16 @@ def require_trust(run: Path, settings: AnySettings, *, trust: bool) -> None:
     what = imported(settings)
     if what is None or trust or _is_signed(run, what):
         return
-    module, folder = json.loads(what)
-    code = f"module {module!r}" + (f" from {folder}" if folder else "") if module else f"code from {folder}"
+    named = json.loads(what)
+    code = " and ".join(_code(*each) for each in zip(named[::2], named[1::2], strict=True) if any(each))
     raise InputError(
         f"run = {str(run)!r}: it imports {code}, which runs that code, and the run was not made by you on this machine "
-        "(or its env.id or env.path was changed since); if you trust that code, add --trust"
+        "(or its env.id, env.path, core or core_path was changed since); if you trust that code, add --trust"
     )
+
+
+def _code(module: str | None, folder: str | None) -> str:
+    return f"module {module!r}" + (f" from {folder}" if folder else "") if module else f"code from {folder}"
 
 
 def _is_signed(run: Path, what: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ValidationError
 
+from ntm_rl.agents.settings.core_modules import custom_core
 from ntm_rl.agents.settings.environment_variables import check_environment_variables
 from ntm_rl.agents.settings.errors import ConfigError, explain, place
 from ntm_rl.agents.settings.paths import user_path
@@ -142,7 +143,7 @@ def check_settings(data: Mapping[str, Any], name: str, overridden: Iterable[str]
 
 def without_effect(settings: AnySettings, overrides: Iterable[str]) -> list[str]:
     """Returns the dotted keys of overrides that are options of other cores than the chosen one."""
-    mine = f"memory.{settings.core}."
+    mine = f"memory.{settings.core_name}."
     return [key for key in keys_of(overrides) if key.startswith("memory.") and not f"{key}.".startswith(mine)]
 
 
@@ -158,7 +159,8 @@ def validate(data: Mapping[str, Any], name: str, overridden: Iterable[str] = ())
 
 def schema_of(data: Mapping[str, Any]) -> type[AnySettings]:
     """Returns the schema that a configuration follows."""
-    return supervised_schema() if "task" in data else ppo_schema()
+    core = custom_core(data.get("core"))
+    return supervised_schema(core) if "task" in data else ppo_schema(core)
 
 
 def _contradictions(settings: AnySettings) -> Iterable[str]:
@@ -166,6 +168,8 @@ def _contradictions(settings: AnySettings) -> Iterable[str]:
         yield from _contradictions_of_task(settings)
     else:
         yield from _contradictions_of_ppo(settings)
+    if settings.core_name != settings.core:
+        return  # its module is not imported here: the config may be another user's
     if settings.core not in core_names():
         hint = did_you_mean(settings.core, core_names())
         yield f"core = {settings.core!r}: unknown core; valid are {', '.join(core_names())}.{hint}"

@@ -3,18 +3,21 @@
 import dataclasses
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
-from ntm_rl.agents.settings.paths import OptionalPathText, PathText
-from ntm_rl.cores.registry import core_class, core_names
+from ntm_rl.agents.settings.core_modules import check_core, import_core, split_core
+from ntm_rl.agents.settings.paths import OptionalPathText, PathText, user_path
+from ntm_rl.cores.registry import core_class, core_names, is_built_in
 from ntm_rl.envs.algorithmic.curriculum import CurriculumKind
 from ntm_rl.envs.algorithmic.registry import TASKS, make_task
 from ntm_rl.envs.algorithmic.task import AlgorithmicTask
 from ntm_rl.envs.factory import EnvSettings
+from ntm_rl.envs.modules import folder_of, split
 
 MAX_LAYERS = 1000
 MAX_SIZE = 2**24
@@ -119,8 +122,7 @@ class OptimizerSettings(Section):
     weighting_entropy: float = Field(
         0.0,
         ge=0,
-        description="Weight in the loss of the mean entropy of an NTM's weightings, in bits, at some steps; other "
-        "cores have none.",
+        description="Weight in the loss of the mean entropy of the core's weightings, in bits, at some steps.",
     )
     clip_norm: float | None = Field(10.0, gt=0, description="Largest norm of a gradient; null: none.")
     clip_value: float | None = Field(None, gt=0, description="Largest element of a gradient; null: none.")
@@ -194,7 +196,13 @@ def _options_of(name: str, constructor: Callable[..., Any]) -> type[BaseModel]:
 class TrainingSettings(Section):
     """What every kind of training is told; the keys that are changed most stand at the top."""
 
-    core: str = Field("ntm", description="The memory core; `ntm-rl list cores` lists them.")
+    core: Annotated[str, AfterValidator(check_core)] = Field(
+        "ntm",
+        description="The memory core; `ntm-rl list cores` lists them; `module:name` is a core that a module registers.",
+    )
+    core_path: OptionalPathText = Field(
+        None, description="Folder of the module of `module:name`; null: it is installed, or `train` runs in its folder."
+    )
     memory: Any
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:N or mps.")
@@ -217,8 +225,26 @@ class TrainingSettings(Section):
     @property
     def core_kwargs(self) -> dict[str, Any]:
         """The options of the chosen core."""
-        options: dict[str, Any] = getattr(self.memory, self.core).model_dump()
-        return options
+        options = getattr(self.memory, self.core_name)
+        return dict(options) if isinstance(options, Mapping) else options.model_dump()
+
+    @property
+    def core_name(self) -> str:
+        """The name under which the chosen core is registered."""
+        return split_core(self.core)[1]
+
+    def import_core(self) -> None:
+        """Imports the module of `core = module:name`, which runs its code; raises as `core_modules.import_core`."""
+        import_core(self.core, self.core_path, self.core_kwargs)
+
+    def with_module_folders(self, *, search: bool) -> Self:
+        """Returns settings in which the folders of users' modules are absolute.
+
+        Args:
+            search: Set a folder that is not given to the current one, if the module lies there and is not installed.
+        """
+        path = _folder("core_path", self.core_path, split_core(self.core)[0], search)
+        return self.model_copy(update={"core_path": path})
 
 
 class PpoTrainingSettings(TrainingSettings):
@@ -229,6 +255,12 @@ class PpoTrainingSettings(TrainingSettings):
     ppo: PpoSettings = Field(PpoSettings(), description="Hyperparameters of the training.")
     n_envs: int = Field(32, ge=1, le=MAX_ENVS, description="Number of sub-environments.")
     total_timesteps: int = Field(1_000_000, ge=1, description="Environment steps of the training.")
+
+    def with_module_folders(self, *, search: bool) -> Self:
+        """See `TrainingSettings.with_module_folders`."""
+        path = _folder("env.path", self.env.path, split(self.env.id)[0], search)
+        settings = super().with_module_folders(search=search)
+        return settings.model_copy(update={"env": self.env.model_copy(update={"path": path})})
 
     @property
     def env_settings(self) -> EnvSettings:
@@ -261,8 +293,14 @@ class SupervisedTrainingSettings(TrainingSettings):
         return make_task(self.task.name, **getattr(self.task, self.task.name).model_dump())
 
 
+def _folder(key: str, path: str | None, module: str | None, search: bool) -> str | None:
+    if path is not None:
+        return str(user_path(key, path).absolute())
+    return folder_of(module) if search else None
+
+
 @cache
-def ppo_schema() -> type[PpoTrainingSettings]:
+def ppo_schema(custom_core: str | None = None) -> type[PpoTrainingSettings]:
     """Returns the schema of a PPO training, with the sections that other packages' annotations describe."""
     env_defaults = {
         each.name: ... if each.default is dataclasses.MISSING and each.name == "id" else _default(each)
@@ -273,12 +311,12 @@ def ppo_schema() -> type[PpoTrainingSettings]:
         "PpoTrainingSettings",
         __base__=PpoTrainingSettings,
         env=(env, Field(description="The environment and how the agent sees it.")),
-        memory=_memory(),
+        memory=_memory(custom_core),
     )
 
 
 @cache
-def supervised_schema() -> type[SupervisedTrainingSettings]:
+def supervised_schema(custom_core: str | None = None) -> type[SupervisedTrainingSettings]:
     """Returns the schema of a supervised training, with the sections that other packages' annotations describe."""
     options = {name: _options_of(name, kind.__init__) for name, kind in TASKS.items()}
     tasks: dict[str, Any] = {
@@ -286,27 +324,36 @@ def supervised_schema() -> type[SupervisedTrainingSettings]:
         for name, schema in options.items()
     }
     tasks["name"] = (Literal[tuple(TASKS)], Field(description="Which task."))
-    with warnings.catch_warnings():
-        # A task's name may be that of one of pydantic's methods (copy), which nobody calls on a section.
-        warnings.filterwarnings("ignore", message="Field name .* shadows an attribute")
+    with _shadowing():
         task = create_model("TaskSection", __base__=Section, **tasks)
     return create_model(
         "SupervisedTrainingSettings",
         __base__=SupervisedTrainingSettings,
         task=(task, Field(description="The task, and the options of each.")),
-        memory=_memory(),
+        memory=_memory(custom_core),
     )
 
 
-def _memory() -> Any:
-    """Returns the field `memory`: the options of every core."""
-    options = {name: _options_of(name, core_class(name).__init__) for name in core_names()}
+def _memory(custom_core: str | None) -> Any:
+    """Returns the field `memory`: the options of every core of this package and of the custom core."""
+    options = {name: _options_of(name, core_class(name).__init__) for name in core_names() if is_built_in(name)}
     cores: dict[str, Any] = {
         name: (schema, Field(schema(), description=f"Options of the core {name!r}."))
         for name, schema in options.items()
     }
-    memory = create_model("MemorySettings", __base__=Section, **cores)
+    if custom_core is not None:  # not typed: its module is imported later
+        cores[custom_core] = (dict[str, Any], Field({}, description=f"Options of the core {custom_core!r}."))
+    with _shadowing():
+        memory = create_model("MemorySettings", __base__=Section, **cores)
     return memory, Field(memory(), description="The options of each core.")
+
+
+@contextmanager
+def _shadowing() -> Iterator[None]:
+    """Allows tasks and cores with the name of a pydantic method, such as `copy`, which no section needs."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Field name .* shadows an attribute")
+        yield
 
 
 def _default(each: "dataclasses.Field[Any]") -> Any:

@@ -1,6 +1,7 @@
 """The supervised trainer."""
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +29,6 @@ from ntm_rl.agents.storage.tensors import put_weights, require_matching
 from ntm_rl.agents.supervised.optimizers import make_optimizer
 from ntm_rl.agents.supervised.scores import Score, bits_of, score, tensor_on
 from ntm_rl.agents.tracking.logger import record_pending
-from ntm_rl.cores.ntm import Ntm
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
 from ntm_rl.envs.algorithmic.task import Difficulty
 from ntm_rl.envs.state import generator_of, generator_state
@@ -61,7 +61,12 @@ class SupervisedTrainer:
         self._lessons.biased_fraction = settings.biased_fraction
         torch.manual_seed(settings.seed)
         sizes = self.task.input_size, self.task.output_size
-        self.network = SequenceNetwork(settings.core, *sizes, **settings.core_kwargs).to(get_device(settings.device))
+        settings.import_core()
+        self.network = SequenceNetwork(settings.core_name, *sizes, **settings.core_kwargs).to(
+            get_device(settings.device)
+        )
+        if settings.optimizer.weighting_entropy and not self.network.core.has_weightings():
+            print(f"note: optimizer.weighting_entropy: core {settings.core!r} has no weightings", file=sys.stderr)
         self.optimizer = make_optimizer(settings.optimizer, self.network)
         # A rare sequence can throw a solved task's weights off for some hundred updates; their mean stays put.
         decay = get_ema_multi_avg_fn(settings.optimizer.averaging)
@@ -81,7 +86,7 @@ class SupervisedTrainer:
         difficulty = self.curriculum.draw(self._rng)
         batch = self._lessons.sample(settings.batch_size, self._rng, difficulty)
         inputs, blur = tensor_on(self.network, batch.inputs), settings.optimizer.weighting_entropy
-        if blur and isinstance(self.network.core, Ntm) and len(inputs) > 1:
+        if blur and self.network.core.has_weightings() and len(inputs) > 1:
             steps = np.unique(self._rng.integers(1, len(inputs), size=ENTROPY_STEPS)).tolist()
             logits, entropy = self.network.with_entropy(inputs, steps)
         else:

@@ -50,6 +50,7 @@ def train_supervised(
     settings: SupervisedTrainingSettings, config: str, *, show_progress: bool = True
 ) -> SupervisedResult:
     """Trains a new network into a new run directory; arguments and errors as `training.train`."""
+    settings = settings.with_module_folders(search=True)
     trainer = SupervisedTrainer(settings)  # before the folder: what fails here leaves nothing behind
     with SignalListener():  # from here on a signal ends the training with a checkpoint
         run = Run.create(settings, config)
@@ -65,6 +66,7 @@ def resume_supervised(
     Raises:
         InputError: as `training.resume`.
     """
+    settings = settings.with_module_folders(search=False)  # a new folder may be relative
     changed = run.changes(settings)
     with run.owned():
         with explained(changed):

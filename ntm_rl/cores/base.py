@@ -1,6 +1,7 @@
 """The interface of every memory core, and the registry of cores by name."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple, final
 
 import torch
@@ -57,6 +58,23 @@ class MemoryCore(nn.Module, ABC):
     def unpack(self, state: Tensor) -> NamedTuple:
         """Returns the named parts of a flat state `[B, S]`, for inspection."""
 
+    def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
+        """Returns each head's weighting of the memory's slots in a flat state `[B, S]`, for inspection and losses.
+
+        Returns:
+            Weightings `[B, N]` by the head's name, such as "read 1" or "write 1"; empty for a core without heads.
+        """
+        return {}
+
+    @final
+    def has_weightings(self) -> bool:
+        """Whether the core has heads with weightings."""
+        return bool(self.weightings(self.initial_state(1)))
+
+    def memory(self, state: Tensor) -> Tensor | None:
+        """Returns the memory `[B, N, M]` of a flat state `[B, S]`; None for a core whose memory has no slots."""
+        return None
+
     @final
     def check_shapes(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> None:
         """Raises an `InputError` where the arguments of `forward` do not fit each other or the core."""
@@ -106,6 +124,11 @@ class MemoryCore(nn.Module, ABC):
         """
         parameter = next(self.parameters())
         return torch.zeros(batch, self.state_size, dtype=parameter.dtype, device=parameter.device)
+
+
+def named_heads(kind: str, weightings: Tensor) -> dict[str, Tensor]:
+    """Returns the weightings `[B, K, N]` of K heads by name, such as "read 1", for `MemoryCore.weightings`."""
+    return {f"{kind} {number}": head for number, head in enumerate(weightings.unbind(1), start=1)}
 
 
 def _require_one_device(inputs: Tensor, state: Tensor, resets: Tensor | None, weight: Tensor) -> None:

@@ -1,6 +1,6 @@
 """The Differentiable Neural Computer core: Graves et al. (2016), Nature 538, with the fixes of arXiv:1904.10278."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple, get_args
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from ntm_rl.addressing import dnc as dnc_addressing
 from ntm_rl.addressing import ntm as addressing
 from ntm_rl.checks import require_at_least, require_bool, require_one_of
+from ntm_rl.cores.base import named_heads
 from ntm_rl.cores.devices import without_autocast
 from ntm_rl.cores.lstm_memory import SteppedLstmMemory
 from ntm_rl.cores.registry import register_core
@@ -159,6 +160,11 @@ class Dnc(SteppedLstmMemory):
         """See `MemoryCore.outputs`."""
         is_quick = is_fused(self.backend, self.controller.bias.device)
         return self.forward(inputs, state, resets)[0] if is_quick else super().outputs(inputs, state, resets)
+
+    def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
+        """See `MemoryCore.weightings`; each sums to at most 1."""
+        parts: DncState = self._split(state)
+        return {**named_heads("read", parts.read_weightings), "write 1": parts.write_weighting}
 
     def interface(self, hidden: Tensor) -> DncInterface:
         """Returns what a controller output `[B, H]` says to the memory."""

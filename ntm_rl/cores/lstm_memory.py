@@ -106,6 +106,11 @@ class LstmMemory(MemoryCore):
         parts: NamedTuple = self._split(state)
         return parts
 
+    def memory(self, state: Tensor) -> Tensor:
+        """See `MemoryCore.memory`."""
+        memory: Tensor = self._split(state).memory
+        return memory
+
     def _run_checked(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Any]:
         inputs, state = self.prepare(inputs, state, resets, self.controller.bias)
         with without_autocast(inputs.device):

@@ -1,5 +1,6 @@
 """The MANN core: a memory written by least recently used access (Santoro et al. 2016, arXiv:1605.06065)."""
 
+from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from ntm_rl.addressing import ntm as addressing
 from ntm_rl.addressing.mann import decayed_usage, least_used_weightings, write, write_weightings
 from ntm_rl.checks import require_at_least
+from ntm_rl.cores.base import named_heads
 from ntm_rl.cores.lstm_memory import SteppedLstmMemory
 from ntm_rl.cores.registry import register_core
 from ntm_rl.errors import InputError
@@ -64,6 +66,10 @@ class Mann(SteppedLstmMemory):
         interface = {"keys": heads * width, "gates": heads}
         shapes = {"memory": (slots, width), "usage": (slots,), "read_weightings": (heads, slots)}
         self._build(input_size, hidden_size, (heads, width), interface, shapes, clip)
+
+    def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
+        """See `MemoryCore.weightings`: where each head reads; the state does not keep where it wrote."""
+        return named_heads("read", self._split(state).read_weightings)
 
     def _step(self, hidden: Tensor, cell: Tensor, last: MannState) -> MannState:
         raw_keys, raw_gates = self._interface(hidden)

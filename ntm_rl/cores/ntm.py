@@ -1,7 +1,7 @@
 """The Neural Turing Machine core: Graves, Wayne and Danihelka (2014), arXiv:1410.5401."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal, NamedTuple, get_args
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ntm_rl.addressing import ntm as addressing
 from ntm_rl.checks import require_at_least, require_bool, require_one_of, require_positive
-from ntm_rl.cores.base import MemoryCore
+from ntm_rl.cores.base import MemoryCore, named_heads
 from ntm_rl.cores.compiling import CompiledStep
 from ntm_rl.cores.devices import host_sees, without_autocast
 from ntm_rl.cores.lstm_memory import steps_to_reset
@@ -162,6 +162,15 @@ class Ntm(MemoryCore):
     def unpack(self, state: Tensor) -> NtmState:
         """Returns the parts of a flat state `[B, S]`; of a state before its first step, the initial ones."""
         return self._split(torch.where(state[:, :1] == 0, self._start(), state))
+
+    def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
+        """See `MemoryCore.weightings`."""
+        read, write = self.unpack(state).weightings.split([self.read_heads, self.write_heads], dim=1)
+        return {**named_heads("read", read), **named_heads("write", write)}
+
+    def memory(self, state: Tensor) -> Tensor:
+        """See `MemoryCore.memory`."""
+        return self.unpack(state).memory
 
     def _plain(
         self, inputs: Tensor, state: Tensor, start: Tensor, resets: Tensor | None, *weights: Tensor

@@ -42,6 +42,11 @@ def core_names() -> tuple[str, ...]:
     return tuple(_CORES)
 
 
+def is_built_in(name: str) -> bool:
+    """Whether `name` is a registered core of this package."""
+    return name in core_names() and _CORES[name].__module__ in _BUILT_IN_MODULES
+
+
 def core_class(name: str) -> type[MemoryCore]:
     """Returns the core registered as `name`.
 
@@ -51,12 +56,13 @@ def core_class(name: str) -> type[MemoryCore]:
     names = core_names()
     if name not in names:
         raise InputError(
-            f"core = {name!r}: unknown core; valid are {', '.join(names)}.{did_you_mean(str(name), names)}"
+            f"core = {name!r}: unknown core; valid are {', '.join(names)}."
+            f"{did_you_mean(str(name), names) or ' Import the module that registers a core of your own first.'}"
         )
     return _CORES[name]
 
 
-def make_core(name: str, input_size: int, **kwargs: Any) -> MemoryCore:
+def make_core(name: str, input_size: int, /, **kwargs: Any) -> MemoryCore:
     """Builds the core registered as `name`.
 
     Raises:

@@ -1,10 +1,12 @@
 """The Sparse Access Memory core: Rae et al. (2016), arXiv:1610.09027."""
 
+from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
 from torch import Tensor
 
 from ntm_rl.checks import require_at_least
+from ntm_rl.cores.base import named_heads
 from ntm_rl.cores.lstm_memory import LstmMemory, steps_to_reset
 from ntm_rl.cores.registry import register_core
 from ntm_rl.cores.sam_control import Plan
@@ -78,6 +80,13 @@ class Sam(LstmMemory):
             "read_weights": (heads, slots_read),
         }
         self._build(input_size, hidden_size, (heads, width), interface, shapes, clip)
+
+    def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
+        """See `MemoryCore.weightings`: where each head reads, 0 at the slots that it leaves out."""
+        parts: SamState = self._split(state)
+        weights = parts.read_weights
+        dense = weights.new_zeros(*weights.shape[:2], self.slots)
+        return named_heads("read", dense.scatter_add(2, parts.slots_read.long(), weights))
 
     def _run(self, inputs: Tensor, parts: SamState, resets: Tensor | None) -> tuple[Tensor, SamState]:
         controller, layer = self.controller, self.interface_layer

@@ -106,7 +106,7 @@ def test_a_difficulty_is_for_supervised_runs(ppo_run, capsys):
 
 def test_one_learning_curve_is_not_drawn_of_both_kinds_of_run(copy_run, ppo_run, capsys):
     line = refused(capsys, "inspect", copy_run, ppo_run)
-    assert ppo_run in line and line.endswith("one panel shows supervised runs or runs of PPO, not both")
+    assert ppo_run in line and line.endswith("a figure shows supervised runs or PPO runs, not both")
 
 
 @pytest.mark.parametrize("options", [["--stochastic"], ["--max-steps", "3"]])

@@ -21,7 +21,7 @@ from ntm_rl.agents.policy.files import load_agent, save_agent
 from ntm_rl.agents.policy.policies import POLICIES, MlpNtmPolicy
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.tensors import read_tensors, write_tensors
-from ntm_rl.cores.registry import core_names
+from ntm_rl.cores.registry import core_names, core_options
 from ntm_rl.errors import InputError
 
 SMALL = dict(core_kwargs=dict(slots=5, width=3, hidden_size=8), net_arch=dict(pi=[8], vf=[8]))
@@ -214,7 +214,7 @@ def test_folder_arguments_are_paths(tmp_path: Path):
         load_agent(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("core", ["lstm", "gru", "elman", "feedforward", "frame_stack", "gtrxl", "gated_delta"])
+@pytest.mark.parametrize("core", [core for core in core_names() if "layers" in core_options(core)])
 @pytest.mark.parametrize("layers", [20_000, 10**6, 2**24, 10**9])
 def test_a_card_that_claims_layers_without_weights_costs_no_time(saved, tmp_path, core, layers):
     card = copy.deepcopy(saved[1])
