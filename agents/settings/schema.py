@@ -5,20 +5,23 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
-from ntm_rl.agents.settings.paths import OptionalPathText, PathText
+from ntm_rl.agents.settings.kinds import PPO, SUPERVISED, TrainingKind
+from ntm_rl.agents.settings.paths import OptionalPathText, PathText, user_path
 from ntm_rl.cores.registry import core_class, core_names
 from ntm_rl.envs.algorithmic.curriculum import CurriculumKind
 from ntm_rl.envs.algorithmic.registry import TASKS, make_task
 from ntm_rl.envs.algorithmic.task import Task
 from ntm_rl.envs.factory import EnvSettings
+from ntm_rl.envs.modules import folder_of
 
 MAX_LAYERS = 1000
 MAX_SIZE = 2**24
 MAX_ENVS = 2**16
+UserModule = tuple[str | None, str | None]  # name and folder
 
 
 class Section(BaseModel):
@@ -194,6 +197,8 @@ def _options_of(name: str, constructor: Callable[..., Any]) -> type[BaseModel]:
 class TrainingSettings(Section):
     """What every kind of training is told; the keys that are changed most stand at the top."""
 
+    kind: ClassVar[TrainingKind]
+
     core: str = Field("ntm", description="The memory core; `ntm-rl list cores` lists them.")
     memory: Any
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random.")
@@ -220,9 +225,30 @@ class TrainingSettings(Section):
         options: dict[str, Any] = getattr(self.memory, self.core).model_dump()
         return options
 
+    @property
+    def total_steps(self) -> int:
+        """Length of the training, in steps of its kind."""
+        steps: int = getattr(self, self.kind.length_key)
+        return steps
+
+    @property
+    def user_module(self) -> UserModule | None:
+        """Module and folder that the training imports besides installed packages; None if it imports neither."""
+        return None
+
+    def resolved(self, *, find_module: bool = False) -> Self:
+        """Returns the settings with absolute paths.
+
+        Args:
+            find_module: Set `env.path` where the module of `env.id` lies in the current folder.
+        """
+        return self
+
 
 class PpoTrainingSettings(TrainingSettings):
     """A training of an agent by PPO."""
+
+    kind: ClassVar[TrainingKind] = PPO
 
     env: Any
     policy: PolicySettings = Field(PolicySettings(), description="The networks around the core.")
@@ -235,9 +261,26 @@ class PpoTrainingSettings(TrainingSettings):
         """The env section as the envs package takes it."""
         return EnvSettings(**self.env.model_dump())
 
+    @property
+    def user_module(self) -> UserModule | None:
+        """See `TrainingSettings.user_module`."""
+        module, colon, _ = self.env.id.partition(":")
+        return (module if colon else None, self.env.path) if colon or self.env.path is not None else None
+
+    def resolved(self, *, find_module: bool = False) -> Self:
+        """See `TrainingSettings.resolved`."""
+        path = self.env.path
+        if path is not None:
+            path = str(user_path("env.path", path).absolute())
+        elif find_module:
+            path = folder_of(self.env.id)
+        return self.model_copy(update={"env": self.env.model_copy(update={"path": path})})
+
 
 class SupervisedTrainingSettings(TrainingSettings):
     """A training on the right answers of an algorithmic task."""
+
+    kind: ClassVar[TrainingKind] = SUPERVISED
 
     task: Any
     curriculum: CurriculumKind = Field(
