@@ -61,7 +61,7 @@ class SupervisedTrainer:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         self.settings, self.task, self._training_task = settings, settings.make_task(), settings.make_task()
-        self._training_task.uneven = settings.uneven
+        self._training_task.biased_fraction = settings.biased_fraction
         torch.manual_seed(settings.seed)
         sizes = self.task.input_size, self.task.output_size
         self.network = SequenceNetwork(settings.core, *sizes, **settings.core_kwargs).to(get_device(settings.device))
