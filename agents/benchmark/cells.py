@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ntm_rl.agents.benchmark.suites import Task, choose_tasks, find_suite
-from ntm_rl.agents.ppo.training import make_model
+from ntm_rl.agents.ppo.making import make_model
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.storage.files import StorageError

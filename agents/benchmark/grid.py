@@ -22,12 +22,12 @@ from typing import Any
 from ntm_rl.agents.benchmark.cells import RESULT, Cell, Result, core_sizes, read_result
 from ntm_rl.agents.benchmark.scores import epoch_returns, mmer, read_curve, read_speed
 from ntm_rl.agents.benchmark.suites import SUITES
-from ntm_rl.agents.ppo.training import resume, train
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.storage.checkpoints import latest_checkpoint
 from ntm_rl.agents.storage.files import make_folder, write_atomically
+from ntm_rl.agents.training import resume, train
 from ntm_rl.errors import InputError
 
 # What may differ between the trainings of a task by a core without making them parts of two grids.
@@ -123,7 +123,7 @@ def _run_cell(cell: Cell, settings: PpoTrainingSettings, out: Path, show_progres
             cell.task,
             cell.core,
             cell.seed,
-            trained.timesteps,
+            trained.steps,
             core_sizes(settings)[1],
             mmer(curve),
             float(epoch_returns(curve)[-1]),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import ntm_rl
+from ntm_rl.agents.cli import train
 from ntm_rl.agents.cli import words as cli_words
 from ntm_rl.agents.cli.benchmarks import add_benchmarks
 from ntm_rl.agents.cli.terminal import OutputClosedError, drop_output, say, usable_streams
@@ -73,12 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     overrides = "such as core=lstm or ppo.learning_rate=1e-4; `ntm-rl show CONFIG --keys` lists all keys"
 
-    train = _command(commands, "train", _train, "train an agent")
-    train.add_argument("config", metavar="CONFIG", help="a YAML file or a packaged config (`ntm-rl list configs`)")
-    train.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=overrides)
-    resume = _command(commands, "resume", _resume, "go on with a training that was interrupted, or train on")
-    resume.add_argument("run", metavar="RUN", help="the run's folder")
-    resume.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="such as total_timesteps=2000000")
+    train.add(commands)
     evaluate = _command(commands, "evaluate", _evaluate, "play whole episodes with a trained agent")
     evaluate.add_argument("run", metavar="RUN", help="the run's folder")
     evaluate.add_argument(
@@ -115,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument(
         "others", nargs="*", metavar="RUN", help="runs for the same learning curve, such as other seeds"
     )
-    for command in (resume, evaluate, film, inspect):
+    for command in (evaluate, film, inspect):
         command.add_argument("--trust", action="store_true", help="import the module that a run of others names")
     listing = _command(commands, "list", _list, "list environments, memory cores or packaged configs")
     listing.add_argument("what", choices=("envs", "cores", "configs"))
@@ -143,68 +139,6 @@ def _command(
     if has_json:
         parser.add_argument("--json", action="store_true", help="print results as JSON")
     return parser
-
-
-def _train(options: argparse.Namespace) -> int:
-    from ntm_rl.agents.ppo.training import train
-    from ntm_rl.agents.settings.loading import load_settings, to_yaml, without_effect
-    from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
-    from ntm_rl.agents.supervised.training import train_supervised
-
-    settings = load_settings(options.config, options.overrides)
-    print(to_yaml(settings), file=sys.stderr)
-    for key in without_effect(settings, options.overrides):
-        print(f"note: {key}: has no effect, as core = {settings.core!r}", file=sys.stderr)
-    if isinstance(settings, SupervisedTrainingSettings):
-        return _report_supervised(train_supervised(settings, options.config), options.json)
-    return _report(train(settings, options.config), options.json)
-
-
-def _resume(options: argparse.Namespace) -> int:
-    from ntm_rl.agents.ppo.training import resume
-    from ntm_rl.agents.runs.run import Run
-    from ntm_rl.agents.settings.loading import load_settings
-    from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
-    from ntm_rl.agents.supervised.training import resume_supervised
-
-    run = Run.open(options.run)
-    settings = load_settings(str(run.config_file), options.overrides)
-    run.require_trust(settings, trust=options.trust)
-    if isinstance(settings, SupervisedTrainingSettings):
-        return _report_supervised(resume_supervised(run, settings), options.json)
-    return _report(resume(run, settings), options.json)
-
-
-def _report(result: Any, as_json: bool) -> int:
-    mean = None if result.mean_return is None else round(result.mean_return, 4)
-    row = {"run": shown(result.run), "mean_return": mean, "timesteps": result.timesteps}
-    lines = [
-        f"after {result.timesteps:,} environment steps ({result.steps_per_second:,.0f} steps/s).",
-        f"Mean return of the last episodes: {'none ended' if mean is None else mean}",
-    ]
-    return _tell({**row, "steps_per_second": round(result.steps_per_second, 1)}, lines, result, as_json)
-
-
-def _report_supervised(result: Any, as_json: bool) -> int:
-    bits = None if result.bits_per_sequence is None else round(result.bits_per_sequence, 5)
-    row = {"run": shown(result.run), "bits_per_sequence": bits, "sequences": result.sequences}
-    lines = [
-        f"after {result.sequences:,} sequences ({result.sequences_per_second:,.0f} sequences/s).",
-        f"Bits per sequence of the last validation: {'none was made' if bits is None else bits}",
-    ]
-    return _tell({**row, "sequences_per_second": round(result.sequences_per_second, 1)}, lines, result, as_json)
-
-
-def _tell(row: dict[str, Any], lines: list[str], result: Any, as_json: bool) -> int:
-    """Prints what came of a training; returns the exit code."""
-    if as_json:
-        say(json.dumps(row))
-    else:
-        ended = "Finished" if result.stopped_by is None else f"Stopped by {result.stopped_by.name}"
-        next_command = "evaluate" if result.stopped_by is None else "resume"
-        run = shown(result.run)
-        say(f"{ended} {lines[0]}", *lines[1:], f"Run: {run}", f"Next: ntm-rl {next_command} {shlex.quote(run)}")
-    return 0 if result.stopped_by is None else SIGNAL_BASE + int(result.stopped_by)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

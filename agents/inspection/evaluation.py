@@ -19,7 +19,6 @@ from ntm_rl.agents.ppo.environment_states import curricula
 from ntm_rl.agents.runs.loading import Origin, RunAgent, load_run_agent, load_run_network
 from ntm_rl.agents.runs.progress import ProgressDisplay
 from ntm_rl.agents.runs.run import Run
-from ntm_rl.agents.settings.schema import PpoTrainingSettings, SupervisedTrainingSettings
 from ntm_rl.agents.supervised.scores import Score, label, score
 from ntm_rl.envs.algorithmic.task import Difficulty
 from ntm_rl.envs.factory import EnvSettings
@@ -93,9 +92,7 @@ def evaluate(
         InputError: no agent, a damaged one, or one that does not fit the environment.
     """
     check_counts(seed, episodes=episodes, **({} if max_steps is None else {"max_steps": max_steps}))
-    settings = run.settings()
-    if not isinstance(settings, PpoTrainingSettings):
-        raise InputError(f"run = {str(run.path)!r}: a supervised run plays no episodes; use evaluate_supervised")
+    settings = run.ppo_settings()
     settings.import_core()
     agent = load_run_agent(run, "best" if best else "last")
     print(f"plays {settings.env.id} with {agent.origin}", file=sys.stderr)
@@ -262,9 +259,7 @@ def evaluate_supervised(
         InputError: no network, a damaged one, one of another task, or a difficulty unknown to the task.
     """
     check_counts(seed, episodes=sequences)
-    settings = run.settings()
-    if not isinstance(settings, SupervisedTrainingSettings):
-        raise InputError(f"run = {str(run.path)!r}: not a supervised run")
+    settings = run.supervised_settings()
     task = settings.make_task()
     settings.import_core()
     network, origin = load_run_network(run, "best" if best else "last")

@@ -18,9 +18,7 @@ from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import AnySettings
 from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
 from ntm_rl.agents.supervised.scores import label
-from ntm_rl.agents.supervised.training import SEQUENCES
 from ntm_rl.agents.tracking.csv_log import read_table
-from ntm_rl.agents.tracking.metrics import STEPS
 from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Batch, Difficulty
 from ntm_rl.errors import InputError
 
@@ -99,7 +97,7 @@ def learning_curve(runs: Sequence[Run]) -> "Figure":
     for run, each in zip(runs, settings, strict=True):
         if isinstance(each, SupervisedTrainingSettings) != is_supervised:
             raise InputError(f"run = {str(run.path)!r}: a figure shows supervised runs or PPO runs, not both")
-    metric, steps = ("validation/bits_per_sequence", SEQUENCES) if is_supervised else ("rollout/ep_rew_mean", STEPS)
+    metric, steps = settings[0].kind.score_metric, settings[0].kind.steps_metric
     figure, panel = _panel((6, 3.5))
     curves = [_curve(run, metric, steps) for run in runs]
     kinds = {(each.core, len(x)) for each, (x, _) in zip(settings, curves, strict=True)}
@@ -226,7 +224,7 @@ def _log_to_wandb(run: Run, settings: AnySettings, figures: "Mapping[str, Figure
     """Logs figures to a supervised run's W&B run, if it has one."""
     if not (run.path / "wandb").is_dir() or not isinstance(settings, SupervisedTrainingSettings):
         return
-    writer = run.track(settings, SEQUENCES, is_training=False)
+    writer = run.track(settings, is_training=False)
     if writer is not None:
         values = {f"figures/{name}": LoggedFigure(figure, close=False) for name, figure in figures.items()}
         writer.write(values, {name: () for name in values}, settings.total_sequences)

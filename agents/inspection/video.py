@@ -24,7 +24,6 @@ from ntm_rl.agents.policy.files import LoadedAgent
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.runs.loading import Origin, load_run_agent
 from ntm_rl.agents.runs.run import Run
-from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.errors import InputError
 
 HEIGHT = 384  # pixels; a multiple of 16, as encoders require
@@ -80,9 +79,7 @@ def record(
         InputError: no agent, an environment without frames, imageio or its ffmpeg missing, or an existing `out`.
     """
     check_counts(seed, episodes=episodes, max_steps=max_steps)
-    settings = run.settings()
-    if not isinstance(settings, PpoTrainingSettings):
-        raise InputError(f"run = {str(run.path)!r}: a supervised run plays no episodes; `ntm-rl inspect` draws it")
+    settings = run.ppo_settings()
     writer = _require_imageio()
     out = _new_file(run, out, seed)
     settings.import_core()

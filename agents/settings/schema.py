@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Annotated, Any, Literal, Self, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
 from ntm_rl.agents.settings.core_modules import check_core, import_core, split_core
+from ntm_rl.agents.settings.kinds import PPO, SUPERVISED, TrainingKind
 from ntm_rl.agents.settings.paths import OptionalPathText, PathText, user_path
 from ntm_rl.cores.registry import core_class, core_names, is_built_in
 from ntm_rl.envs.algorithmic.curriculum import CurriculumKind
@@ -22,6 +23,7 @@ from ntm_rl.envs.modules import folder_of, split
 MAX_LAYERS = 1000
 MAX_SIZE = 2**24
 MAX_ENVS = 2**16
+UserModules = tuple[tuple[str | None, str | None], ...]  # names and folders
 
 
 class Section(BaseModel):
@@ -196,6 +198,8 @@ def _options_of(name: str, constructor: Callable[..., Any]) -> type[BaseModel]:
 class TrainingSettings(Section):
     """What every kind of training is told; the keys that are changed most stand at the top."""
 
+    kind: ClassVar[TrainingKind]
+
     core: Annotated[str, AfterValidator(check_core)] = Field(
         "ntm",
         description="The memory core; `ntm-rl list cores` lists them; `module:name` is a core that a module registers.",
@@ -237,18 +241,31 @@ class TrainingSettings(Section):
         """Imports the module of `core = module:name`, which runs its code; raises as `core_modules.import_core`."""
         import_core(self.core, self.core_path, self.core_kwargs)
 
-    def with_module_folders(self, *, search: bool) -> Self:
-        """Returns settings in which the folders of users' modules are absolute.
+    @property
+    def total_steps(self) -> int:
+        """Length of the training, in steps of its kind."""
+        steps: int = getattr(self, self.kind.length_key)
+        return steps
+
+    @property
+    def user_modules(self) -> UserModules:
+        """Modules and folders that the training imports besides installed packages."""
+        return _user_modules(split_core(self.core)[0], self.core_path)
+
+    def resolved(self, *, find_modules: bool = False) -> Self:
+        """Returns the settings with absolute paths.
 
         Args:
-            search: Set a folder that is not given to the current one, if the module lies there and is not installed.
+            find_modules: Set the folder of a module that is not given to the current one, if the module lies there.
         """
-        path = _folder("core_path", self.core_path, split_core(self.core)[0], search)
+        path = _folder("core_path", self.core_path, split_core(self.core)[0], find_modules)
         return self.model_copy(update={"core_path": path})
 
 
 class PpoTrainingSettings(TrainingSettings):
     """A training of an agent by PPO."""
+
+    kind: ClassVar[TrainingKind] = PPO
 
     env: Any
     policy: PolicySettings = Field(PolicySettings(), description="The networks around the core.")
@@ -256,20 +273,28 @@ class PpoTrainingSettings(TrainingSettings):
     n_envs: int = Field(32, ge=1, le=MAX_ENVS, description="Number of sub-environments.")
     total_timesteps: int = Field(1_000_000, ge=1, description="Environment steps of the training.")
 
-    def with_module_folders(self, *, search: bool) -> Self:
-        """See `TrainingSettings.with_module_folders`."""
-        path = _folder("env.path", self.env.path, split(self.env.id)[0], search)
-        settings = super().with_module_folders(search=search)
-        return settings.model_copy(update={"env": self.env.model_copy(update={"path": path})})
-
     @property
     def env_settings(self) -> EnvSettings:
         """The env section as the envs package takes it."""
         return EnvSettings(**self.env.model_dump())
 
+    @property
+    def user_modules(self) -> UserModules:
+        """See `TrainingSettings.user_modules`."""
+        module, colon, _ = self.env.id.partition(":")
+        return *_user_modules(module if colon else None, self.env.path), *super().user_modules
+
+    def resolved(self, *, find_modules: bool = False) -> Self:
+        """See `TrainingSettings.resolved`."""
+        path = _folder("env.path", self.env.path, split(self.env.id)[0], find_modules)
+        settings = super().resolved(find_modules=find_modules)
+        return settings.model_copy(update={"env": self.env.model_copy(update={"path": path})})
+
 
 class SupervisedTrainingSettings(TrainingSettings):
     """A training on the right answers of an algorithmic task."""
+
+    kind: ClassVar[TrainingKind] = SUPERVISED
 
     task: Any
     curriculum: CurriculumKind = Field(
@@ -291,6 +316,10 @@ class SupervisedTrainingSettings(TrainingSettings):
     def make_task(self) -> AlgorithmicTask:
         """Makes the chosen task."""
         return make_task(self.task.name, **getattr(self.task, self.task.name).model_dump())
+
+
+def _user_modules(module: str | None, folder: str | None) -> UserModules:
+    return () if module is None and folder is None else ((module, folder),)
 
 
 def _folder(key: str, path: str | None, module: str | None, search: bool) -> str | None:

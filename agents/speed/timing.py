@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ntm_rl.agents.ppo.algorithm import MemoryPPO
-from ntm_rl.agents.ppo.training import policy_name
+from ntm_rl.agents.ppo.making import policy_name
 from ntm_rl.cores.base import MemoryCore
 from ntm_rl.envs.factory import EnvSettings
 from ntm_rl.envs.sb3.making import make_vec_env

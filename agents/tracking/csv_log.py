@@ -48,19 +48,27 @@ class CsvWriter(KVWriter):
 
 
 def drop_rows_after(path: Path, column: str, steps: int) -> None:
-    """Takes away the rows whose `column` is above `steps`: a resumed training will write them again.
+    """Drops the rows whose `column` is above `steps`: a resumed training will write them again.
 
     Raises:
         StorageError: the file is no table with numbers in that column, or cannot be written.
     """
+    columns, rows = read_rows_until(path, column, steps)
+    if columns:
+        write_table(path, columns, rows)
+
+
+def read_rows_until(path: Path, column: str, steps: int) -> tuple[list[str], list[dict[str, str]]]:
+    """Returns the columns, and the rows whose `column` is at most `steps`.
+
+    Raises:
+        StorageError: the file is no table with numbers in that column.
+    """
     columns, rows = read_table(path)
-    if not columns:
-        return
     try:
-        kept = [row for row in rows if float(row.get(column) or 0) <= steps]
+        return columns, [row for row in rows if float(row.get(column) or 0) <= steps]
     except ValueError as error:
         raise _no_table(path, str(error)) from error
-    write_table(path, columns, kept)
 
 
 def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:

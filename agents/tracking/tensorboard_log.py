@@ -2,6 +2,7 @@
 
 import os
 import struct
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,28 @@ def drop_events_after(path: Path, steps: int) -> None:
         OSError: the file cannot be written.
         StorageError: it is no file of events.
     """
-    size = path.stat().st_size
+    end = _end_of_events(path, steps)
+    if end < path.stat().st_size:
+        os.truncate(path, end)
+
+
+def check_events(folder: Path) -> None:
+    """Checks the files of events in a folder, and changes nothing.
+
+    Raises:
+        StorageError: one cannot be read, or is no file of events.
+    """
+    for path in folder.glob("events.out.tfevents.*"):
+        try:
+            _end_of_events(path, sys.maxsize)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _end_of_events(path: Path, steps: int) -> int:
+    """Returns the position behind the last whole event of at most `steps`."""
+    size, end = path.stat().st_size, 0
     with path.open("rb") as file:
-        end = 0
         while len(head := file.read(LENGTH.size + CHECKSUM)) == LENGTH.size + CHECKSUM:
             length = LENGTH.unpack_from(head)[0]
             next_one = end + len(head) + length + CHECKSUM
@@ -81,5 +101,4 @@ def drop_events_after(path: Path, steps: int) -> None:
                 break
             end = next_one
             file.seek(end)
-    if end < size:
-        os.truncate(path, end)
+    return end

@@ -92,7 +92,7 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_anew(tmp_path, capsy
     for folder in ("checkpoints", "agent"):
         shutil.rmtree(run / folder)
     assert main(["resume", str(run)]) == 0
-    assert "begins anew: the run has no checkpoint yet" in capsys.readouterr().err
+    assert "starts again: the run has no checkpoint yet" in capsys.readouterr().err
     after = read_table(run / "progress.csv")[1]
     clocks = ("time/fps", "time/time_elapsed")
     same = [[{**row, **dict.fromkeys(clocks)} for row in table] for table in (before, after)]

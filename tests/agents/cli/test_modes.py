@@ -130,17 +130,19 @@ def test_a_finished_agent_is_not_replaced_where_the_checkpoints_are_gone(ppo_run
         copy = shutil.copytree(run, tmp_path / Path(run).parent.name)
         shutil.rmtree(copy / "checkpoints")
         before = (copy / "agent" / "weights.safetensors").read_bytes()
-        assert "no checkpoint to go on from, and a new training would replace" in refused(capsys, "resume", str(copy))
+        assert "no checkpoint to resume from, and restarting the training would replace" in refused(
+            capsys, "resume", str(copy)
+        )
         assert (copy / "agent" / "weights.safetensors").read_bytes() == before
 
 
 def test_a_resume_says_where_it_begins_and_what_changes(ppo_run, tmp_path, capsys):
     copy = str(shutil.copytree(ppo_run, tmp_path / "copy"))
     assert main(["resume", copy]) == 0
-    assert "goes on from 128 of 128; nothing is left to train\n" in capsys.readouterr().err
+    assert "resumes at 128 of 128; nothing is left to train\n" in capsys.readouterr().err
     assert main(["resume", copy, "total_timesteps=192", "ppo.gamma=0.5"]) == 0
     error = capsys.readouterr().err
-    assert "goes on from 128 of 192\n" in error and "ppo.gamma = 0.5 (was 0.99)\n" in error
+    assert "resumes at 128 of 192\n" in error and "ppo.gamma = 0.5 (was 0.99)\n" in error
 
 
 def test_a_learning_curve_of_words_is_refused(ppo_run, tmp_path, capsys):

@@ -7,9 +7,9 @@ from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.inspection import video as recording
 from ntm_rl.agents.inspection.plotting import pool_slots
 from ntm_rl.agents.inspection.video import HEIGHT, PANEL, draw, record
-from ntm_rl.agents.ppo.training import train
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import load_settings
+from ntm_rl.agents.training import train
 from ntm_rl.errors import InputError
 
 iio = pytest.importorskip("imageio.v3")

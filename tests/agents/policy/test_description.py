@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from ntm_rl import MemoryPPO
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.policy.description import SuspiciousSpaces, describe
-from ntm_rl.agents.ppo.training import policy_name
+from ntm_rl.agents.ppo.making import policy_name
 from ntm_rl.envs import EnvSettings, make_vec_env
 
 TINY = {

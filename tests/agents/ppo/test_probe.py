@@ -15,7 +15,7 @@ from gymnasium import spaces
 from ntm_rl import MemoryPPO
 from ntm_rl.agents.cli.main import BAD_INPUT, ENVIRONMENT_FAILED, main
 from ntm_rl.agents.policy.files import load_agent, save_agent
-from ntm_rl.agents.ppo.training import policy_name
+from ntm_rl.agents.ppo.making import policy_name
 from ntm_rl.agents.storage.tensors import read_tensors
 from ntm_rl.envs import EnvSettings, make_vec_env
 from ntm_rl.envs.foreign import ForeignError
@@ -180,8 +180,8 @@ def test_the_probe_changes_nothing_of_a_seeded_training(capsys, monkeypatch):
     weights = []
     for is_probed in (True, False):
         if not is_probed:
-            monkeypatch.setattr("ntm_rl.agents.ppo.training.probe_environment", lambda *_: None)
-            monkeypatch.setattr("ntm_rl.agents.ppo.training.probe_agent", lambda *_: None)
+            monkeypatch.setattr("ntm_rl.agents.ppo.trainer.probe_environment", lambda *_: None)
+            monkeypatch.setattr("ntm_rl.agents.ppo.trainer.probe_agent", lambda *_: None)
         code, out, _ = train(capsys, Show, "env.normalize_observation=true")
         del gym.registry["Mine-v0"]
         weights.append(read_tensors(Path(json.loads(out)["run"], "agent/weights.safetensors"))[0])

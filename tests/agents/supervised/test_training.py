@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from ntm_rl.agents import training
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.inspection import figures as inspection
 from ntm_rl.agents.inspection.evaluation import evaluate, evaluate_supervised
@@ -14,18 +15,17 @@ from ntm_rl.agents.policy.network_files import load_network, save_network
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint
 from ntm_rl.agents.ppo.environment_states import curricula
-from ntm_rl.agents.ppo.training import make_model, train
+from ntm_rl.agents.ppo.making import make_model
 from ntm_rl.agents.ppo.warm_start import warm_start
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import check_settings, load_settings
 from ntm_rl.agents.storage.checkpoints import latest_checkpoint
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.tensors import read_tensors
-from ntm_rl.agents.supervised import training as supervised
 from ntm_rl.agents.supervised.scores import score
 from ntm_rl.agents.supervised.trainer import SupervisedTrainer
-from ntm_rl.agents.supervised.training import resume_supervised, train_supervised
 from ntm_rl.agents.tracking.csv_log import read_table
+from ntm_rl.agents.training import resume, train
 from ntm_rl.envs import EnvSettings, make_vec_env
 from ntm_rl.envs.algorithmic import curriculum as curriculum_module
 from ntm_rl.envs.algorithmic.registry import make_task
@@ -43,7 +43,7 @@ def small(tmp_path, *more):
 
 
 def train_small(tmp_path, *more):
-    return train_supervised(small(tmp_path, *more), "algorithmic/copy", show_progress=False)
+    return train(small(tmp_path, *more), "algorithmic/copy", show_progress=False)
 
 
 def test_the_cost_is_the_cross_entropy_in_bits_of_the_masked_steps():
@@ -81,7 +81,7 @@ def test_a_training_learns_and_leaves_a_whole_run(tmp_path):
     costs = [float(row["validation/bits_per_sequence"]) for row in rows]
     assert len(rows) == 15
     assert costs[-1] < 0.6 * costs[0]
-    assert result.bits_per_sequence == costs[-1]
+    assert result.score == costs[-1]
     assert "validation/length=5/bits_per_sequence" in columns
     assert {path.name for path in result.run.iterdir()} >= {
         "agent",
@@ -100,7 +100,7 @@ def test_two_halves_with_a_resume_between_are_one_training(tmp_path):
     half = train_small(tmp_path / "b", "seed=3", "total_sequences=40", "optimizer.learning_rate_schedule=constant")
     run = Run.open(half.run)
     settings = load_settings(str(run.config_file), ["total_sequences=80"])
-    whole = resume_supervised(run, settings, show_progress=False)
+    whole = resume(run, settings, show_progress=False)
     ours, theirs = (load_network(each.run / "agent")[0].state_dict() for each in (whole, through))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     rows = [read_table(each.run / "progress.csv")[1] for each in (whole, through)]
@@ -121,11 +121,11 @@ def test_biased_bits_are_for_training_alone(tmp_path, monkeypatch):
 
         monkeypatch.setattr(task, "sample", noting)
 
-    note("training", trainer._lessons)
+    note("training", trainer._training_task)
     note("validation", trainer.task)
     trainer.update()
     trainer.validate({"length": 20})
-    trainer._lessons.sample(200, np.random.default_rng(0), {"length": 20})
+    trainer._training_task.sample(200, np.random.default_rng(0), {"length": 20})
 
     def extreme(batch):
         """Share of sequences with hardly any bits, or nearly all."""
@@ -181,10 +181,10 @@ def test_a_checkpoint_of_another_task_is_refused(tmp_path):
     )
     with pytest.raises(StorageError, match="a checkpoint of task 'copy'; the config's is 'reverse'"):
         SupervisedTrainer(settings).load(latest_checkpoint(run.checkpoints))
-    with pytest.raises(InputError, match=r"task.name = 'reverse': .* cannot change on a resume"):
-        resume_supervised(run, settings, show_progress=False)
+    with pytest.raises(InputError, match=r"task.name = 'reverse': the run's weights were made with the old value"):
+        resume(run, settings, show_progress=False)
     with pytest.raises(InputError, match=r"task.copy.bits = 3: .*tensor 'core.weight_input' has shape"):
-        resume_supervised(run, load_settings(str(run.config_file), ["task.copy.bits=3"]), show_progress=False)
+        resume(run, load_settings(str(run.config_file), ["task.copy.bits=3"]), show_progress=False)
 
 
 def test_a_cost_that_is_not_finite_ends_the_training_in_one_line(tmp_path, monkeypatch):
@@ -192,9 +192,9 @@ def test_a_cost_that_is_not_finite_ends_the_training_in_one_line(tmp_path, monke
     trainer = SupervisedTrainer(settings)
     with torch.no_grad():
         trainer.network.output.weight.fill_(math.nan)
-    monkeypatch.setattr(supervised, "SupervisedTrainer", lambda _: trainer)
-    with pytest.raises(InputError, match=r"the cost is not finite at sequence 0; .* Lower optimizer.learning_rate"):
-        train_supervised(settings, "algorithmic/copy", show_progress=False)
+    monkeypatch.setattr(training, "SupervisedTrainer", lambda *_: trainer)
+    with pytest.raises(InputError, match=r"after 0 sequences: the cost is not finite; lower optimizer.learning_rate"):
+        train(settings, "algorithmic/copy", show_progress=False)
 
 
 def test_a_gradient_that_overflows_is_left_out_and_twenty_in_a_row_end_the_training(tmp_path):

@@ -29,15 +29,16 @@ from ntm_rl.agents.inspection.figures import inspect
 from ntm_rl.agents.ppo.callbacks import CheckpointCallback
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint
 from ntm_rl.agents.runs.run import Run
+from ntm_rl.agents.settings.kinds import SUPERVISED
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.storage.files import StorageError
-from ntm_rl.agents.supervised.training import SEQUENCES, train_supervised
 from ntm_rl.agents.tracking import wandb_run
 from ntm_rl.agents.tracking import wandb_writer as tracking
 from ntm_rl.agents.tracking.logger import make_logger
 from ntm_rl.agents.tracking.metrics import STEPS
 from ntm_rl.agents.tracking.wandb_run import default_mode, start_wandb
 from ntm_rl.agents.tracking.wandb_writer import WandbWriter
+from ntm_rl.agents.training import train
 
 
 def records(log: bytes) -> list[bytes]:
@@ -159,14 +160,14 @@ def test_a_supervised_training_and_its_pictures_are_logged_against_sequences(tmp
     sizes = ["memory.ntm.slots=8", "memory.ntm.width=4", "memory.ntm.hidden_size=6", "task.copy.max_length=3"]
     often = ["total_sequences=40", "validation.every=20", "validation.sequences=4", "log_every=20"]
     settings = load_settings("algorithmic/copy", [*sizes, *often, f"run_dir={tmp_path}", "wandb=offline"])
-    run = Run.open(train_supervised(settings, "algorithmic/copy", show_progress=False).run)
+    run = Run.open(train(settings, "algorithmic/copy", show_progress=False).run)
     time.sleep(1.1)  # W&B names the folders of a run's parts by the second
     inspect(run)
     configs, history, artifacts = read_wandb(run.path)
     assert configs[0]["task"]["name"] == "copy"
     assert len({config["_id"] for config in configs}) == 1
     rows = [row for row in history if "validation/bits_per_sequence" in row]
-    assert [row[SEQUENCES] for row in rows] == [20, 40]
+    assert [row[SUPERVISED.steps_metric] for row in rows] == [20, 40]
     assert any(key.startswith("figures/memory_use") for row in history for key in row)
     assert any("agent-copy-" in name for name in artifacts)
 
