@@ -1,4 +1,4 @@
-"""The metrics of a run as a CSV file that outlives the process: resumed trainings go on in it."""
+"""The metrics of a run as a CSV file, to which resumed trainings append."""
 
 import csv
 import io
@@ -109,4 +109,4 @@ def number(value: Any) -> float | None:
 
 
 def _no_table(path: Path, reason: str) -> StorageError:
-    return StorageError(f"{path}: not a table that ntm-rl wrote ({reason}); move it away to go on without it")
+    return StorageError(f"{path}: not a table that ntm-rl wrote ({reason}); move it away to resume without it")

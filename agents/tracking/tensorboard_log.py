@@ -1,4 +1,4 @@
-"""The metrics of a run as TensorBoard events, which a resumed training goes on with."""
+"""The metrics of a run as TensorBoard events, to which resumed trainings append."""
 
 import os
 import struct
@@ -96,7 +96,7 @@ def _end_of_events(path: Path, steps: int) -> int:
             try:
                 event = Event.FromString(file.read(length))
             except Exception as error:  # protobuf's own, whose class depends on how it was built
-                raise StorageError(f"{path}: no TensorBoard events; move it away to go on without it") from error
+                raise StorageError(f"{path}: no TensorBoard events; move it away to resume without it") from error
             if event.step > steps:
                 break
             end = next_one
