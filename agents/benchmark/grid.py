@@ -36,7 +36,7 @@ SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def run_grid(
-    cells: Sequence[Cell], out: Path, *, jobs: int = 1, tell: Callable[[str], None] = lambda line: None
+    cells: Sequence[Cell], out: Path, *, jobs: int = 1, log: Callable[[str], None] = lambda line: None
 ) -> signal.Signals | None:
     """Trains all cells that are not finished; on SIGINT or SIGTERM those under way end with a checkpoint.
 
@@ -44,7 +44,7 @@ def run_grid(
         cells: See `plan`.
         out: Folder of the grid.
         jobs: How many to train at once; from two on in processes of their own.
-        tell: Called with a line for every cell that is finished.
+        log: Called with a line for every finished cell.
 
     Returns:
         The signal that stopped it, if one did.
@@ -58,11 +58,11 @@ def run_grid(
     waiting = [cell for cell in cells if _finished(cell, out) is None]
     done = len(cells) - len(waiting)
     if done:
-        tell(f"{done} of {len(cells)} trainings are finished already")
+        log(f"{done} of {len(cells)} trainings are finished already")
     with SignalListener() as listener:
         for number, cell in enumerate(_train_all(waiting, out, jobs, listener), done + 1):
             result = read_result(_finished(cell, out) or out)
-            tell(
+            log(
                 f"{number} of {len(cells)}: {cell.task}, {cell.core}, seed {cell.seed}: MMER {result.mmer:.3f}, "
                 f"{result.steps_per_second:,.0f} steps/s"
             )

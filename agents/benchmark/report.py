@@ -26,12 +26,12 @@ NONE = "–"  # noqa: RUF001  (an empty cell's dash)
 
 
 def check_report() -> None:
-    """Raises an `InputError` where `write_report` would for want of a package, before anything is trained."""
+    """Raises an `InputError` where `write_benchmark_report` would for want of a package, before anything is trained."""
     require_rliable()
     require_matplotlib("the report")
 
 
-def write_report(suite: str, out: Path) -> dict[str, Any]:
+def write_benchmark_report(suite: str, out: Path) -> dict[str, Any]:
     """Writes `report.md` and its figures into a grid's folder, of the trainings that are finished.
 
     Returns:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import wandb
 
-from ntm_rl.agents.settings.environment_variables import Mode, wandb_mode, without_passwords
+from ntm_rl.agents.settings.environment_variables import WandbMode, wandb_mode, without_passwords
 from ntm_rl.agents.tracking.metrics import STEPS
 from ntm_rl.agents.tracking.wandb_writer import WandbWriter, _valid_name
 
@@ -30,7 +30,7 @@ def start_wandb(
     run_dir: Path,
     config: Mapping[str, Any],
     *,
-    mode: Mode | None,
+    mode: WandbMode | None,
     project: str,
     entity: str | None = None,
     group: str | None = None,
@@ -92,7 +92,7 @@ def start_wandb(
     return WandbWriter(run, steps_key, run_dir / "wandb" / "sent_steps" if is_training else None)
 
 
-def default_mode() -> Mode:
+def default_mode() -> WandbMode:
     """Returns `WANDB_MODE`, else "online" where a W&B login exists, else "offline"; asks nobody and no network."""
     chosen = wandb_mode()
     if chosen is not None:
@@ -100,7 +100,7 @@ def default_mode() -> Mode:
     return "online" if _has_login() else "offline"
 
 
-def _possible(mode: Mode) -> Mode:
+def _possible(mode: WandbMode) -> WandbMode:
     if mode != "online":
         return mode
     if not _has_login():

@@ -109,7 +109,7 @@ def test_a_signal_ends_the_grid_after_the_cell_and_the_same_call_goes_on():
         lines.append(line)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    assert run_grid(cells(), OUT, tell=stop) is signal.SIGTERM
+    assert run_grid(cells(), OUT, log=stop) is signal.SIGTERM
     assert len(lines) == 1 and lines[0].startswith("1 of 2: length-2, ntm, seed 0: MMER ")
     assert [result.core for result in read_results(SUITE, OUT)] == ["ntm"]
     assert run_grid(cells(), OUT) is None

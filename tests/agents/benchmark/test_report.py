@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ntm_rl.agents.benchmark.cells import Result
-from ntm_rl.agents.benchmark.report import aggregate, render, write_report
+from ntm_rl.agents.benchmark.report import aggregate, render, write_benchmark_report
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.tracking.csv_log import write_table
 
@@ -77,7 +77,7 @@ def test_the_report_is_written_again_from_what_is_there(tmp_path, capsys):
     assert main(["benchmark", "memory", "--suite", SUITE, "--out", str(tmp_path), "--report-only"]) == 0
     printed = capsys.readouterr().out
     assert printed == (tmp_path / "report.md").read_text()
-    report = write_report(SUITE, tmp_path)
+    report = write_benchmark_report(SUITE, tmp_path)
     assert len(report["cells"]) == 5 and report["interquartile_means"].keys() == {"ntm"}
     with Image.open(tmp_path / "curves.png") as curves, Image.open(tmp_path / "intervals.png") as intervals:
         assert curves.width > 500 and intervals.width > 400

@@ -119,7 +119,7 @@ def test_lists_show_and_copy(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "popgym/nothing"], "config = 'popgym/nothing': no such file and no such packaged config"),
+        (["train", "popgym/nothing"], "config = 'popgym/nothing': no such file or packaged config"),
         (["train", CONFIG, "ppo.gama=1"], "Did you mean ppo.gamma?"),
         (["train", CONFIG, "env.id=Nothing-v0"], "env.id = 'Nothing-v0': unknown environment"),
         (["train", CONFIG, "env.id=Pendulum-v1", "env.vectorization=native"], "env.vectorization = 'native'"),
@@ -138,7 +138,7 @@ def test_an_interrupt_outside_a_training_is_one_message(capsys, monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ntm_rl.agents.cli.main._cores", interrupt)
+    monkeypatch.setattr("ntm_rl.agents.cli.list_names._cores", interrupt)
     code, _, error = run(capsys, "list", "cores")
     assert code == 130 and error.startswith("interrupted") and "Traceback" not in error
 

@@ -101,7 +101,7 @@ def refused(capsys, *arguments: str) -> str:
 
 def test_a_difficulty_is_for_supervised_runs(ppo_run, capsys):
     line = refused(capsys, "evaluate", ppo_run, "--difficulty", "length=1")
-    assert line == "--difficulty length=1: only runs of supervised tasks take one"
+    assert line == "--difficulty length=1: only for runs of supervised tasks; leave it out"
 
 
 def test_one_learning_curve_is_not_drawn_of_both_kinds_of_run(copy_run, ppo_run, capsys):
@@ -111,7 +111,7 @@ def test_one_learning_curve_is_not_drawn_of_both_kinds_of_run(copy_run, ppo_run,
 
 @pytest.mark.parametrize("options", [["--stochastic"], ["--max-steps", "3"]])
 def test_what_is_for_environments_is_refused_for_supervised_runs(copy_run, options, capsys):
-    assert "only runs with an environment take them" in refused(capsys, "evaluate", copy_run, *options)
+    assert "only for runs with an environment" in refused(capsys, "evaluate", copy_run, *options)
 
 
 def test_a_sequence_that_fits_into_no_memory_is_refused(copy_run, capsys):

@@ -10,7 +10,8 @@ import warnings
 import pytest
 
 from ntm_rl.agents.cli import terminal
-from ntm_rl.agents.cli.main import CANNOT_WRITE, main
+from ntm_rl.agents.cli.exit_codes import CANNOT_WRITE
+from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.cli.terminal import OutputClosedError, say
 from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.agents.settings.environment_variables import check_environment_variables, without_passwords
@@ -55,7 +56,7 @@ def test_only_our_own_broken_output_ends_a_command_quietly(monkeypatch, capsys):
     def environment_fails():
         raise BrokenPipeError(32, "an environment's pipe")
 
-    monkeypatch.setattr("ntm_rl.agents.cli.main._cores", environment_fails)
+    monkeypatch.setattr("ntm_rl.agents.cli.list_names._cores", environment_fails)
     with pytest.raises(BrokenPipeError, match="an environment's pipe"):
         main(["list", "cores"])
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ntm_rl.agents.cli.main import main
-from ntm_rl.agents.cli.words import overrides_of_options
+from ntm_rl.agents.cli.main import main, make_parser
 from ntm_rl.agents.settings.loading import load_settings, without_effect
 from ntm_rl.agents.settings.yaml_text import plain, read_yaml, to_yaml_text
 from ntm_rl.cores.registry import core_names
@@ -82,17 +81,17 @@ def test_options_of_other_cores_are_known_to_have_no_effect():
 @pytest.mark.parametrize(
     ("name", "text", "way"),
     [
-        ("a.yaml", "env.id: CartPole-v1\n", "In a file it is nested: env: {id: ...}"),
+        ("a.yaml", "env.id: CartPole-v1\n", "In a file, write env: {id: ...}"),
         ("a.yaml", "n_envs: 1\n", "env: missing, such as env: {id: CartPole-v1}"),
         ("a.yaml", "env: {id: a}\n---\nenv: {id: b}\n", "expected a single document in the stream"),
         ("a.yaml", "env: {id: a, kwargs: {b: !!omap [c: 1]}}\n", "could not determine a constructor"),
         ("a.yaml", "env: {id: a, kwargs: {b: !!set {c}}}\n", "could not determine a constructor"),
         ("a.yaml", "env: {id: a}\ntask: {name: copy}\n", "A config has either env"),
-        ("folder.yaml", None, "must be a YAML file, and is none"),
-        ("folder", None, "must be a YAML file, and is none"),
+        ("folder.yaml", None, "must be a YAML file"),
+        ("folder", None, "must be a YAML file"),
         ("x" * 300, "", "File name too long"),
         ("popgym/repeat_previous_easy.yaml", "", "Did you mean popgym/repeat_previous_easy?"),
-        ("algo=ppo", "", "the config stands before the settings"),
+        ("algo=ppo", "", "the config comes first"),
     ],
 )
 def test_a_file_that_is_no_config_is_refused_with_the_way(name, text, way, tmp_path, monkeypatch):
@@ -121,10 +120,10 @@ def test_text_on_the_command_line_is_no_yaml(text):
     ("override", "way"),
     [
         ("ppo.learning_rate=lin_3e-4", "write ppo.learning_rate=3e-4 ppo.learning_rate_schedule=linear"),
-        ("ppo.clip_range=lin_0.2", "must be a number; only learning rates have a schedule"),
+        ("ppo.clip_range=lin_0.2", "must be a number; only the learning rate has a schedule"),
         ("policy.net_arch=64", "such as {pi: [64, 64], vf: [64, 64]}, or a list for both"),
-        ("policy.net_arch=[64,-1]", "must be sizes from 1 to 16777216; -1 is none"),
-        ("policy.net_arch.vf=[0]", "must be sizes from 1 to 16777216; 0 is none"),
+        ("policy.net_arch=[64,-1]", "must be sizes from 1 to 16777216, not -1"),
+        ("policy.net_arch.vf=[0]", "must be sizes from 1 to 16777216, not 0"),
         ("learning_rate=3e-4", "Did you mean ppo.learning_rate?"),
         ("gamma=0.9", "Did you mean ppo.gamma?"),
         ("total_timesteps=1.5", "must be an integer"),
@@ -136,26 +135,26 @@ def test_text_on_the_command_line_is_no_yaml(text):
         ("env_id=CartPole-v1", "Did you mean env.id?"),
         ("num_envs=4", "Did you mean n_envs?"),
         ("normalize=true", "Did you mean env.normalize_observation and env.normalize_reward?"),
-        ("policy=MlpLstmPolicy", "core=lstm or another chooses the memory"),
-        ("algo=ppo", "There is one, MemoryPPO"),
-        ("eval_freq=100", "`ntm-rl evaluate RUN` plays it"),
+        ("policy=MlpLstmPolicy", "core=NAME chooses the memory core"),
+        ("algo=ppo", "The algorithm is always MemoryPPO"),
+        ("eval_freq=100", "`ntm-rl evaluate RUN --best` evaluates it"),
         ("tracking.tags=a,b", "must be a list, such as [a, b]"),
         ("device=gpu", "must be auto, cpu, cuda, cuda:N or mps"),
         ("seed=\udce9", "must be UTF-8"),
         ("\udce9=1", "must be UTF-8"),
-        ('env.kwargs.x="\\ud800"', "is no Unicode text"),
+        ('env.kwargs.x="\\ud800"', "not valid Unicode"),
         ("total_timesteps=1e300", "must be an integer"),
         ("n_envs=1000000000", "must be less than or equal to 65536"),
         ("ppo.n_steps=1e12", "must be less than or equal to 16777216"),
         ("memory.lstm.layers=20000", "must be less than or equal to 1000"),
         ("memory.gtrxl.window=1e12", "must be less than or equal to 16777216"),
         ("memory.ntm.hidden_size=1e6", "memory.ntm: has"),
-        (f"policy.net_arch=[{'8,' * 2000}]", "must be at most 1000 layers"),
+        (f"policy.net_arch=[{'8,' * 2000}]", "must have at most 1000 layers"),
         ("wandb=none", "must be 'online', 'offline' or 'disabled'"),
-        ("run_dir=$HOME/runs", "has a $, and nothing in a config is evaluated; write the path out"),
-        ("run_dir=${oc.env:HOME}/runs", "has a $"),
-        ("policy.init_from=$SCRATCH/run", "has a $"),
-        ("run_dir=~nobody-of-that-name/x", "names no user that has a home"),
+        ("run_dir=$HOME/runs", "variables are not expanded; write the path without $"),
+        ("run_dir=${oc.env:HOME}/runs", "variables are not expanded"),
+        ("policy.init_from=$SCRATCH/run", "variables are not expanded"),
+        ("run_dir=~nobody-of-that-name/x", "~ refers to an unknown user"),
         ("run_dir=", "must be text"),
         ("a..b=1", "must be key=value"),
         ("env.kwargs.x=[1", "line 1, column"),
@@ -184,22 +183,27 @@ MAY_BE_ZERO = ("shift_range",)  # an NTM that cannot move its heads
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"),
+    ("typed", "first", "overrides", "options"),
     [
-        (["train", "c", "--seed", "1"], ["train", "c", "seed=1"]),
-        (["train", "c", "--ppo.learning_rate=0.1", "--json"], ["train", "--json", "c", "ppo.learning_rate=0.1"]),
-        (["train", "c", "--total-timesteps", "1e6", "a=b"], ["train", "c", "total_timesteps=1e6", "a=b"]),
-        (["resume", "r", "--trust", "--ppo.ent_coef", "-1"], ["resume", "--trust", "r", "ppo.ent_coef=-1"]),
-        (["show", "--keys", "c", "--core=lstm"], ["show", "--keys", "c", "core=lstm"]),
-        (["evaluate", "r", "--seed", "1"], ["evaluate", "r", "--seed", "1"]),
-        (["train", "--seed", "1", "c", "a=b"], ["train", "c", "seed=1", "a=b"]),
-        (["resume", "--seed=1", "--", "-run", "a=b"], ["resume", "--", "-run", "seed=1", "a=b"]),
-        (["resume", "run", "--", "a=b"], ["resume", "run", "a=b"]),
-        ([], []),
+        (["train", "c", "--seed", "1"], "c", ["seed=1"], []),
+        (["train", "c", "--ppo.learning_rate=0.1", "--json"], "c", ["ppo.learning_rate=0.1"], ["json"]),
+        (["train", "c", "--total-timesteps", "1e6", "a=b"], "c", ["total_timesteps=1e6", "a=b"], []),
+        (["resume", "r", "--trust", "--ppo.ent_coef", "-1"], "r", ["ppo.ent_coef=-1"], ["trust"]),
+        (["show", "--keys", "c", "--core=lstm"], "c", ["core=lstm"], ["keys"]),
+        (["train", "--seed", "1", "c", "a=b"], "c", ["seed=1", "a=b"], []),
+        (["resume", "--seed=1", "--", "-run", "a=b"], "-run", ["seed=1", "a=b"], []),
+        (["resume", "run", "--", "a=b"], "run", ["a=b"], []),
     ],
 )
-def test_settings_may_be_written_as_options(typed, meant):
-    assert overrides_of_options(typed) == meant
+def test_settings_may_be_written_as_options(typed, first, overrides, options):
+    parsed = vars(make_parser().parse_args(typed))
+    assert parsed.get("config", parsed.get("run")) == first and parsed["overrides"] == overrides
+    assert [name for name in ("json", "trust", "keys") if parsed.get(name)] == options
+
+
+def test_a_command_without_overrides_keeps_its_options():
+    parsed = make_parser().parse_args(["evaluate", "r", "--seed", "1"])
+    assert (parsed.run, parsed.seed) == ("r", 1)
 
 
 @pytest.mark.parametrize("last", [["--core"], ["--core", "--json"], ["--core", "seed=1"]])
@@ -233,20 +237,23 @@ def bomb(levels: int) -> str:
 
 CHAIN = "a0: &a0 [x]\n" + "\n".join(f"a{n}: &a{n} [*a{n - 1}]" for n in range(1, 400))
 HOSTILE = {
-    "aliases": (bomb(9), "more than 10,000 values after its aliases are expanded"),
-    "twice": ("a: &a {x: 1}\nb: {<<: *a, x: 2}\nb: {}", "'b': the key is there twice"),
-    "number as a key": ("env: {id: CartPole-v1, kwargs: {rewards: {1: 0.5}}}", "'1': a key must be text; put quotes"),
-    "recursive": ("a: &a [*a]", "alias of what contains it"),
-    "deep list": ("a: " + "[" * 3000 + "]" * 3000, "nested more than 30 deep"),
-    "deep mapping": ("a: " + "{a: " * 3000, "nested more than 30 deep"),
-    "deep blocks": ("\n".join(" " * n + "a:" for n in range(300)), "nested more than 30 deep"),
-    "deep by aliases": (CHAIN, "nested more than 30 deep"),
+    "aliases": (bomb(9), "more than 10,000 values after expanding aliases"),
+    "twice": ("a: &a {x: 1}\nb: {<<: *a, x: 2}\nb: {}", "'b': duplicate key"),
+    "number as a key": (
+        "env: {id: CartPole-v1, kwargs: {rewards: {1: 0.5}}}",
+        "'1': a key must be text; put it in quotes",
+    ),
+    "recursive": ("a: &a [*a]", "unknown or recursive alias"),
+    "deep list": ("a: " + "[" * 3000 + "]" * 3000, "nested more than 30 levels deep"),
+    "deep mapping": ("a: " + "{a: " * 3000, "nested more than 30 levels deep"),
+    "deep blocks": ("\n".join(" " * n + "a:" for n in range(300)), "nested more than 30 levels deep"),
+    "deep by aliases": (CHAIN, "nested more than 30 levels deep"),
     "wide": ("a: [" + "1," * 20_000 + "]", "more than 10,000 values"),
     "long": ("a: b\n" + "#" * 300_000, "longer than 200,000 characters"),
     "huge": ("a: b\n" + "#" * 3_000_000, "longer than 200,000 characters"),
     "long text": ("a: " + "x" * 50_000, "at most 10,000 characters"),
     "long integer": ("seed: " + "9" * 5000, "limit"),
-    "large integer": ("seed: 0x" + "f" * 500, "must fit into 64 bits"),
+    "large integer": ("seed: 0x" + "f" * 500, "must fit in 64 bits"),
     "object": ("a: !!python/object/apply:os.system [id]", "could not determine a constructor"),
     "bytes": ("a: !!binary aGVsbG8=", "could not determine a constructor"),
 }
@@ -269,7 +276,7 @@ def test_hostile_yaml_is_one_line_soon_in_configs_and_in_runs(name, tmp_path, ca
 def test_a_hostile_override_is_one_line(capsys):
     assert main(["show", CONFIG, "env.kwargs.x=" + "[" * 3000]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "env.kwargs.x" in line and "nested more than 30 deep" in line and len(line) < 300
+    assert "env.kwargs.x" in line and "nested more than 30 levels deep" in line and len(line) < 300
 
 
 @pytest.mark.parametrize(
@@ -289,7 +296,7 @@ def test_a_hostile_override_is_one_line(capsys):
 def test_every_path_of_the_command_line_refuses_a_variable(command, capsys):
     assert main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "has a $" in line
+    assert "variables are not expanded" in line
 
 
 def test_every_path_of_the_command_line_expands_the_home_folder(tmp_path, monkeypatch, capsys):
