@@ -21,7 +21,7 @@ from ntm_rl.agents.supervised.training import SEQUENCES
 from ntm_rl.agents.tracking.csv_log import read_table
 from ntm_rl.agents.tracking.metrics import STEPS
 from ntm_rl.cores.ntm import Ntm, NtmState
-from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Task
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Batch, Difficulty
 from ntm_rl.errors import InputError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _names(runs: Sequence[Run], settings: Sequence[AnySettings]) -> list[str]:
 
 
 def answers(
-    network: SequenceNetwork, task: Task, difficulties: Sequence[Difficulty], rng: np.random.Generator
+    network: SequenceNetwork, task: AlgorithmicTask, difficulties: Sequence[Difficulty], rng: np.random.Generator
 ) -> "Figure":
     """Draws targets over answers (as probabilities) of a sequence of each difficulty."""
     from matplotlib.figure import Figure

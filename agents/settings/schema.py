@@ -17,7 +17,7 @@ from ntm_rl.agents.settings.paths import OptionalPathText, PathText
 from ntm_rl.cores.registry import core_class, core_names
 from ntm_rl.envs.algorithmic.curriculum import CurriculumKind
 from ntm_rl.envs.algorithmic.registry import TASKS, make_task
-from ntm_rl.envs.algorithmic.task import Task
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask
 from ntm_rl.envs.factory import EnvSettings
 
 MAX_LAYERS = 1000
@@ -265,12 +265,12 @@ class SupervisedTrainingSettings(TrainingSettings):
     curriculum: CurriculumKind = Field(
         "uniform", description="Difficulties uniform in the task's ranges, or (lookahead) from easy to hard."
     )
-    uneven: float = Field(
+    biased_fraction: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Share of the training's sequences of random vectors whose bits are 1 with a probability of their "
-        "own and not a half, so that nearly empty vectors are no rarity; validation has none.",
+        description="Fraction of the training sequences whose bits are 1 with a random probability instead of 1/2, so "
+        "that nearly empty and nearly full vectors are common; validation has none.",
     )
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="Optimizer.")
     validation: ValidationSettings = Field(ValidationSettings(), description="Validation on fresh sequences.")
@@ -278,7 +278,7 @@ class SupervisedTrainingSettings(TrainingSettings):
     total_sequences: int = Field(100_000, ge=1, description="Total training sequences.")
     log_every: int = Field(1000, ge=1, description="Sequences between rows of the log.")
 
-    def make_task(self) -> Task:
+    def make_task(self) -> AlgorithmicTask:
         """Makes the chosen task."""
         return make_task(self.task.name, **getattr(self.task, self.task.name).model_dump())
 

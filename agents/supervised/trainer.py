@@ -58,7 +58,7 @@ class SupervisedTrainer:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         self.settings, self.task, self._lessons = settings, settings.make_task(), settings.make_task()
-        self._lessons.uneven = settings.uneven
+        self._lessons.biased_fraction = settings.biased_fraction
         torch.manual_seed(settings.seed)
         sizes = self.task.input_size, self.task.output_size
         self.network = SequenceNetwork(settings.core, *sizes, **settings.core_kwargs).to(get_device(settings.device))
