@@ -135,8 +135,7 @@ class OptimizerSettings(Section):
     weighting_entropy: float = Field(
         0.0,
         ge=0,
-        description="Weight in the loss of the mean entropy of an NTM's weightings, in bits, at some steps; other "
-        "cores have none.",
+        description="Weight in the loss of the mean entropy of the core's weightings, in bits, at some steps.",
     )
     clip_norm: float | None = Field(10.0, gt=0, description="Maximum norm of the gradient; null: no clipping.")
     clip_value: float | None = Field(

@@ -95,7 +95,7 @@ def test_a_tiny_grid_is_trained_reported_and_not_trained_again(capsys):
     before = runs()
     assert main(command("--seeds=2")) == 0
     printed = capsys.readouterr()
-    assert "4 of 4 trainings are finished already" in printed.err and "# memory_len" in printed.out
+    assert "4 of 4 trainings are already finished" in printed.err and "# memory_len" in printed.out
     assert runs() == before and len(before) == 4
     # A grid may grow by seeds and cores.
     assert main(command("--seeds=1", cores="gru")) == 0
@@ -170,8 +170,8 @@ def test_a_training_that_fails_in_a_process_of_its_own_is_named(capfd):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("ppo.learning_rate=0.5",), r"out = 'out': holds another grid, whose .*ppo.learning_rate = 0.001 and not 0.5"),
-        (("env.kwargs.length=3",), r"env.kwargs.length = 2 and not 3; choose another folder"),
+        (("ppo.learning_rate=0.5",), r"out = 'out': contains another grid: .*ppo.learning_rate = 0.001 instead of 0.5"),
+        (("env.kwargs.length=3",), r"env.kwargs.length = 2 instead of 3; choose another folder"),
     ],
 )
 def test_a_folder_of_another_grid_is_refused(overrides, message):
@@ -179,12 +179,12 @@ def test_a_folder_of_another_grid_is_refused(overrides, message):
     Run.create(cell.settings(OUT), cell.name)
     with pytest.raises(InputError, match=message):
         run_grid(cells("lstm", overrides=overrides), OUT)
-    with pytest.raises(InputError, match=r"total_timesteps = 512 and not 1024"):
+    with pytest.raises(InputError, match=r"total_timesteps = 512 instead of 1024"):
         run_grid(cells("lstm", timesteps=1024), OUT)
-    with pytest.raises(InputError, match=r"whose memory_len/length-2/lstm has total_timesteps = 512 and not 1024"):
+    with pytest.raises(InputError, match=r"memory_len/length-2/lstm has total_timesteps = 512 instead of 1024"):
         run_grid(cells("ntm", timesteps=1024), OUT)  # another core, but another budget too
     other = plan("tmaze", ["lstm"], 1, tasks=["length-20"], overrides=TINY)
-    with pytest.raises(InputError, match=r"out = 'out': holds a grid of the suite 'memory_len'"):
+    with pytest.raises(InputError, match=r"out = 'out': contains a grid of the suite 'memory_len'"):
         run_grid(other, OUT)
     grid.check_folder(cells("gru,lstm", 2, overrides=("checkpoint.every=999", "device=cpu")), OUT)  # the same grid
 
@@ -192,8 +192,8 @@ def test_a_folder_of_another_grid_is_refused(overrides, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--suite", "memory"], "suite = 'memory': no such suite; valid are popgym-small, minigrid, algorithmic"),
-        (["--suite", "tmaze", "--tasks", "length-21"], "task = 'length-21': not in the suite, which has length-20"),
+        (["--suite", "memory"], "suite = 'memory': unknown suite; valid are popgym-small, minigrid, algorithmic"),
+        (["--suite", "tmaze", "--tasks", "length-21"], "task = 'length-21': unknown task; the suite has length-20"),
         (["--suite", "tmaze", "--cores", "lstn"], "core = 'lstn': unknown core; valid are ntm, lstm, gru"),
         (
             ["--suite", "tmaze", "--timesteps", "4000"],
@@ -202,7 +202,7 @@ def test_a_folder_of_another_grid_is_refused(overrides, message):
         (["--suite", "tmaze", "--seeds", "0"], "seeds = 0, cores = 'ntm,lstm,gru': must be at least one of each"),
         (["--suite", "tmaze", "--jobs", "0", "--tasks", "length-20"], "jobs = 0: must be at least 1"),
         (["--suite", "tmaze", "--set", "ppo.gama=1"], "Did you mean ppo.gamma?"),
-        (["--suite", "tmaze", "--report-only"], "no finished training of the suite 'tmaze' in it"),
+        (["--suite", "tmaze", "--report-only"], "contains no finished training of the suite 'tmaze'"),
     ],
 )
 def test_mistakes_are_one_message_and_nothing_left_behind(arguments, message, capsys):
@@ -216,5 +216,5 @@ def test_a_damaged_result_is_named():
     (cell,) = cells("lstm")
     folder = Run.create(cell.settings(OUT), cell.name).path
     (folder / "cell.json").write_text('{"suite": ')
-    with pytest.raises(InputError, match=r"cell.json: cannot be read: .*delete it to train the rest again"):
+    with pytest.raises(InputError, match=r"cell.json: cannot be read: .*delete it to repeat the training"):
         read_results(SUITE, OUT)

@@ -40,7 +40,7 @@ def test_curves_and_speeds_are_read_from_the_log_of_a_run(tmp_path):
 
 
 def test_a_training_in_which_no_episode_ended_has_no_score(tmp_path):
-    with pytest.raises(InputError, match="no episode ended in this training: raise timesteps"):
+    with pytest.raises(InputError, match="no episode ended in this training; raise timesteps"):
         read_curve(tmp_path)
 
 

@@ -74,7 +74,7 @@ def test_tasks_can_be_chosen_in_an_order_of_ones_own():
 
 
 def test_unknown_names_are_refused_with_the_valid_ones():
-    with pytest.raises(InputError, match=r"suite = 'popgym': no such suite; valid are popgym-small, minigrid"):
+    with pytest.raises(InputError, match=r"suite = 'popgym': unknown suite; valid are popgym-small, minigrid"):
         find_suite("popgym")
-    with pytest.raises(InputError, match=r"task = 'MemoryS8': not in the suite, which has MemoryS7, MemoryS9"):
+    with pytest.raises(InputError, match=r"task = 'MemoryS8': unknown task; the suite has MemoryS7, MemoryS9"):
         choose_tasks(find_suite("minigrid"), ["MemoryS8"])

@@ -11,7 +11,7 @@ import torch
 from ntm_rl.agents import MemoryPPO
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.settings.loading import config_names, config_text
-from ntm_rl.agents.speed import comparisons as benchmarks
+from ntm_rl.agents.speed import comparisons
 from ntm_rl.agents.speed.comparisons import Row
 from ntm_rl.agents.tracking.csv_log import read_table
 
@@ -211,7 +211,7 @@ def test_convert_makes_an_agents_files_of_a_zip(capsys):
 
 def test_benchmark_speed_prints_each_row(monkeypatch, capsys):
     row = Row("copy", 200.0, 100.0, "steps/s", 2.0, ">= 1.5", True, 1)
-    monkeypatch.setattr(benchmarks, "speed", lambda only: [row] if only in (None, "copy") else [])
+    monkeypatch.setattr(comparisons, "speed", lambda only: [row] if only in (None, "copy") else [])
     assert done(capsys, "benchmark", "speed", "--only", "copy").startswith(
         "copy: 200 steps/s against 100 steps/s, ratio 2"
     )

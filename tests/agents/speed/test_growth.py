@@ -51,9 +51,9 @@ def test_the_command_prints_one_axis_and_draws_it(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["growth", "--only", "slot"], "only = 'slot': no such axis; valid are slots, width, steps, batch, envs."),
+        (["growth", "--only", "slot"], "only = 'slot': unknown axis; valid are slots, width, steps, batch, envs."),
         (["growth", "--plot", "growth.pdf"], "plot = 'growth.pdf': must end in .png"),
-        (["growth", "--plot", "nowhere/growth.png"], "plot = 'nowhere/growth.png': there is no folder 'nowhere'"),
+        (["growth", "--plot", "nowhere/growth.png"], "plot = 'nowhere/growth.png': no such folder 'nowhere'"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_measured(arguments, message, capsys):

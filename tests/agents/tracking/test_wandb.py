@@ -279,7 +279,7 @@ def test_wandbs_trouble_is_one_warning_and_then_silence_but_the_run_is_ended():
     writer = WandbWriter(run)
     writer.write({"a": 1}, {"a": ()}, 1)
     writer._thread.join(10)
-    with pytest.warns(UserWarning, match="left alone from here on: the server is away"):
+    with pytest.warns(UserWarning, match="disabled for the rest of the training: the server is away"):
         writer.write({"a": 1}, {"a": ()}, 2)
     writer.write({"a": 1}, {"a": ()}, 3)
     writer.close()
@@ -288,7 +288,7 @@ def test_wandbs_trouble_is_one_warning_and_then_silence_but_the_run_is_ended():
 
 def test_a_run_that_cannot_start_is_a_warning(run_dir, monkeypatch):
     monkeypatch.setattr(wandb, "init", lambda **_: (_ for _ in ()).throw(RuntimeError("no")))
-    with pytest.warns(UserWarning, match="could not start; training goes on without it: no"):
+    with pytest.warns(UserWarning, match="could not start; training continues without it: no"):
         assert start_wandb(run_dir, {}, mode="offline", project="test") is None
     assert start_wandb(run_dir, {}, mode="disabled", project="test") is None
 
@@ -344,7 +344,7 @@ def test_one_value_that_cannot_be_shown_is_left_out_with_one_warning_and_the_oth
     run = FakeRun()
     writer = WandbWriter(run)
     values = {"bad": torch.tensor([float("nan")] * 3), "good": 1.0}
-    with pytest.warns(UserWarning, match="bad cannot be sent to Weights & Biases"):
+    with pytest.warns(UserWarning, match="bad cannot be logged to Weights & Biases"):
         writer.write(values, dict.fromkeys(values, ()), 1)
     writer.write(values, dict.fromkeys(values, ()), 2)
     writer.close()
@@ -386,7 +386,7 @@ writer.write({{"a": 1.0}}, {{"a": ()}}, 64)
 writer.close()
 """
     nowhere = {"HOME": str(run_dir), "NETRC": str(run_dir / "netrc"), "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    for login, reason in [({}, "there is no login"), ({"WANDB_API_KEY": "a" * 40}, "127.0.0.1:9 does not answer")]:
+    for login, reason in [({}, "not logged in"), ({"WANDB_API_KEY": "a" * 40}, "127.0.0.1:9 does not answer")]:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
         command = [sys.executable, "-c", script]
         done = subprocess.run(
@@ -467,11 +467,11 @@ def test_a_slow_wandb_holds_nobody_up_and_gets_everything_in_the_end():
 
 
 def test_a_wandb_that_takes_nothing_is_left_alone_when_too_much_waits(monkeypatch):
-    monkeypatch.setattr(tracking, "MAX_WAITING", 5)
+    monkeypatch.setattr(tracking, "MAX_QUEUED", 5)
     monkeypatch.setattr(tracking, "FINISH_SECONDS", 0.1)
     run = SlowRun()
     writer = WandbWriter(run)
-    with pytest.warns(UserWarning, match="left alone from here on: 5 entries wait to be taken"):
+    with pytest.warns(UserWarning, match="disabled for the rest of the training: 5 entries are queued"):
         for step in range(9):
             writer.write({"a": step}, {"a": ()}, step)
     writer.close()
