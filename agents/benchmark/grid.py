@@ -225,11 +225,11 @@ def _difference(
     for key in new:
         if key in ignored:
             continue
-        mine, theirs = old.get(key), new[key]
-        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-            found = _difference(mine, theirs)
+        before, after = old.get(key), new[key]
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found = _difference(before, after)
             if found is not None:
                 return f"{key}.{found[0]}", *found[1:]
-        elif mine != theirs:
-            return key, mine, theirs
+        elif before != after:
+            return key, before, after
     return None

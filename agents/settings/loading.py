@@ -18,7 +18,7 @@ from ntm_rl.agents.settings.schema import (
     ppo_schema,
     supervised_schema,
 )
-from ntm_rl.agents.settings.values import keys_of, settle, with_overrides
+from ntm_rl.agents.settings.values import coerce, keys_of, with_overrides
 from ntm_rl.agents.settings.yaml_text import YamlError, read_bounded, read_yaml, to_yaml_text
 from ntm_rl.cores.registry import core_names, make_core
 from ntm_rl.errors import InputError, did_you_mean
@@ -150,11 +150,11 @@ def without_effect(settings: AnySettings, overrides: Iterable[str]) -> list[str]
 def validate(data: Mapping[str, Any], name: str, overridden: Iterable[str] = ()) -> AnySettings:
     """Validates each key of a config alone; arguments and errors are those of `check_settings`."""
     schema = schema_of(data)
-    settled = settle(data, schema)
+    values = coerce(data, schema)
     try:
-        return schema.model_validate(settled)
+        return schema.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(error, settled, schema, name, list(overridden)))) from error
+        raise ConfigError("\n".join(explain(error, values, schema, name, list(overridden)))) from error
 
 
 def schema_of(data: Mapping[str, Any]) -> type[AnySettings]:
@@ -214,14 +214,15 @@ def to_yaml(settings: AnySettings) -> str:
 
 def describe_keys(settings: AnySettings) -> list[tuple[str, str, str, str]]:
     """Returns the dotted name, type, default and description of every key of this kind of training."""
-    return list(_describe(schema_of(dict(settings)), ""))
+    return list(describe_schema(schema_of(dict(settings))))
 
 
-def _describe(schema: type[BaseModel], prefix: str) -> Iterable[tuple[str, str, str, str]]:
+def describe_schema(schema: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, str, str, str]]:
+    """Yields the dotted name, type, default and description of every key of a schema."""
     for key, described in schema.model_fields.items():
         kind = described.annotation
         if inspect.isclass(kind) and issubclass(kind, BaseModel):
-            yield from _describe(kind, f"{prefix}{key}.")
+            yield from describe_schema(kind, f"{prefix}{key}.")
         else:
             default = "required" if described.is_required() else to_yaml_text([described.default])[2:].strip()
             text = kind.__name__ if inspect.isclass(kind) else str(kind).replace("typing.", "")

@@ -36,8 +36,8 @@ def keys_of(overrides: Iterable[str]) -> list[str]:
     return [override.lstrip("+").partition("=")[0] for override in overrides]
 
 
-def settle(value: Any, kind: Any) -> Any:
-    """Returns the plain values of what `read_yaml` returned, converted to the type of an annotation.
+def coerce(value: Any, kind: Any) -> Any:
+    """Converts the result of `read_yaml` to plain values of the type of an annotation.
 
     For a string, `12`, `1e3` and `true` keep their text; for an integer, `1e6` is one; where null is valid, `none` is
     null.
@@ -52,9 +52,9 @@ def settle(value: Any, kind: Any) -> Any:
     if isinstance(value, str) and value.lower() == "none" and _may_be_none(alternatives):
         return None
     if isinstance(value, Mapping):
-        return {key: settle(each, _kind_of_key(alternatives, key)) for key, each in value.items()}
+        return {key: coerce(each, _kind_of_key(alternatives, key)) for key, each in value.items()}
     if isinstance(value, list):
-        return [settle(each, _kind_of_elements(alternatives)) for each in value]
+        return [coerce(each, _kind_of_elements(alternatives)) for each in value]
     return value
 
 

@@ -133,7 +133,7 @@ def to_yaml_text(value: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Returns what `read_yaml` returned with plain values instead of `Typed`."""
+    """Converts the result of `read_yaml` to plain values, without `Typed`."""
     if isinstance(value, Typed):
         return value.value
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The memory benchmark's grid on trainings of a few hundred steps: it is finished once, whatever comes between."""
+"""The grid of the memory benchmark, on trainings of a few hundred steps."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def runs() -> list[Path]:
     return sorted(OUT.glob("*/*/*/*-seed*"))
 
 
-def test_a_grid_is_every_core_on_every_task_with_every_seed_at_about_the_same_size():
+def test_a_grid_has_every_core_task_and_seed_at_about_the_same_size():
     planned = cells("ntm,lstm,gru,lstm", seeds=2, tasks=["length-5", TASK])
     assert [(cell.seed, cell.task, cell.core) for cell in planned] == [
         (seed, task, core) for seed in (0, 1) for task in ("length-5", TASK) for core in ("ntm", "lstm", "gru")
@@ -73,7 +73,7 @@ def test_a_grid_is_every_core_on_every_task_with_every_seed_at_about_the_same_si
         assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
 
 
-def test_a_tiny_grid_is_trained_reported_and_not_trained_again(capsys):
+def test_a_finished_grid_is_reported_and_not_trained_again(capsys):
     assert main(command("--seeds=2", "--json")) == 0
     report = json.loads(capsys.readouterr().out)
     assert report.keys() == {"suite", "report", "interquartile_means", "cells"}
@@ -102,7 +102,7 @@ def test_a_tiny_grid_is_trained_reported_and_not_trained_again(capsys):
     assert len(runs()) == 5 and len(read_results(SUITE, OUT)) == 5
 
 
-def test_a_signal_ends_the_grid_after_the_cell_and_the_same_call_goes_on():
+def test_a_signal_stops_the_grid_and_the_same_call_continues_it():
     lines = []
 
     def stop(line):
@@ -116,7 +116,7 @@ def test_a_signal_ends_the_grid_after_the_cell_and_the_same_call_goes_on():
     assert [result.core for result in read_results(SUITE, OUT)] == ["ntm", "lstm"]
 
 
-def test_a_killed_grid_keeps_finished_cells_and_resumes_the_unfinished_from_its_checkpoint(capsys):
+def test_a_killed_grid_keeps_finished_cells_and_resumes_unfinished_ones(capsys):
     budget = 256 * 50  # some seconds, of which the second cell does not see the end
     process = subprocess.Popen(
         [sys.executable, "-m", "ntm_rl.agents", *command(timesteps=budget)],
@@ -142,14 +142,14 @@ def test_a_killed_grid_keeps_finished_cells_and_resumes_the_unfinished_from_its_
     assert [int(step) for step in steps[1:]] == list(range(256, budget + 1, 256))  # nothing twice, nothing lost
 
 
-def test_a_run_killed_before_its_first_checkpoint_is_trained_anew():
+def test_a_run_killed_before_its_first_checkpoint_is_restarted():
     (cell,) = cells("lstm")
     left = Run.create(cell.settings(OUT), cell.name)
     assert run_grid([cell], OUT) is None
     assert len(runs()) == 2 and not (left.path / "cell.json").exists()
 
 
-def test_several_trainings_at_once_give_what_one_after_the_other_does():
+def test_parallel_trainings_give_the_same_results_as_sequential_ones():
     one, several = Path("one"), Path("several")
     assert run_grid(cells(), one) is None
     assert run_grid(cells(), several, jobs=2) is None
@@ -159,7 +159,7 @@ def test_several_trainings_at_once_give_what_one_after_the_other_does():
     assert sorted(scores[0]) == sorted(scores[1])
 
 
-def test_a_training_that_fails_in_a_process_of_its_own_is_named(capfd):
+def test_a_training_that_fails_in_its_process_is_named(capfd):
     (cell,) = cells("lstm")
     broken = Cell(cell.suite, cell.task, cell.core, 0, cell.config, (*cell.overrides, "policy.init_from=nowhere"))
     with pytest.raises(InputError, match=r"memory_len/length-2/lstm, seed 0: the training failed, see above"):
@@ -174,7 +174,7 @@ def test_a_training_that_fails_in_a_process_of_its_own_is_named(capfd):
         (("env.kwargs.length=3",), r"env.kwargs.length = 2 instead of 3; choose another folder"),
     ],
 )
-def test_a_folder_of_another_grid_is_refused(overrides, message):
+def test_a_folder_of_another_grid_is_rejected(overrides, message):
     (cell,) = cells("lstm")
     Run.create(cell.settings(OUT), cell.name)
     with pytest.raises(InputError, match=message):
@@ -205,7 +205,7 @@ def test_a_folder_of_another_grid_is_refused(overrides, message):
         (["--suite", "tmaze", "--report-only"], "contains no finished training of the suite 'tmaze'"),
     ],
 )
-def test_mistakes_are_one_message_and_nothing_left_behind(arguments, message, capsys):
+def test_invalid_input_is_one_message_and_creates_nothing(arguments, message, capsys):
     assert main(["benchmark", "memory", *arguments]) == 2
     printed = capsys.readouterr()
     assert message in printed.err and printed.out == ""

@@ -1,4 +1,4 @@
-"""The costs of the cores, on one repeat."""
+"""The costs of the cores, with one repeat."""
 
 import json
 
@@ -35,6 +35,6 @@ def test_the_command_prints_one_core_or_json(capsys):
     assert row["core"] == "elman" and row["state_size"] == row["hidden_size"] + 1
 
 
-def test_a_mistake_is_one_line(capsys):
+def test_an_unknown_core_is_one_line(capsys):
     assert main(["benchmark", "cores", "--only", "lstn"]) == 2
     assert "core = 'lstn': unknown core" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The benchmark of the sparse access memory on sizes that take no time."""
+"""The benchmark of the sparse access memory with tiny sizes."""
 
 import json
 
@@ -25,9 +25,9 @@ def test_the_command_prints_time_and_memory_of_both(capsys):
     assert list(row) == ["slots", "ours", "peer", "ours_peak", "peer_peak"]
 
 
-def test_a_process_of_its_own_reports_what_the_core_needs(monkeypatch):
+def test_time_and_memory_are_measured_in_a_separate_process(monkeypatch):
     monkeypatch.undo()
     milliseconds, peak = sam_growth._measure_in_process("sam", 65_536, 1)
     assert milliseconds > 0
-    # Five copies or so of four memories of 4 MiB; a tape of 32 steps would be 512 MiB.
+    # About five copies of four memories of 4 MiB; storing 32 steps would take 512 MiB.
     assert 16 < peak < 256
