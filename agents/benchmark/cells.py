@@ -165,4 +165,4 @@ def read_result(run: Path) -> Result:
     try:
         return Result(**json.loads((run / RESULT).read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise StorageError(f"{run / RESULT}: cannot be read: {error}; delete it to repeat the training") from error
+        raise StorageError(f"{run / RESULT}: cannot be read: {error}; delete it and run the command again") from error

@@ -216,5 +216,5 @@ def test_a_damaged_result_is_named():
     (cell,) = cells("lstm")
     folder = Run.create(cell.settings(OUT), cell.name).path
     (folder / "cell.json").write_text('{"suite": ')
-    with pytest.raises(InputError, match=r"cell.json: cannot be read: .*delete it to repeat the training"):
+    with pytest.raises(InputError, match=r"cell.json: cannot be read: .*delete it and run the command again"):
         read_results(SUITE, OUT)
