@@ -16,7 +16,7 @@ EXAMPLES = (
 
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
-    summary = "draw a run's learning curve, answers and memory use into its figures/"
+    summary = "draw a run's learning curve, answers and memory use"
     parser = add_command(commands, "inspect", inspect_command, summary, EXAMPLES)
     add_run(parser)
     parser.add_argument(
