@@ -201,7 +201,7 @@ def _without_description(hint: Any) -> Any:
     return Annotated[hint.__origin__, *checks] if checks else hint.__origin__
 
 
-def _section_of(name: str, constructor: Callable[..., Any]) -> type[BaseModel]:
+def _options_of(name: str, constructor: Callable[..., Any]) -> type[BaseModel]:
     """Makes a section from a constructor's keyword-only arguments."""
     parameters = inspect.signature(constructor).parameters.values()
     options = {each.name: each.default for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
@@ -211,7 +211,7 @@ def _section_of(name: str, constructor: Callable[..., Any]) -> type[BaseModel]:
 class TrainingSettings(Section):
     """Settings of every kind of training; frequently changed keys are at the top level."""
 
-    core: str = Field("ntm", description="Memory core (see `ntm-rl list cores`).")
+    core: str = Field("ntm", description="The memory core; `ntm-rl list cores` lists them.")
     memory: Any
     seed: int = Field(0, ge=0, lt=2**32, description="Random seed.")
     device: str = Field(
@@ -237,7 +237,7 @@ class TrainingSettings(Section):
 
     @property
     def core_kwargs(self) -> dict[str, Any]:
-        """Options of the chosen core."""
+        """The options of the chosen core."""
         options: dict[str, Any] = getattr(self.memory, self.core).model_dump()
         return options
 
@@ -282,18 +282,9 @@ class SupervisedTrainingSettings(TrainingSettings):
         return make_task(self.task.name, **getattr(self.task, self.task.name).model_dump())
 
 
-def ppo_schema() -> type[PpoTrainingSettings]:
-    """Returns the schema of a PPO training, with the options of the environment and of all registered cores."""
-    return _ppo_schema(core_names())
-
-
-def supervised_schema() -> type[SupervisedTrainingSettings]:
-    """Returns the schema of a supervised training, with the options of all tasks and registered cores."""
-    return _supervised_schema(core_names())
-
-
 @cache
-def _ppo_schema(cores: tuple[str, ...]) -> type[PpoTrainingSettings]:
+def ppo_schema() -> type[PpoTrainingSettings]:
+    """Returns the schema of a PPO training, with the sections that other packages' annotations describe."""
     env_defaults = {
         each.name: ... if each.default is dataclasses.MISSING and each.name == "id" else _default(each)
         for each in dataclasses.fields(EnvSettings)
@@ -302,41 +293,41 @@ def _ppo_schema(cores: tuple[str, ...]) -> type[PpoTrainingSettings]:
     return create_model(
         "PpoTrainingSettings",
         __base__=PpoTrainingSettings,
-        env=(env, Field(description="The environment and its wrappers.")),
-        memory=_memory(cores),
+        env=(env, Field(description="The environment and how the agent sees it.")),
+        memory=_memory(),
     )
 
 
 @cache
-def _supervised_schema(cores: tuple[str, ...]) -> type[SupervisedTrainingSettings]:
-    tasks: dict[str, Any] = _sections({name: kind.__init__ for name, kind in TASKS.items()}, "task")
-    tasks["name"] = (Literal[tuple(TASKS)], Field(description="Name of the task."))
+def supervised_schema() -> type[SupervisedTrainingSettings]:
+    """Returns the schema of a supervised training, with the sections that other packages' annotations describe."""
+    options = {name: _options_of(name, kind.__init__) for name, kind in TASKS.items()}
+    tasks: dict[str, Any] = {
+        name: (schema, Field(schema(), description=f"Options of the task {name!r}."))
+        for name, schema in options.items()
+    }
+    tasks["name"] = (Literal[tuple(TASKS)], Field(description="Which task."))
     with warnings.catch_warnings():
-        # The task "copy" shadows a method of pydantic that is not called on a section.
+        # A task's name may be that of one of pydantic's methods (copy), which nobody calls on a section.
         warnings.filterwarnings("ignore", message="Field name .* shadows an attribute")
         task = create_model("TaskSection", __base__=Section, **tasks)
     return create_model(
         "SupervisedTrainingSettings",
         __base__=SupervisedTrainingSettings,
-        task=(task, Field(description="The task and its options.")),
-        memory=_memory(cores),
+        task=(task, Field(description="The task, and the options of each.")),
+        memory=_memory(),
     )
 
 
-def _memory(cores: tuple[str, ...]) -> Any:
+def _memory() -> Any:
     """Returns the field `memory`: the options of every core."""
-    sections = _sections({name: core_class(name).__init__ for name in cores}, "core")
-    memory = create_model("MemorySettings", __base__=Section, **sections)
-    return memory, Field(memory(), description="Options of each core.")
-
-
-def _sections(constructors: Mapping[str, Callable[..., Any]], kind: str) -> dict[str, Any]:
-    """Returns a field for each constructor: a section of its keyword-only arguments."""
-    sections = {name: _section_of(name, constructor) for name, constructor in constructors.items()}
-    return {
-        name: (section, Field(section(), description=f"Options of the {kind} {name!r}."))
-        for name, section in sections.items()
+    options = {name: _options_of(name, core_class(name).__init__) for name in core_names()}
+    cores: dict[str, Any] = {
+        name: (schema, Field(schema(), description=f"Options of the core {name!r}."))
+        for name, schema in options.items()
     }
+    memory = create_model("MemorySettings", __base__=Section, **cores)
+    return memory, Field(memory(), description="The options of each core.")
 
 
 def _default(each: "dataclasses.Field[Any]") -> Any:

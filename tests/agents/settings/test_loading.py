@@ -1,12 +1,9 @@
 """Packaged configs, overrides and error messages."""
 
-from typing import Annotated
-
 import pytest
 
 from ntm_rl.agents.settings.loading import check_settings, config_names, describe_keys, load_settings, to_yaml
-from ntm_rl.cores import registry
-from ntm_rl.cores.registry import core_class, core_names, register_core
+from ntm_rl.cores.registry import core_names
 from ntm_rl.errors import InputError
 
 CONFIG = "popgym/repeat_previous_easy"
@@ -119,19 +116,3 @@ def test_every_key_has_a_description():
     assert all(sentence.endswith(".") for _, _, sentence in rows.values())
     assert rows["memory.ntm.slots"] == ("int", "32", "Memory slots N.")
     assert rows["env.id"][1] == "required"
-
-
-def test_a_newly_registered_core_has_its_options_in_both_schemas(monkeypatch):
-    monkeypatch.setattr(registry, "_CORES", dict(registry._CORES))
-    for config in (CONFIG, "algorithmic/copy"):
-        load_settings(config)
-
-    @register_core("toy")
-    class Toy(core_class("lstm")):
-        def __init__(self, input_size: int, *, units: Annotated[int, "Units."] = 4):
-            super().__init__(input_size, hidden_size=units)
-
-    for config in (CONFIG, "algorithmic/copy"):
-        settings = load_settings(config, ["core=toy", "memory.toy.units=7"])
-        assert settings.core_kwargs == {"units": 7}
-        assert ("memory.toy.units", "int", "4", "Units.") in describe_keys(settings)
