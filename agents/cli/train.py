@@ -1,12 +1,13 @@
 """`ntm-rl train` and `ntm-rl resume`."""
 
 import argparse
-import json
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ntm_rl.agents.cli.terminal import say
+from ntm_rl.agents.cli.arguments import add_config, add_overrides, add_run
+from ntm_rl.agents.cli.parser import add_command
+from ntm_rl.agents.cli.terminal import print_json, say
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
 from ntm_rl.agents.settings.paths import shown
 
@@ -14,26 +15,24 @@ if TYPE_CHECKING:
     from ntm_rl.agents.runs.training import TrainingResult
 
 
+TRAIN_EXAMPLES = (
+    "ntm-rl train popgym/repeat_previous_easy",
+    "ntm-rl train popgym/repeat_previous_easy core=lstm seed=1 wandb=disabled",
+    "ntm-rl train popgym/repeat_previous_easy env.id=CartPole-v1 total_timesteps=1e5",
+)
+RESUME_EXAMPLES = ("ntm-rl resume RUN", "ntm-rl resume RUN total_timesteps=2e6")
+
+
 def add(commands: Any) -> None:
     """Adds the commands to the parser."""
-    train = commands.add_parser("train", help="train an agent", description="Train an agent.")
-    train.set_defaults(command=train_command)
-    train.add_argument("config", metavar="CONFIG", help="a YAML file or a packaged config (see `ntm-rl list configs`)")
-    train.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="KEY=VALUE",
-        help="such as core=lstm or ppo.learning_rate=1e-4; `ntm-rl show CONFIG --keys` lists all keys",
-    )
-    summary = "resume an interrupted training, or train for longer"
-    resume = commands.add_parser("resume", help=summary, description=f"{summary.capitalize()}.")
-    resume.set_defaults(command=resume_command)
-    resume.add_argument("run", metavar="RUN", help="the run directory")
-    resume.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help="such as total_timesteps=2000000")
-    resume.add_argument("--trust", action="store_true", help="import the module that a run of another user names")
-    for parser in (train, resume):
-        parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    summary = "train an agent, or a network on an algorithmic task"
+    train = add_command(commands, "train", train_command, summary, TRAIN_EXAMPLES)
+    add_config(train)
+    add_overrides(train)
+    summary = "continue an interrupted training, or train longer"
+    resume = add_command(commands, "resume", resume_command, summary, RESUME_EXAMPLES)
+    add_run(resume)
+    add_overrides(resume)
 
 
 def train_command(options: argparse.Namespace) -> int:
@@ -66,7 +65,7 @@ def report(result: "TrainingResult", *, as_json: bool) -> int:
     score = None if result.score is None else round(result.score, 5)
     if as_json:
         speed = {f"{kind.unit}s_per_second": round(result.steps_per_second, 1)}
-        say(json.dumps({"run": run, kind.score: score, kind.counter: result.steps, **speed}))
+        print_json({"run": run, kind.score: score, kind.counter: result.steps, **speed})
     else:
         ended = "Finished" if result.stopped_by is None else f"Stopped by {result.stopped_by.name}"
         next_command = "evaluate" if result.stopped_by is None else "resume"

@@ -3,13 +3,15 @@
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
 from ntm_rl.cores.registry import core_options
 from ntm_rl.errors import InputError, did_you_mean
+
+Activation = Literal["Tanh", "ReLU", "ELU", "GELU", "SiLU", "LeakyReLU"]  # names of classes in torch.nn
 
 
 def check_policy_options(policy: type, core: str, given: Mapping[str, Any], **dicts: Mapping[str, Any] | None) -> None:

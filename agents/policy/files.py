@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
+from ntm_rl.agents.policy.arguments import Activation
 from ntm_rl.agents.policy.image_extractor import ImageExtractor, MultiInputExtractor
 from ntm_rl.agents.policy.normalization import (
     normalize,
@@ -41,7 +42,7 @@ SMALL_SPACE = 2**20  # numbers in an observation or action that cost nothing, wh
 CLASSES: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
-        *(nn.Tanh, nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU),
+        *(getattr(nn, name) for name in get_args(Activation)),
         *(FlattenExtractor, NatureCNN, CombinedExtractor, ImageExtractor, MultiInputExtractor),
     )
 }

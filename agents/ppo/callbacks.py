@@ -172,7 +172,7 @@ class StopOnSignal(BaseCallback):
     """Ends a training on a signal: the current rollout is finished and learned from, then a checkpoint is written.
 
     Args:
-        signals: Notes the signal.
+        signals: Records the signal.
         checkpoints: Writes the checkpoint.
     """
 

@@ -20,9 +20,9 @@ class Session:
     Args:
         run: The run, into whose folders checkpoints and the best agent go.
         logger: Where metrics go.
-        signals: Notes the signal that ends the training.
+        signals: Records the signal that ends the training.
         first_step: Step at which this call begins.
-        display: Shows the progress, if it is to be shown.
+        display: The progress bar, if any.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Trainer(Protocol):
         """The score of the best agent; None before there is one."""
 
     def describe(self) -> Sequence[str]:
-        """Returns lines that say what is trained on what."""
+        """Returns lines that describe the model and its data."""
 
     def learn(self, session: Session) -> None:
         """Trains until `settings.total_steps` or a signal, and writes checkpoints, the last of them at the end.

@@ -1,4 +1,4 @@
-"""SB3's logger of a run."""
+"""The SB3 logger of a run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ PendingMetrics = Mapping[str, tuple[float, list[str]]]  # name: value, and the o
 
 
 def make_logger(run_dir: Path, wandb_writer: WandbWriter | None, steps: int = 0, steps_key: str = STEPS) -> Logger:
-    """Makes SB3's logger of a run: `progress.csv`, `tensorboard/` and, if given, W&B.
+    """Makes the SB3 logger of a run: `progress.csv`, `tensorboard/` and optionally W&B.
 
     Args:
         run_dir: The run directory.
@@ -24,12 +24,12 @@ def make_logger(run_dir: Path, wandb_writer: WandbWriter | None, steps: int = 0,
         steps_key: Name of the metric that counts the steps.
 
     Raises:
-        StorageError: the folder cannot be written, or its `progress.csv` is no table.
+        StorageError: the folder cannot be written, or `progress.csv` is not a table.
     """
     progress = run_dir / "progress.csv"
     drop_rows_after(progress, steps_key, steps)
     if wandb_writer is not None and steps > 0:
-        wandb_writer.leave_out_repeats()
+        wandb_writer.skip_logged_steps()
     writers: list[KVWriter] = [CsvWriter(progress), TensorBoardWriter(run_dir / "tensorboard", steps)]
     return Logger(str(run_dir), [*writers, wandb_writer] if wandb_writer else writers)
 

@@ -13,7 +13,8 @@ import torch
 from gymnasium import spaces
 
 from ntm_rl import MemoryPPO
-from ntm_rl.agents.cli.main import BAD_INPUT, ENVIRONMENT_FAILED, main
+from ntm_rl.agents.cli.exit_codes import BAD_INPUT, ENVIRONMENT_FAILED
+from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.policy.files import load_agent, save_agent
 from ntm_rl.agents.ppo.making import policy_name
 from ntm_rl.agents.storage.tensors import read_tensors

@@ -223,7 +223,7 @@ def test_what_is_wrong_with_a_supervised_config_comes_in_one_line_each():
         "validation.longer=[{items: 3}]": r"validation.longer.items: unknown; a difficulty of this task has",
         "optimizer.name=adagrad": r"optimizer.name = 'adagrad': must be 'rmsprop', 'adam' or 'sgd'",
         "ppo.gamma=0.9": r"ppo = .*: unknown key",
-        "task.copy.size=3": r"task.copy.size = 3: unknown key. Valid here are bits, min_length, max_length",
+        "task.copy.size=3": r"task.copy.size = 3: unknown key. Valid keys are bits, min_length, max_length",
     }.items():
         with pytest.raises(InputError, match=message):
             check(override)
@@ -253,7 +253,7 @@ def test_the_command_line_trains_evaluates_and_draws(tmp_path, capsys):
     assert main(["evaluate", run, "--difficulty", "length"]) == 2
     assert "must be like length=10,repeats=20" in capsys.readouterr().err
     assert main(["evaluate", run, "--difficulty", "length=2,length=3"]) == 2
-    assert "length=2,length=3: a name is there twice" in capsys.readouterr().err
+    assert "length=2,length=3: a name occurs twice" in capsys.readouterr().err
     assert main(["resume", run, "total_sequences=80"]) == 0
     assert "Finished after 80 sequences" in capsys.readouterr().out
     assert main(["inspect", run, run, "--json"]) == 0
