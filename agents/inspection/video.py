@@ -168,11 +168,11 @@ def play(
         parts = policy.core.unpack(state[:, : policy.core.state_size])
         if isinstance(parts, NtmState):
             heads.append(parts.weightings[0].cpu().numpy())
-        playable = policy.playable(actions.cpu().numpy())
-        action = playable[0]
+        converted = policy.action_converter(actions.cpu().numpy())
+        action = converted[0]
         lines = [f"score   {score:g}", f"action  {_tell(action, names)}", f"value   {float(values[0]):.3f}"]
         yield draw(shown, width, lines, np.array(heads), getattr(policy.core, "read_heads", 0))
-        observations, rewards, dones, infos = env.step(playable)
+        observations, rewards, dones, infos = env.step(converted)
         score += float(rewards[0])
         resets[0] = bool(dones[0])
         if dones[0]:

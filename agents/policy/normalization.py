@@ -1,4 +1,4 @@
-"""The running statistics of SB3's `VecNormalize` as tensors, for checkpoints and exported agents."""
+"""The running statistics of SB3's `VecNormalize` as tensors, for checkpoints and agent files."""
 
 import math
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ def observation_state(normalizer: VecNormalize) -> dict[str, Tensor]:
 
 
 def normalizer_state(normalizer: VecNormalize) -> dict[str, Tensor]:
-    """Returns all statistics, those of the discounted return included."""
+    """Returns all statistics, including those of the discounted return."""
     state = {f"observations.{name}": tensor for name, tensor in observation_state(normalizer).items()}
     for part in ("mean", "var", "count"):
         state[f"return.{part}"] = torch.as_tensor(getattr(normalizer.ret_rms, part), dtype=torch.float64)
@@ -38,7 +38,7 @@ def normalizer_state(normalizer: VecNormalize) -> dict[str, Tensor]:
 
 
 def restore_normalizer(normalizer: VecNormalize, state: Mapping[str, Tensor]) -> None:
-    """Puts the statistics of `normalizer_state` back."""
+    """Restores the statistics returned by `normalizer_state`."""
     for part in ("mean", "var", "count"):
         setattr(normalizer.ret_rms, part, _number(state[f"return.{part}"]))
     if normalizer.norm_obs:
@@ -48,7 +48,7 @@ def restore_normalizer(normalizer: VecNormalize, state: Mapping[str, Tensor]) ->
 
 
 def normalize(observation: Any, state: Mapping[str, Tensor], epsilon: float, clip: float) -> Any:
-    """Normalises an observation, or a Dict of them, by the statistics of `observation_state`."""
+    """Normalises an observation, or a dict of them, with the statistics of `observation_state`."""
     if isinstance(observation, Mapping):
         return {
             key: _normalize(value, state, key, epsilon, clip) if f"{key}.mean" in state else value
@@ -60,7 +60,11 @@ def normalize(observation: Any, state: Mapping[str, Tensor], epsilon: float, cli
 def require_fitting_statistics(
     path: Path, state: Mapping[str, Tensor], space: spaces.Space[Any], scale: Mapping[str, Any]
 ) -> None:
-    """Raises an error unless `normalize` works on observations of a space with what a file says."""
+    """Checks that a file's statistics and scale can normalise observations of a space.
+
+    Raises:
+        StorageError: statistics that are missing, of another shape or negative, or a scale out of range.
+    """
     parts = space.spaces if isinstance(space, spaces.Dict) else {_SINGLE: space}
     normalized = sorted({name.rpartition(".")[0] for name in state})
     wanted = {
@@ -70,7 +74,7 @@ def require_fitting_statistics(
     }
     require_matching(path, state, wanted)
     if any((state[f"{key}.var"] < 0).any() for key in normalized):
-        raise StorageError(f"{path}: its statistics have a variance below 0")
+        raise StorageError(f"{path}: its statistics have a negative variance")
     if not all(isinstance(scale[key], (int, float)) and 0 < scale[key] < math.inf for key in ("epsilon", "clip")):
         raise StorageError(f"{path}: normalization = {scale}: must have an epsilon and a clip above 0")
 

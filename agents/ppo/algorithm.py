@@ -197,7 +197,7 @@ class MemoryPPO(RecurrentPPO):
                 raise
             rollout.actions[n_steps], rollout.values[n_steps], rollout.log_probs[n_steps] = sampled, values, log_probs
             values, actions = values.unsqueeze(1), sampled.cpu().numpy()
-            clipped_actions = self.policy.playable(actions)
+            clipped_actions = self.policy.action_converter(actions)
 
             new_obs, rewards, dones, infos = _step(env, clipped_actions)
             if normalizer is not None:

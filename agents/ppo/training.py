@@ -21,7 +21,7 @@ from torch import nn
 
 from ntm_rl.agents.policy.description import SuspiciousSpaces, describe
 from ntm_rl.agents.policy.files import save_agent
-from ntm_rl.agents.policy.policies import FAST_ADAM
+from ntm_rl.agents.policy.policies import FAST_ADAM, policy_class_for
 from ntm_rl.agents.ppo.algorithm import MemoryPPO
 from ntm_rl.agents.ppo.callbacks import (
     BestAgentCallback,
@@ -180,7 +180,6 @@ def make_model(settings: Settings, env: VecEnv) -> MemoryPPO:
     if options.pop("learning_rate_schedule") == "linear":
         options["learning_rate"] = LinearSchedule(options["learning_rate"], 0.0, 1.0)
     optimizer = {**FAST_ADAM, "eps": options.pop("adam_epsilon")}
-    policy = policy_name(env.observation_space)
     seeing = _seeing(settings.policy, env.observation_space)
     policy_kwargs = {
         "features_extractor_kwargs": seeing,
@@ -195,7 +194,12 @@ def make_model(settings: Settings, env: VecEnv) -> MemoryPPO:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SuspiciousSpaces)  # `describe` says it where a training begins
         return MemoryPPO(
-            policy, env, policy_kwargs=policy_kwargs, seed=settings.seed, device=settings.device, **options
+            policy_class_for(env.observation_space),
+            env,
+            policy_kwargs=policy_kwargs,
+            seed=settings.seed,
+            device=settings.device,
+            **options,
         )
 
 
@@ -210,13 +214,6 @@ def _seeing(settings: PolicySettings, space: spaces.Space[Any]) -> dict[str, Any
             f"an image, but {space}; use auto for both"
         )
     return {}
-
-
-def policy_name(space: spaces.Space[Any]) -> str:
-    """Returns the policy that reads a kind of observations."""
-    if isinstance(space, spaces.Dict):
-        return "MultiInputNtmPolicy"
-    return "CnnNtmPolicy" if is_image(space) else "MlpNtmPolicy"
 
 
 def _learn(

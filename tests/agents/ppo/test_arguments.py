@@ -115,10 +115,10 @@ def test_an_id_is_taken_by_set_env_and_load_too(tmp_path):
         (dict(slots=64), r"slots: is an option of the core 'ntm': policy_kwargs=dict\(core_kwargs=dict\(slots=64\)\)"),
         (dict(activation=torch.nn.ReLU), "activation: MlpNtmPolicy has no such option.*Did you mean activation_fn"),
         (dict(core_kwargs=[1]), "core_kwargs = .*must be a dict"),
-        (dict(optimizer_kwargs=dict(foo=1)), "optimizer_kwargs.foo: not for Adam, which takes here betas"),
-        (dict(optimizer_kwargs=dict(lr=1)), "optimizer_kwargs.lr: not for Adam"),
+        (dict(optimizer_kwargs=dict(foo=1)), "optimizer_kwargs.foo: not valid for Adam; valid are betas"),
+        (dict(optimizer_kwargs=dict(lr=1)), "optimizer_kwargs.lr: not valid for Adam"),
         (dict(optimizer_class="adam"), "optimizer_class = 'adam': must be a class"),
-        (dict(features_extractor_kwargs=dict(dim=3)), "features_extractor_kwargs.dim: not for FlattenExtractor"),
+        (dict(features_extractor_kwargs=dict(dim=3)), "features_extractor_kwargs.dim: not valid for FlattenExtractor"),
         (dict(activation_fn="relu"), "activation_fn = 'relu': must be a class, such as torch.nn.ReLU"),
         (dict(activation_fn=torch.nn.ReLU()), "activation_fn = .*must be a class"),
         (dict(net_arch="small"), "net_arch = 'small': must be a list of layer sizes"),
@@ -178,7 +178,7 @@ VECTOR, NUMBER = spaces.Box(-1, 1, (3,)), spaces.Discrete(4)
         (VECTOR, None, "observation of type NoneType: must be numbers"),
         (VECTOR, "abc", "observation of type str: must be numbers"),
         (VECTOR, [[1.0], [1.0, 2.0]], "observation of type list: must be numbers"),
-        (VECTOR, np.array([0, np.nan, 0]), "observation = .*holds a number that is not finite"),
+        (VECTOR, np.array([0, np.nan, 0]), "observation = .*contains a number that is not finite"),
         (NUMBER, 4, r"observation = 4: must be in Discrete\(4\)"),
         (NUMBER, np.array([0, -1]), r"must be in Discrete\(4\)"),
         (spaces.MultiDiscrete([2, 3]), np.array([1, 3]), "must be in MultiDiscrete"),
@@ -199,12 +199,12 @@ def test_predict_says_what_is_wrong_with_an_observation(space, observation, mess
     "state", [np.zeros((1, 1, 8)), (np.zeros((1, 1, 8)),), "ab", (np.zeros((1, 1, 8)), np.zeros(3)), 5]
 )
 def test_predict_says_what_is_wrong_with_a_state(state):
-    with pytest.raises(InputError, match=r"^state of .*give back what the last predict returned"):
+    with pytest.raises(InputError, match=r"^state of .*pass on the state that the last predict returned"):
         make_model().predict(np.zeros(4), state)
 
 
 def test_predict_refuses_a_text_for_an_episode_start():
-    with pytest.raises(InputError, match="episode_start = 'False': must be a truth value"):
+    with pytest.raises(InputError, match="episode_start = 'False': must be a bool"):
         make_model().predict(np.zeros(4), None, "False")
 
 
@@ -219,7 +219,7 @@ def test_statistics_that_overflow_are_told():
 def test_a_cnn_that_reads_large_floats_is_warned_of(recwarn, high, is_warned_of):
     image = spaces.Box(0, high, (3, 40, 40), np.float32)
     make_model(Shows(image, image.sample()), "CnnNtmPolicy")
-    told = [str(each.message) for each in recwarn if "which the CNN reads as they are" in str(each.message)]
+    told = [str(each.message) for each in recwarn if "which the CNN reads unscaled" in str(each.message)]
     assert bool(told) == is_warned_of and all("values up to 255" in each for each in told)
 
 

@@ -177,7 +177,7 @@ def test_states_and_starts_of_another_number_of_observations_are_refused():
         InputError, match=r"state of shapes \[1, 2, \d+\] and .*: must be two of \[1, 3, \d+\] for 3 observation"
     ):
         model.predict(batch, state)
-    with pytest.raises(InputError, match="episode_start of 2 values: must be one truth value, or one for each of 3"):
+    with pytest.raises(InputError, match="episode_start of 2 values: must be one bool, or one for each of 3"):
         model.predict(batch, episode_start=[True, False])
 
 
@@ -232,25 +232,25 @@ def test_gymnasiums_vector_environments_are_trained_in_as_given(mode):
 
 @pytest.mark.parametrize("algorithm", [MemoryPPO, RecurrentPPO])
 @pytest.mark.parametrize(
-    ("options", "meant"),
+    ("options", "equivalent"),
     [
         (dict(lstm_hidden_size=64), r"core='lstm', core_kwargs=dict\(hidden_size=64\)\)$"),
         (dict(n_lstm_layers=2), r"core_kwargs=dict\(layers=2\)"),
         (dict(shared_lstm=True, enable_critic_lstm=False), "critic='detached'"),
         (dict(enable_critic_lstm=True), "critic='separate'"),
-        (dict(enable_critic_lstm=False), "a critic without a memory is not among critic='shared'"),
-        (dict(lstm_kwargs=dict(dropout=0.1)), "`ntm-rl list cores` shows what core_kwargs there are"),
+        (dict(enable_critic_lstm=False), "a critic without memory does not exist here; critic must be 'shared'"),
+        (dict(lstm_kwargs=dict(dropout=0.1)), "`ntm-rl list cores` shows the core_kwargs"),
     ],
 )
-def test_options_of_lstm_policies_are_answered_with_those_that_are_meant(algorithm, options, meant):
+def test_options_of_lstm_policies_are_answered_with_our_equivalents(algorithm, options, equivalent):
     key = next(iter(options))
-    with pytest.raises(InputError, match=rf"{key} = .*: for sb3-contrib's LSTM policies; .*policy_kwargs=.*{meant}"):
+    with pytest.raises(InputError, match=rf"{key} = .*: for sb3-contrib's LSTM policies; .*policy_kwargs=.*{equivalent}"):
         make_model(algorithm=algorithm, policy_kwargs=options)
 
 
-def test_what_is_meant_by_lstm_options_builds_that_lstm():
-    meant = dict(core="lstm", core_kwargs=dict(hidden_size=64, layers=2), critic="separate")
-    policy = make_model(policy_kwargs=meant).policy
+def test_our_equivalents_of_lstm_options_build_that_lstm():
+    options = dict(core="lstm", core_kwargs=dict(hidden_size=64, layers=2), critic="separate")
+    policy = make_model(policy_kwargs=options).policy
     assert policy.core.network.hidden_size == policy.critic_core.network.hidden_size == 64
     assert policy.core.network.num_layers == 2
 
