@@ -57,25 +57,25 @@ def normalize(observation: Any, state: Mapping[str, Tensor], epsilon: float, cli
     return _normalize(observation, state, _SINGLE, epsilon, clip)
 
 
-def require_fitting_statistics(
-    path: Path, state: Mapping[str, Tensor], space: spaces.Space[Any], scale: Mapping[str, Any]
-) -> None:
+def require_fitting_statistics(path: Path, state: Mapping[str, Tensor], space: spaces.Space[Any], scale: Any) -> None:
     """Checks that a file's statistics and scale can normalise observations of a space.
 
     Raises:
         StorageError: statistics that are missing, of another shape or negative, or a scale out of range.
     """
     parts = space.spaces if isinstance(space, spaces.Dict) else {_SINGLE: space}
-    normalized = sorted({name.rpartition(".")[0] for name in state})
+    normalized = sorted({name.rpartition(".")[0] for name in state}) or [_SINGLE]
+    if not parts.keys() >= set(normalized):
+        raise StorageError(f"{path}: it has statistics of {normalized}; the observations are {list(parts)}")
     wanted = {
         f"{key}.{part}": torch.zeros(shape, dtype=torch.float64)
-        for key in normalized or [_SINGLE]
+        for key in normalized
         for part, shape in (("mean", parts[key].shape or ()), ("var", parts[key].shape or ()), ("count", ()))
     }
     require_matching(path, state, wanted)
     if any((state[f"{key}.var"] < 0).any() for key in normalized):
         raise StorageError(f"{path}: its statistics have a negative variance")
-    if not all(isinstance(scale[key], (int, float)) and 0 < scale[key] < math.inf for key in ("epsilon", "clip")):
+    if not isinstance(scale, Mapping) or not all(_is_positive(scale.get(key)) for key in ("epsilon", "clip")):
         raise StorageError(f"{path}: normalization = {scale}: must have an epsilon and a clip above 0")
 
 
@@ -90,3 +90,7 @@ def _by_key(statistics: RunningMeanStd | dict[str, RunningMeanStd]) -> dict[str,
 
 def _number(tensor: Tensor) -> Any:
     return tensor.numpy().copy() if tensor.dim() else tensor.item()
+
+
+def _is_positive(number: Any) -> bool:
+    return isinstance(number, (int, float)) and 0 < number < math.inf

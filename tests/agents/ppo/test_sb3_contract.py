@@ -244,7 +244,9 @@ def test_gymnasiums_vector_environments_are_trained_in_as_given(mode):
 )
 def test_options_of_lstm_policies_are_answered_with_our_equivalents(algorithm, options, equivalent):
     key = next(iter(options))
-    with pytest.raises(InputError, match=rf"{key} = .*: for sb3-contrib's LSTM policies; .*policy_kwargs=.*{equivalent}"):
+    with pytest.raises(
+        InputError, match=rf"{key} = .*: for sb3-contrib's LSTM policies; .*policy_kwargs=.*{equivalent}"
+    ):
         make_model(algorithm=algorithm, policy_kwargs=options)
 
 
