@@ -31,8 +31,8 @@ from ntm_rl.agents.ppo.callbacks import (
     StopOnSignal,
 )
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint
-from ntm_rl.agents.ppo.environment_states import reached_level
 from ntm_rl.agents.ppo.probe import probe_agent, probe_environment
+from ntm_rl.agents.ppo.vec_env_state import reached_level
 from ntm_rl.agents.ppo.warm_start import warm_start
 from ntm_rl.agents.runs.changes import explained, refuse_reached, tell_changes
 from ntm_rl.agents.runs.nonfinite import NonFiniteError, write_report

@@ -37,7 +37,7 @@ def make_model(env=CARTPOLE, policy="MlpNtmPolicy", policy_kwargs=TINY, **kwargs
         ("gae_lambda", -0.1, "must be a number from 0 to 1"),
         ("ent_coef", "auto", "must be a number"),
         ("vf_coef", None, "must be a number of at least 0"),
-        ("max_grad_norm", None, r"must be a number above 0; float\('inf'\) clips nothing"),
+        ("max_grad_norm", None, r"must be a number above 0; float\('inf'\) disables clipping"),
         ("target_kl", 0.0, "must be a number above 0, or None"),
         ("n_steps", True, "must be an integer of at least 1"),
         ("batch_size", "64", "must be an integer of at least 1, or None"),
@@ -105,7 +105,7 @@ def test_an_id_is_taken_by_set_env_and_load_too(tmp_path):
     model.learn(8)
     model.save(tmp_path / "model")
     MemoryPPO.load(tmp_path / "model", env=CARTPOLE).learn(8)
-    with pytest.raises(InputError, match="env = None: give the model one"):
+    with pytest.raises(InputError, match="env = None: set one with MemoryPPO.load"):
         MemoryPPO.load(tmp_path / "model").learn(8)
 
 
@@ -157,7 +157,7 @@ def test_clip_ranges_that_a_callback_sets_are_used(value):
 def test_another_number_of_steps_is_refused_rather_than_played_into_the_old_rollout(n_steps):
     model = make_model()
     model.n_steps = n_steps
-    with pytest.raises(InputError, match=rf"n_steps = {n_steps}: was 8 when the model was made"):
+    with pytest.raises(InputError, match=rf"n_steps = {n_steps}: must be 8, as when the model was made"):
         model.learn(16)
 
 
@@ -241,5 +241,5 @@ def test_a_last_observation_that_is_not_a_number_is_blamed_and_not_the_reward(is
     space = spaces.Box(-1, 1, (2,))
     copies = [kind(space, np.zeros(2, np.float32)) for kind in (Shows, EndsBadly)]
     env = DummyVecEnv([lambda: copies[0], lambda: copies[1]])
-    with pytest.raises(NonFiniteError, match="last observation of environment 1 at step 2 of the rollout is nan"):
+    with pytest.raises(NonFiniteError, match="terminal observation of environment 1 at step 2 of the rollout is nan"):
         make_model(VecNormalize(env) if is_normalized else env).learn(16)

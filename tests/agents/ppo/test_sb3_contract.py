@@ -136,6 +136,10 @@ def test_custom_objects_replace_what_a_file_holds(tmp_path):
 # Predict.
 
 
+def test_user_code_recognises_a_recurrent_algorithm_and_passes_its_state_on():
+    assert isinstance(make_model(), RecurrentPPO)
+
+
 @pytest.mark.parametrize("start", [True, np.True_, [True], (1,), np.ones(1), np.ones((1, 1), np.uint8), 1])
 def test_an_episode_start_may_be_a_truth_value_of_any_kind(start):
     model = make_model()

@@ -12,8 +12,8 @@ from ntm_rl.agents.policy.files import load_agent
 from ntm_rl.agents.policy.network_files import load_network, save_network
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint
-from ntm_rl.agents.ppo.environment_states import curricula
 from ntm_rl.agents.ppo.training import make_model, train
+from ntm_rl.agents.ppo.vec_env_state import curricula
 from ntm_rl.agents.ppo.warm_start import warm_start
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import check_settings, load_settings
