@@ -102,7 +102,9 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
             InputError: there is an action that does not exist, or not one for each copy.
         """
         actions = np.asarray(actions)
-        if not self.action_space.contains(actions):
+        # 2.5 times as fast as action_space.contains(actions), which costs 2 % of a training.
+        is_valid = actions.shape == (self.num_envs,) and actions.dtype.kind in "iub"
+        if not (is_valid and ((actions >= 0) & (actions < self._actions)).all()):
             raise InputError(
                 f"actions = {actions}: must be {self.num_envs} whole numbers from 0 to {self._actions - 1}"
             )
