@@ -10,7 +10,7 @@ import gymnasium as gym
 from gymnasium import spaces
 
 from ntm_rl.envs.batched.minigrid_memory import MINIGRID_MEMORY, check_size
-from ntm_rl.envs.foreign import ForeignError, describe, has_place, is_of_the_call
+from ntm_rl.envs.foreign import ForeignError, describe, is_in_user_code, is_wrong_call
 from ntm_rl.envs.modules import import_named, spec_of_class
 from ntm_rl.envs.names import FAMILIES, is_legacy_atari, suggest_id
 from ntm_rl.envs.wrappers.actions import RescaledAction, check_action_space
@@ -153,12 +153,12 @@ def _not_made(settings: EnvSettings, error: BaseException) -> InputError:
     if isinstance(error, InputError):  # of an environment of ours
         why = f"env.kwargs = {settings.kwargs}: {settings.id} does not take them" if settings.kwargs else what
         return InputError(f"{why}: {error}")
-    if is_of_the_call(error):
+    if is_wrong_call(error):
         verb = "does not take them" if settings.kwargs else "needs some"
         return InputError(f"env.kwargs = {settings.kwargs}: {settings.id} {verb}: {describe(error)}")
     if isinstance(error, ImportError):
         return InputError(f"{what}: cannot be imported: {describe(error)}")
-    if not has_place(error):  # Gymnasium's own: a malformed id, an entry point that is not there
+    if not is_in_user_code(error):  # Gymnasium's own: a malformed id, an entry point that is not there
         return InputError(f"{what}: cannot be made: {error}")
     if settings.kwargs and isinstance(error, Exception) and not isinstance(error, OSError):
         return InputError(f"{what}, env.kwargs = {settings.kwargs}: its constructor raised an error: {describe(error)}")

@@ -8,7 +8,7 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from ntm_rl.envs.algorithmic.env import AlgorithmicVectorEnv
-from ntm_rl.envs.batched.atari import PREFIX, WHOLE_GAMES, AtariVectorEnv
+from ntm_rl.envs.batched.atari import EVALUATION_OPTIONS, PREFIX, AtariVectorEnv
 from ntm_rl.envs.batched.card_games import SCRIPTED_GAMES
 from ntm_rl.envs.batched.cartpole import CARTPOLE
 from ntm_rl.envs.batched.concentration import CONCENTRATION
@@ -85,4 +85,4 @@ def _atari(game: str, num_envs: int, kwargs: dict[str, Any], training: bool) -> 
     for key in kwargs:
         if key not in options:
             raise InputError(f"unknown option {key!r}.{did_you_mean(key, options) or ' Valid: ' + ', '.join(options)}")
-    return AtariVectorEnv(num_envs, game=game, **{**kwargs, **({} if training else WHOLE_GAMES)})
+    return AtariVectorEnv(num_envs, game=game, **{**kwargs, **({} if training else EVALUATION_OPTIONS)})

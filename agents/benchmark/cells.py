@@ -8,7 +8,7 @@ from pathlib import Path
 from ntm_rl.agents.benchmark.suites import Task, choose_tasks, find_suite
 from ntm_rl.agents.ppo.training import make_model
 from ntm_rl.agents.settings.loading import load_settings
-from ntm_rl.agents.settings.schema import Settings
+from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.cores.matching import matched_options
 from ntm_rl.cores.registry import core_class, core_names
@@ -34,14 +34,14 @@ class Cell:
         """What its runs are filed under."""
         return f"{self.suite}/{self.task}/{self.core}"
 
-    def settings(self, out: Path) -> Settings:
+    def settings(self, out: Path) -> PpoTrainingSettings:
         """Returns the settings of its training.
 
         Raises:
             InputError: an override that is not valid.
         """
         settings = load_settings(self.config, self.overrides)
-        assert isinstance(settings, Settings)
+        assert isinstance(settings, PpoTrainingSettings)
         return settings.model_copy(update={"run_dir": str(out)})
 
 
@@ -117,7 +117,7 @@ def plan(
 def _with_sizes(task: Task, cores: Sequence[str], overrides: list[str]) -> Mapping[str, list[str]]:
     """Returns of each core a task's overrides and the options that match its size."""
     settings = load_settings(task.config, overrides)
-    assert isinstance(settings, Settings)
+    assert isinstance(settings, PpoTrainingSettings)
     rollout = settings.ppo.n_steps * settings.n_envs
     if settings.total_timesteps < rollout:
         raise InputError(
@@ -132,7 +132,7 @@ def _with_sizes(task: Task, cores: Sequence[str], overrides: list[str]) -> Mappi
     return matched
 
 
-def core_sizes(settings: Settings) -> tuple[int, int]:
+def core_sizes(settings: PpoTrainingSettings) -> tuple[int, int]:
     """Returns how many features a training's core sees in a step, and how many parameters it has."""
     env = make_vec_env(settings.env_settings, settings.n_envs, settings.seed)
     core = make_model(settings, env).policy.core

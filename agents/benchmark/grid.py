@@ -25,7 +25,7 @@ from ntm_rl.agents.benchmark.suites import SUITES
 from ntm_rl.agents.ppo.training import resume, train
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.runs.signals import SignalListener
-from ntm_rl.agents.settings.schema import Settings
+from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.storage.checkpoints import latest_checkpoint
 from ntm_rl.agents.storage.files import make_folder, write_atomically
 from ntm_rl.errors import InputError
@@ -107,7 +107,7 @@ def run_cell(cell: Cell, out: Path, show_progress: bool = True) -> signal.Signal
         return _run_cell(cell, settings, out, show_progress)
 
 
-def _run_cell(cell: Cell, settings: Settings, out: Path, show_progress: bool) -> signal.Signals | None:
+def _run_cell(cell: Cell, settings: PpoTrainingSettings, out: Path, show_progress: bool) -> signal.Signals | None:
     if _finished(cell, out) is not None:
         return None
     begun = next((run for run in _runs(cell, out) if _has_checkpoint(run)), None)

@@ -148,14 +148,14 @@ def _command(
 def _train(options: argparse.Namespace) -> int:
     from ntm_rl.agents.ppo.training import train
     from ntm_rl.agents.settings.loading import load_settings, to_yaml, without_effect
-    from ntm_rl.agents.settings.schema import SupervisedSettings
+    from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
     from ntm_rl.agents.supervised.training import train_supervised
 
     settings = load_settings(options.config, options.overrides)
     print(to_yaml(settings), file=sys.stderr)
     for key in without_effect(settings, options.overrides):
         print(f"note: {key}: has no effect, as core = {settings.core!r}", file=sys.stderr)
-    if isinstance(settings, SupervisedSettings):
+    if isinstance(settings, SupervisedTrainingSettings):
         return _report_supervised(train_supervised(settings, options.config), options.json)
     return _report(train(settings, options.config), options.json)
 
@@ -164,13 +164,13 @@ def _resume(options: argparse.Namespace) -> int:
     from ntm_rl.agents.ppo.training import resume
     from ntm_rl.agents.runs.run import Run
     from ntm_rl.agents.settings.loading import load_settings
-    from ntm_rl.agents.settings.schema import SupervisedSettings
+    from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
     from ntm_rl.agents.supervised.training import resume_supervised
 
     run = Run.open(options.run)
     settings = load_settings(str(run.config_file), options.overrides)
     run.require_trust(settings, trust=options.trust)
-    if isinstance(settings, SupervisedSettings):
+    if isinstance(settings, SupervisedTrainingSettings):
         return _report_supervised(resume_supervised(run, settings), options.json)
     return _report(resume(run, settings), options.json)
 
@@ -210,11 +210,11 @@ def _tell(row: dict[str, Any], lines: list[str], result: Any, as_json: bool) -> 
 def _evaluate(options: argparse.Namespace) -> int:
     from ntm_rl.agents.inspection.evaluation import evaluate
     from ntm_rl.agents.runs.run import Run
-    from ntm_rl.agents.settings.schema import SupervisedSettings
+    from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
 
     run = Run.open(options.run)
     run.require_trust(trust=options.trust)
-    if isinstance(run.settings(), SupervisedSettings):
+    if isinstance(run.settings(), SupervisedTrainingSettings):
         if options.stochastic or options.max_steps is not None:
             raise InputError("--stochastic, --max-steps: only runs with an environment take them; leave them out")
         return _evaluate_supervised(run, options)

@@ -19,7 +19,7 @@ from ntm_rl.agents.ppo.vec_env_state import curricula
 from ntm_rl.agents.runs.loading import Origin, RunAgent, load_run_agent, load_run_network
 from ntm_rl.agents.runs.progress import ProgressDisplay
 from ntm_rl.agents.runs.run import Run
-from ntm_rl.agents.settings.schema import Settings, SupervisedSettings
+from ntm_rl.agents.settings.schema import PpoTrainingSettings, SupervisedTrainingSettings
 from ntm_rl.agents.supervised.scores import Score, label, score
 from ntm_rl.envs.algorithmic.task import Difficulty
 from ntm_rl.envs.factory import EnvSettings
@@ -97,7 +97,7 @@ def evaluate(
     """
     check_counts(seed, episodes=episodes, **({} if max_steps is None else {"max_steps": max_steps}))
     settings = run.settings()
-    if not isinstance(settings, Settings):
+    if not isinstance(settings, PpoTrainingSettings):
         raise InputError(f"run = {str(run.path)!r}: a supervised run plays no episodes; use evaluate_supervised")
     agent = load_run_agent(run, "best" if best else "last")
     print(f"plays {settings.env.id} with {agent.origin}", file=sys.stderr)
@@ -265,7 +265,7 @@ def evaluate_supervised(
     """
     check_counts(seed, episodes=sequences)
     settings = run.settings()
-    if not isinstance(settings, SupervisedSettings):
+    if not isinstance(settings, SupervisedTrainingSettings):
         raise InputError(f"run = {str(run.path)!r}: not a supervised run")
     task = settings.make_task()
     network, origin = load_run_network(run, "best" if best else "last")

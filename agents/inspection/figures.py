@@ -15,13 +15,13 @@ from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.runs.loading import load_run_network
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import AnySettings
-from ntm_rl.agents.settings.schema import SupervisedSettings
+from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
 from ntm_rl.agents.supervised.scores import label
 from ntm_rl.agents.supervised.training import SEQUENCES
 from ntm_rl.agents.tracking.csv_log import read_table
 from ntm_rl.agents.tracking.metrics import STEPS
 from ntm_rl.cores.ntm import Ntm, NtmState
-from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Task
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Batch, Difficulty
 from ntm_rl.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
     require_matplotlib("inspect")
     settings = run.settings()
     figures = {"learning_curve": learning_curve([run, *others])}
-    if isinstance(settings, SupervisedSettings):
+    if isinstance(settings, SupervisedTrainingSettings):
         network, origin = load_run_network(run)
         print(f"draws {origin}", file=sys.stderr)
         figures |= network_figures(network, settings)
@@ -75,7 +75,7 @@ def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
     return paths
 
 
-def network_figures(network: SequenceNetwork, settings: SupervisedSettings) -> "dict[str, Figure]":
+def network_figures(network: SequenceNetwork, settings: SupervisedTrainingSettings) -> "dict[str, Figure]":
     """Draws a network's answers, and, if it is an NTM, how it uses its memory."""
     task, hardest = settings.make_task(), _hardest(settings)
     rng = np.random.default_rng(SEED)
@@ -92,9 +92,9 @@ def learning_curve(runs: Sequence[Run]) -> "Figure":
         InputError: a run that logged nothing, or runs of both kinds.
     """
     settings = [run.settings() for run in runs]
-    is_supervised = isinstance(settings[0], SupervisedSettings)
+    is_supervised = isinstance(settings[0], SupervisedTrainingSettings)
     for run, each in zip(runs, settings, strict=True):
-        if isinstance(each, SupervisedSettings) != is_supervised:
+        if isinstance(each, SupervisedTrainingSettings) != is_supervised:
             raise InputError(f"run = {str(run.path)!r}: one panel shows supervised runs or runs of PPO, not both")
     metric, steps = ("validation/bits_per_sequence", SEQUENCES) if is_supervised else ("rollout/ep_rew_mean", STEPS)
     figure, panel = _panel((6, 3.5))
@@ -124,7 +124,7 @@ def _names(runs: Sequence[Run], settings: Sequence[AnySettings]) -> list[str]:
 
 
 def answers(
-    network: SequenceNetwork, task: Task, difficulties: Sequence[Difficulty], rng: np.random.Generator
+    network: SequenceNetwork, task: AlgorithmicTask, difficulties: Sequence[Difficulty], rng: np.random.Generator
 ) -> "Figure":
     """Draws targets over answers (as probabilities) of a sequence of each difficulty."""
     from matplotlib.figure import Figure
@@ -188,7 +188,7 @@ def trace(network: SequenceNetwork, inputs: FloatArray) -> MemoryUse:
     return MemoryUse(*(torch.stack(each).numpy() for each in (weightings, adds, reads)))
 
 
-def _hardest(settings: SupervisedSettings) -> Difficulty:
+def _hardest(settings: SupervisedTrainingSettings) -> Difficulty:
     return {name: high for name, (_, high) in settings.make_task().ranges.items()}
 
 
@@ -218,7 +218,7 @@ def _show(panel: "Axes", block: FloatArray, name: str) -> None:
 
 def _send(run: Run, settings: AnySettings, figures: "Mapping[str, Figure]") -> None:
     """Sends figures to the W&B run of a run, if it was tracked."""
-    if not (run.path / "wandb").is_dir() or not isinstance(settings, SupervisedSettings):
+    if not (run.path / "wandb").is_dir() or not isinstance(settings, SupervisedTrainingSettings):
         return
     writer = run.track(settings, SEQUENCES, is_training=False)
     if writer is not None:

@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from ntm_rl.agents.inspection.frames import FrameError, Frames, Picture
 from ntm_rl.envs.factory import EnvSettings, make_env
 from ntm_rl.envs.native import is_atari
-from ntm_rl.envs.sb3.making import SteppedInTurn, make_vec_env
+from ntm_rl.envs.sb3.making import SpawnedSeedDummyVecEnv, make_vec_env
 from ntm_rl.errors import InputError
 
 FPS = 15.0  # of Atari's 60 frames a second, each step shows one in four; of others where they say nothing
@@ -60,7 +60,7 @@ def make_filmed(settings: EnvSettings, seed: int) -> Filmed:
         except FrameError as error:
             raise InputError(f"env.id = {settings.id!r}: {error}") from error
 
-    vector = SteppedInTurn([lambda: Monitor(single)])
+    vector = SpawnedSeedDummyVecEnv([lambda: Monitor(single)])
     vector.seed(seed)
     return Filmed(vector, _fps(single), show, frames)
 

@@ -24,7 +24,7 @@ from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.ppo.algorithm import MemoryPPO
 from ntm_rl.agents.runs.loading import Origin, load_run_agent
 from ntm_rl.agents.runs.run import Run
-from ntm_rl.agents.settings.schema import Settings
+from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.cores.ntm import NtmState
 from ntm_rl.errors import InputError
 
@@ -78,7 +78,7 @@ def record(
     """
     check_counts(seed, episodes=episodes, max_steps=max_steps)
     settings = run.settings()
-    if not isinstance(settings, Settings):
+    if not isinstance(settings, PpoTrainingSettings):
         raise InputError(f"run = {str(run.path)!r}: a supervised run plays no episodes; `ntm-rl inspect` draws it")
     writer = _require_imageio()
     out = _new_file(run, out, seed)

@@ -14,7 +14,7 @@ from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.envs.batched.minigrid_memory import MINIGRID_MEMORY
 from ntm_rl.envs.factory import EnvSettings, make_env
 from ntm_rl.envs.sb3.adapter import VectorEnvAdapter
-from ntm_rl.envs.sb3.making import SteppedInTurn
+from ntm_rl.envs.sb3.making import SpawnedSeedDummyVecEnv
 from ntm_rl.envs.wrappers.images import ImageReader, is_image, looks_like_image
 from ntm_rl.envs.wrappers.observations import changes_of
 
@@ -139,13 +139,13 @@ def _stepping(env: VecEnv) -> str:
     inner = env.unwrapped
     if isinstance(inner, VectorEnvAdapter):
         return "stepped as one batch (native)"
-    return "stepped in turn" if isinstance(inner, SteppedInTurn) else "a process each"
+    return "stepped in turn" if isinstance(inner, SpawnedSeedDummyVecEnv) else "a process each"
 
 
 def _changes(env: VecEnv, settings: EnvSettings) -> list[str]:
     """Returns the changes that the environments' wrappers make to observations."""
     inner = env.unwrapped
-    if isinstance(inner, SteppedInTurn):
+    if isinstance(inner, SpawnedSeedDummyVecEnv):
         return changes_of(inner.envs[0])
     if isinstance(inner, VectorEnvAdapter) and settings.id not in MINIGRID_MEMORY:
         return []  # no wrapper changes their observations

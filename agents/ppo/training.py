@@ -39,7 +39,7 @@ from ntm_rl.agents.runs.nonfinite import NonFiniteError, write_report
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.agents.settings.paths import user_path
-from ntm_rl.agents.settings.schema import PolicySettings, Settings
+from ntm_rl.agents.settings.schema import PolicySettings, PpoTrainingSettings
 from ntm_rl.agents.storage.checkpoints import can_go_on, count, latest_checkpoint
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.tracking.logger import make_logger, record_pending
@@ -69,7 +69,7 @@ class TrainResult:
     stopped_by: signal.Signals | None
 
 
-def train(settings: Settings, config: str, *, show_progress: bool = True) -> TrainResult:
+def train(settings: PpoTrainingSettings, config: str, *, show_progress: bool = True) -> TrainResult:
     """Trains a new agent into a new run directory.
 
     Args:
@@ -88,14 +88,14 @@ def train(settings: Settings, config: str, *, show_progress: bool = True) -> Tra
             return _learn_guarded(settings, run, model, show_progress, {})
 
 
-def with_module_path(settings: Settings) -> Settings:
+def with_module_path(settings: PpoTrainingSettings) -> PpoTrainingSettings:
     """Returns settings that say, absolutely, where the module of `env.id = module:id` lies, if it is not installed."""
     path = settings.env.path
     path = folder_of(settings.env.id) if path is None else str(user_path("env.path", path).absolute())
     return settings.model_copy(update={"env": settings.env.model_copy(update={"path": path})})
 
 
-def resume(run: Run, settings: Settings, *, show_progress: bool = True) -> TrainResult:
+def resume(run: Run, settings: PpoTrainingSettings, *, show_progress: bool = True) -> TrainResult:
     """Goes on with a run from its latest usable checkpoint, up to `settings.total_timesteps`.
 
     A run that was interrupted before its first checkpoint begins anew. What differs from the run's config becomes its
@@ -119,7 +119,7 @@ def resume(run: Run, settings: Settings, *, show_progress: bool = True) -> Train
 
 
 def _learn_guarded(
-    settings: Settings, run: Run, model: MemoryPPO, show_progress: bool, saved: Mapping[str, Any]
+    settings: PpoTrainingSettings, run: Run, model: MemoryPPO, show_progress: bool, saved: Mapping[str, Any]
 ) -> TrainResult:
     """Trains on, and where numbers are not finite goes back to the last checkpoint if the settings say so."""
     env = model.get_env()
@@ -139,7 +139,7 @@ def _learn_guarded(
             print(f"{what}; back to step {model.num_timesteps:,}, rollback {rollbacks}", file=sys.stderr)
 
 
-def _last_state(settings: Settings, run: Run) -> tuple[MemoryPPO, dict[str, Any]]:
+def _last_state(settings: PpoTrainingSettings, run: Run) -> tuple[MemoryPPO, dict[str, Any]]:
     """Returns the model of a run's latest checkpoint and what was saved beside it; a new one where there is none."""
     if not can_go_on(run.checkpoints, run.agent):
         return _new_model(settings), {}
@@ -154,11 +154,11 @@ def _last_state(settings: Settings, run: Run) -> tuple[MemoryPPO, dict[str, Any]
     return model, extra
 
 
-def _make_env(settings: Settings) -> VecEnv:
+def _make_env(settings: PpoTrainingSettings) -> VecEnv:
     return make_vec_env(settings.env_settings, settings.n_envs, settings.seed, gamma=settings.ppo.gamma)
 
 
-def _new_model(settings: Settings) -> MemoryPPO:
+def _new_model(settings: PpoTrainingSettings) -> MemoryPPO:
     probe_environment(settings.env_settings, settings.seed)
     model = make_model(settings, _make_env(settings))
     probe_agent(model, settings.env.id)
@@ -167,7 +167,7 @@ def _new_model(settings: Settings) -> MemoryPPO:
     return model
 
 
-def make_model(settings: Settings, env: VecEnv) -> MemoryPPO:
+def make_model(settings: PpoTrainingSettings, env: VecEnv) -> MemoryPPO:
     """Builds the algorithm and its policy for an environment."""
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -217,7 +217,7 @@ def _seeing(settings: PolicySettings, space: spaces.Space[Any]) -> dict[str, Any
 
 
 def _learn(
-    settings: Settings, run: Run, model: MemoryPPO, show_progress: bool, saved: Mapping[str, Any]
+    settings: PpoTrainingSettings, run: Run, model: MemoryPPO, show_progress: bool, saved: Mapping[str, Any]
 ) -> TrainResult:
     """Trains on from what a checkpoint saved beside the model, nothing in a new training."""
     rollbacks = saved.get("rollbacks", 0)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.runs.loading import load_run_agent, load_run_network
 from ntm_rl.agents.runs.run import Run
-from ntm_rl.agents.settings.schema import SupervisedSettings
+from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
 from ntm_rl.agents.storage.tensors import put_weights, require_matching, weights_of
 
 
@@ -20,7 +20,7 @@ def warm_start(policy: MlpNtmPolicy, run: Run) -> None:
         InputError: no run, or one whose core has another kind, other options or another input.
     """
     settings = run.settings()
-    if not isinstance(settings, SupervisedSettings):
+    if not isinstance(settings, SupervisedTrainingSettings):
         _copy_core(run, load_run_agent(run, device="cpu").policy.core, policy)
         return
     network, _ = load_run_network(run)

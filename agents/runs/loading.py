@@ -13,7 +13,7 @@ from ntm_rl.agents.policy.network_files import load_network
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.paths import shown
-from ntm_rl.agents.settings.schema import Settings, SupervisedSettings
+from ntm_rl.agents.settings.schema import PpoTrainingSettings, SupervisedTrainingSettings
 from ntm_rl.agents.storage.cards import KIND, WEIGHTS
 from ntm_rl.agents.storage.checkpoints import newer_checkpoint
 from ntm_rl.agents.storage.files import StorageError
@@ -87,7 +87,7 @@ def load_run_agent(run: Run | Path | str, which: Which = "last", device: str | N
     """
     run = run if isinstance(run, Run) else Run.open(run)
     settings = run.settings()
-    if not isinstance(settings, Settings):
+    if not isinstance(settings, PpoTrainingSettings):
         raise InputError(f"run = {str(run.path)!r}: a supervised run has no agent; see load_run_network")
     where = available_device(settings.device) if device is None else device
     path = _choose(run, which, "timesteps")
@@ -103,7 +103,7 @@ def load_run_network(run: Run | Path | str, which: Which = "last") -> tuple[Sequ
     """
     run = run if isinstance(run, Run) else Run.open(run)
     settings = run.settings()
-    if not isinstance(settings, SupervisedSettings):
+    if not isinstance(settings, SupervisedTrainingSettings):
         raise InputError(f"run = {str(run.path)!r}: not a supervised run; see load_run_agent")
     path = _choose(run, which, "sequences")
     if path.is_file():
@@ -171,7 +171,7 @@ def _origin(which: Which, path: Path, card: Mapping[str, Any], counter: str) -> 
     return Origin(which, path, whole(counter), whole("level"), mean, "step" if counter == "timesteps" else "sequence")
 
 
-def _checkpoint_network(path: Path, settings: SupervisedSettings) -> tuple[SequenceNetwork, dict[str, Any]]:
+def _checkpoint_network(path: Path, settings: SupervisedTrainingSettings) -> tuple[SequenceNetwork, dict[str, Any]]:
     """Returns the network of a supervised checkpoint, with the mean weights, and a card as `save_network` writes it."""
     tensors, document = read_tensors(path)
     if document.get("kind") != KIND:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ntm_rl.agents.settings.loading import AnySettings
-from ntm_rl.agents.settings.schema import Settings
+from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.storage.files import write_atomically
 from ntm_rl.errors import InputError
 
@@ -25,7 +25,7 @@ KEY_BYTES = 32
 
 def imported(settings: AnySettings) -> str | None:
     """Returns what playing a run imports beside installed packages, None for nothing."""
-    if not isinstance(settings, Settings):
+    if not isinstance(settings, PpoTrainingSettings):
         return None
     module, colon, _ = settings.env.id.partition(":")
     folder = getattr(settings.env, "path", None)

@@ -12,13 +12,18 @@ from pydantic import BaseModel, ValidationError
 from ntm_rl.agents.settings.environment_variables import check_environment_variables
 from ntm_rl.agents.settings.errors import ConfigError, explain, place
 from ntm_rl.agents.settings.paths import user_path
-from ntm_rl.agents.settings.schema import Settings, SupervisedSettings, settings_schema, supervised_schema
+from ntm_rl.agents.settings.schema import (
+    PpoTrainingSettings,
+    SupervisedTrainingSettings,
+    ppo_schema,
+    supervised_schema,
+)
 from ntm_rl.agents.settings.values import keys_of, settle, with_overrides
 from ntm_rl.agents.settings.yaml_text import YamlError, read_bounded, read_yaml, to_yaml_text
 from ntm_rl.cores.registry import core_names, make_core
 from ntm_rl.errors import InputError, did_you_mean
 
-AnySettings = Settings | SupervisedSettings
+AnySettings = PpoTrainingSettings | SupervisedTrainingSettings
 MAX_PARAMETERS = 2**31  # of a core
 
 
@@ -153,11 +158,11 @@ def validate(data: Mapping[str, Any], name: str, overridden: Iterable[str] = ())
 
 def schema_of(data: Mapping[str, Any]) -> type[AnySettings]:
     """Returns the schema that a configuration follows."""
-    return supervised_schema() if "task" in data else settings_schema()
+    return supervised_schema() if "task" in data else ppo_schema()
 
 
 def _contradictions(settings: AnySettings) -> Iterable[str]:
-    if isinstance(settings, SupervisedSettings):
+    if isinstance(settings, SupervisedTrainingSettings):
         yield from _contradictions_of_task(settings)
     else:
         yield from _contradictions_of_ppo(settings)
@@ -176,7 +181,7 @@ def _contradictions(settings: AnySettings) -> Iterable[str]:
         yield f"memory.{settings.core}: has {parameters:,} parameters; must be at most {MAX_PARAMETERS:,}"
 
 
-def _contradictions_of_ppo(settings: Settings) -> Iterable[str]:
+def _contradictions_of_ppo(settings: PpoTrainingSettings) -> Iterable[str]:
     ppo = settings.ppo
     length = ppo.sequence_length or ppo.n_steps
     if ppo.n_steps % length:
@@ -188,7 +193,7 @@ def _contradictions_of_ppo(settings: Settings) -> Iterable[str]:
         yield f"ppo.batch_size = {ppo.batch_size}: must be at most ppo.n_steps * n_envs = {total}"
 
 
-def _contradictions_of_task(settings: SupervisedSettings) -> Iterable[str]:
+def _contradictions_of_task(settings: SupervisedTrainingSettings) -> Iterable[str]:
     try:
         task = settings.make_task()
     except InputError as error:

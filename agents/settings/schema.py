@@ -13,7 +13,7 @@ from ntm_rl.agents.settings.paths import OptionalPathText, PathText
 from ntm_rl.cores.registry import core_class, core_names
 from ntm_rl.envs.algorithmic.curriculum import CurriculumKind
 from ntm_rl.envs.algorithmic.registry import TASKS, make_task
-from ntm_rl.envs.algorithmic.task import Task
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask
 from ntm_rl.envs.factory import EnvSettings
 
 MAX_LAYERS = 1000
@@ -221,7 +221,7 @@ class TrainingSettings(Section):
         return options
 
 
-class Settings(TrainingSettings):
+class PpoTrainingSettings(TrainingSettings):
     """A training of an agent by PPO."""
 
     env: Any
@@ -236,19 +236,19 @@ class Settings(TrainingSettings):
         return EnvSettings(**self.env.model_dump())
 
 
-class SupervisedSettings(TrainingSettings):
+class SupervisedTrainingSettings(TrainingSettings):
     """A training on the right answers of an algorithmic task."""
 
     task: Any
     curriculum: CurriculumKind = Field(
         "uniform", description="Difficulties uniform in the task's ranges, or (lookahead) from easy to hard."
     )
-    uneven: float = Field(
+    biased_fraction: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Share of the training's sequences of random vectors whose bits are 1 with a probability of their "
-        "own and not a half, so that nearly empty vectors are no rarity; validation has none.",
+        description="Fraction of the training sequences whose bits are 1 with a random probability instead of 1/2, so "
+        "that nearly empty and nearly full vectors are common; validation has none.",
     )
     optimizer: OptimizerSettings = Field(OptimizerSettings(), description="How the weights are changed.")
     validation: ValidationSettings = Field(ValidationSettings(), description="What is measured on fresh sequences.")
@@ -256,13 +256,13 @@ class SupervisedSettings(TrainingSettings):
     total_sequences: int = Field(100_000, ge=1, description="Sequences of the training.")
     log_every: int = Field(1000, ge=1, description="Sequences between two rows of metrics.")
 
-    def make_task(self) -> Task:
+    def make_task(self) -> AlgorithmicTask:
         """Makes the chosen task."""
         return make_task(self.task.name, **getattr(self.task, self.task.name).model_dump())
 
 
 @cache
-def settings_schema() -> type[Settings]:
+def ppo_schema() -> type[PpoTrainingSettings]:
     """Returns the schema of a PPO training, with the sections that other packages' annotations describe."""
     env_defaults = {
         each.name: ... if each.default is dataclasses.MISSING and each.name == "id" else _default(each)
@@ -270,15 +270,15 @@ def settings_schema() -> type[Settings]:
     }
     env = _schema("EnvSection", EnvSettings, env_defaults)
     return create_model(
-        "Settings",
-        __base__=Settings,
+        "PpoTrainingSettings",
+        __base__=PpoTrainingSettings,
         env=(env, Field(description="The environment and how the agent sees it.")),
         memory=_memory(),
     )
 
 
 @cache
-def supervised_schema() -> type[SupervisedSettings]:
+def supervised_schema() -> type[SupervisedTrainingSettings]:
     """Returns the schema of a supervised training, with the sections that other packages' annotations describe."""
     options = {name: _options_of(name, kind.__init__) for name, kind in TASKS.items()}
     tasks: dict[str, Any] = {
@@ -291,8 +291,8 @@ def supervised_schema() -> type[SupervisedSettings]:
         warnings.filterwarnings("ignore", message="Field name .* shadows an attribute")
         task = create_model("TaskSection", __base__=Section, **tasks)
     return create_model(
-        "SupervisedSettings",
-        __base__=SupervisedSettings,
+        "SupervisedTrainingSettings",
+        __base__=SupervisedTrainingSettings,
         task=(task, Field(description="The task, and the options of each.")),
         memory=_memory(),
     )

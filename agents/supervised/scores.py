@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
-from ntm_rl.envs.algorithmic.task import Batch, Task
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Batch
 
 NATS_PER_BIT = math.log(2)
 
@@ -30,7 +30,7 @@ class Score:
     floor: float
 
 
-def score(network: SequenceNetwork, batch: Batch, task: Task) -> Score:
+def score(network: SequenceNetwork, batch: Batch, task: AlgorithmicTask) -> Score:
     """Scores a network on a batch."""
     with torch.no_grad():
         logits = network(tensor_on(network, batch.inputs)).cpu()

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.runs.nonfinite import NonFiniteError, bad_gradients
-from ntm_rl.agents.settings.schema import SupervisedSettings
+from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
 from ntm_rl.agents.storage.cards import KIND
 from ntm_rl.agents.storage.checkpoints import (
     count,
@@ -54,11 +54,11 @@ class SupervisedTrainer:
         rollbacks: How often the run went back to a checkpoint; each time halves the learning rate.
     """
 
-    def __init__(self, settings: SupervisedSettings):
+    def __init__(self, settings: SupervisedTrainingSettings):
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         self.settings, self.task, self._lessons = settings, settings.make_task(), settings.make_task()
-        self._lessons.uneven = settings.uneven
+        self._lessons.biased_fraction = settings.biased_fraction
         torch.manual_seed(settings.seed)
         sizes = self.task.input_size, self.task.output_size
         self.network = SequenceNetwork(settings.core, *sizes, **settings.core_kwargs).to(get_device(settings.device))

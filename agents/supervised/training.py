@@ -17,7 +17,7 @@ from ntm_rl.agents.runs.nonfinite import NonFiniteError, write_report
 from ntm_rl.agents.runs.progress import ProgressDisplay
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.runs.signals import SignalListener
-from ntm_rl.agents.settings.schema import SupervisedSettings
+from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
 from ntm_rl.agents.storage.checkpoints import can_go_on, has_checkpoints, latest_checkpoint
 from ntm_rl.agents.supervised.scores import label
 from ntm_rl.agents.supervised.trainer import SupervisedTrainer
@@ -46,7 +46,9 @@ class SupervisedResult:
     stopped_by: signal.Signals | None
 
 
-def train_supervised(settings: SupervisedSettings, config: str, *, show_progress: bool = True) -> SupervisedResult:
+def train_supervised(
+    settings: SupervisedTrainingSettings, config: str, *, show_progress: bool = True
+) -> SupervisedResult:
     """Trains a new network into a new run directory; arguments and errors as `training.train`."""
     trainer = SupervisedTrainer(settings)  # before the folder: what fails here leaves nothing behind
     with SignalListener():  # from here on a signal ends the training with a checkpoint
@@ -55,7 +57,9 @@ def train_supervised(settings: SupervisedSettings, config: str, *, show_progress
             return _learn_guarded(trainer, run, show_progress, {})
 
 
-def resume_supervised(run: Run, settings: SupervisedSettings, *, show_progress: bool = True) -> SupervisedResult:
+def resume_supervised(
+    run: Run, settings: SupervisedTrainingSettings, *, show_progress: bool = True
+) -> SupervisedResult:
     """Goes on with a run from its latest usable checkpoint, up to `settings.total_sequences`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The NTM paper's algorithmic tasks and their kin: generators of sequences, each also played as an environment.
+"""The algorithmic tasks of the NTM paper and similar ones, as sequence generators and as environments.
 
-A task lives in a file of its own; `registry.py` lists them by name, `env.py` plays any of them.
+Each task has its own file; `registry.py` lists them by name, and `env.py` plays any of them.
 """

@@ -1,21 +1,21 @@
-"""Long addition: see two binary numbers, then say their sum."""
+"""Long addition: output the sum of two binary numbers."""
 
 from typing import Annotated
 
 import numpy as np
 
-from ntm_rl.envs.algorithmic.task import Difficulty, Episode, Task, checked_range, random_bits
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty, Episode, checked_range, random_bits
 
 
-class Addition(Task):
+class Addition(AlgorithmicTask):
     """Long addition of two binary numbers (after Zaremba and Sutskever 2014, section 4).
 
     ## Description
-    The digits of one number are shown, the lowest first, then a plus, those of another of as many digits, and an equals
-    sign. The agent says the digits of the sum, the lowest first, one more than each number has.
+    Shows the digits of a number from the least significant, a plus sign, the digits of a second number of equal length,
+    and an equals sign. The agent outputs the digits of the sum from the least significant: one more than each number.
 
-    ## Observation
-    `Box(0, 1, (4,))`: the digit as one of two channels, the plus, and the equals sign.
+    ## Observation Space
+    `Box(0, 1, (4,))`: the digit, one-hot in two channels, the plus sign and the equals sign.
 
     ## Action Space
     | Num | Action |
@@ -24,9 +24,9 @@ class Addition(Task):
     | 1 | the digit is 1 |
 
     ## Rewards
-    A right digit pays 1 / (digits + 1), a wrong one costs as much.
+    1 / (digits + 1) for a right digit, -1 / (digits + 1) for a wrong one, and 0 in steps without an answer.
 
-    ## Termination
+    ## Episode End
     After the last digit: `3 * digits + 3` steps.
 
     ## Registered Configurations
@@ -36,16 +36,16 @@ class Addition(Task):
     def __init__(
         self,
         *,
-        min_digits: Annotated[int, "Fewest digits of each number."] = 1,
-        max_digits: Annotated[int, "Most digits of each number."] = 10,
+        min_digits: Annotated[int, "Minimum number of digits of each number."] = 1,
+        max_digits: Annotated[int, "Maximum number of digits of each number."] = 10,
     ):
         self.input_size, self.output_size = 4, 1
         self.ranges = {"digits": checked_range("digits", min_digits, max_digits)}
 
-    def write(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
-        """See `Task.write`."""
+    def generate(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
+        """See `AlgorithmicTask.generate`."""
         digits = difficulty["digits"]
-        inputs, targets, mask = episode = self.blank(3 * digits + 3)
+        inputs, targets, mask = episode = self.empty_episode(3 * digits + 3)
         first, second = random_bits(rng, 2, digits).astype(np.int64)
         inputs[np.arange(digits), first] = 1
         inputs[digits, 2] = 1
@@ -57,7 +57,7 @@ class Addition(Task):
 
 
 def _sum(first: np.ndarray, second: np.ndarray) -> list[int]:
-    """Adds two numbers given digit by digit, the lowest first."""
+    """Adds two numbers given as digits, least significant first."""
     digits, carry = [], 0
     for column in (first + second).tolist():
         carry, digit = divmod(column + carry, 2)

@@ -1,4 +1,4 @@
-"""Associative recall: see items, then say the one that came after the item queried."""
+"""Associative recall: output the item that followed the queried one."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -6,42 +6,42 @@ from typing import Annotated, Any
 import numpy as np
 
 from ntm_rl.checks import require_whole
-from ntm_rl.envs.algorithmic.task import Difficulty, Episode, Task, checked_range
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty, Episode, checked_range
 
 
-class AssociativeRecall(Task):
+class AssociativeRecall(AlgorithmicTask):
     """Associative recall (Graves et al. 2014, section 4.3).
 
     ## Description
-    Items are shown, each a delimiter and then some random bit vectors. Then one of them, but the last, is shown again
-    between two query delimiters. The agent says the item that followed it.
+    Shows a list of items, each a delimiter followed by random bit vectors, and then one of them (not the last) again
+    between two query delimiters. The agent outputs the item that followed it in the list.
 
-    ## Observation
-    `Box(0, 1, (bits + 2,))`: the bits, the delimiter of items, and the delimiter of the query.
+    ## Observation Space
+    `Box(0, 1, (bits + 2,))`: the bits, the item delimiter and the query delimiter.
 
     ## Action Space
     | Num | Action |
     |-----|--------|
-    | `MultiBinary(bits)` | the bits of the vector to say; any while none is asked for |
+    | `MultiBinary(bits)` | the bits of the answer; ignored in steps without an answer |
 
     ## Rewards
-    A step that asks for an answer pays (right bits - wrong bits) / bits, divided by the number of such steps: a
-    perfect episode has the return 1, guessing 0.
+    (right bits - wrong bits) / bits in each answer step, divided by the number of answer steps, and 0 in the others. A
+    perfect episode returns 1, random answers 0 on average.
 
-    ## Termination
+    ## Episode End
     After the answer: `(items + 2) * (item_length + 1)` steps.
 
     ## Registered Configurations
-    - `ntm_rl/AssociativeRecall-v0`: 2 to 6 items of three vectors of 6 bits, as in the paper
+    - `ntm_rl/AssociativeRecall-v0`: 2 to 6 items of three 6-bit vectors, as in the paper
     """
 
     def __init__(
         self,
         *,
-        bits: Annotated[int, "Bits of a vector."] = 6,
-        item_length: Annotated[int, "Vectors of an item."] = 3,
-        min_items: Annotated[int, "Fewest items."] = 2,
-        max_items: Annotated[int, "Most items."] = 6,
+        bits: Annotated[int, "Bits per vector."] = 6,
+        item_length: Annotated[int, "Vectors per item."] = 3,
+        min_items: Annotated[int, "Minimum number of items."] = 2,
+        max_items: Annotated[int, "Maximum number of items."] = 6,
     ):
         require_whole(1, bits=bits, item_length=item_length)
         self.bits, self.item_length = bits, item_length
@@ -49,14 +49,14 @@ class AssociativeRecall(Task):
         self.ranges = {"items": checked_range("items", min_items, max_items, minimum=2)}
 
     def check(self, difficulty: Mapping[str, Any]) -> None:
-        """See `Task.check`; one item has none that follows it."""
+        """See `AlgorithmicTask.check`; recall needs at least two items."""
         super().check(difficulty)
         require_whole(2, items=difficulty["items"])
 
-    def write(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
-        """See `Task.write`."""
+    def generate(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
+        """See `AlgorithmicTask.generate`."""
         count, length, bits = difficulty["items"], self.item_length, self.bits
-        inputs, targets, mask = episode = self.blank((count + 2) * (length + 1))
+        inputs, targets, mask = episode = self.empty_episode((count + 2) * (length + 1))
         items = self.random_vectors(rng, count, length, bits)
         queried = int(rng.integers(count - 1))
         rows = inputs[: (count + 1) * (length + 1)].reshape(count + 1, length + 1, self.input_size)

@@ -1,33 +1,33 @@
-"""Copy: see a sequence of random bits, then say it again."""
+"""Copy: output a sequence of random bit vectors again."""
 
 from typing import Annotated
 
 import numpy as np
 
 from ntm_rl.checks import require_whole
-from ntm_rl.envs.algorithmic.task import Difficulty, Episode, Task, checked_range
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty, Episode, checked_range
 
 
-class Copy(Task):
+class Copy(AlgorithmicTask):
     """Copy (Graves et al. 2014, section 4.1).
 
     ## Description
-    A sequence of random bit vectors is shown, one vector a step, then a delimiter. After it the agent says the whole
-    sequence once more, a vector a step, while it sees nothing.
+    Shows a sequence of random bit vectors, one per step, then a delimiter. The agent then outputs the sequence, one
+    vector per step, while the observations are zero.
 
-    ## Observation
-    `Box(0, 1, (bits + 1,))`: the bits, and the delimiter.
+    ## Observation Space
+    `Box(0, 1, (bits + 1,))`: the bits and the delimiter.
 
     ## Action Space
     | Num | Action |
     |-----|--------|
-    | `MultiBinary(bits)` | the bits of the vector to say; any while none is asked for |
+    | `MultiBinary(bits)` | the bits of the answer; ignored in steps without an answer |
 
     ## Rewards
-    A step that asks for an answer pays (right bits - wrong bits) / bits, divided by the number of such steps: a
-    perfect episode has the return 1, guessing 0.
+    (right bits - wrong bits) / bits in each answer step, divided by the number of answer steps, and 0 in the others. A
+    perfect episode returns 1, random answers 0 on average.
 
-    ## Termination
+    ## Episode End
     After the last vector: `2 * length + 1` steps.
 
     ## Registered Configurations
@@ -37,18 +37,18 @@ class Copy(Task):
     def __init__(
         self,
         *,
-        bits: Annotated[int, "Bits of a vector."] = 8,
-        min_length: Annotated[int, "Fewest vectors."] = 1,
-        max_length: Annotated[int, "Most vectors."] = 20,
+        bits: Annotated[int, "Bits per vector."] = 8,
+        min_length: Annotated[int, "Minimum number of vectors."] = 1,
+        max_length: Annotated[int, "Maximum number of vectors."] = 20,
     ):
         require_whole(1, bits=bits)
         self.bits, self.input_size, self.output_size = bits, bits + 1, bits
         self.ranges = {"length": checked_range("length", min_length, max_length)}
 
-    def write(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
-        """See `Task.write`."""
+    def generate(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
+        """See `AlgorithmicTask.generate`."""
         length = difficulty["length"]
-        inputs, targets, mask = episode = self.blank(2 * length + 1)
+        inputs, targets, mask = episode = self.empty_episode(2 * length + 1)
         vectors = self.random_vectors(rng, length, self.bits)
         inputs[:length, : self.bits] = vectors
         inputs[length, self.bits] = 1
@@ -57,5 +57,5 @@ class Copy(Task):
         return episode
 
     def answer(self, vectors: np.ndarray) -> np.ndarray:
-        """Returns what is to be said after `vectors` `[length, bits]`, in the same shape."""
+        """Returns the expected answer to `vectors` `[length, bits]`, in the same shape."""
         return vectors

@@ -1,35 +1,35 @@
-"""Which difficulty a learner sees next."""
+"""Curricula: the difficulty of the next sequence."""
 
 from collections import deque
 from typing import Literal, get_args
 
 import numpy as np
 
-from ntm_rl.envs.algorithmic.task import Difficulty, Task
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty
 from ntm_rl.errors import InputError, did_you_mean
 
 CurriculumKind = Literal["uniform", "lookahead"]
-ANY_SHARE, UP_TO_SHARE = 0.10, 0.25  # of the sequences: any difficulty, any up to the level; the others are at it
-EPISODES = 50  # at the present level, on which the next is decided
-ADVANCE_BELOW = 0.02  # share of wrong bits
+ANY_SHARE, UP_TO_SHARE = 0.10, 0.25  # fractions of sequences of any difficulty, and of any up to the level
+EPISODES = 50  # at the current level, over which errors are averaged
+ADVANCE_BELOW = 0.02  # fraction of wrong bits
 
 
 class Curriculum:
-    """Draws difficulties, and takes note of how the learner does at them.
+    """Draws difficulties and adapts to the reported errors.
 
     "lookahead" is the curriculum of Zaremba and Sutskever (2014, section 3.3; 2015, section 6): most sequences are at
-    the present level, or a geometrically distributed bit above it; some are anywhere below, and some anywhere at all.
-    The level rises by one once the learner gets 98% of the bits right there.
+    the current level or a geometrically distributed step above it, some at any level up to that, and some at any level.
+    The level increases by one when 98% of the bits at it are right.
 
     Attributes:
-        level: The present level, from 1; `levels` with "uniform".
-        levels: The highest: of the longest range of difficulty.
+        level: The current level, from 1; `levels` with "uniform".
+        levels: The highest level: the size of the task's largest range.
 
     Raises:
         InputError: unknown `kind`.
     """
 
-    def __init__(self, task: Task, kind: str = "uniform"):
+    def __init__(self, task: AlgorithmicTask, kind: str = "uniform"):
         kinds = get_args(CurriculumKind)
         if kind not in kinds:
             raise InputError(
@@ -57,7 +57,7 @@ class Curriculum:
         return difficulty
 
     def report(self, difficulty: Difficulty, error: float) -> None:
-        """Notes the share of wrong bits in a finished sequence."""
+        """Records the fraction of wrong bits in a finished sequence."""
         if self._is_fixed or self.level == self.levels or self._level_of(difficulty) != self.level:
             return
         self._errors.append(error)
@@ -67,16 +67,16 @@ class Curriculum:
 
     @property
     def errors(self) -> list[float]:
-        """Shares of wrong bits of the latest sequences at the present level, for a checkpoint."""
+        """Fractions of wrong bits of the latest sequences at the current level, for a checkpoint."""
         return list(self._errors)
 
     def restore(self, level: int, errors: list[float]) -> None:
-        """Goes on where another curriculum was."""
+        """Restores the state of another curriculum."""
         self.level = min(max(level, 1), self.levels)
         self._errors = deque(errors, maxlen=EPISODES)
 
     def fix(self, level: int) -> None:
-        """Stays at a level from now on, as an evaluation does; "uniform" has the highest alone."""
+        """Fixes the level, as in an evaluation; "uniform" only has its highest level."""
         if self.kind != "uniform":
             self.restore(level, [])
         self._is_fixed = True

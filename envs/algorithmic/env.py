@@ -1,4 +1,4 @@
-"""The algorithmic tasks as Gymnasium environments, one at a time and many at once."""
+"""The algorithmic tasks as a Gymnasium environment and a vector environment."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
 from ntm_rl.envs.algorithmic.playback import Playback
 from ntm_rl.envs.algorithmic.registry import make_task
-from ntm_rl.envs.algorithmic.render import draw, write_out
+from ntm_rl.envs.algorithmic.render import render_image, render_text
 from ntm_rl.envs.algorithmic.task import FloatArray
 from ntm_rl.envs.batched.base import reseed
 from ntm_rl.envs.state import State, generator_state, generators_of, part_of
@@ -23,13 +23,13 @@ RENDER_FPS = 8
 
 
 class HasCurriculum:
-    """Has a curriculum that can be put in place of another, from another process too."""
+    """Exposes the curriculum as an attribute, so that `VecEnv.set_attr` can replace it in another process."""
 
     _playback: Playback
 
     @property
     def curriculum(self) -> Curriculum:
-        """What draws the difficulties of the sequences."""
+        """The curriculum that draws the difficulties."""
         return self._playback.curriculum
 
     @curriculum.setter
@@ -38,18 +38,18 @@ class HasCurriculum:
 
 
 class AlgorithmicEnv(HasCurriculum, gym.Env[FloatArray, Any]):
-    """Plays an algorithmic task; the class of the task says what is seen, done and paid.
+    """Plays an algorithmic task; the class of the task describes its spaces and rewards.
 
-    `info["target"]` is the right answer to the observation that comes with it, `info["mask"]` whether one is asked for.
+    `info["target"]` is the right answer to the current observation, `info["mask"]` whether an answer is rewarded.
 
     Args:
         task: Name of the task.
-        curriculum: "uniform" (difficulties uniform in the task's ranges) or "lookahead" (from easy to hard).
-        render_mode: "rgb_array" or "ansi": what was seen, what was said and what would have been right.
-        **options: The task's options.
+        curriculum: "uniform" (uniform over the task's ranges) or "lookahead" (from easy to hard).
+        render_mode: "rgb_array" or "ansi"; shows inputs, answers and targets.
+        **options: Options of the task.
 
     Raises:
-        InputError: unknown task or option, or an impossible difficulty.
+        InputError: the task or an option is unknown, or an option is out of range.
     """
 
     metadata = {"render_modes": RENDER_MODES, "render_fps": RENDER_FPS}  # noqa: RUF012  (Gymnasium's own convention)
@@ -65,28 +65,28 @@ class AlgorithmicEnv(HasCurriculum, gym.Env[FloatArray, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[FloatArray, dict[str, Any]]:
-        """Begins a new sequence."""
+        """Begins a new sequence; see `gymnasium.Env.reset`."""
         super().reset(seed=seed)
         self._playback.begin(self._first, [self.np_random])
         return self._playback.observations()[0], self._info()
 
     def step(self, action: Any) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
-        """Answers what is seen, and sees the next.
+        """Plays one step.
 
         Raises:
-            InputError: an action that is not in the action space.
+            InputError: the action is not in the action space.
         """
         if not self.action_space.contains(action):
             raise InputError(f"action = {action!r}: must be in {self.action_space}")
-        rewards, ended = self._playback.answer(np.asarray(action))
+        rewards, ended = self._playback.step(np.asarray(action))
         return self._playback.observations()[0], float(rewards[0]), bool(ended[0]), False, self._info()
 
     def fix_level(self, level: int) -> None:
-        """Keeps the curriculum at a level; see `Curriculum.fix`."""
+        """Fixes the curriculum at a level; see `Curriculum.fix`."""
         self.curriculum.fix(level)
 
     def render(self) -> Any:
-        """Returns the episode so far as a picture `[height, width, 3]` or as text."""
+        """Returns the episode so far as an image `[height, width, 3]` or as text."""
         return None if self.render_mode is None else render(self._playback, 0, self.render_mode)
 
     def _info(self) -> dict[str, Any]:
@@ -95,14 +95,14 @@ class AlgorithmicEnv(HasCurriculum, gym.Env[FloatArray, Any]):
 
 
 class AlgorithmicVectorEnv(HasCurriculum, VectorEnv[FloatArray, NDArray[Any], NDArray[Any]]):
-    """Plays copies of an algorithmic task, all at once; arguments as `AlgorithmicEnv`.
+    """The vector environment of `AlgorithmicEnv`, with the same arguments.
 
-    Copy i after `reset(seed=s)` plays the episodes of an `AlgorithmicEnv` after `reset(seed=s + i)`, as long as the
-    curriculum, which all copies share, is "uniform"; `reset` takes a list of seeds as well, one for each copy. Finished
-    copies restart within the step (`AutoresetMode.SAME_STEP`).
+    After `reset(seed=s)`, sub-environment i plays the episodes of an `AlgorithmicEnv` after `reset(seed=s + i)` if the
+    curriculum, which all share, is "uniform". `reset` also takes a list of seeds, one for each sub-environment.
+    Sub-environments reset in the step that ends their episode (`AutoresetMode.SAME_STEP`).
     """
 
-    seeds_copies = True  # `reset` takes a list of seeds
+    accepts_seed_list = True  # `reset` takes a list of seeds
 
     def __init__(
         self,
@@ -127,24 +127,24 @@ class AlgorithmicVectorEnv(HasCurriculum, VectorEnv[FloatArray, NDArray[Any], ND
         self.single_action_space = self._playback.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._all = np.arange(num_envs)
+        self._indices = np.arange(num_envs)
         self._everywhere = np.ones(num_envs, dtype=np.bool_)
-        self._generators = [np.random.default_rng() for _ in self._all]
+        self._generators = [np.random.default_rng() for _ in self._indices]
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[FloatArray, dict[str, Any]]:
-        """Begins new sequences, in all copies or in those of `options["reset_mask"]`."""
+        """Begins new sequences in all sub-environments, or in those of `options["reset_mask"]`."""
         reseed(self._generators, seed)
         mask = (options or {}).get("reset_mask")
-        self._playback.begin(self._all if mask is None else np.flatnonzero(mask), self._generators)
+        self._playback.begin(self._indices if mask is None else np.flatnonzero(mask), self._generators)
         return self._playback.observations(), self._info()
 
     def step(
         self, actions: NDArray[Any]
     ) -> tuple[FloatArray, NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Answers what is seen in every copy."""
-        rewards, ended = self._playback.answer(np.asarray(actions))
+        """Plays one step in every sub-environment."""
+        rewards, ended = self._playback.step(np.asarray(actions))
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
         if not ended.any():
             return self._playback.observations(), rewards, ended, truncated, self._info()
@@ -158,7 +158,7 @@ class AlgorithmicVectorEnv(HasCurriculum, VectorEnv[FloatArray, NDArray[Any], ND
         return self._playback.observations(), rewards, ended, truncated, {**self._info(), **last}
 
     def get_state(self) -> State:
-        """See `ntm_rl.envs.state`; the curriculum, which may be shared, is not part of it."""
+        """See `ntm_rl.envs.state`; without the curriculum, which may be shared."""
         return {"generators": list(map(generator_state, self._generators)), "playback": self._playback.get_state()}
 
     def set_state(self, state: Mapping[str, Any]) -> FloatArray:
@@ -169,13 +169,13 @@ class AlgorithmicVectorEnv(HasCurriculum, VectorEnv[FloatArray, NDArray[Any], ND
         return observations
 
     def fix_level(self, level: int) -> None:
-        """Keeps the curriculum at a level; see `Curriculum.fix`."""
+        """Fixes the curriculum at a level; see `Curriculum.fix`."""
         self.curriculum.fix(level)
 
     def render(self) -> Any:
-        """Returns of each copy the episode so far, as a picture or as text."""
+        """Returns the episode so far of every sub-environment, as images or as text."""
         mode = self.render_mode
-        return None if mode is None else tuple(render(self._playback, copy, mode) for copy in range(self.num_envs))
+        return None if mode is None else tuple(render(self._playback, index, mode) for index in range(self.num_envs))
 
     def _info(self) -> dict[str, Any]:
         info = self._playback.info()
@@ -183,15 +183,15 @@ class AlgorithmicVectorEnv(HasCurriculum, VectorEnv[FloatArray, NDArray[Any], ND
 
 
 def check_render_mode(mode: str | None) -> None:
-    """Raises an `InputError` for a way to render that there is not."""
+    """Raises an `InputError` for an unknown render mode."""
     if mode not in (None, *RENDER_MODES):
         raise InputError(f"render_mode = {mode!r}: must be one of {', '.join(RENDER_MODES)}, or None")
 
 
-def render(playback: Playback, copy: int, mode: str) -> Any:
-    """Shows the episode of one copy as far as it has been played."""
-    episode, answers = playback.episode(copy)
-    now = int(playback.time[copy])
+def render(playback: Playback, index: int, mode: str) -> Any:
+    """Renders the episode of a sub-environment up to its current step."""
+    episode, answers = playback.episode(index)
+    now = int(playback.time[index])
     if mode == "ansi":
-        return write_out(*episode, answers, now)
-    return draw(*episode, answers, now, playback.longest)
+        return render_text(*episode, answers, now)
+    return render_image(*episode, answers, now, playback.longest)

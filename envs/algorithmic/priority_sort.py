@@ -1,34 +1,34 @@
-"""Priority sort: see random vectors with priorities, then say those of the highest in order."""
+"""Priority sort: output the vectors of the highest priorities in order."""
 
 from typing import Annotated
 
 import numpy as np
 
 from ntm_rl.checks import require_whole
-from ntm_rl.envs.algorithmic.task import Difficulty, Episode, FloatArray, Task, checked_range
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty, Episode, FloatArray, checked_range
 
 
-class PrioritySort(Task):
+class PrioritySort(AlgorithmicTask):
     """Priority sort (Graves et al. 2014, section 4.5).
 
     ## Description
-    Random bit vectors are shown, each with a priority drawn uniformly from -1 to 1, then a delimiter. The agent says
-    the vectors of the highest priorities, the highest first.
+    Shows random bit vectors, each with a priority drawn uniformly from -1 to 1, then a delimiter. The agent outputs the
+    vectors of the highest priorities in descending order of priority.
 
-    ## Observation
-    `Box(low, 1, (bits + 2,))`: the bits, the priority (-1 to 1), and the delimiter.
+    ## Observation Space
+    `Box(low, 1, (bits + 2,))`: the bits, the priority (-1 to 1) and the delimiter.
 
     ## Action Space
     | Num | Action |
     |-----|--------|
-    | `MultiBinary(bits)` | the bits of the vector to say; any while none is asked for |
+    | `MultiBinary(bits)` | the bits of the answer; ignored in steps without an answer |
 
     ## Rewards
-    A step that asks for an answer pays (right bits - wrong bits) / bits, divided by the number of such steps: a
-    perfect episode has the return 1, guessing 0.
+    (right bits - wrong bits) / bits in each answer step, divided by the number of answer steps, and 0 in the others. A
+    perfect episode returns 1, random answers 0 on average.
 
-    ## Termination
-    After the last vector: `items + 1 + outputs` steps; of fewer than `max_items` a share as large is to be said.
+    ## Episode End
+    After the last vector: `items + 1 + outputs` steps; sequences shorter than `max_items` scale `outputs` down.
 
     ## Registered Configurations
     - `ntm_rl/PrioritySort-v0`: 20 vectors of 8 bits in, 16 out, as in the paper
@@ -37,10 +37,10 @@ class PrioritySort(Task):
     def __init__(
         self,
         *,
-        bits: Annotated[int, "Bits of a vector."] = 8,
-        min_items: Annotated[int, "Fewest vectors shown."] = 20,
-        max_items: Annotated[int, "Most vectors shown."] = 20,
-        outputs: Annotated[int, "Vectors to say, of max_items shown; of fewer, a share as large."] = 16,
+        bits: Annotated[int, "Bits per vector."] = 8,
+        min_items: Annotated[int, "Minimum number of input vectors."] = 20,
+        max_items: Annotated[int, "Maximum number of input vectors."] = 20,
+        outputs: Annotated[int, "Vectors to output of max_items; scaled down for fewer."] = 16,
     ):
         require_whole(1, bits=bits, outputs=outputs)
         self.bits, self.input_size, self.output_size = bits, bits + 2, bits
@@ -48,11 +48,11 @@ class PrioritySort(Task):
         require_whole(outputs, max_items=max_items)
         self.share = outputs / max_items
 
-    def write(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
-        """See `Task.write`."""
+    def generate(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
+        """See `AlgorithmicTask.generate`."""
         items = difficulty["items"]
         outputs = max(1, round(self.share * items))
-        inputs, targets, mask = episode = self.blank(items + 1 + outputs)
+        inputs, targets, mask = episode = self.empty_episode(items + 1 + outputs)
         vectors = self.random_vectors(rng, items, self.bits)
         priorities = rng.uniform(-1, 1, size=items).astype(np.float32)
         inputs[:items, : self.bits] = vectors
@@ -64,5 +64,5 @@ class PrioritySort(Task):
 
     @property
     def input_low(self) -> FloatArray:
-        """See `Task`."""
+        """See `AlgorithmicTask`."""
         return np.array([*[0] * self.bits, -1, 0], dtype=np.float32)

@@ -12,10 +12,10 @@ from ntm_rl.envs.algorithmic.priority_sort import PrioritySort
 from ntm_rl.envs.algorithmic.repeat_copy import RepeatCopy
 from ntm_rl.envs.algorithmic.reverse import Reverse
 from ntm_rl.envs.algorithmic.sort_by_key import SortByKey
-from ntm_rl.envs.algorithmic.task import Task
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask
 from ntm_rl.errors import InputError, did_you_mean
 
-TASKS: Mapping[str, type[Task]] = {
+TASKS: Mapping[str, type[AlgorithmicTask]] = {
     "copy": Copy,
     "repeat_copy": RepeatCopy,
     "associative_recall": AssociativeRecall,
@@ -27,11 +27,11 @@ TASKS: Mapping[str, type[Task]] = {
 }
 
 
-def make_task(name: str, **options: Any) -> Task:
+def make_task(name: str, **options: Any) -> AlgorithmicTask:
     """Makes a task by name.
 
     Raises:
-        InputError: unknown task, unknown option, or an impossible difficulty.
+        InputError: the task or an option is unknown, or an option is out of range.
     """
     if name not in TASKS:
         raise InputError(f"task = {name!r}: unknown task; valid are {', '.join(TASKS)}.{did_you_mean(name, TASKS)}")

@@ -1,4 +1,4 @@
-"""Reverse: see a sequence of random bits, then say it from its end to its beginning."""
+"""Reverse: output a sequence of random bit vectors from its end to its beginning."""
 
 import numpy as np
 
@@ -9,20 +9,20 @@ class Reverse(Copy):
     """Reverse (Zaremba and Sutskever 2015, section 5).
 
     ## Description
-    As Copy, but the vectors are to be said in reverse order: a stack instead of a queue.
+    As Copy, but in reverse order: a stack instead of a queue.
 
-    ## Observation
-    `Box(0, 1, (bits + 1,))`: the bits, and the delimiter.
+    ## Observation Space
+    `Box(0, 1, (bits + 1,))`: the bits and the delimiter.
 
     ## Action Space
     | Num | Action |
     |-----|--------|
-    | `MultiBinary(bits)` | the bits of the vector to say; any while none is asked for |
+    | `MultiBinary(bits)` | the bits of the answer; ignored in steps without an answer |
 
     ## Rewards
-    As Copy: a perfect episode has the return 1, guessing 0.
+    As in Copy: a perfect episode returns 1, random answers 0 on average.
 
-    ## Termination
+    ## Episode End
     After the last vector: `2 * length + 1` steps.
 
     ## Registered Configurations

@@ -1,4 +1,4 @@
-"""Sort by key: see random bit vectors, then say them in the order of the numbers that they spell."""
+"""Sort by key: output random bit vectors in the order of the binary numbers that they encode."""
 
 from typing import Annotated
 
@@ -8,24 +8,24 @@ from ntm_rl.envs.algorithmic.copy import Copy
 
 
 class SortByKey(Copy):
-    """Sorting by the vectors' own bits, without priorities.
+    """Sort bit vectors by their value, without separate priorities.
 
     ## Description
-    A sequence of random bit vectors is shown, then a delimiter. After it the agent says them in ascending order of the
-    binary numbers that they spell, the first bit counting most. Nothing but the vector itself says where it belongs.
+    Shows a sequence of random bit vectors, then a delimiter. The agent outputs the vectors in ascending order of the
+    binary numbers that they encode, the first bit being the most significant.
 
-    ## Observation
-    `Box(0, 1, (bits + 1,))`: the bits, and the delimiter.
+    ## Observation Space
+    `Box(0, 1, (bits + 1,))`: the bits and the delimiter.
 
     ## Action Space
     | Num | Action |
     |-----|--------|
-    | `MultiBinary(bits)` | the bits of the vector to say; any while none is asked for |
+    | `MultiBinary(bits)` | the bits of the answer; ignored in steps without an answer |
 
     ## Rewards
-    As Copy: a perfect episode has the return 1, guessing 0.
+    As in Copy: a perfect episode returns 1, random answers 0 on average.
 
-    ## Termination
+    ## Episode End
     After the last vector: `2 * length + 1` steps.
 
     ## Registered Configurations
@@ -35,12 +35,12 @@ class SortByKey(Copy):
     def __init__(
         self,
         *,
-        bits: Annotated[int, "Bits of a vector."] = 8,
-        min_length: Annotated[int, "Fewest vectors."] = 1,
-        max_length: Annotated[int, "Most vectors."] = 10,
+        bits: Annotated[int, "Bits per vector."] = 8,
+        min_length: Annotated[int, "Minimum number of vectors."] = 1,
+        max_length: Annotated[int, "Maximum number of vectors."] = 10,
     ):
         super().__init__(bits=bits, min_length=min_length, max_length=max_length)
 
     def answer(self, vectors: np.ndarray) -> np.ndarray:
         """See `Copy.answer`."""
-        return vectors[np.lexsort(vectors.T[::-1])]  # its last key counts most
+        return vectors[np.lexsort(vectors.T[::-1])]  # the last key is the primary one

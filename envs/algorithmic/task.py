@@ -1,4 +1,4 @@
-"""What an algorithmic task is: a generator of input and target sequences."""
+"""The base class of algorithmic tasks: generators of input and target sequences."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from ntm_rl.errors import InputError
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 Difficulty = dict[str, int]
-MAX_DIFFICULTY = 100_000  # what a length or number of repeats may be, so that a sequence fits into memory
+MAX_DIFFICULTY = 100_000  # largest length or number of repeats, so that a sequence fits into memory
 
 
 class Episode(NamedTuple):
@@ -21,8 +21,8 @@ class Episode(NamedTuple):
 
     Attributes:
         inputs: `[T, I]`.
-        targets: `[T, O]` of 0 and 1, zeros where no answer is asked for.
-        mask: `[T]`, true where an answer is asked for.
+        targets: `[T, O]` of 0 and 1, 0 outside the mask.
+        mask: `[T]`, true in answer steps.
     """
 
     inputs: FloatArray
@@ -31,12 +31,12 @@ class Episode(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Sequences side by side, time-major; shorter ones end in blank steps outside the mask.
+    """A batch of sequences, time-major; shorter ones are padded with zeros outside the mask.
 
     Attributes:
         inputs: `[T, B, I]`.
         targets: `[T, B, O]` of 0 and 1.
-        mask: `[T, B]`, true where an answer is asked for.
+        mask: `[T, B]`, true in answer steps.
     """
 
     inputs: FloatArray
@@ -44,55 +44,55 @@ class Batch(NamedTuple):
     mask: BoolArray
 
 
-class Task(ABC):
-    """A generator of sequences whose difficulty is a few named numbers, such as `{"length": 20}`.
+class AlgorithmicTask(ABC):
+    """A generator of sequences whose difficulty is a dict of integers, such as `{"length": 20}`.
 
     Attributes:
-        input_size: I, numbers that are seen in a step.
-        output_size: O, bits that are answered in a step.
-        ranges: Of each number of the difficulty, its smallest and largest value in training.
+        input_size: I, the number of input channels.
+        output_size: O, the number of output bits.
+        ranges: The smallest and largest training value of each number of the difficulty.
         input_low: Smallest input of each channel, `[I]`.
         input_high: Largest input of each channel, `[I]`.
-        uneven: Share of the sequences of random vectors whose bits are 1 with a probability of their own, uniform,
-            and not a half: nearly empty and nearly full vectors are then no rarity.
+        biased_fraction: Fraction of the sequences whose bits are 1 with a probability drawn uniformly for the sequence
+            instead of 1/2, so that nearly empty and nearly full vectors are common.
     """
 
     input_size: int
     output_size: int
     ranges: Mapping[str, tuple[int, int]]
-    uneven: float = 0.0
+    biased_fraction: float = 0.0
 
     @abstractmethod
-    def write(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
-        """Writes one sequence of a difficulty, which may lie outside of `ranges`."""
+    def generate(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
+        """Generates a sequence of a difficulty, which may lie outside `ranges`."""
 
     @property
     def input_low(self) -> FloatArray:
-        """See the class; most tasks show nothing but bits."""
+        """See the class; 0 by default, as most inputs are bits."""
         return np.zeros(self.input_size, dtype=np.float32)
 
     @property
     def input_high(self) -> FloatArray:
-        """See the class."""
+        """See the class; 1 by default."""
         return np.ones(self.input_size, dtype=np.float32)
 
     def floor(self, batch: Batch) -> NDArray[np.float64]:
-        """Returns the cost in bits of the best possible answers to each sequence, `[B]`: 0 if they can be known."""
+        """Returns the lower bound of each sequence's cost in bits, `[B]`; 0 for deterministic targets."""
         return np.zeros(batch.mask.shape[1])
 
     def draw(self, rng: np.random.Generator) -> Difficulty:
-        """Draws a difficulty, each of its numbers uniform in its range."""
+        """Draws a difficulty uniformly from `ranges`."""
         return {name: int(rng.integers(low, high + 1)) for name, (low, high) in self.ranges.items()}
 
     def sample(self, batch: int, rng: np.random.Generator, difficulty: Difficulty | None = None) -> Batch:
-        """Writes `batch` sequences, of one given difficulty or each of its own.
+        """Generates `batch` sequences of the given difficulty; None: each of its own.
 
         Raises:
-            InputError: a difficulty that this task does not have.
+            InputError: the difficulty is invalid.
         """
         if difficulty is not None:
             self.check(difficulty)
-        episodes = [self.write(rng, self.draw(rng) if difficulty is None else difficulty) for _ in range(batch)]
+        episodes = [self.generate(rng, self.draw(rng) if difficulty is None else difficulty) for _ in range(batch)]
         steps = max(len(episode.mask) for episode in episodes)
         inputs = np.zeros((steps, batch, self.input_size), dtype=np.float32)
         targets = np.zeros((steps, batch, self.output_size), dtype=np.float32)
@@ -103,25 +103,25 @@ class Task(ABC):
         return Batch(inputs, targets, mask)
 
     def check(self, difficulty: Mapping[str, Any]) -> None:
-        """Raises an `InputError` for a difficulty that this task does not have."""
+        """Raises an `InputError` for an invalid difficulty."""
         for name, value in difficulty.items():
             if name not in self.ranges:
-                raise InputError(f"{name}: this task's difficulty has no such number; it has {', '.join(self.ranges)}")
+                raise InputError(f"{name}: unknown; a difficulty of this task has {', '.join(self.ranges)}")
             require_whole(1, **{name: value})
             if value > MAX_DIFFICULTY:
                 raise InputError(f"{name} = {value}: must be at most {MAX_DIFFICULTY:,}")
         for name in self.ranges:
             if name not in difficulty:
-                raise InputError(f"{name}: missing; a difficulty of this task names {', '.join(self.ranges)}")
+                raise InputError(f"{name}: missing; a difficulty of this task has {', '.join(self.ranges)}")
 
     def random_vectors(self, rng: np.random.Generator, *shape: int) -> FloatArray:
-        """Returns the random bits of a sequence's vectors as numbers."""
-        if self.uneven and rng.random() < self.uneven:
+        """Returns the random bits of a sequence as floats; see `biased_fraction`."""
+        if self.biased_fraction and rng.random() < self.biased_fraction:
             return (rng.random(shape) < rng.random()).astype(np.float32)
         return random_bits(rng, *shape)
 
-    def blank(self, steps: int) -> Episode:
-        """Returns an empty sequence to write into."""
+    def empty_episode(self, steps: int) -> Episode:
+        """Returns an episode of zeros with an empty mask."""
         return Episode(
             np.zeros((steps, self.input_size), dtype=np.float32),
             np.zeros((steps, self.output_size), dtype=np.float32),
@@ -130,15 +130,15 @@ class Task(ABC):
 
 
 def random_bits(rng: np.random.Generator, *shape: int) -> FloatArray:
-    """Returns fair random bits as numbers."""
+    """Returns fair random bits as floats."""
     return rng.integers(0, 2, size=shape, dtype=np.uint8).astype(np.float32)
 
 
 def checked_range(name: str, low: int, high: int, minimum: int = 1) -> tuple[int, int]:
-    """Returns a range of difficulty.
+    """Returns the range of a number of the difficulty.
 
     Raises:
-        InputError: one that is empty, or begins below `minimum`.
+        InputError: the range is empty or begins below `minimum`.
     """
     require_whole(minimum, **{f"min_{name}": low})
     require_whole(minimum, **{f"max_{name}": high})

@@ -16,7 +16,7 @@ from ntm_rl.envs.state import State, array_of, generator_of, generator_state
 from ntm_rl.errors import InputError
 
 PREFIX = "ALE/"
-WHOLE_GAMES = {"terminal_on_life_loss": False, "clip_rewards": False}  # what evaluations play
+EVALUATION_OPTIONS = {"terminal_on_life_loss": False, "clip_rewards": False}  # what evaluations play
 MAX_SEED = 2**30  # ALE's are signed 32-bit numbers
 RESEED_AFTER = (
     10_000  # steps: seeding loads the ROM anew, in 140 ms; without it, going on from a checkpoint takes longer
@@ -51,7 +51,7 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         InputError: an option outside its range, or options that contradict each other.
     """
 
-    seeds_copies = True  # `reset` takes a list of seeds
+    accepts_seed_list = True  # `reset` takes a list of seeds
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What the environments share that step all their copies at once."""
+"""Base classes of the vector environments that step all sub-environments with NumPy operations."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,15 +20,15 @@ FloatArray = NDArray[np.float64]
 
 
 class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
-    """Copies of an environment with array observations and numbered actions.
+    """A vector environment with array observations and discrete actions.
 
-    Finished copies restart within the step that ends them (`AutoresetMode.SAME_STEP`); the last observations are then
-    in `info["final_obs"]`. `reset(options={"reset_mask": ...})` restarts single copies.
+    Sub-environments reset in the step that ends their episode (`AutoresetMode.SAME_STEP`), which returns the last
+    observations in `info["final_obs"]`. `reset(options={"reset_mask": ...})` resets some of them.
 
     Args:
-        num_envs: Copies.
-        observation_space: Of one copy.
-        actions: How many there are.
+        num_envs: Number of sub-environments.
+        observation_space: Observation space of a sub-environment.
+        actions: Number of actions.
     """
 
     def __init__(self, num_envs: int, observation_space: spaces.Space[Any], actions: int):
@@ -39,33 +39,35 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._actions = actions
-        self._copies = np.arange(num_envs)
+        self._indices = np.arange(num_envs)
         self._time = np.zeros(num_envs, dtype=np.int64)
         self._observations = np.zeros((num_envs, *(observation_space.shape or ())), dtype=observation_space.dtype)
 
     @abstractmethod
-    def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[Any]:
-        """Begins episodes in `copies` `[E]` and returns their first observations `[E, ...]`.
+    def begin(self, indices: IntArray, options: dict[str, Any]) -> NDArray[Any]:
+        """Begins episodes in the sub-environments `indices` `[E]` and returns their first observations `[E, ...]`.
 
-        `options` are those of `reset`, none where a finished copy restarts by itself.
+        `options` are those of `reset`, and empty in an automatic reset.
         """
 
     @abstractmethod
     def play(self, actions: IntArray) -> tuple[NDArray[Any], FloatArray, BoolArray, BoolArray]:
-        """Plays one step, without restarts: observations, rewards, and what terminated or was truncated."""
+        """Plays one step without resets; returns observations, rewards, `terminated` and `truncated`."""
 
-    def course(self) -> dict[str, tuple[Any, Any]]:
-        """Returns of each array that holds the course of the episodes its name, smallest and largest value.
+    def state_bounds(self) -> dict[str, tuple[Any, Any]]:
+        """Returns the attributes that hold the state of the episodes: name to smallest and largest value.
 
-        An environment that does not say has no state that could be kept.
+        An environment without any cannot save its state.
         """
         return {}
 
     def get_state(self) -> State | None:
         """See `ntm_rl.envs.state`."""
-        if not self.course():
+        if not self.state_bounds():
             return None
-        arrays = {name.removeprefix("_"): getattr(self, name).copy() for name in ("_observations", *self.course())}
+        arrays = {
+            name.removeprefix("_"): getattr(self, name).copy() for name in ("_observations", *self.state_bounds())
+        }
         return {"generator": generator_state(self.np_random), **arrays}
 
     def set_state(self, state: Mapping[str, Any]) -> NDArray[Any]:
@@ -76,7 +78,7 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
             raise InputError(f"state 'observations': not in {self.single_observation_space}")
         arrays = {
             name: array_of(state, name.removeprefix("_"), getattr(self, name), low, high)
-            for name, (low, high) in self.course().items()
+            for name, (low, high) in self.state_bounds().items()
         }
         self.np_random, self._observations = generator, observations
         for name, array in arrays.items():
@@ -86,20 +88,20 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Begins an episode in all copies, or in those of `options["reset_mask"]`."""
+        """Begins an episode in all sub-environments, or in those of `options["reset_mask"]`."""
         super().reset(seed=seed)
         options = options or {}
         mask = options.get("reset_mask")
-        copies = self._copies if mask is None else np.flatnonzero(mask)
+        indices = self._indices if mask is None else np.flatnonzero(mask)
         self._observations = self._observations.copy()
-        self._observations[copies] = self._begin(copies, options)
+        self._observations[indices] = self._begin(indices, options)
         return self._observations, {}
 
     def step(self, actions: IntArray) -> tuple[NDArray[Any], FloatArray, BoolArray, BoolArray, dict[str, Any]]:
-        """Plays one step in every copy.
+        """Plays one step in every sub-environment.
 
         Raises:
-            InputError: there is an action that does not exist, or not one for each copy.
+            InputError: the actions are not in the action space.
         """
         actions = np.asarray(actions)
         # 2.5 times as fast as action_space.contains(actions), which costs 2 % of a training.
@@ -119,31 +121,31 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
         return observations, rewards, terminated, truncated, info
 
     def advance(self, actions: IntArray) -> tuple[NDArray[Any], FloatArray, BoolArray, BoolArray]:
-        """Counts a step and plays it; see `play`."""
+        """Counts and plays one step; see `play`."""
         self._time += 1
         return self.play(actions)
 
-    def _begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[Any]:
-        self._time[copies] = 0
-        return self.begin(copies, options)
+    def _begin(self, indices: IntArray, options: dict[str, Any]) -> NDArray[Any]:
+        self._time[indices] = 0
+        return self.begin(indices, options)
 
 
-class SeededCopies(BatchedEnv):
-    """Copies of an environment, each with a random generator of its own.
+class SeededBatchedEnv(BatchedEnv):
+    """A `BatchedEnv` whose sub-environments have a random generator each.
 
-    Copy i after `reset(seed=s)` plays the episodes of a single environment after `reset(seed=s + i)`; `reset` takes a
-    list of seeds as well, one for each copy.
+    After `reset(seed=s)`, sub-environment i plays the episodes of the single environment after `reset(seed=s + i)`.
+    `reset` also takes a list of seeds, one for each sub-environment.
 
     Args:
-        num_envs: Copies.
-        observation_space: Of one copy.
-        actions: How many there are.
+        num_envs: Number of sub-environments.
+        observation_space: Observation space of a sub-environment.
+        actions: Number of actions.
 
     Attributes:
-        generators: Of each copy.
+        generators: The random generator of each sub-environment.
     """
 
-    seeds_copies = True  # `reset` takes a list of seeds
+    accepts_seed_list = True  # `reset` takes a list of seeds
 
     def __init__(self, num_envs: int, observation_space: spaces.Space[Any], actions: int):
         super().__init__(num_envs, observation_space, actions)
@@ -171,20 +173,20 @@ class SeededCopies(BatchedEnv):
 
 
 def reseed(generators: list[np.random.Generator], seed: int | Sequence[int | None] | None) -> None:
-    """Replaces the copies' generators as Gymnasium's vector environments seed theirs.
+    """Seeds the generators of sub-environments as Gymnasium's vector environments do.
 
     Args:
-        generators: Of each copy.
-        seed: Of the first copy, from which the others count up; or one for each, None to leave it as it is.
+        generators: One for each sub-environment; seeded ones are replaced.
+        seed: `seed + i` for sub-environment i, or a list of seeds in which None leaves a generator as it is.
 
     Raises:
-        InputError: not as many seeds as copies.
+        InputError: the number of seeds is not that of the generators.
     """
     if seed is None:
         return
-    seeds = [seed + copy for copy in range(len(generators))] if isinstance(seed, (int, np.integer)) else list(seed)
+    seeds = [seed + index for index in range(len(generators))] if isinstance(seed, (int, np.integer)) else list(seed)
     if len(seeds) != len(generators):
-        raise InputError(f"seed = {seeds}: must be one number, or {len(generators)}, one for each copy")
-    for copy, each in enumerate(seeds):
+        raise InputError(f"seed = {seeds}: must be one number, or {len(generators)}, one for each sub-environment")
+    for index, each in enumerate(seeds):
         if each is not None:
-            generators[copy] = gym.utils.seeding.np_random(int(each))[0]
+            generators[index] = gym.utils.seeding.np_random(int(each))[0]

@@ -53,21 +53,21 @@ class CardGame(BatchedEnv):
         self._cards, self._decks = cards, decks
 
     @abstractmethod
-    def deal(self, copies: IntArray, decks: list[IntArray]) -> IntArray:
+    def deal(self, indices: IntArray, decks: list[IntArray]) -> IntArray:
         """Begins episodes.
 
         Args:
-            copies: In which copies, `[E]`.
+            indices: Sub-environments, `[E]`.
             decks: The shuffled decks, card numbers `[E, cards]` in the order in which they are dealt.
 
         Returns:
             The first observations, `[E, ...]`.
         """
 
-    def begin(self, copies: IntArray, options: dict[str, Any]) -> IntArray:
+    def begin(self, indices: IntArray, options: dict[str, Any]) -> IntArray:
         """See `BatchedEnv.begin`; shuffles the decks."""
-        sorted_decks = np.broadcast_to(np.arange(self._cards), (len(copies), self._cards))
-        return self.deal(copies, [self.np_random.permuted(sorted_decks, axis=1) for _ in range(self._decks)])
+        sorted_decks = np.broadcast_to(np.arange(self._cards), (len(indices), self._cards))
+        return self.deal(indices, [self.np_random.permuted(sorted_decks, axis=1) for _ in range(self._decks)])
 
 
 class ScriptedGame(CardGame):
@@ -99,8 +99,8 @@ class ScriptedGame(CardGame):
         self._seen = np.zeros((num_envs, steps + 1, *(observation_space.shape or ())), dtype=np.int64)
         self._answers = np.zeros((num_envs, steps), dtype=np.int64)
 
-    def course(self) -> dict[str, tuple[Any, Any]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[Any, Any]]:
+        """See `BatchedEnv.state_bounds`."""
         space = self.single_observation_space
         kinds = space.nvec if isinstance(space, spaces.MultiDiscrete) else np.array(spaces.flatdim(space))
         return {"_time": (0, self._steps - 1), "_seen": (0, kinds - 1), "_answers": (NO_ANSWER, self._cards)}
@@ -116,18 +116,18 @@ class ScriptedGame(CardGame):
             Observations `[E, steps + 1, ...]` and the right actions `[E, steps]`, `NO_ANSWER` where there is none.
         """
 
-    def deal(self, copies: IntArray, decks: list[IntArray]) -> IntArray:
+    def deal(self, indices: IntArray, decks: list[IntArray]) -> IntArray:
         """See `CardGame.deal`."""
-        seen, self._answers[copies] = self.script(decks)
-        self._seen[copies] = seen
+        seen, self._answers[indices] = self.script(decks)
+        self._seen[indices] = seen
         return seen[:, 0]
 
     def play(self, actions: IntArray) -> tuple[IntArray, FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`."""
-        answers = self._answers[self._copies, self._time - 1]
+        answers = self._answers[self._indices, self._time - 1]
         rewards = np.where(actions == answers, self._reward, -self._reward)
         rewards[answers == NO_ANSWER] = 0
-        observations = self._seen[self._copies, self._time]
+        observations = self._seen[self._indices, self._time]
         return observations, rewards, self._time == self._steps, np.zeros(self.num_envs, dtype=np.bool_)
 
 

@@ -52,15 +52,15 @@ class CartPole(BatchedEnv):
         super().__init__(num_envs, spaces.Box(-high, high, dtype=np.float32), 2)
         self._state = np.zeros((4, num_envs))  # a row each: position, velocity, angle, angular velocity
 
-    def course(self) -> dict[str, tuple[float, float]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[float, float]]:
+        """See `BatchedEnv.state_bounds`."""
         return {"_time": (0, self._time_limit - 1), "_state": (-np.inf, np.inf)}
 
-    def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
+    def begin(self, indices: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
         """See `BatchedEnv.begin`; `options` may hold bounds `low` and `high` of the first state."""
         low, high = maybe_parse_reset_bounds(options, -0.05, 0.05)
-        self._state[:, copies] = self.np_random.uniform(low, high, (len(copies), 4)).T
-        return self._look(copies)
+        self._state[:, indices] = self.np_random.uniform(low, high, (len(indices), 4)).T
+        return self._look(indices)
 
     def play(self, actions: IntArray) -> tuple[NDArray[np.float32], FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`; the equations are those of https://coneural.org/florian/papers/05_cart_pole.pdf."""
@@ -76,10 +76,10 @@ class CartPole(BatchedEnv):
         self._state = self._state + SECONDS * np.stack([x_dot, x_acc, theta_dot, theta_acc])  # Euler's method
         terminated = (np.abs(self._state[0]) > MAX_POSITION) | (np.abs(self._state[2]) > MAX_ANGLE)
         rewards = np.full(self.num_envs, self._reward)
-        return self._look(self._copies), rewards, terminated, self._time == self._time_limit
+        return self._look(self._indices), rewards, terminated, self._time == self._time_limit
 
-    def _look(self, copies: IntArray) -> NDArray[np.float32]:
-        seen = self._state[self._shown][:, copies].T.astype(np.float32, order="C")
+    def _look(self, indices: IntArray) -> NDArray[np.float32]:
+        seen = self._state[self._shown][:, indices].T.astype(np.float32, order="C")
         if not self._noise:
             return seen
         space = self.single_observation_space

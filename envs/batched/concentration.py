@@ -40,8 +40,8 @@ class Concentration(CardGame):
         self._pairs = np.zeros(num_envs, dtype=np.int64)
         self._first = np.zeros(num_envs, dtype=np.int64)  # position of the turn's first card, or NO_CARD
 
-    def course(self) -> dict[str, tuple[float, float]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[float, float]]:
+        """See `BatchedEnv.state_bounds`."""
         return {
             "_time": (0, self._steps - 1),
             "_table": (0, self.kinds - 1),
@@ -50,26 +50,26 @@ class Concentration(CardGame):
             "_first": (NO_CARD, self._cards - 1),
         }
 
-    def deal(self, copies: IntArray, decks: list[IntArray]) -> IntArray:
+    def deal(self, indices: IntArray, decks: list[IntArray]) -> IntArray:
         """See `CardGame.deal`."""
-        self._table[copies] = self.kind(decks[0])
-        self._shown[copies] = self.kinds
-        self._pairs[copies] = 0
-        self._first[copies] = NO_CARD
-        return self._shown[copies]
+        self._table[indices] = self.kind(decks[0])
+        self._shown[indices] = self.kinds
+        self._pairs[indices] = 0
+        self._first[indices] = NO_CARD
+        return self._shown[indices]
 
     def play(self, actions: IntArray) -> tuple[IntArray, FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`."""
-        copies = self._copies
+        indices = self._indices
         is_second = self._first != NO_CARD
         first = np.where(is_second, self._first, actions)
-        turned, before = self._table[copies, actions], self._table[copies, first]
-        was_up = self._shown[copies, actions] != self.kinds
+        turned, before = self._table[indices, actions], self._table[indices, first]
+        was_up = self._shown[indices, actions] != self.kinds
         is_pair = is_second & ~was_up & (turned == before) & (actions != first)
 
         seen = self._shown.copy()
-        seen[copies, actions] = turned
-        seen[copies, first] = before
+        seen[indices, actions] = turned
+        seen[indices, first] = before
 
         ends_turn = is_second | was_up
         rewards = np.where(ends_turn, self._penalty * (1 + is_second), 0)

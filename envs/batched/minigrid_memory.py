@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from ntm_rl.envs.batched.base import BoolArray, FloatArray, IntArray, SeededCopies
+from ntm_rl.envs.batched.base import BoolArray, FloatArray, IntArray, SeededBatchedEnv
 from ntm_rl.envs.wrappers.observations import GridFeatures
 from ntm_rl.errors import InputError
 
@@ -29,18 +29,18 @@ def check_size(env: gym.Env[Any, Any]) -> None:
         raise InputError(f"size = {size}: must be odd and at least {SHORTEST + 3}")
 
 
-class Decided:
-    """Stands in for MiniGrid's random generator: deals out numbers that are decided beforehand."""
+class ScriptedGenerator:
+    """Replaces MiniGrid's random generator and returns given numbers."""
 
     def __init__(self, *numbers: int):
         self._numbers = iter(numbers)
 
     def integers(self, low: int, high: int) -> int:
-        """Returns the next number, which is what MiniGrid draws from `low` to `high - 1`."""
+        """Returns the next number, whatever the range."""
         return next(self._numbers)
 
 
-class MiniGridMemoryVectorEnv(SeededCopies):
+class MiniGridMemoryVectorEnv(SeededBatchedEnv):
     """Copies of one of MiniGrid's Memory environments, seen as `GridFeatures` shows them.
 
     Copy i after `reset(seed=s)` plays the episodes of MiniGrid's after `reset(seed=s + i)`.
@@ -68,17 +68,17 @@ class MiniGridMemoryVectorEnv(SeededCopies):
                     self._add_maze(env, end, first, others)
         self._place = np.zeros(num_envs, dtype=np.int64)
 
-    def course(self) -> dict[str, tuple[Any, Any]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[Any, Any]]:
+        """See `BatchedEnv.state_bounds`."""
         return {"_time": (0, self._max_steps - 1), "_place": (0, len(self._outcomes) - 1)}
 
-    def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
+    def begin(self, indices: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
         """See `BatchedEnv.begin`; draws as MiniGrid does."""
-        for copy in copies:
-            draw = self.generators[copy].integers
+        for index in indices:
+            draw = self.generators[index].integers
             end = int(draw(SHORTEST, self._longest + 1)) if self._is_random else self._longest
-            self._place[copy] = self._starts[end, int(draw(1, end + 1)), int(draw(0, 2)), int(draw(0, 2))]
-        return self._views[self._place[copies]].astype(np.float32)
+            self._place[index] = self._starts[end, int(draw(1, end + 1)), int(draw(0, 2)), int(draw(0, 2))]
+        return self._views[self._place[indices]].astype(np.float32)
 
     def play(self, actions: IntArray) -> tuple[NDArray[np.float32], FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`."""
@@ -90,7 +90,7 @@ class MiniGridMemoryVectorEnv(SeededCopies):
     def _add_maze(self, env: GridFeatures, end: int, first: int, others: int) -> None:
         """Adds the places of a maze: its hallway ends in column `end`, the objects are the so manieth of MiniGrid's."""
         maze: Any = env.unwrapped
-        maze.np_random = Decided(*([end] if self._is_random else []), 1, first, others)
+        maze.np_random = ScriptedGenerator(*([end] if self._is_random else []), 1, first, others)
         maze.reset()
         row = maze.agent_pos[1]
         stands = _reachable(maze.grid, (1, row))

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ntm_rl.envs.batched.base import IntArray, SeededCopies
+from ntm_rl.envs.batched.base import IntArray, SeededBatchedEnv
 from ntm_rl.errors import InputError
 
 FloatArray = NDArray[np.float32]
@@ -18,7 +18,7 @@ CELL = 16  # pixels
 WIDTH = 640  # pixels of a picture at most, unless a cell would be less than one wide
 
 
-class DiagnosticVectorEnv(SeededCopies):
+class DiagnosticVectorEnv(SeededBatchedEnv):
     """Copies of a diagnostic environment, which can be written out.
 
     Args:
@@ -39,11 +39,11 @@ class DiagnosticVectorEnv(SeededCopies):
         self.render_mode = render_mode
 
     @abstractmethod
-    def write_out(self, copy: int) -> str:
+    def write_out(self, index: int) -> str:
         """Returns what a copy looks like, as lines of text."""
 
     @abstractmethod
-    def picture(self, copy: int) -> NDArray[np.uint8]:
+    def picture(self, index: int) -> NDArray[np.uint8]:
         """Returns what a copy looks like, `[height, width, 3]`, always of one size."""
 
     def render(self) -> Any:
@@ -51,34 +51,34 @@ class DiagnosticVectorEnv(SeededCopies):
         if self.render_mode is None:
             return None
         show = self.picture if self.render_mode == "rgb_array" else self.write_out
-        return tuple(show(copy) for copy in range(self.num_envs))
+        return tuple(show(index) for index in range(self.num_envs))
 
-    def draw(self, copies: IntArray, high: int, size: int) -> IntArray:
+    def draw(self, indices: IntArray, high: int, size: int) -> IntArray:
         """Returns numbers from 0 to `high - 1`, `[E, size]`, each copy's from its own generator."""
-        return np.stack([self.generators[copy].integers(high, size=size) for copy in copies])
+        return np.stack([self.generators[index].integers(high, size=size) for index in indices])
 
 
 class DiagnosticEnv(gym.Env[FloatArray, np.int64]):
-    """One copy of a diagnostic environment, played as a Gymnasium environment.
+    """Plays a diagnostic vector environment with one sub-environment as a Gymnasium environment.
 
     Args:
-        copies: The environment, with one copy.
+        envs: The vector environment, with `num_envs` 1.
     """
 
     metadata = {"render_modes": RENDER_MODES, "render_fps": RENDER_FPS}  # noqa: RUF012  (Gymnasium's own convention)
 
-    def __init__(self, copies: DiagnosticVectorEnv):
-        self._copies = copies
-        self.render_mode = copies.render_mode
-        self.observation_space, self.action_space = copies.single_observation_space, copies.single_action_space
+    def __init__(self, envs: DiagnosticVectorEnv):
+        self._envs = envs
+        self.render_mode = envs.render_mode
+        self.observation_space, self.action_space = envs.single_observation_space, envs.single_action_space
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[FloatArray, dict[str, Any]]:
         """Begins an episode."""
         super().reset(seed=seed)
-        self._copies.generators = [self.np_random]
-        observations, info = self._copies.reset()
+        self._envs.generators = [self.np_random]
+        observations, info = self._envs.reset()
         return observations[0], info
 
     def step(self, action: np.int64) -> tuple[FloatArray, float, bool, bool, dict[str, Any]]:
@@ -89,12 +89,12 @@ class DiagnosticEnv(gym.Env[FloatArray, np.int64]):
         """
         if not self.action_space.contains(action):
             raise InputError(f"action = {action!r}: must be in {self.action_space}")
-        observations, rewards, terminated, truncated = self._copies.advance(np.array([action]))
+        observations, rewards, terminated, truncated = self._envs.advance(np.array([action]))
         return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), {}
 
     def render(self) -> Any:
         """Returns what it looks like, as a picture `[height, width, 3]` or as lines of text."""
-        rendered = self._copies.render()
+        rendered = self._envs.render()
         return None if rendered is None else rendered[0]
 
 

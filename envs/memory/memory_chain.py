@@ -27,43 +27,43 @@ class MemoryChainVectorEnv(DiagnosticVectorEnv):
         self._context = np.zeros((num_envs, bits), dtype=np.int64)
         self._query = np.zeros(num_envs, dtype=np.int64)
 
-    def course(self) -> dict[str, tuple[Any, Any]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[Any, Any]]:
+        """See `BatchedEnv.state_bounds`."""
         return {"_time": (0, self.length), "_context": (0, 1), "_query": (0, self.bits - 1)}
 
-    def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
+    def begin(self, indices: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
         """See `BatchedEnv.begin`."""
-        self._context[copies] = self.draw(copies, 2, self.bits)
-        self._query[copies] = self.draw(copies, self.bits, 1)[:, 0]
-        return self._look()[copies]
+        self._context[indices] = self.draw(indices, 2, self.bits)
+        self._query[indices] = self.draw(indices, self.bits, 1)[:, 0]
+        return self._look()[indices]
 
     def play(self, actions: IntArray) -> tuple[NDArray[np.float32], FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`."""
         ended = self._time == self.length + 1
-        is_right = actions == self._context[self._copies, self._query]
+        is_right = actions == self._context[self._indices, self._query]
         rewards = np.where(ended, np.where(is_right, 1.0, -1.0), 0.0)
         return self._look(), rewards, ended, np.zeros(self.num_envs, dtype=np.bool_)
 
-    def write_out(self, copy: int) -> str:
+    def write_out(self, index: int) -> str:
         """See `DiagnosticVectorEnv.write_out`."""
-        time, query, *context = self._look()[copy].tolist()
+        time, query, *context = self._look()[index].tolist()
         signs = " ".join("+" if bit > 0 else "-" if bit < 0 else "." for bit in context)
-        asked = f"{query:.0f}" if self._moments()[copy] == self.length - 1 else "none"
+        asked = f"{query:.0f}" if self._moments()[index] == self.length - 1 else "none"
         return f"time left {time:.2f}  context {signs}  query {asked}\n"
 
-    def picture(self, copy: int) -> NDArray[np.uint8]:
+    def picture(self, index: int) -> NDArray[np.uint8]:
         """See `DiagnosticVectorEnv.picture`.
 
         The time left as a bar, the context in white and blue where it is shown, and yellow below the bit asked for.
         """
-        time, _, *context = self._look()[copy].tolist()
+        time, _, *context = self._look()[index].tolist()
         columns = max(self.bits, BAR)
         cells = np.full((3, columns, 3), HIDDEN, dtype=np.uint8)
         cells[0, : round(time * columns)] = PLUS
         for bit, value in enumerate(context):
             cells[1, bit] = PLUS if value > 0 else MINUS if value < 0 else HIDDEN
-        if self._moments()[copy] == self.length - 1:
-            cells[2, self._query[copy]] = ASKED
+        if self._moments()[index] == self.length - 1:
+            cells[2, self._query[index]] = ASKED
         return paint(cells)
 
     def _look(self) -> NDArray[np.float32]:

@@ -24,15 +24,15 @@ class PassiveTMazeVectorEnv(DiagnosticVectorEnv):
         self._goal = np.ones(num_envs, dtype=np.int64)  # +1 up, -1 down
         self._x, self._y = np.zeros((2, num_envs), dtype=np.int64)
 
-    def course(self) -> dict[str, tuple[Any, Any]]:
-        """See `BatchedEnv.course`."""
+    def state_bounds(self) -> dict[str, tuple[Any, Any]]:
+        """See `BatchedEnv.state_bounds`."""
         return {"_time": (0, self.length), "_goal": (-1, 1), "_x": (0, self.length), "_y": (-1, 1)}
 
-    def begin(self, copies: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
+    def begin(self, indices: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
         """See `BatchedEnv.begin`."""
-        self._goal[copies] = 2 * self.draw(copies, 2, 1)[:, 0] - 1
-        self._x[copies], self._y[copies] = 0, 0
-        return np.stack([np.ones(len(copies)), np.zeros(len(copies)), self._goal[copies]], axis=1, dtype=np.float32)
+        self._goal[indices] = 2 * self.draw(indices, 2, 1)[:, 0] - 1
+        self._x[indices], self._y[indices] = 0, 0
+        return np.stack([np.ones(len(indices)), np.zeros(len(indices)), self._goal[indices]], axis=1, dtype=np.float32)
 
     def play(self, actions: IntArray) -> tuple[NDArray[np.float32], FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`."""
@@ -47,19 +47,19 @@ class PassiveTMazeVectorEnv(DiagnosticVectorEnv):
         observations = np.stack([self._x < self.length, self._x == self.length, self._y], axis=1, dtype=np.float32)
         return observations, rewards, ended, np.zeros(self.num_envs, dtype=np.bool_)
 
-    def write_out(self, copy: int) -> str:
+    def write_out(self, index: int) -> str:
         """See `DiagnosticVectorEnv.write_out`: `G` is the goal, `@` the agent."""
         rows = [[" "] * self.length + ["."], ["."] * (self.length + 1), [" "] * self.length + ["."]]
-        rows[1 - self._goal[copy]][-1] = "G"
-        rows[1 - self._y[copy]][self._x[copy]] = "@"
+        rows[1 - self._goal[index]][-1] = "G"
+        rows[1 - self._y[index]][self._x[index]] = "@"
         return "".join("".join(row) + "\n" for row in rows)
 
-    def picture(self, copy: int) -> NDArray[np.uint8]:
+    def picture(self, index: int) -> NDArray[np.uint8]:
         """See `DiagnosticVectorEnv.picture`: the goal is green, the agent yellow."""
         cells = np.full((3, self.length + 1, 3), WALL, dtype=np.uint8)
         cells[1], cells[:, -1] = FLOOR, FLOOR
-        cells[1 - self._goal[copy], -1] = GOAL
-        cells[1 - self._y[copy], self._x[copy]] = AGENT
+        cells[1 - self._goal[index], -1] = GOAL
+        cells[1 - self._y[index], self._x[index]] = AGENT
         return paint(cells)
 
 

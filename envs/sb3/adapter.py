@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe, has_place
+from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe, is_in_user_code
 from ntm_rl.envs.sb3.autoreset import autoreset_mode, without_reset_steps
-from ntm_rl.envs.sb3.seeding import SpawnsSeeds
+from ntm_rl.envs.sb3.seeding import SpawnedSeedVecEnv
 from ntm_rl.envs.state import Resumable, State, array_of, part_of
 from ntm_rl.envs.wrappers.observations import row
 from ntm_rl.errors import InputError
 
 
-class VectorEnvAdapter(SpawnsSeeds):
+class VectorEnvAdapter(SpawnedSeedVecEnv):
     """Plays a Gymnasium `VectorEnv` as an SB3 `VecEnv`, episode statistics included.
 
     SB3 wants the first observation of the next episode with the step that ends one, the last observation in
     `info["terminal_observation"]`, and `info["TimeLimit.truncated"]` true only if the episode did not also terminate.
     `info["episode"]` holds return, length and time of finished episodes, as SB3's `VecMonitor` gives them.
-    `seed(s)` spawns a seed for each copy (see `SpawnsSeeds`); `envs.reset(seed=s)` itself counts up from s, as in
+    `seed(s)` spawns a seed for each copy (see `SpawnedSeedVecEnv`); `envs.reset(seed=s)` itself counts up from s, as in
     Gymnasium.
 
     Args:
@@ -183,11 +183,11 @@ class VectorEnvAdapter(SpawnsSeeds):
         if self._seeds[0] is None:
             return None
         inner = self.envs.unwrapped
-        has_many = isinstance(inner, (SyncVectorEnv, AsyncVectorEnv)) or getattr(inner, "seeds_copies", False)
+        has_many = isinstance(inner, (SyncVectorEnv, AsyncVectorEnv)) or getattr(inner, "accepts_seed_list", False)
         return list(self._seeds) if has_many else self._seeds[0]
 
     def _fail(self, method: str, error: BaseException) -> NoReturn:
-        if isinstance(error, InputError) or not has_place(error):
+        if isinstance(error, InputError) or not is_in_user_code(error):
             raise error
         raise ForeignError(f"{self.envs}: {method} raised an error: {describe(error)}") from error
 

@@ -11,13 +11,13 @@ from ntm_rl.envs.factory import EnvSettings, make_env, with_time_limit
 from ntm_rl.envs.native import NATIVE, is_atari, is_native, make_native, takes_kwargs
 from ntm_rl.envs.registration import MASKED
 from ntm_rl.envs.sb3.adapter import KeepLastObservation, VectorEnvAdapter
-from ntm_rl.envs.sb3.seeding import SpawnsSeeds
-from ntm_rl.envs.sb3.workers import Workers
+from ntm_rl.envs.sb3.seeding import SpawnedSeedVecEnv
+from ntm_rl.envs.sb3.workers import WorkerVecEnv
 from ntm_rl.envs.wrappers.images import is_image
 from ntm_rl.errors import InputError
 
 
-class SteppedInTurn(SpawnsSeeds, DummyVecEnv):
+class SpawnedSeedDummyVecEnv(SpawnedSeedVecEnv, DummyVecEnv):
     """SB3's `DummyVecEnv`, whose copies are seeded as those of all other kinds of vector environment here."""
 
 
@@ -48,9 +48,9 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
     else:
         makers = [partial(_monitored, settings, index) for index in range(n_envs)]
         if settings.vectorization == "subprocess":
-            venv = Workers(makers, settings.worker_timeout, settings.restart_workers)  # type: ignore[arg-type]
+            venv = WorkerVecEnv(makers, settings.worker_timeout, settings.restart_workers)  # type: ignore[arg-type]
         else:
-            venv = SteppedInTurn(makers)  # type: ignore[arg-type]
+            venv = SpawnedSeedDummyVecEnv(makers)  # type: ignore[arg-type]
     venv.seed(seed)
     if settings.normalize_observation or settings.normalize_reward:
         keys = normalized_keys(venv.observation_space) if settings.normalize_observation else []

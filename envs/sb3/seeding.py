@@ -21,7 +21,7 @@ def spawn_seed(seed: int, *path: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=path).generate_state(1)[0]) >> (32 - BITS)
 
 
-class SpawnsSeeds(VecEnv):
+class SpawnedSeedVecEnv(VecEnv):
     """A `VecEnv` that seeds copy i with `spawn_seed(seed, i)`, whatever the number of copies.
 
     SB3 seeds it with `seed + i`: runs with the seeds 0 and 1 would then share the episodes of all copies but one.

@@ -1,4 +1,4 @@
-"""What runs in the process of one environment: it answers commands, with an error where one arises."""
+"""The process of one environment: executes commands and replies with a value or an error."""
 
 import os
 import signal
@@ -16,21 +16,21 @@ from ntm_rl.envs.foreign import ForeignError, describe
 from ntm_rl.errors import InputError
 
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
-DEAF_TO = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows has not all
+IGNORED_SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows lacks some
 Env = gym.Env[Any, Any]
 
 
-def work(remote: Connection, parent_remote: Connection, maker: Any) -> None:
-    """Makes an environment at the first command, and answers each with `(value, None)` or `(None, error)`.
+def run_worker(remote: Connection, parent_remote: Connection, maker: Any) -> None:
+    """Makes the environment at the first command and replies to each with `(value, None)` or `(None, error)`.
 
-    Ends when told to, or when the other side is gone; not by a signal that is meant for the training.
+    Ends at the command "close" or when the pipe is closed; ignores signals, which are meant for the training.
     """
     parent_remote.close()
-    # A handler, and not SIG_IGN, which programs that the environment starts would inherit.
-    before = {number: signal.signal(number, _unheeded) for number in DEAF_TO}
-    if hasattr(os, "register_at_fork"):  # processes that the environment forks heed signals, as `Pool.terminate` needs
-        os.register_at_fork(after_in_child=partial(_heed, before))
-    np.random.seed()  # else all that are forked from one process would draw the same numbers
+    # A handler and not SIG_IGN, which child processes would inherit.
+    before = {number: signal.signal(number, _ignore) for number in IGNORED_SIGNALS}
+    if hasattr(os, "register_at_fork"):  # forked children handle signals again, as `Pool.terminate` needs
+        os.register_at_fork(after_in_child=partial(_restore, before))
+    np.random.seed()  # forked workers would otherwise share a random state
     env: Env | None = None
     while True:
         try:
@@ -41,14 +41,14 @@ def work(remote: Connection, parent_remote: Connection, maker: Any) -> None:
             break
         try:
             env = maker.var() if env is None else env
-            answer: tuple[Any, Exception | None] = COMMANDS[command](env, data), None
-        except BaseException as error:  # there is nothing else here that one could be meant for
-            answer = None, _sendable(command, error)
+            reply: tuple[Any, Exception | None] = COMMANDS[command](env, data), None
+        except BaseException as error:  # SystemExit and panics too: the training must learn of them
+            reply = None, _sendable(command, error)
         try:
-            remote.send(answer)
+            remote.send(reply)
         except OSError:
             break
-        except Exception as error:  # whatever a value raises that cannot be pickled
+        except Exception as error:  # the value cannot be pickled
             remote.send((None, _unsendable(command, error)))
     if env is not None:
         env.close()
@@ -102,7 +102,7 @@ COMMANDS: dict[str, Callable[[Env, Any], Any]] = {
 
 
 def _sendable(command: str, error: BaseException) -> Exception:
-    """Returns an error that another process can raise: its text, which holds the place, and one of few types."""
+    """Returns an error that can be pickled: one of our types, with the location in its text."""
     if isinstance(error, InputError):
         kind = ForeignError if isinstance(error, ForeignError) else InputError
         return kind(str(error))
@@ -112,14 +112,14 @@ def _sendable(command: str, error: BaseException) -> Exception:
 
 
 def _unsendable(command: str, error: Exception) -> Exception:
-    text = f"what {command} returned cannot be sent from process to process: {type(error).__name__}: {error}"
+    text = f"the result of {command} cannot be sent between processes: {type(error).__name__}: {error}"
     return AttributeError(text) if command == "get_attr" else ForeignError(text)
 
 
-def _heed(handlers: dict[signal.Signals, Any]) -> None:
+def _restore(handlers: dict[signal.Signals, Any]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
-def _unheeded(number: int, frame: FrameType | None) -> None:
+def _ignore(number: int, frame: FrameType | None) -> None:
     pass

@@ -1,4 +1,4 @@
-"""Environments in a process each, where one that fails, crashes or hangs is named, and started anew if wanted."""
+"""One process per environment: names the one that fails, crashes or hangs, and can restart it."""
 
 import multiprocessing
 import sys
@@ -23,25 +23,25 @@ from stable_baselines3.common.vec_env.base_vec_env import (
 from stable_baselines3.common.vec_env.subproc_vec_env import _stack_obs
 
 from ntm_rl.envs.foreign import ForeignError
-from ntm_rl.envs.sb3.seeding import SpawnsSeeds, spawn_seed
-from ntm_rl.envs.sb3.worker import work
+from ntm_rl.envs.sb3.seeding import SpawnedSeedVecEnv, spawn_seed
+from ntm_rl.envs.sb3.worker import run_worker
 
-CLOSING_SECONDS = 2.0  # for a worker to end by itself
-STARTING_SECONDS = 120.0  # for a worker to import what its environment needs
-MAX_RESTARTS = 5  # of one worker, without an episode of it that came to its end
+CLOSING_SECONDS = 2.0  # that a worker has to end by itself
+STARTING_SECONDS = 120.0  # that a worker has for the imports of its environment
+MAX_RESTARTS = 5  # of one worker without a completed episode in between
 
 
 class WorkerError(ForeignError):
-    """An environment's process crashed, or did not answer in time, or its environment raised an error."""
+    """A worker crashed or timed out, or its environment raised an error."""
 
 
-class Answer(NamedTuple):
-    """What a worker answered, or why it did not.
+class Reply(NamedTuple):
+    """The reply of a worker, or why there is none.
 
     Attributes:
-        value: What it answered.
-        failure: Why it did not, to be read after "environment 3".
-        error: What it raised in place of an answer.
+        value: The result of the command.
+        failure: Why the worker did not reply, as the end of a sentence that begins "environment 3".
+        error: The error that the command raised.
     """
 
     value: Any = None
@@ -49,20 +49,20 @@ class Answer(NamedTuple):
     error: Exception | None = None
 
 
-class Workers(SpawnsSeeds, SubprocVecEnv):
-    """SB3's `SubprocVecEnv` whose workers answer with their errors, within a time, and outlive signals to all.
+class WorkerVecEnv(SpawnedSeedVecEnv, SubprocVecEnv):
+    """SB3's `SubprocVecEnv` with error messages, timeouts and restarts.
 
-    Ctrl-C and Slurm signal a training and its workers alike; it is the training that ends its workers, after the last
-    checkpoint.
+    Workers ignore signals: Ctrl-C and Slurm signal the training and its workers alike, and the training ends its
+    workers after the last checkpoint.
 
     Args:
-        makers: Make an environment each.
+        makers: Functions that make an environment each.
         timeout: Seconds that a reset or a step may take.
-        restarts: Start a worker that failed anew, with another seed; its episode ends as if by a time limit. Else a
-            failure is an error, and so is one more than `MAX_RESTARTS` without an episode that ended.
+        restarts: Restart a failed worker with another seed and truncate its episode. After `MAX_RESTARTS` restarts
+            without a completed episode, or with `restarts=False`, a failure raises.
 
     Raises:
-        InputError: an environment that cannot be made.
+        InputError: an environment cannot be made.
     """
 
     def __init__(self, makers: list[Callable[[], gym.Env[Any, Any]]], timeout: float, restarts: bool):
@@ -71,21 +71,21 @@ class Workers(SpawnsSeeds, SubprocVecEnv):
         self._actions: list[Any] = [None] * len(makers)
         self._last: list[Any] = [None] * len(makers)
         self._failures = 0
-        self._in_a_row = [0] * len(makers)
+        self._consecutive_failures = [0] * len(makers)
         self.waiting, self.closed = False, False
         started = [self._start(index) for index in range(len(makers))]
         self.remotes, self.processes = tuple(remote for remote, _ in started), [process for _, process in started]
-        # At the interpreter's end multiprocessing would ask the workers to end, which they do not heed, and wait.
+        # At exit, multiprocessing would terminate and join the workers, which ignore SIGTERM.
         self._finalizer = Finalize(self, _kill, (self.processes,), exitpriority=10)
         try:
-            [(observation_space, action_space), *_] = self._ask("get_spaces", timeout=STARTING_SECONDS + timeout)
+            [(observation_space, action_space), *_] = self._call("get_spaces", timeout=STARTING_SECONDS + timeout)
         except Exception:
             self.close()
             raise
         VecEnv.__init__(self, len(makers), observation_space, action_space)
 
     def reset(self) -> VecEnvObs:
-        """Starts an episode in every process.
+        """Begins an episode in every sub-environment.
 
         Raises:
             WorkerError: one failed, crashed or hangs.
@@ -95,8 +95,8 @@ class Workers(SpawnsSeeds, SubprocVecEnv):
         self._actions = [None] * self.num_envs
         for index, remote in enumerate(self.remotes):
             self._send(remote, ("reset", (self._seeds[index], self._options[index])))
-        answers = [self._value(index, answer) for index, answer in enumerate(self._answers(self.remotes))]
-        self._last, self.reset_infos = [list(each) for each in zip(*answers, strict=True)]
+        replies = [self._value(index, reply) for index, reply in enumerate(self._replies(self.remotes))]
+        self._last, self.reset_infos = [list(each) for each in zip(*replies, strict=True)]
         self._reset_seeds()
         self._reset_options()
         return _stack_obs(tuple(self._last), self.observation_space)
@@ -109,20 +109,20 @@ class Workers(SpawnsSeeds, SubprocVecEnv):
         self.waiting = True
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Waits for all processes.
+        """Waits for all workers.
 
         Raises:
-            WorkerError: one failed, crashed or hangs, and is not to be restarted, or was too often.
+            WorkerError: one failed, crashed or hangs, and restarts are off or exhausted.
         """
-        answers = self._answers(self.remotes)
+        replies = self._replies(self.remotes)
         self.waiting = False
-        rows = [self._row(index, answer) for index, answer in enumerate(answers)]
+        rows = [self._row(index, reply) for index, reply in enumerate(replies)]
         observations, rewards, dones, infos, self.reset_infos = zip(*rows, strict=True)  # type: ignore[assignment]
         self._last = list(observations)
         return _stack_obs(observations, self.observation_space), np.stack(rewards), np.stack(dones), infos  # type: ignore[return-value]
 
     def close(self) -> None:
-        """Ends all processes, those that hang too."""
+        """Ends all processes, and kills those that hang."""
         if self.closed:
             return
         for remote in self.remotes:
@@ -136,147 +136,149 @@ class Workers(SpawnsSeeds, SubprocVecEnv):
         self.closed = True
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """Returns what each copy shows."""
-        return self._ask("render")
+        """Returns the rendered image of every sub-environment."""
+        return self._call("render")
 
     def has_attr(self, attr_name: str) -> bool:
-        """Returns whether all copies have an attribute."""
-        return all(self._ask("has_attr", attr_name))
+        """Returns whether all sub-environments have an attribute."""
+        return all(self._call("has_attr", attr_name))
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Returns an attribute of copies.
+        """Returns an attribute of sub-environments.
 
         Raises:
-            AttributeError: one has none of that name, or one that cannot be sent from process to process.
+            AttributeError: one lacks it, or its value cannot be pickled.
         """
-        return self._ask("get_attr", attr_name, indices)
+        return self._call("get_attr", attr_name, indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Sets an attribute of copies."""
-        self._ask("set_attr", (attr_name, value), indices)
+        """Sets an attribute of sub-environments."""
+        self._call("set_attr", (attr_name, value), indices)
 
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Calls a method of copies.
+        """Calls a method of sub-environments.
 
         Raises:
-            AttributeError: one has none of that name.
+            AttributeError: one lacks it.
         """
-        return self._ask("env_method", (method_name, method_args, method_kwargs), indices)
+        return self._call("env_method", (method_name, method_args, method_kwargs), indices)
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Returns whether copies are wrapped so."""
-        return self._ask("is_wrapped", wrapper_class, indices)
+        """Returns whether sub-environments are wrapped with a class."""
+        return self._call("is_wrapped", wrapper_class, indices)
 
-    def _ask(
+    def _call(
         self, command: str, data: Any = None, indices: VecEnvIndices = None, timeout: float | None = None
     ) -> list[Any]:
-        """Sends a command to some workers and returns what they answer."""
+        """Sends a command to some workers and returns their results."""
         chosen = range(len(self.remotes)) if indices is None else list(self._get_indices(indices))
         remotes = [self.remotes[index] for index in chosen]
         for remote in remotes:
             self._send(remote, (command, data))
-        answers = self._answers(remotes, timeout)
-        return [self._value(index, answer) for index, answer in zip(chosen, answers, strict=True)]
+        replies = self._replies(remotes, timeout)
+        return [self._value(index, reply) for index, reply in zip(chosen, replies, strict=True)]
 
-    def _answers(self, remotes: Sequence[Any], timeout: float | None = None) -> list[Answer]:
-        """Returns what the workers answered, or why they did not."""
+    def _replies(self, remotes: Sequence[Any], timeout: float | None = None) -> list[Reply]:
+        """Returns the reply of each worker, or why there is none."""
         seconds = self._timeout if timeout is None else timeout
         deadline = time.monotonic() + seconds
-        answers = []
+        replies = []
         for remote in remotes:
             try:
                 if not wait([remote], max(0.0, deadline - time.monotonic())):
-                    answers.append(Answer(failure=f"did not answer within {seconds:g} s"))
+                    replies.append(Reply(failure=f"did not respond within {seconds:g} s"))
                     continue
                 value, error = remote.recv()
-                answers.append(Answer(value, error=error))
+                replies.append(Reply(value, error=error))
             except (EOFError, OSError):
                 process = self.processes[self.remotes.index(remote)]
                 process.join(CLOSING_SECONDS)
-                answers.append(Answer(failure=f"ended with exit code {process.exitcode}"))
-        return answers
+                replies.append(Reply(failure=f"ended with exit code {process.exitcode}"))
+        return replies
 
-    def _value(self, index: int, answer: Answer) -> Any:
-        """Returns what a worker answered; raises why it did not."""
-        if answer.failure or isinstance(answer.error, ForeignError):
-            self._fail(index, answer)
-        if answer.error is not None:
-            raise answer.error
-        return answer.value
+    def _value(self, index: int, reply: Reply) -> Any:
+        """Returns the result in a reply; raises its error or failure."""
+        if reply.failure or isinstance(reply.error, ForeignError):
+            self._fail(index, reply)
+        if reply.error is not None:
+            raise reply.error
+        return reply.value
 
-    def _row(self, index: int, answer: Answer) -> Any:
-        """Returns a worker's step, or the end of its episode if it failed and is started anew."""
-        has_failed = answer.failure or isinstance(answer.error, ForeignError)
+    def _row(self, index: int, reply: Reply) -> Any:
+        """Returns the step of a worker, or a truncated episode where it is restarted."""
+        has_failed = reply.failure or isinstance(reply.error, ForeignError)
         if has_failed and self._restarts:
-            return self._restart(index, answer)
-        row = self._value(index, answer)
+            return self._restart(index, reply)
+        row = self._value(index, reply)
         if row[2]:
-            self._in_a_row[index] = 0
+            self._consecutive_failures[index] = 0
         return row
 
-    def _fail(self, index: int, answer: Answer, why: str = "") -> Any:
-        in_step = self._actions[index] is not None  # restarts are for steps alone
-        advice = " env.restart_workers = true starts such environments anew" if in_step and not self._restarts else ""
-        printed = "; what it printed stands above." if answer.failure else "."
-        first, *rest = self._tell(index, answer).split("\n", 1)
+    def _fail(self, index: int, reply: Reply, why: str = "") -> Any:
+        in_step = self._actions[index] is not None  # only steps restart a worker
+        advice = (
+            " Set env.restart_workers = true to restart such environments." if in_step and not self._restarts else ""
+        )
+        printed = "; see its output above." if reply.failure else "."
+        first, *rest = self._describe(index, reply).split("\n", 1)
         seed = self._first_seeds[index]
         details = "" if seed is None else f"; its seed was {seed}, its last action {self._last_action(index)}"
-        raise WorkerError("\n".join([f"{first}{why}{details}{printed}{advice}", *rest])) from answer.error
+        raise WorkerError("\n".join([f"{first}{why}{details}{printed}{advice}", *rest])) from reply.error
 
-    def _tell(self, index: int, answer: Answer) -> str:
-        if answer.failure:
-            return f"environment {index} {answer.failure}"
-        named = f"environment {index},"  # so the guards of `make_env` name it
-        return str(answer.error) if named in str(answer.error) else f"environment {index}: {answer.error}"
+    def _describe(self, index: int, reply: Reply) -> str:
+        if reply.failure:
+            return f"environment {index} {reply.failure}"
+        named = f"environment {index},"  # the guard of `make_env` may have named it
+        return str(reply.error) if named in str(reply.error) else f"environment {index}: {reply.error}"
 
     def _last_action(self, index: int) -> Any:
         return None if self._actions[index] is None else np.asarray(self._actions[index]).tolist()
 
-    def _restart(self, index: int, answer: Answer) -> tuple[Any, float, bool, dict[str, Any], dict[str, Any]]:
-        """Starts a process anew and returns a step that ends its episode."""
+    def _restart(self, index: int, reply: Reply) -> tuple[Any, float, bool, dict[str, Any], dict[str, Any]]:
+        """Restarts a worker and returns a step that truncates its episode."""
         self.processes[index].kill()
         self.processes[index].join()
         self.remotes[index].close()
         self._failures += 1
-        self._in_a_row[index] += 1
-        if self._in_a_row[index] > MAX_RESTARTS:
-            self._fail(index, answer, f", and was started anew {MAX_RESTARTS} times before, with no whole episode")
+        self._consecutive_failures[index] += 1
+        if self._consecutive_failures[index] > MAX_RESTARTS:
+            self._fail(index, reply, f" after {MAX_RESTARTS} restarts without a completed episode")
         remote, process = self._start(index)
         self.remotes = tuple(remote if each == index else old for each, old in enumerate(self.remotes))
         self.processes[index] = process
         first = self._first_seeds[index]
         seed = None if first is None else spawn_seed(first, self._failures)
         self._send(remote, ("reset", (seed, self._options[index])))
-        [again] = self._answers([remote], STARTING_SECONDS + self._timeout)
-        observation, reset_info = self._value(index, again)
-        first_line, *rest = self._tell(index, answer).split("\n", 1)
-        told = f"{first_line}, at action {self._last_action(index)}; started anew with seed {seed}"
-        why = "\n".join([told, *rest])
+        [reset_reply] = self._replies([remote], STARTING_SECONDS + self._timeout)
+        observation, reset_info = self._value(index, reset_reply)
+        first_line, *rest = self._describe(index, reply).split("\n", 1)
+        summary = f"{first_line}, at action {self._last_action(index)}; restarted with seed {seed}"
+        why = "\n".join([summary, *rest])
         print(why, file=sys.stderr, flush=True)
         last = {"terminal_observation": self._last[index], "TimeLimit.truncated": True, "restarted": why}
         return observation, 0.0, True, last, reset_info
 
     def _start(self, index: int) -> tuple[Any, Any]:
-        """Starts a worker; returns this side of its pipe, and its process."""
+        """Starts a worker; returns our end of its pipe and its process."""
         methods = multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        if "forkserver" in methods:  # imports, which take seconds, happen once for all workers
+        if "forkserver" in methods:  # import once for all workers
             context.set_forkserver_preload(["ntm_rl.envs.sb3.making"])
         remote, work_remote = context.Pipe()
         maker = CloudpickleWrapper(self._makers[index])
-        # No daemon, which could not start processes; `_finalizer` ends it.
-        process = context.Process(target=work, args=(work_remote, remote, maker), daemon=False)
+        # A daemon could not start processes; `_finalizer` ends the worker.
+        process = context.Process(target=run_worker, args=(work_remote, remote, maker), daemon=False)
         process.start()
         work_remote.close()
         return remote, process
 
     @staticmethod
     def _send(remote: Any, message: Any) -> None:
-        with suppress(OSError):  # a process that has ended is noticed where its answer is waited for
+        with suppress(OSError):  # `_replies` notices a process that has ended
             remote.send(message)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
-from ntm_rl.envs.foreign import ForeignError, describe, is_of_the_call
+from ntm_rl.envs.foreign import ForeignError, describe, is_wrong_call
 from ntm_rl.envs.wrappers.elements import MismatchError, conform, shape_of
 from ntm_rl.errors import InputError
 
@@ -48,7 +48,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         except (InputError, KeyboardInterrupt):
             raise
         except BaseException as error:
-            if is_of_the_call(error):
+            if is_wrong_call(error):
                 self._refuse("reset does not take a seed and options; Gymnasium's is reset(*, seed=None, options=None)")
             raise self._failure("reset", error) from error
         if not isinstance(result, (tuple, list)) or len(result) != 2:
@@ -65,7 +65,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         except (InputError, KeyboardInterrupt):
             raise
         except BaseException as error:
-            if is_of_the_call(error):
+            if is_wrong_call(error):
                 self._refuse("step does not take one action; Gymnasium's is step(action)")
             raise self._failure("step", error) from error
         if not isinstance(result, (tuple, list)) or len(result) != 5:

@@ -17,7 +17,7 @@ from ntm_rl.agents.ppo.callbacks import CheckpointCallback
 from ntm_rl.agents.ppo.training import make_model
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import load_settings
-from ntm_rl.agents.settings.schema import Settings
+from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.tracking.logger import make_logger
 from ntm_rl.envs.sb3.making import make_vec_env
 
@@ -41,7 +41,7 @@ def main() -> int:
     """Measures and prints."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
         settings = load_settings("popgym/repeat_previous_easy", ["wandb=disabled", f"run_dir={folder}"])
-        assert isinstance(settings, Settings)
+        assert isinstance(settings, PpoTrainingSettings)
         model = make_model(settings, make_vec_env(settings.env_settings, settings.n_envs, settings.seed))
         run = Run.create(settings, "cost")
         model.set_logger(make_logger(run.path, None))

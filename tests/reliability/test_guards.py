@@ -23,7 +23,7 @@ from ntm_rl.agents.runs.nonfinite import NonFiniteError
 from ntm_rl.agents.storage.tensors import read_tensors
 from ntm_rl.agents.tracking.csv_log import read_table
 from ntm_rl.envs.sb3.seeding import spawn_seed
-from ntm_rl.envs.sb3.workers import WorkerError, Workers
+from ntm_rl.envs.sb3.workers import WorkerError, WorkerVecEnv
 
 CORE = dict(core_kwargs=dict(slots=5, width=3, hidden_size=8), net_arch=dict(pi=[8], vf=[8]))
 TINY = ["memory.ntm.slots=5", "memory.ntm.hidden_size=8", "wandb=disabled", "n_envs=2", "ppo.n_steps=16"]
@@ -231,9 +231,9 @@ class Fragile(gym.Env):
         return np.zeros(2, np.float32), 1.0, False, False, {}
 
 
-@pytest.mark.parametrize(("how", "why"), [("crash", "ended with exit code 7"), ("hang", "did not answer within 2 s")])
+@pytest.mark.parametrize(("how", "why"), [("crash", "ended with exit code 7"), ("hang", "did not respond within 2 s")])
 def test_a_worker_that_crashes_or_hangs_is_named_with_its_seed_and_last_action(how, why):
-    workers = Workers([partial(Fragile, how)] * 3, timeout=2, restarts=False)
+    workers = WorkerVecEnv([partial(Fragile, how)] * 3, timeout=2, restarts=False)
     workers.seed(40)
     workers.reset()
     try:
@@ -252,7 +252,7 @@ def test_a_worker_that_crashes_or_hangs_is_named_with_its_seed_and_last_action(h
 
 @pytest.mark.parametrize("how", ["crash", "hang"])
 def test_a_worker_is_started_anew_where_that_is_asked_for(how, capsys):
-    workers = Workers([partial(Fragile, how)] * 2, timeout=2, restarts=True)
+    workers = WorkerVecEnv([partial(Fragile, how)] * 2, timeout=2, restarts=True)
     workers.seed(40)
     first = workers.reset()
     for _ in range(4):

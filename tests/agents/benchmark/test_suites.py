@@ -5,7 +5,7 @@ import pytest
 
 from ntm_rl.agents.benchmark.suites import SUITES, choose_tasks, find_suite
 from ntm_rl.agents.settings.loading import load_settings
-from ntm_rl.agents.settings.schema import Settings
+from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.envs import make_vec_env
 from ntm_rl.envs.native import NATIVE
 from ntm_rl.errors import InputError
@@ -13,14 +13,14 @@ from ntm_rl.errors import InputError
 TASKS = [(name, task) for name, suite in SUITES.items() for task in suite.tasks]
 
 
-def settings(suite: str) -> dict[str, Settings]:
+def settings(suite: str) -> dict[str, PpoTrainingSettings]:
     return {task.name: load_settings(task.config, task.overrides) for task in SUITES[suite].tasks}
 
 
 @pytest.mark.parametrize(("suite", "task"), TASKS, ids=[f"{suite}/{task.name}" for suite, task in TASKS])
 def test_every_task_is_a_ppo_training_whose_environment_can_be_made(suite, task):
     made = load_settings(task.config, task.overrides)
-    assert isinstance(made, Settings)
+    assert isinstance(made, PpoTrainingSettings)
     env = make_vec_env(made.env_settings, 1, 0)
     env.reset()
     env.close()

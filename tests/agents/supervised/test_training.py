@@ -74,7 +74,7 @@ def test_a_training_learns_and_leaves_a_whole_run(tmp_path):
         "optimizer.learning_rate=0.01",
         "batch_size=5",
         "optimizer.averaging=0.9",
-        "uneven=0",  # so few sequences are for what is validated
+        "biased_fraction=0",  # so few sequences are for what is validated
     )
     columns, rows = read_table(result.run / "progress.csv")
     costs = [float(row["validation/bits_per_sequence"]) for row in rows]
@@ -107,8 +107,8 @@ def test_two_halves_with_a_resume_between_are_one_training(tmp_path):
     assert timeless[0] == timeless[1]
 
 
-def test_uneven_bits_are_for_training_alone(tmp_path, monkeypatch):
-    trainer = SupervisedTrainer(small(tmp_path, "task.copy.bits=8", "batch_size=200", "uneven=0.5"))
+def test_biased_bits_are_for_training_alone(tmp_path, monkeypatch):
+    trainer = SupervisedTrainer(small(tmp_path, "task.copy.bits=8", "batch_size=200", "biased_fraction=0.5"))
     seen = {}
 
     def note(name, task):
@@ -212,7 +212,7 @@ def test_what_is_wrong_with_a_supervised_config_comes_in_one_line_each():
     for override, message in {
         "task.copy.max_length=-1": r"task.copy.max_length = -1: must be an integer of at least 1",
         "task.name=copi": r"task.name = 'copi': must be .* Did you mean copy\?",
-        "validation.longer=[{items: 3}]": r"validation.longer.items: this task's difficulty has no such number",
+        "validation.longer=[{items: 3}]": r"validation.longer.items: unknown; a difficulty of this task has",
         "optimizer.name=adagrad": r"optimizer.name = 'adagrad': must be 'rmsprop', 'adam' or 'sgd'",
         "ppo.gamma=0.9": r"ppo = .*: unknown key",
         "task.copy.size=3": r"task.copy.size = 3: unknown key. Valid here are bits, min_length, max_length",
@@ -229,7 +229,7 @@ def test_evaluation_scores_each_difficulty_and_refuses_what_there_is_not(tmp_pat
     assert list(scores) == ["as in training", "length=5"]
     assert scores["length=5"].bits > 0
     assert list(evaluate_supervised(run, 5, [{"length": 2}], best=True).scores) == ["length=2"]
-    with pytest.raises(InputError, match="items: this task's difficulty has no such number"):
+    with pytest.raises(InputError, match="items: unknown; a difficulty of this task has"):
         evaluate_supervised(run, 5, [{"items": 2}])
     with pytest.raises(InputError, match="episodes = 0: must be at least 1"):
         evaluate_supervised(run, 0)

@@ -9,13 +9,13 @@ from ntm_rl.envs.algorithmic.registry import TASKS, make_task
 from ntm_rl.errors import InputError
 
 
-def write(name, difficulty, seed=0, **options):
+def generate(name, difficulty, seed=0, **options):
     task = make_task(name, **options)
-    return task, task.write(np.random.default_rng(seed), difficulty)
+    return task, task.generate(np.random.default_rng(seed), difficulty)
 
 
 def test_copy_shows_vectors_then_a_delimiter_and_asks_for_them_again():
-    _, (inputs, targets, mask) = write("copy", {"length": 5})
+    _, (inputs, targets, mask) = generate("copy", {"length": 5})
     assert inputs.shape == (11, 9)
     assert targets.shape == (11, 8)
     assert inputs[5].tolist() == [0] * 8 + [1]
@@ -27,12 +27,12 @@ def test_copy_shows_vectors_then_a_delimiter_and_asks_for_them_again():
 
 
 def test_reverse_asks_for_the_last_vector_first():
-    _, (inputs, targets, _) = write("reverse", {"length": 4})
+    _, (inputs, targets, _) = generate("reverse", {"length": 4})
     assert [row.tolist() for row in targets[5:]] == [inputs[step, :8].tolist() for step in (3, 2, 1, 0)]
 
 
 def test_sort_by_key_asks_for_ascending_binary_numbers():
-    _, (inputs, targets, _) = write("sort_by_key", {"length": 9})
+    _, (inputs, targets, _) = generate("sort_by_key", {"length": 9})
     numbers = [int("".join(str(int(bit)) for bit in row), 2) for row in inputs[:9, :8]]
     answered = [int("".join(str(int(bit)) for bit in row), 2) for row in targets[10:]]
     assert answered == sorted(numbers)
@@ -40,7 +40,7 @@ def test_sort_by_key_asks_for_ascending_binary_numbers():
 
 
 def test_repeat_copy_asks_for_all_copies_and_then_the_end_marker():
-    task, (inputs, targets, mask) = write("repeat_copy", {"length": 3, "repeats": 4})
+    task, (inputs, targets, mask) = generate("repeat_copy", {"length": 3, "repeats": 4})
     assert inputs.shape == (3 + 1 + 12 + 1, 10)
     for step in range(12):
         assert targets[4 + step].tolist() == [*inputs[step % 3, :8], 0]
@@ -54,7 +54,7 @@ def test_repeat_copy_asks_for_all_copies_and_then_the_end_marker():
 
 def test_associative_recall_asks_for_the_item_after_the_one_queried():
     for seed in range(20):
-        _, (inputs, targets, mask) = write("associative_recall", {"items": 4}, seed)
+        _, (inputs, targets, mask) = generate("associative_recall", {"items": 4}, seed)
         assert inputs.shape == (24, 8)
         assert np.flatnonzero(inputs[:, 6]).tolist() == [0, 4, 8, 12]
         assert np.flatnonzero(inputs[:, 7]).tolist() == [16, 20]
@@ -66,7 +66,7 @@ def test_associative_recall_asks_for_the_item_after_the_one_queried():
 
 
 def test_priority_sort_asks_for_the_highest_priorities_in_order():
-    _, (inputs, targets, mask) = write("priority_sort", {"items": 20})
+    _, (inputs, targets, mask) = generate("priority_sort", {"items": 20})
     assert inputs.shape == (37, 10)
     ranked = sorted(range(20), key=lambda item: -inputs[item, 8])[:16]
     assert [row.tolist() for row in targets[21:]] == [inputs[item, :8].tolist() for item in ranked]
@@ -77,7 +77,7 @@ def test_priority_sort_asks_for_the_highest_priorities_in_order():
 
 def test_addition_asks_for_the_sum():
     for seed in range(20):
-        _, (inputs, targets, mask) = write("addition", {"digits": 6}, seed)
+        _, (inputs, targets, mask) = generate("addition", {"digits": 6}, seed)
         assert inputs.shape == (21, 4)
         first, second = (inputs[start : start + 6, 1] for start in (0, 7))
         assert inputs[6].tolist() == [0, 0, 1, 0]
@@ -91,7 +91,7 @@ def test_addition_asks_for_the_sum():
 
 
 def test_ngrams_show_the_last_bit_and_ask_for_the_next():
-    _, (inputs, targets, mask) = write("dynamic_ngrams", {"length": 200})
+    _, (inputs, targets, mask) = generate("dynamic_ngrams", {"length": 200})
     assert mask.all()
     assert not inputs[0].any()
     assert np.array_equal(inputs[1:].argmax(axis=1), targets[:-1, 0])
@@ -101,7 +101,7 @@ def test_ngrams_show_the_last_bit_and_ask_for_the_next():
 def test_ngrams_follow_a_table_from_the_beta_distribution():
     # Of Beta(1/2, 1/2) the mean square is 3/8: two bits after the same context are equal with probability 3/4.
     task, rng = make_task("dynamic_ngrams", n=1, length=2), np.random.default_rng(0)
-    pairs = np.array([task.write(rng, {"length": 2}).targets[:, 0] for _ in range(20_000)])
+    pairs = np.array([task.generate(rng, {"length": 2}).targets[:, 0] for _ in range(20_000)])
     assert (pairs[:, 0] == pairs[:, 1]).mean() == pytest.approx(0.75, abs=0.01)
 
 
@@ -171,8 +171,8 @@ def test_impossible_tasks_are_refused_in_one_line(name, options, message):
     ("difficulty", "message"),
     [
         ({"length": 0}, "length = 0: must be an integer of at least 1"),
-        ({"items": 3}, "items: this task's difficulty has no such number; it has length"),
-        ({}, "length: missing; a difficulty of this task names length"),
+        ({"items": 3}, "items: unknown; a difficulty of this task has length"),
+        ({}, "length: missing; a difficulty of this task has length"),
     ],
 )
 def test_impossible_difficulties_are_refused(difficulty, message):

@@ -37,7 +37,7 @@ def informed_actions(game, rng: np.random.Generator) -> np.ndarray:
     """Returns actions that are right often enough: random ones alone would hardly ever be."""
     if isinstance(game, Concentration):
         return np.array([turn_card(game, copy, rng) for copy in range(COPIES)])
-    answers = game._answers[game._copies, game._time]
+    answers = game._answers[game._indices, game._time]
     guesses = rng.integers(game.single_action_space.n, size=COPIES)
     return np.where((rng.random(COPIES) < 0.5) & (answers != NO_ANSWER), answers, guesses)
 
@@ -106,7 +106,7 @@ def test_perfect_play_returns_one_where_every_scored_step_can_be_known(env_id):
     game.reset(seed=0)
     total = np.zeros(2)
     for step in range(game._steps):
-        answers = game._answers[game._copies, game._time]
+        answers = game._answers[game._indices, game._time]
         _, rewards, terminated, truncated, _ = game.step(np.where(answers == NO_ANSWER, 0, answers))
         total += rewards
         assert terminated.all() == (step == game._steps - 1)

@@ -220,7 +220,7 @@ def test_the_maze_is_drawn_with_its_goal_and_its_agent_in_pictures_of_one_size()
         assert picture[8 if up else 40, 56].tolist() == [60, 160, 60]
         goals.add(bool(up))
     assert goals == {True, False}
-    assert gym.make(TMAZE, length=1500, render_mode="rgb_array").unwrapped._copies.picture(0).shape == (48, 1501, 3)
+    assert gym.make(TMAZE, length=1500, render_mode="rgb_array").unwrapped._envs.picture(0).shape == (48, 1501, 3)
 
 
 def test_the_chain_is_drawn_while_its_context_is_shown_and_its_query_asked():

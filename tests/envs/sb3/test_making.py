@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNorm
 from ntm_rl.envs import EnvSettings, PreviousStepVector, VectorEnvAdapter, make_env, make_vec_env
 from ntm_rl.envs.foreign import ForeignError
 from ntm_rl.envs.native import NATIVE
-from ntm_rl.envs.sb3.making import SteppedInTurn
+from ntm_rl.envs.sb3.making import SpawnedSeedDummyVecEnv
 from ntm_rl.envs.sb3.seeding import spawn_seed
 from ntm_rl.errors import InputError
 
@@ -105,7 +105,7 @@ def test_the_adapter_around_gymnasiums_sync_vector_env_equals_sb3s_dummy_vec_env
     settings = EnvSettings("ntm_rl/CartPoleNoVelocity-v0", max_episode_steps=12)
     makers = [lambda: make_env(settings)] * 3
     ours = VectorEnvAdapter(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP))
-    peer = SteppedInTurn([lambda: Monitor(make_env(settings))] * 3)
+    peer = SpawnedSeedDummyVecEnv([lambda: Monitor(make_env(settings))] * 3)
     ours.seed(4), peer.seed(4)
     np.testing.assert_array_equal(ours.reset(), peer.reset())
     rng = np.random.default_rng(0)

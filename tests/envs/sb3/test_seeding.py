@@ -59,7 +59,7 @@ def test_a_vector_environment_that_is_reset_directly_counts_up_as_gymnasiums_do(
     counted, listed = envs.reset(seed=7)[0], envs.reset(seed=[7, 8, 9])[0]
     np.testing.assert_array_equal(counted, listed)
     np.testing.assert_array_equal(counted[2], MemoryChainVectorEnv(1, **CHAIN).reset(seed=9)[0][0])
-    with pytest.raises(InputError, match=r"seed = \[1, 2\]: must be one number, or 3, one for each copy"):
+    with pytest.raises(InputError, match=r"seed = \[1, 2\]: must be one number, or 3, one for each sub-environment"):
         envs.reset(seed=[1, 2])
 
 

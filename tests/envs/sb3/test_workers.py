@@ -14,7 +14,7 @@ from gymnasium import spaces
 from ntm_rl.agents.ppo.vec_env_state import curricula, restore_curricula
 from ntm_rl.envs import EnvSettings, VectorEnvAdapter, make_vec_env
 from ntm_rl.envs.foreign import ForeignError
-from ntm_rl.envs.sb3.workers import MAX_RESTARTS, WorkerError, Workers
+from ntm_rl.envs.sb3.workers import MAX_RESTARTS, WorkerError, WorkerVecEnv
 from ntm_rl.errors import InputError
 
 
@@ -62,7 +62,7 @@ def workers(request):
     made = []
 
     def make(how="", count=2, restarts=False):
-        made.append(Workers([partial(Numbers, how)] * count, timeout=30, restarts=restarts))
+        made.append(WorkerVecEnv([partial(Numbers, how)] * count, timeout=30, restarts=restarts))
         made[-1].seed(5)
         made[-1].reset()
         return made[-1]
@@ -72,7 +72,7 @@ def workers(request):
         each.close()
 
 
-def test_questions_are_answered_and_none_ends_a_process(workers):
+def test_attributes_and_methods_are_reached_and_missing_ones_do_not_end_a_process(workers):
     env = workers()
     assert env.has_attr("how") and not env.has_attr("curriculum")
     assert env.get_attr("limit") == [3, 3] and env.env_method("add", 1, other=2) == [3, 3]
@@ -86,17 +86,17 @@ def test_questions_are_answered_and_none_ends_a_process(workers):
     assert env.step(np.zeros(2, np.int64))[2].tolist() == [False, True]
 
 
-def test_what_an_environment_raises_is_told_with_its_line_and_action(workers):
+def test_an_error_of_an_environment_is_reported_with_its_line_and_action(workers):
     env = workers("raise")
     with pytest.raises(
         WorkerError, match=r"step raised an error: .*test_workers.py, line \d+, in step: ValueError: boom;"
     ):
         env.step(np.array([0, 1]))
-    with pytest.raises(WorkerError, match="environment 1: what step returned cannot be sent"):
+    with pytest.raises(WorkerError, match="environment 1: the result of step cannot be sent"):
         workers("info").step(np.array([0, 1]))
 
 
-def test_an_error_that_is_no_exception_is_told_with_its_line_too(workers):
+def test_a_base_exception_is_reported_with_its_line(workers):
     with pytest.raises(WorkerError, match=r"environment 1: step .*test_workers.py, line \d+, in step: Panic: boom;"):
         workers("panic").step(np.array([0, 1]))
 
@@ -106,35 +106,35 @@ def test_an_environment_in_a_process_may_start_processes(workers):
     assert workers("pool").step(np.array([0, 1]))[0].tolist() == [[0], [1]]
 
 
-def test_a_constructor_that_fails_is_not_told_of_restarts():
+def test_an_error_of_a_constructor_does_not_advise_restarts():
     with pytest.raises(ForeignError) as caught:
-        Workers([partial(Numbers, "constructor")], timeout=30, restarts=False)
+        WorkerVecEnv([partial(Numbers, "constructor")], timeout=30, restarts=False)
     assert str(caught.value).endswith("ConnectionRefusedError: no simulator.")
 
 
-def test_a_constructor_that_fails_in_a_process_keeps_its_place():
+def test_an_error_of_a_constructor_keeps_its_location():
     with pytest.raises(ForeignError, match=r"test_workers.py, line \d+, in __init__: ConnectionRefusedError: no sim"):
-        Workers([partial(Numbers, "constructor")], timeout=30, restarts=True)
+        WorkerVecEnv([partial(Numbers, "constructor")], timeout=30, restarts=True)
     with pytest.raises(InputError, match=r"env.id = 'CartPoll-v1': unknown environment"):
         make_vec_env(EnvSettings("CartPoll-v1", vectorization="subprocess"), 1, 0)
 
 
 @pytest.mark.parametrize("how", ["raise", "exit"])
-def test_restarts_have_a_limit_that_whole_episodes_renew(workers, how, capsys):
+def test_the_limit_of_restarts_counts_from_the_last_completed_episode(workers, how, capsys):
     env = workers(how, count=1, restarts=True)
     for _ in range(2):
         for _ in range(MAX_RESTARTS):
             assert env.step(np.array([1]))[2].all()
         ends = [bool(env.step(np.array([0]))[2][0]) for _ in range(3)]
-        assert ends == [False, False, True]  # a whole episode
+        assert ends == [False, False, True]  # a completed episode
     for _ in range(MAX_RESTARTS):
         env.step(np.array([1]))
-    with pytest.raises(WorkerError, match=f"was started anew {MAX_RESTARTS} times before, with no whole episode"):
+    with pytest.raises(WorkerError, match=f"after {MAX_RESTARTS} restarts without a completed episode"):
         env.step(np.array([1]))
-    assert capsys.readouterr().err.count("started anew with seed") == 3 * MAX_RESTARTS
+    assert capsys.readouterr().err.count("restarted with seed") == 3 * MAX_RESTARTS
 
 
-def test_signals_to_all_leave_the_processes_to_their_training(workers):
+def test_workers_ignore_signals_and_end_with_the_training(workers):
     env = workers()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         for process in env.processes:
@@ -150,7 +150,7 @@ def test_processes_do_not_share_numpys_random_numbers(workers):
     assert len(set(drawn)) == 3
 
 
-def test_gymnasiums_own_processes_outlive_the_question_for_what_they_lack():
+def test_a_missing_attribute_does_not_end_gymnasiums_workers():
     mode = gym.vector.AutoresetMode.SAME_STEP
     env = VectorEnvAdapter(gym.vector.AsyncVectorEnv([Numbers, Numbers], autoreset_mode=mode))
     env.reset()
@@ -160,7 +160,7 @@ def test_gymnasiums_own_processes_outlive_the_question_for_what_they_lack():
 
 
 @pytest.mark.parametrize("vectorization", ["native", "sync", "subprocess"])
-def test_levels_of_curricula_are_put_back_however_copies_are_stepped(vectorization):
+def test_levels_of_curricula_are_restored_with_every_vectorization(vectorization):
     settings = EnvSettings("ntm_rl/Copy-v0", {"curriculum": "lookahead"}, vectorization=vectorization)
     env = make_vec_env(settings, 2, 0)
     try:
