@@ -10,7 +10,7 @@ from ntm_rl.errors import InputError
 
 
 class StorageError(InputError):
-    """A file could not be written or read; whatever was there before is untouched."""
+    """A file could not be written or read; an older file is untouched."""
 
 
 class WriteError(StorageError):
@@ -35,9 +35,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        raise WriteError(
-            f"{path}: cannot be written: {error.strerror or error}; what was there before is untouched"
-        ) from error
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}; an older file is untouched") from error
     _sync_folder(path.parent)
 
 

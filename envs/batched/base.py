@@ -104,7 +104,7 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
             InputError: the actions are not in the action space.
         """
         actions = np.asarray(actions)
-        # 2.5 times as fast as action_space.contains(actions), which costs 2 % of a training.
+        # Takes 40 % of the time of action_space.contains(actions).
         is_valid = actions.shape == (self.num_envs,) and actions.dtype.kind in "iub"
         if not (is_valid and ((actions >= 0) & (actions < self._actions)).all()):
             raise InputError(

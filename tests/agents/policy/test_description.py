@@ -111,13 +111,13 @@ def test_images_say_their_network_and_vectors_how_they_are_scaled():
     ],
     ids=str,
 )
-def test_what_looks_wrong_is_warned_of_in_the_block_and_in_python(observation, action, message):
+def test_suspicious_spaces_are_warned_of_in_the_description_and_in_python(observation, action, message):
     lines, told = block("Anything-v0", observation, action)
     assert len(told) == 1 and message in told[0]
     assert f"warning: {told[0]}" in lines
 
 
-def test_scaled_actions_are_said_and_not_warned_of():
+def test_scaled_actions_are_described_without_a_warning():
     lines, told = block("Anything-v0", COIN, spaces.Box(0, 10_000, (1,)), rescale_action=True)
     assert told == [] and "then scaled to the environment's (env.rescale_action)" in lines[3]
 
@@ -135,13 +135,13 @@ def test_images_in_a_users_own_vector_environment_for_an_mlp_are_warned_of(space
         MemoryPPO("MlpNtmPolicy", DummyVecEnv([lambda: Anything(space)]), **TINY)
 
 
-def test_images_that_vecnormalize_made_numbers_are_warned_of():
+def test_images_normalised_by_vecnormalize_are_warned_of():
     env = VecNormalize(DummyVecEnv([lambda: Anything(spaces.Dict(v=spaces.Box(0, 255, (40, 40, 3), np.uint8)))]))
     with pytest.warns(SuspiciousSpaces, match=r"'v' looks like an image.*exclude images from VecNormalize"):
         MemoryPPO("MultiInputNtmPolicy", env, **TINY)
 
 
-def test_missions_are_read_or_said_to_be_left_out():
+def test_missions_are_read_or_described_as_left_out():
     lines, _ = block("MiniGrid-GoToDoor-5x5-v0")
     assert "    mission: read as 6 words, one-hot out of 18" in lines
     lines, _ = block("MiniGrid-GoToDoor-5x5-v0", mission="none")
@@ -149,7 +149,7 @@ def test_missions_are_read_or_said_to_be_left_out():
     assert "    mission: left out, it never changes" in block("MiniGrid-MemoryS7-v0")[0]
 
 
-def test_normalisation_of_nothing_is_warned_of():
+def test_normalisation_without_effect_is_warned_of():
     assert any(
         "env.normalize_observation = true has no effect" in line
         for line in block("Anything-v0", BYTES, normalize_observation=True)[0]
@@ -207,6 +207,6 @@ def test_nature_is_refused_for_a_small_image_by_the_name_of_the_observation(tmp_
     assert told.startswith("observation 'view.top': extractor = 'nature': images of 10 x 10 are too small")
 
 
-def test_extractors_of_images_are_refused_where_there_is_none(tmp_path, capsys):
+def test_image_extractors_are_refused_without_images(tmp_path, capsys):
     assert main(["train", "popgym/repeat_previous_easy", "policy.extractor=impala", f"run_dir={tmp_path}"]) == 2
     assert "policy.extractor = 'impala'" in capsys.readouterr().err.splitlines()[-1]

@@ -60,7 +60,7 @@ def test_every_core_and_critic_is_exported(core, critic, tmp_path):
         assert torch.equal(expected, found), name
 
 
-def test_what_no_card_can_express_is_refused_when_saving(tmp_path):
+def test_an_argument_that_no_card_can_express_is_refused_when_saving(tmp_path):
     class Mine(torch.nn.Tanh):
         pass
 

@@ -1,4 +1,4 @@
-"""What MemoryPPO and its policies are given: wrong values end in one line, and what is changed later is kept to."""
+"""Arguments of MemoryPPO, its policies and `predict`: wrong values are one clear error."""
 
 import gymnasium as gym
 import numpy as np
@@ -59,7 +59,7 @@ def test_numpys_floats_are_taken():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
-def test_a_cuda_that_is_not_there_is_said():
+def test_a_missing_cuda_device_is_warned_of():
     with pytest.warns(UserWarning, match="device = 'cuda': torch sees no CUDA device, so the CPU is used"):
         assert make_model(device="cuda").device == torch.device("cpu")
 
@@ -94,7 +94,7 @@ class Shows(gym.Env):
         (Shows(spaces.Dict()), r"observation space = Dict\(\): is empty"),
     ],
 )
-def test_what_is_no_environment_is_answered_with_what_is_meant(env, message):
+def test_a_wrong_environment_is_an_error_with_a_hint(env, message):
     with pytest.raises(InputError, match=message):
         make_model(env)
 
@@ -105,7 +105,7 @@ def test_an_id_is_taken_by_set_env_and_load_too(tmp_path):
     model.learn(8)
     model.save(tmp_path / "model")
     MemoryPPO.load(tmp_path / "model", env=CARTPOLE).learn(8)
-    with pytest.raises(InputError, match="env = None: set one with MemoryPPO.load"):
+    with pytest.raises(InputError, match="env = None: set one with"):
         MemoryPPO.load(tmp_path / "model").learn(8)
 
 
@@ -162,7 +162,7 @@ def test_another_number_of_steps_is_refused_rather_than_played_into_the_old_roll
 
 
 @pytest.mark.parametrize("steps", ["100", None, -1, float("nan")])
-def test_timesteps_are_a_number(steps):
+def test_total_timesteps_must_be_a_number(steps):
     with pytest.raises(InputError, match=r"total_timesteps = .*: must be a number of at least 0"):
         make_model().learn(steps)
 
@@ -188,7 +188,7 @@ VECTOR, NUMBER = spaces.Box(-1, 1, (3,)), spaces.Discrete(4)
         (spaces.Dict(a=NUMBER), {"a": 9}, r"observation\['a'\] = 9: must be in"),
     ],
 )
-def test_predict_says_what_is_wrong_with_an_observation(space, observation, message):
+def test_predict_names_the_problem_of_an_observation(space, observation, message):
     kind = MultiInputNtmPolicy if isinstance(space, spaces.Dict) else MlpNtmPolicy
     policy = kind(space, spaces.Discrete(2), lambda _: 1e-3, **TINY)
     with pytest.raises(InputError, match=message):
@@ -198,7 +198,7 @@ def test_predict_says_what_is_wrong_with_an_observation(space, observation, mess
 @pytest.mark.parametrize(
     "state", [np.zeros((1, 1, 8)), (np.zeros((1, 1, 8)),), "ab", (np.zeros((1, 1, 8)), np.zeros(3)), 5]
 )
-def test_predict_says_what_is_wrong_with_a_state(state):
+def test_predict_names_the_problem_of_a_state(state):
     with pytest.raises(InputError, match=r"^state of .*pass on the state that the last predict returned"):
         make_model().predict(np.zeros(4), state)
 
@@ -208,7 +208,7 @@ def test_predict_refuses_a_text_for_an_episode_start():
         make_model().predict(np.zeros(4), None, "False")
 
 
-def test_statistics_that_overflow_are_told():
+def test_statistics_that_overflow_are_an_error():
     huge = Shows(spaces.Box(-np.inf, np.inf, (2,)), np.array([1e38, 0], np.float32))
     env = VecNormalize(DummyVecEnv([lambda: huge, lambda: Shows(huge.observation_space, np.zeros(2, np.float32))]))
     with np.errstate(all="ignore"), pytest.raises(NonFiniteError, match="running variance of the observation is not"):
@@ -237,7 +237,7 @@ class EndsBadly(Shows):
 
 
 @pytest.mark.parametrize("is_normalized", [False, True])
-def test_a_last_observation_that_is_not_a_number_is_blamed_and_not_the_reward(is_normalized):
+def test_a_terminal_observation_that_is_not_finite_is_named_instead_of_the_reward(is_normalized):
     space = spaces.Box(-1, 1, (2,))
     copies = [kind(space, np.zeros(2, np.float32)) for kind in (Shows, EndsBadly)]
     env = DummyVecEnv([lambda: copies[0], lambda: copies[1]])

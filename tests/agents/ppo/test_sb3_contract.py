@@ -1,4 +1,4 @@
-"""What users of stable-baselines3 and sb3-contrib bring along: arguments, sizes, files, callbacks, predict, names."""
+"""MemoryPPO as a replacement of RecurrentPPO: arguments, sizes, files, predict, environments, names, callbacks."""
 
 import inspect
 import warnings
@@ -54,7 +54,7 @@ def test_positional_arguments_mean_what_they_mean_in_recurrent_ppo():
         (np.int64(16), 1, np.int32(8), np.int16(8), [8], [8, 8]),
     ],
 )
-def test_sizes_that_fit_are_derived_without_a_word(n_steps, n_envs, batch_size, sequence_length, lengths, sizes):
+def test_sizes_that_fit_give_no_warning(n_steps, n_envs, batch_size, sequence_length, lengths, sizes):
     sizes_given = dict(n_steps=n_steps, batch_size=batch_size, sequence_length=sequence_length)
     model = make_model(make_vec_env(CARTPOLE, n_envs), **sizes_given)
     assert found_sizes(model) == (lengths, sizes)
@@ -71,9 +71,7 @@ def test_sizes_that_fit_are_derived_without_a_word(n_steps, n_envs, batch_size, 
         (16, 2, 16, 5, [5, 1], [15, 15, 2], "3 mini-batches of 15 or 2"),
     ],
 )
-def test_sizes_that_do_not_fit_are_told_and_trained_with(
-    n_steps, n_envs, batch_size, sequence_length, lengths, sizes, told
-):
+def test_sizes_that_do_not_fit_train_with_a_warning(n_steps, n_envs, batch_size, sequence_length, lengths, sizes, told):
     sizes_given = dict(n_steps=n_steps, batch_size=batch_size, sequence_length=sequence_length)
     with pytest.warns(UserWarning, match=rf"mini-batch size of {batch_size}, .*there will be {told} transitions"):
         model = make_model(make_vec_env(CARTPOLE, n_envs), **sizes_given)
@@ -141,7 +139,7 @@ def test_user_code_recognises_a_recurrent_algorithm_and_passes_its_state_on():
 
 
 @pytest.mark.parametrize("start", [True, np.True_, [True], (1,), np.ones(1), np.ones((1, 1), np.uint8), 1])
-def test_an_episode_start_may_be_a_truth_value_of_any_kind(start):
+def test_an_episode_start_may_be_a_bool_of_any_type(start):
     model = make_model()
     observation = np.ones(4, np.float32)
     first, state = model.predict(observation, deterministic=True)
@@ -153,7 +151,7 @@ def test_an_episode_start_may_be_a_truth_value_of_any_kind(start):
 
 
 @pytest.mark.parametrize("start", [False, None, [False], 0.0])
-def test_an_episode_goes_on_where_none_starts(start):
+def test_an_episode_continues_without_an_episode_start(start):
     model = make_model()
     _, state = model.predict(np.ones(4, np.float32))
     expected = model.predict(np.ones(4, np.float32), state, episode_start=np.zeros(1, dtype=bool))[1]
@@ -161,7 +159,7 @@ def test_an_episode_goes_on_where_none_starts(start):
     np.testing.assert_array_equal(expected[0], found[0])
 
 
-def test_one_truth_value_starts_a_whole_batch_and_a_list_its_own():
+def test_one_bool_applies_to_the_whole_batch_and_a_list_to_each_observation():
     model = make_model()
     batch = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     actions, state = model.predict(batch)
@@ -398,7 +396,7 @@ def test_rewards_that_a_callback_changes_are_learned_from_as_in_sb3():
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_buffer_says_what_it_has_where_a_name_is_unknown():
+def test_the_buffer_lists_its_attributes_for_an_unknown_name():
     buffer = make_model(n_steps=8).rollout_buffer
     with pytest.raises(AttributeError, match=r"rollout_buffer.hidden_states_pi: .*observations, actions, rewards"):
         buffer.hidden_states_pi  # noqa: B018

@@ -47,7 +47,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
         monkeypatch.setattr(os, "fsync", full)
     else:
         monkeypatch.setattr("pathlib.Path.replace", full)
-    with pytest.raises(StorageError, match=r"x: cannot be written: No space left on device; what was there before"):
+    with pytest.raises(StorageError, match=r"x: cannot be written: No space left on device; an older file"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["x"]
