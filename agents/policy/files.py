@@ -93,7 +93,7 @@ def save_agent(
     statistics = {} if normalizer is None else observation_state(normalizer)
     tensors = {f"policy.{name}": tensor for name, tensor in weights_of(policy).items()}
     tensors |= {f"statistics.{name}": tensor for name, tensor in statistics.items()}
-    write_model(Path(folder), tensors, card)
+    write_model(folder, tensors, card)
 
 
 def agent_card(
@@ -121,7 +121,7 @@ def load_agent(folder: Path | str, device: torch.device | str = "auto") -> Loade
     Raises:
         StorageError: missing, damaged, altered, or no agent.
     """
-    path, tensors, card = read_model(Path(folder))
+    path, tensors, card = read_model(folder)
     weights, statistics = _with_prefix(tensors, "policy."), _with_prefix(tensors, "statistics.")
     if len(weights) + len(statistics) != len(tensors):
         raise StorageError(f"{path}: its tensors are not those of an agent")

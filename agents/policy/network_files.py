@@ -9,7 +9,7 @@ from ntm_rl.agents.storage.cards import build_model, make_card, read_model, writ
 from ntm_rl.agents.storage.tensors import weights_of
 
 
-def save_network(network: SequenceNetwork, folder: Path, extra: Mapping[str, Any]) -> None:
+def save_network(network: SequenceNetwork, folder: Path | str, extra: Mapping[str, Any]) -> None:
     """Writes `weights.safetensors`, which also contains the card, and `card.json`, a readable copy of the card.
 
     Raises:
@@ -24,7 +24,7 @@ def save_network(network: SequenceNetwork, folder: Path, extra: Mapping[str, Any
     write_model(folder, weights_of(network), make_card("network", arguments, ("ntm-rl", "torch"), extra))
 
 
-def load_network(folder: Path) -> tuple[SequenceNetwork, dict[str, Any]]:
+def load_network(folder: Path | str) -> tuple[SequenceNetwork, dict[str, Any]]:
     """Loads a network and its card without running code from the files.
 
     Raises:

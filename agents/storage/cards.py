@@ -40,24 +40,25 @@ def make_card(
     return {**card, "extra": dict(extra)} if extra else card
 
 
-def write_model(folder: Path, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
+def write_model(folder: Path | str, tensors: Mapping[str, Tensor], card: Mapping[str, Any]) -> None:
     """Writes `weights.safetensors`, which also contains the card, and `card.json`, a readable copy of the card.
 
     Raises:
         StorageError: they could not be written; an older model is untouched.
     """
+    folder = Path(folder)
     make_folder(folder)
     write_tensors(folder / WEIGHTS, tensors, card)
     write_atomically(folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
 
 
-def read_model(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+def read_model(folder: Path | str) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     """Reads a model's file; returns its path, its tensors and its card, which `build_model` checks.
 
     Raises:
         StorageError: missing, truncated or altered.
     """
-    path = folder / WEIGHTS
+    path = Path(folder) / WEIGHTS
     return path, *read_tensors(path)
 
 
