@@ -98,11 +98,9 @@ class MemoryPPO(RecurrentPPO):
         recompute_states: bool = False,
     ):
         if isinstance(policy, str):
-            valid = [name for name, each in self.policy_aliases.items() if issubclass(each, MlpNtmPolicy)]
-            check_policy_name(policy, valid)
+            check_policy_name(policy, self._valid_policy_names())
         check_device(device)
-        self.sequence_length = sequence_length
-        self.recompute_states = recompute_states
+        self.sequence_length, self.recompute_states = sequence_length, recompute_states
         super().__init__(
             policy,
             env,
@@ -129,6 +127,9 @@ class MemoryPPO(RecurrentPPO):
             device=device,
             _init_setup_model=_init_setup_model,
         )
+
+    def _valid_policy_names(self) -> list[str]:
+        return [name for name, policy in self.policy_aliases.items() if issubclass(policy, MlpNtmPolicy)]
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:

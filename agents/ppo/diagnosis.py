@@ -37,7 +37,7 @@ def check_rollout(
         last_values,
         *(each for each in observations if each.is_floating_point()),
     ]
-    # A sum is finite only if all its terms are. A sum of finite terms may overflow; then nothing is found below.
+    # A sum is finite only if all its terms are. Where a sum of finite terms overflows, nothing is found below.
     if np.isfinite(rollout.rewards).all() and math.isfinite(torch.stack([block.sum() for block in blocks]).sum()):
         return
     steps = rollout.n_steps

@@ -248,7 +248,6 @@ def _block(shape: tuple[int, int], space: spaces.Space[Any], device: torch.devic
             f"space = {space}: not supported; valid are Box, Discrete, MultiDiscrete, MultiBinary and, for "
             "observations, a Dict of these (flatten a Tuple with ntm_rl.envs)"
         )
-    example = np.zeros(
-        0, space.dtype if space.dtype in _STORED_TYPES else np.float32 if isinstance(space, spaces.Box) else int
-    )
+    converted = np.dtype(np.float32 if isinstance(space, spaces.Box) else np.int64)
+    example = np.zeros(0, space.dtype if space.dtype in _STORED_TYPES else converted)
     return torch.zeros(*shape, *space.shape, dtype=torch.from_numpy(example).dtype, device=device)
