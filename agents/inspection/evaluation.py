@@ -15,7 +15,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.agents.policy.files import LoadedAgent
-from ntm_rl.agents.ppo.environment_states import curricula
+from ntm_rl.agents.ppo.vec_env_state import curricula
 from ntm_rl.agents.runs.loading import Origin, RunAgent, load_run_agent, load_run_network
 from ntm_rl.agents.runs.progress import ProgressDisplay
 from ntm_rl.agents.runs.run import Run

@@ -173,11 +173,11 @@ def play(
         with torch.no_grad():
             actions, values, _, state = policy.step(tensors, state, resets, deterministic)
             history.append(_weightings(policy, state))
-        playable = policy.playable(actions.cpu().numpy())
-        action = _action_text(playable[0], names)
+        converted = policy.action_converter(actions.cpu().numpy())
+        action = _action_text(converted[0], names)
         lines = [f"score   {score:g}", f"action  {action}", f"value   {float(values[0]):.3f}"]
         yield draw(frame, width, lines, {name: np.stack([step[name] for step in history]) for name in history[0]})
-        observations, rewards, dones, infos = env.step(playable)
+        observations, rewards, dones, infos = env.step(converted)
         score += float(rewards[0])
         resets[0] = bool(dones[0])
         if dones[0]:

@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from ntm_rl.agents.policy.files import save_agent
 from ntm_rl.agents.ppo.checkpoints import save_checkpoint
-from ntm_rl.agents.ppo.environment_states import curricula, reached_level
+from ntm_rl.agents.ppo.vec_env_state import curricula, reached_level
 from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.agents.runs.trainer import Session
 from ntm_rl.agents.storage.cards import WEIGHTS

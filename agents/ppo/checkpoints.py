@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ntm_rl.agents.policy.files import agent_card
 from ntm_rl.agents.policy.normalization import normalizer_state, restore_normalizer
-from ntm_rl.agents.ppo.environment_states import environment_state, reached_level, restore_environments
+from ntm_rl.agents.ppo.vec_env_state import get_vec_env_state, reached_level, restore_vec_env
 from ntm_rl.agents.storage.checkpoints import FORMAT, as_count, read_checkpoint, write_checkpoint
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.random_states import restore_random_states
@@ -42,7 +42,7 @@ def save_checkpoint(
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None:
         tensors = {f"normalizer.{name}": tensor for name, tensor in normalizer_state(normalizer).items()}
-    arrays, environment = pack(environment_state(model))
+    arrays, environment = pack(get_vec_env_state(model))
     tensors |= {f"environment.{name}": tensor for name, tensor in arrays.items()}
     document = {
         "kind": "checkpoint",
@@ -93,7 +93,7 @@ def load_checkpoint(path: Path, model: OnPolicyAlgorithm, *, environments: bool 
         extra = dict(document["extra"])
         state = unpack(groups["environment"], document.get("environment", {}))
         if environments:
-            restore_environments(model, state, counters["num_timesteps"])
+            restore_vec_env(model, state, counters["num_timesteps"])
         else:
             model._last_obs = None
     except InputError as error:

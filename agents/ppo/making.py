@@ -10,7 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from ntm_rl.agents.policy.description import SuspiciousSpaces
-from ntm_rl.agents.policy.policies import FAST_ADAM
+from ntm_rl.agents.policy.policies import FAST_ADAM, policy_class_for
 from ntm_rl.agents.ppo.algorithm import MemoryPPO
 from ntm_rl.agents.settings.schema import PolicySettings, PpoTrainingSettings
 from ntm_rl.envs.wrappers.images import is_image
@@ -35,7 +35,6 @@ def make_model(settings: PpoTrainingSettings, env: VecEnv) -> MemoryPPO:
         options["learning_rate"] = LinearSchedule(options["learning_rate"], 0.0, 1.0)
     settings.import_core()
     optimizer = {**FAST_ADAM, "eps": options.pop("adam_epsilon")}
-    policy = policy_name(env.observation_space)
     extractor = _extractor_options(settings.policy, env.observation_space)
     policy_kwargs = {
         "features_extractor_kwargs": extractor,
@@ -50,7 +49,12 @@ def make_model(settings: PpoTrainingSettings, env: VecEnv) -> MemoryPPO:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SuspiciousSpaces)  # `describe` prints them when a training begins
         return MemoryPPO(
-            policy, env, policy_kwargs=policy_kwargs, seed=settings.seed, device=settings.device, **options
+            policy_class_for(env.observation_space),
+            env,
+            policy_kwargs=policy_kwargs,
+            seed=settings.seed,
+            device=settings.device,
+            **options,
         )
 
 
@@ -65,10 +69,3 @@ def _extractor_options(settings: PolicySettings, space: spaces.Space[Any]) -> di
             f"an image in {space}; use auto for both"
         )
     return {}
-
-
-def policy_name(space: spaces.Space[Any]) -> str:
-    """Returns the policy that reads a kind of observations."""
-    if isinstance(space, spaces.Dict):
-        return "MultiInputNtmPolicy"
-    return "CnnNtmPolicy" if is_image(space) else "MlpNtmPolicy"

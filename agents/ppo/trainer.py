@@ -21,9 +21,9 @@ from ntm_rl.agents.ppo.callbacks import (
     mean_return,
 )
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint
-from ntm_rl.agents.ppo.environment_states import reached_level
 from ntm_rl.agents.ppo.making import make_model
 from ntm_rl.agents.ppo.probe import probe_agent, probe_environment
+from ntm_rl.agents.ppo.vec_env_state import reached_level
 from ntm_rl.agents.ppo.warm_start import warm_start
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.runs.trainer import Session

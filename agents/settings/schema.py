@@ -10,9 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
 
-from ntm_rl.agents.policy.arguments import Activation
+from ntm_rl.agents.policy.arguments import Activation, Critic
 from ntm_rl.agents.policy.image_extractor import Architecture, Precision
-from ntm_rl.agents.policy.policies import Critic
 from ntm_rl.agents.settings.core_modules import check_core, import_core, split_core
 from ntm_rl.agents.settings.environment_variables import WandbMode
 from ntm_rl.agents.settings.kinds import PPO, SUPERVISED, TrainingKind

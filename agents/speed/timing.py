@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ntm_rl.agents.policy.policies import policy_class_for
 from ntm_rl.agents.ppo.algorithm import MemoryPPO
-from ntm_rl.agents.ppo.making import policy_name
 from ntm_rl.cores.base import MemoryCore
 from ntm_rl.envs.factory import EnvSettings
 from ntm_rl.envs.sb3.making import make_vec_env
@@ -49,7 +49,7 @@ def make_training(core: str, env_id: str, n_envs: int = 8, batch_size: int = 256
     options = {"core": core, "core_kwargs": {"hidden_size": 128}}
     env = make_vec_env(EnvSettings(env_id, kwargs=kwargs), n_envs, seed=0)
     sizes = {**PPO_KWARGS, "batch_size": batch_size}
-    policy = policy_name(env.observation_space)
+    policy = policy_class_for(env.observation_space)
     return MemoryPPO(policy, env, sequence_length=32, policy_kwargs=options, device="cpu", **sizes)
 
 

@@ -103,7 +103,9 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
             InputError: the actions are not in the action space.
         """
         actions = np.asarray(actions)
-        if not self.action_space.contains(actions):
+        # Takes 40 % of the time of action_space.contains(actions).
+        is_valid = actions.shape == (self.num_envs,) and actions.dtype.kind in "iub"
+        if not (is_valid and ((actions >= 0) & (actions < self._actions)).all()):
             raise InputError(
                 f"actions = {actions}: must be {self.num_envs} whole numbers from 0 to {self._actions - 1}"
             )

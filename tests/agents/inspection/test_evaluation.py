@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.inspection.evaluation import evaluate, play_episodes, prepare, seeded
-from ntm_rl.agents.ppo.environment_states import curricula
+from ntm_rl.agents.ppo.vec_env_state import curricula
 from ntm_rl.agents.runs.loading import load_run_agent
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import load_settings

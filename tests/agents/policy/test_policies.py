@@ -1,4 +1,4 @@
-"""The policies: every space, their states, and their life inside the unmodified algorithms of others."""
+"""The policies: every space, memory states, and the unmodified algorithms of SB3 and sb3-contrib."""
 
 import gymnasium as gym
 import numpy as np

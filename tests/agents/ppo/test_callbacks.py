@@ -15,7 +15,7 @@ from ntm_rl.agents import MemoryPPO
 from ntm_rl.agents.policy.files import load_agent, save_agent
 from ntm_rl.agents.ppo.callbacks import BestAgentCallback, CheckpointCallback, StopOnSignal
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint
-from ntm_rl.agents.ppo.environment_states import curricula
+from ntm_rl.agents.ppo.vec_env_state import curricula
 from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.agents.storage.checkpoints import latest_checkpoint
 from ntm_rl.agents.storage.files import StorageError

@@ -16,7 +16,7 @@ from ntm_rl import MemoryPPO
 from ntm_rl.agents.cli.exit_codes import BAD_INPUT, ENVIRONMENT_FAILED
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.policy.files import load_agent, save_agent
-from ntm_rl.agents.ppo.making import policy_name
+from ntm_rl.agents.policy.policies import policy_class_for
 from ntm_rl.agents.storage.tensors import read_tensors
 from ntm_rl.envs import EnvSettings, make_vec_env
 from ntm_rl.envs.foreign import ForeignError
@@ -196,7 +196,7 @@ def test_normalisation_takes_the_boxes_and_leaves_the_rest(capsys):
     venv = make_vec_env(EnvSettings("Mine-v0", normalize_observation=True), 2, 0)
     assert list(venv.obs_rms) == ["b"]
     assert venv.reset()["i"].dtype == np.uint8
-    model = MemoryPPO(policy_name(venv.observation_space), venv, n_steps=8, batch_size=16, device="cpu")
+    model = MemoryPPO(policy_class_for(venv.observation_space), venv, n_steps=8, batch_size=16, device="cpu")
     save_agent(model.policy, Path("agent"), venv)
     assert {name.partition(".")[0] for name in load_agent(Path("agent"), "cpu").statistics} == {"b"}
 

@@ -281,7 +281,7 @@ def test_no_picture_is_written_through_a_link(command, trained, tmp_path, capsys
 def test_a_pipe_in_a_run_is_not_waited_for(capsys):
     run = made()
     os.mkfifo(run.path / "progress.csv")
-    assert "progress.csv: no file" in refusal(capsys, "resume", str(run.path))
+    assert "progress.csv: not a regular file" in refusal(capsys, "resume", str(run.path))
 
 
 def test_wandbs_own_links_are_no_reason_to_refuse():
@@ -393,5 +393,5 @@ def test_pictures_leave_alone_up_to_where_wandb_has_the_rows(monkeypatch):
 def test_a_file_where_a_run_keeps_a_folder_is_named_with_the_way_out():
     run = made()
     (run.path / "videos").write_text("")
-    with pytest.raises(WriteError, match="videos: must be a folder and is a file; move it away"):
+    with pytest.raises(WriteError, match="videos: must be a folder but is a file; move it away"):
         run.make_folder("videos")

@@ -9,19 +9,18 @@ from ntm_rl.agents import training
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.inspection import figures as inspection
 from ntm_rl.agents.inspection.evaluation import evaluate, evaluate_supervised
-from ntm_rl.agents.policy import network_files as network_module
 from ntm_rl.agents.policy.files import load_agent
 from ntm_rl.agents.policy.network_files import load_network, save_network
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint
-from ntm_rl.agents.ppo.environment_states import curricula
 from ntm_rl.agents.ppo.making import make_model
+from ntm_rl.agents.ppo.vec_env_state import curricula
 from ntm_rl.agents.ppo.warm_start import warm_start
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import check_settings, load_settings
 from ntm_rl.agents.storage.checkpoints import latest_checkpoint
 from ntm_rl.agents.storage.files import StorageError
-from ntm_rl.agents.storage.tensors import read_tensors
+from ntm_rl.agents.storage.tensors import read_tensors, write_tensors
 from ntm_rl.agents.supervised.scores import score
 from ntm_rl.agents.supervised.trainer import SupervisedTrainer
 from ntm_rl.agents.tracking.csv_log import read_table
@@ -289,14 +288,22 @@ def test_pictures_need_a_memory_and_a_log(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"core": "lst"}, {"input_size": 10**9}, {"core_kwargs": {"slots": 10**12}}, {"kind": "agent"}]
+    "change",
+    [
+        lambda card: card["arguments"].update(core="lst"),
+        lambda card: card["arguments"].update(input_size=10**9),
+        lambda card: card["arguments"].update(core_kwargs={"slots": 10**12}),
+        lambda card: card.pop("arguments"),
+        lambda card: card.update(kind="agent"),
+        lambda card: card.update(format=1),
+    ],
 )
-def test_a_hostile_card_is_one_clear_error(tmp_path, change, monkeypatch):
-
+def test_a_hostile_card_is_one_clear_error(tmp_path, change):
     save_network(SequenceNetwork("ntm", 3, 2, slots=6, width=4, hidden_size=5), tmp_path, {})
-    read = network_module.read_tensors
-    monkeypatch.setattr(network_module, "read_tensors", lambda path: (read(path)[0], {**read(path)[1], **change}))
-    with pytest.raises(StorageError):
+    tensors, card = read_tensors(tmp_path / "weights.safetensors")
+    change(card)
+    write_tensors(tmp_path / "weights.safetensors", tensors, card)
+    with pytest.raises(StorageError, match=r"weights\.safetensors: "):
         load_network(tmp_path)
 
 
