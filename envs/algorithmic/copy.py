@@ -4,7 +4,7 @@ from typing import Annotated
 
 import numpy as np
 
-from ntm_rl.checks import require_whole
+from ntm_rl.checks import require_at_least
 from ntm_rl.envs.algorithmic.task import Difficulty, Episode, Task, checked_range
 
 
@@ -41,7 +41,7 @@ class Copy(Task):
         min_length: Annotated[int, "Fewest vectors."] = 1,
         max_length: Annotated[int, "Most vectors."] = 20,
     ):
-        require_whole(1, bits=bits)
+        require_at_least(1, bits=bits)
         self.bits, self.input_size, self.output_size = bits, bits + 1, bits
         self.ranges = {"length": checked_range("length", min_length, max_length)}
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from ntm_rl.checks import require_whole
+from ntm_rl.checks import require_at_least
 from ntm_rl.envs.algorithmic.task import Batch, Difficulty, Episode, FloatArray, Task, checked_range, random_bits
 
 PRIOR = 0.5  # of the Beta distribution from which a table's probabilities come
@@ -44,7 +44,7 @@ class DynamicNGrams(Task):
         n: Annotated[int, "Bits of a context, and the bit that follows it."] = 6,
         length: Annotated[int, "Bits of a sequence."] = 200,
     ):
-        require_whole(1, n=n, length=length)
+        require_at_least(1, n=n, length=length)
         self.n, self.input_size, self.output_size = n, 2, 1
         self.ranges = {"length": checked_range("length", length, length)}
 
