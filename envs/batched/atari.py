@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from ntm_rl.checks import require_whole
+from ntm_rl.checks import require_at_least
 from ntm_rl.envs.state import State, array_of, generator_of, generator_state
 from ntm_rl.errors import InputError
 
@@ -73,8 +73,8 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         max_frames: Annotated[int, "Frames after which a game is truncated."] = 108_000,
         flicker: Annotated[float, "Probability that an observation is blank (Hausknecht and Stone 2015)."] = 0.0,
     ):
-        require_whole(1, num_envs=num_envs, frame_skip=frame_skip, stack=stack, size=size, max_frames=max_frames)
-        require_whole(0, noop_max=noop_max)
+        require_at_least(1, num_envs=num_envs, frame_skip=frame_skip, stack=stack, size=size, max_frames=max_frames)
+        require_at_least(0, noop_max=noop_max)
         _require_probability(repeat_action_probability=repeat_action_probability, flicker=flicker)
         if max_pool and frame_skip == 1:
             raise InputError("max_pool = True: needs frame_skip of at least 2; set max_pool to false")

@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ntm_rl.checks import require_whole
+from ntm_rl.checks import require_at_least
 from ntm_rl.envs.batched.base import BoolArray, FloatArray, IntArray
 from ntm_rl.envs.memory.env import DiagnosticEnv, DiagnosticVectorEnv, cells_to_image
 
@@ -18,7 +18,7 @@ class MemoryChainVectorEnv(DiagnosticVectorEnv):
     """The vector environment of `MemoryChainEnv`, with the same arguments."""
 
     def __init__(self, num_envs: int, *, length: int = 10, bits: int = 1, render_mode: str | None = None):
-        require_whole(1, length=length, bits=bits)
+        require_at_least(1, length=length, bits=bits)
         # A query that is always 0 still gets a range, as checkers warn about equal bounds.
         low = np.array([0, 0, *[-1] * bits], dtype=np.float32)
         high = np.array([1, max(1, bits - 1), *[1] * bits], dtype=np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ntm_rl.checks import require_whole
+from ntm_rl.checks import require_at_least
 from ntm_rl.envs.batched.base import BoolArray, FloatArray, IntArray
 from ntm_rl.envs.memory.env import DiagnosticEnv, DiagnosticVectorEnv, cells_to_image
 
@@ -18,7 +18,7 @@ class PassiveTMazeVectorEnv(DiagnosticVectorEnv):
     """The vector environment of `PassiveTMazeEnv`, with the same arguments."""
 
     def __init__(self, num_envs: int, *, length: int = 20, render_mode: str | None = None):
-        require_whole(1, length=length)
+        require_at_least(1, length=length)
         super().__init__(num_envs, spaces.Box(-1, 1, (3,), np.float32), 4, render_mode)
         self.length = length
         self._goal = np.ones(num_envs, dtype=np.int64)  # +1 up, -1 down

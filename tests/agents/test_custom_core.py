@@ -23,7 +23,7 @@ from typing import Annotated, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ntm_rl import MemoryCore, register_core
+from ntm_rl import MemoryCore, StateLayout, register_core
 
 
 class ToyState(NamedTuple):
@@ -37,12 +37,11 @@ class Toy(MemoryCore):
 
     def __init__(self, input_size: int, *, slots: Annotated[int, "Slots."] = 6, width: Annotated[int, "Width."] = 4):
         super().__init__()
-        self.slots, self.width = slots, width
-        self.input_size, self.output_size, self.state_size = input_size, width, 1 + slots * width + slots
+        self.input_size, self.output_size = input_size, width
+        self.layout = StateLayout(ToyState, memory=(slots, width), weighting=(slots,))
         self.value, self.address = nn.Linear(input_size, width), nn.Linear(input_size, slots)
 
-    def forward(self, inputs, state, resets=None):
-        self.check_shapes(inputs, state, resets)
+    def _run(self, inputs, state, resets):
         outputs = []
         for step, x in enumerate(inputs):
             if resets is not None:
@@ -51,12 +50,8 @@ class Toy(MemoryCore):
             share = weighting.unsqueeze(2)
             memory = (1 - share) * self.unpack(state).memory + share * self.value(x).unsqueeze(1)
             outputs.append((share * memory).sum(dim=1))
-            state = torch.cat([torch.ones_like(state[:, :1]), memory.flatten(1), weighting], dim=1)
+            state = self.layout.pack([memory, weighting])
         return torch.stack(outputs), state
-
-    def unpack(self, state):
-        _, memory, weighting = state.split([1, self.slots * self.width, self.slots], dim=1)
-        return ToyState(memory.unflatten(1, (self.slots, self.width)), weighting)
 
     def weightings(self, state):
         return {"read and write 1": self.unpack(state).weighting}
@@ -124,7 +119,7 @@ def test_ppo_trains_resumes_evaluates_films_and_loads_it(core, capsys, monkeypat
     assert iio.imread("film.mp4")[-1, 100:, -240:].max() > 30  # the strip of its weighting
     __import__(core.partition(":")[0])
     agent = load_run_agent(run)
-    assert (agent.origin.step, agent.policy.core_name, agent.policy.core.slots) == (96, "toy", 5)
+    assert (agent.origin.step, agent.policy.core_name, agent.policy.core.address.out_features) == (96, "toy", 5)
     exported = load_agent(run / "agent", "cpu").policy
     for ours, theirs in zip(agent.policy.parameters(), exported.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -145,7 +140,7 @@ def test_the_supervised_trainer_trains_resumes_evaluates_draws_and_loads_it(core
         f"{name}.png" for name in ("answers", "learning_curve", "memory_use")
     }
     resumed, uninterrupted = (load_network(each / "agent")[0] for each in (run, whole))
-    assert resumed.core.slots == 5
+    assert resumed.core.address.out_features == 5
     for ours, theirs in zip(resumed.parameters(), uninterrupted.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 

@@ -50,7 +50,7 @@ def test_overrides_replace_values_with_their_types():
         ("device=gpu", "command line: device = 'gpu': "),
         ("n_envs=0", "command line: n_envs = 0: must be greater than or equal to 1"),
         ("core=ntn", f"core = 'ntn': unknown core; valid are {', '.join(core_names())}. Did you mean ntm?"),
-        ("memory.ntm.slots=2", "memory.ntm.slots = 2: must be at least 3"),
+        ("memory.ntm.slots=2", "memory.ntm.slots = 2: must be an integer of at least 3"),
         ("ppo.sequence_length=50", "ppo.sequence_length = 50: must divide ppo.n_steps = 128"),
         ("ppo.batch_size=100", "ppo.batch_size = 100: must be a multiple of ppo.sequence_length = 64"),
         ("ppo.batch_size=8192", "ppo.batch_size = 8192: must be at most ppo.n_steps * n_envs = 4096"),
