@@ -17,7 +17,7 @@ from ntm_rl.cores.lstm_step import lstm_step
 
 
 class LstmController(nn.Module):
-    """One LSTM layer on an input and the last read vectors.
+    """The parameters of an LSTM layer on an input and the feedback (see `feedback_of`).
 
     Args:
         input_size: I.
@@ -34,22 +34,6 @@ class LstmController(nn.Module):
     def project(self, inputs: Tensor) -> Tensor:
         """Returns the inputs' share in the gates, `[T, B, 4 H]`, in one product for all steps."""
         return F.linear(inputs, self.weight_input, self.bias)
-
-    def forward(self, from_input: Tensor, reads: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """Runs one step.
-
-        Args:
-            from_input: `[B, 4 H]`, from `project`.
-            reads: The last read vectors, `[B, R, M]`.
-            hidden: The last hidden state, `[B, H]`.
-            cell: The last cell state, `[B, H]`.
-
-        Returns:
-            Hidden and cell state, `[B, H]`.
-        """
-        gates = torch.addmm(from_input, feedback_of(reads, hidden), self.weight_feedback.t())
-        step = lstm_step(gates, cell)
-        return step.hidden, step.cell
 
 
 def uniform_parameter(hidden_size: int, *shape: int) -> nn.Parameter:
@@ -131,11 +115,13 @@ class SteppedLstmMemory(LstmMemory):
     @final
     def _run_parts(self, inputs: Tensor, parts: Any, resets: Tensor | None) -> tuple[Tensor, Any]:
         has_reset, outputs = steps_with_resets(resets, len(inputs)), []
+        weight_feedback = self.controller.weight_feedback.t()
         for step, from_input in enumerate(self.controller.project(inputs)):
             if resets is not None and has_reset[step]:
                 parts = type(parts)(*(_zero_where(resets[step], part) for part in parts))
-            hidden, cell = self.controller(from_input, parts.reads, parts.hidden, parts.cell)
-            parts = self._step(hidden, cell, parts)
+            gates = torch.addmm(from_input, feedback_of(parts.reads, parts.hidden), weight_feedback)
+            control = lstm_step(gates, parts.cell)
+            parts = self._step(control.hidden, control.cell, parts)
             outputs.append(output_of(parts.hidden, parts.reads))
         return torch.stack(outputs), parts
 

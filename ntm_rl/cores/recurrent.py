@@ -195,7 +195,9 @@ class Lstm(_TorchRecurrentCore):
             # Their sum would broadcast.
             if bias_input.shape != bias_hidden.shape or bias_input.dtype != bias_hidden.dtype:
                 shown = " and ".join(f"{list(bias.shape)}, {bias.dtype}" for bias in (bias_input, bias_hidden))
-                raise InputError(f"biases of layer {layer} of shape {shown}: must both be [{4 * self.output_size}]")
+                raise InputError(
+                    f"biases of layer {layer} of shape {shown}: must be [{4 * self.output_size}] and of one type"
+                )
             arguments = (inputs, last[layer], last[self.layers + layer], resets, weight_input, weight_hidden)
             inputs, cell = run_lstm(*arguments, bias_input + bias_hidden)
             if needs_state:

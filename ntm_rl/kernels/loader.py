@@ -35,7 +35,7 @@ def load_kernels() -> bool:
             _load(_temporary_folder())
     except Exception as error:  # the eager cores work without kernels
         reason = str(error).strip() or type(error).__name__
-        consequence = "the eager cores, which are up to six times slower, are used"
+        consequence = "the eager cores are used, which are up to six times slower"
         warnings.warn(f"the C++ kernels could not be built; {consequence}: {reason}", stacklevel=2)
         return False
     return True

@@ -222,7 +222,9 @@ def test_a_weight_of_another_shape_is_an_error(name, weight, with_gradients):
 def test_a_bias_of_one_element_is_not_broadcast_over_the_gates_of_an_lstm():
     core, inputs, state, resets = build("lstm", {"hidden_size": 3})
     wrong = {"network.bias_hh_l0": torch.zeros(1).double()}
-    with pytest.raises(InputError, match=r"biases of layer 0 of shape \[12\], .* and \[1\], .*: must be alike, \[12\]"):
+    with pytest.raises(
+        InputError, match=r"biases of layer 0 of shape \[12\], .* and \[1\], .*: must be \[12\] and of one type"
+    ):
         torch.func.functional_call(core, wrong, (inputs, state, resets))
 
 

@@ -352,5 +352,5 @@ def test_auto_compiles_on_a_gpu_with_triton_and_is_fused_on_a_cpu(monkeypatch, h
 
 def test_fused_on_another_device_is_an_error():
     core = Ntm(3, backend="fused").to("meta")
-    with pytest.raises(InputError, match="backend = 'fused': runs on the CPU alone, and this is meta"):
+    with pytest.raises(InputError, match="backend = 'fused': runs only on the CPU, not on meta"):
         core(torch.zeros(1, 1, 3, device="meta"), core.initial_state(1))
