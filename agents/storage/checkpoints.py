@@ -16,7 +16,7 @@ from ntm_rl.agents.storage.random_states import check_random_states, random_stat
 from ntm_rl.agents.storage.tensors import read_tensors, require_matching, weights_of, write_tensors
 from ntm_rl.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 PARTS = ("policy", "average", "optimizer", "random", "normalizer", "environment")  # first part of a tensor's name
 MACHINE_OPTIONS = ("fused", "foreach", "capturable")  # of an optimizer: they depend on the machine
 
