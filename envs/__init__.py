@@ -1,4 +1,4 @@
-"""Gymnasium environments and wrappers: NumPy only, apart from the one adapter to SB3's `VecEnv`."""
+"""Gymnasium environments and wrappers; only `ntm_rl.envs.sb3` needs more than NumPy and Gymnasium."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from ntm_rl.envs.wrappers.masking import MaskVelocity
     from ntm_rl.envs.wrappers.previous_step import PreviousStep, PreviousStepVector
 
-# The adapter loads SB3 and with it torch; the environments alone do not.
-_HOME = {
+# Lazy: the adapter imports SB3 and torch, which the environments do not need.
+_MODULES = {
     "EnvSettings": "ntm_rl.envs.factory",
     "make_env": "ntm_rl.envs.factory",
     "MaskVelocity": "ntm_rl.envs.wrappers.masking",
@@ -36,6 +36,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'ntm_rl.envs' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULES[name]), name)

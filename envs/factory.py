@@ -1,4 +1,4 @@
-"""Makes any Gymnasium environment by id, wrapped as the settings say."""
+"""Makes a Gymnasium environment by id and wraps it according to `EnvSettings`."""
 
 import math
 import warnings
@@ -26,40 +26,40 @@ Vectorization = Literal["auto", "native", "sync", "subprocess"]
 
 @dataclass(frozen=True)
 class EnvSettings:
-    """Which environment, and how an agent sees it; the annotations say what each field does."""
+    """An environment and its wrappers; the annotations describe the fields."""
 
-    id: Annotated[str, "Gymnasium id; `module:id` imports the module first, `module:Class` is a class in it."]
-    kwargs: Annotated[dict[str, Any], "Passed to gymnasium.make."] = field(default_factory=dict)
+    id: Annotated[str, "Gymnasium id; `module:id` imports the module first, `module:Class` names a class in it."]
+    kwargs: Annotated[dict[str, Any], "Keyword arguments of gymnasium.make."] = field(default_factory=dict)
     mask_velocity: Annotated[bool, "Hide the velocities of a classic control task."] = False
-    previous_action: Annotated[bool, "Let the previous action join the observation."] = False
-    previous_reward: Annotated[bool, "Let the previous reward join the observation."] = False
+    previous_action: Annotated[bool, "Add the previous action to the observation."] = False
+    previous_reward: Annotated[bool, "Add the previous reward to the observation."] = False
     mission: Annotated[
-        Mission, "Words of MiniGrid's and BabyAI's mission join the observation: where it may change, always, or never."
+        Mission,
+        "Add MiniGrid's and BabyAI's mission to the observation, as words: if it may change (auto), always, never.",
     ] = "auto"
     rescale_action: Annotated[bool, "Scale actions from [-1, 1] to the bounds of a Box."] = False
-    max_episode_steps: Annotated[int | None, "Time limit in place of the environment's own; null: its own."] = None
+    max_episode_steps: Annotated[int | None, "Time limit instead of the environment's own; null: its own."] = None
     vectorization: Annotated[
-        Vectorization, "Copies stepped natively, one by one, in a process each, or (auto) natively where possible."
+        Vectorization,
+        "native: one batched environment; sync: one by one; subprocess: a process each; auto: native where possible.",
     ] = "auto"
-    worker_timeout: Annotated[float, "Seconds that a step may take where each copy has a process."] = 300.0
-    restart_workers: Annotated[bool, "Start a copy's process anew where it crashed or hangs; false: an error."] = False
+    worker_timeout: Annotated[float, "Seconds that a step may take with vectorization subprocess."] = 300.0
+    restart_workers: Annotated[bool, "Restart an environment's process that crashed or hangs; false: fail."] = False
     normalize_observation: Annotated[bool, "Normalise observations by running statistics."] = False
-    normalize_reward: Annotated[bool, "Scale rewards by the running deviation of the discounted return."] = False
-    path: Annotated[
-        str | None, "Folder of the module of `module:id`; null: it is installed, or `train` runs in its folder."
-    ] = None
+    normalize_reward: Annotated[bool, "Divide rewards by the running deviation of the discounted return."] = False
+    path: Annotated[str | None, "Folder of the module in `module:id`; null: installed or in the current folder."] = None
 
 
 def make_env(settings: EnvSettings, render_mode: str | None = None, index: int | None = None) -> gym.Env[Any, Any]:
-    """Makes one environment that a policy can play.
+    """Makes an environment whose spaces a policy supports.
 
     Args:
-        settings: What to make.
-        render_mode: As `gymnasium.make` takes it.
-        index: Which of several copies it is, for errors.
+        settings: The environment and its wrappers.
+        render_mode: Render mode of `gymnasium.make`.
+        index: Index of the sub-environment, for error messages.
 
     Raises:
-        InputError: unknown id, missing package, wrong keyword arguments, or spaces that no policy can read.
+        InputError: unknown id, missing package, wrong keyword arguments, or unsupported spaces.
         ForeignError: the environment's own code raised an error.
     """
     settings = with_time_limit(settings)
@@ -82,15 +82,15 @@ def make_env(settings: EnvSettings, render_mode: str | None = None, index: int |
 
 
 def with_time_limit(settings: EnvSettings) -> EnvSettings:
-    """Returns settings whose time limit stands in its own key, and not among the keyword arguments.
+    """Returns settings with a time limit in the keyword arguments moved to `max_episode_steps`.
 
     Raises:
-        InputError: a time limit that is no number of steps.
+        InputError: the time limit is not a positive integer.
     """
     limit = settings.kwargs.get("max_episode_steps")
     if limit is not None and settings.max_episode_steps not in (None, limit):
         warnings.warn(
-            f"env.kwargs.max_episode_steps = {limit}: env.max_episode_steps = {settings.max_episode_steps} is taken",
+            f"env.kwargs.max_episode_steps = {limit}: env.max_episode_steps = {settings.max_episode_steps} is used",
             stacklevel=3,
         )
     if "max_episode_steps" in settings.kwargs:
@@ -101,17 +101,17 @@ def with_time_limit(settings: EnvSettings) -> EnvSettings:
 
 
 def check_time_limit(settings: EnvSettings) -> None:
-    """Raises an `InputError` for a time limit that is no number of steps."""
+    """Raises an `InputError` for a time limit that is not a positive integer."""
     limit = settings.max_episode_steps
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise InputError(f"env.max_episode_steps = {limit}: must be at least 1, or null for the environment's own")
 
 
 def rom_of(env_id: str) -> str:
-    """Returns the name of the ROM that an Atari id such as `ALE/MsPacman-v5` plays.
+    """Returns the name of the ROM of an Atari id such as `ALE/MsPacman-v5`.
 
     Raises:
-        InputError: ALE is not installed, or has no such id.
+        InputError: ALE is not installed or has no such id.
     """
     import_family(env_id)
     try:
@@ -123,50 +123,52 @@ def rom_of(env_id: str) -> str:
 def _make(settings: EnvSettings, render_mode: str | None) -> gym.Env[Any, Any]:
     spec = spec_of_class(settings.id) or settings.id
     try:
-        if is_legacy_atari(settings.id):  # registered once ALE is imported, and another task: raw frames
+        if is_legacy_atari(settings.id):  # registered by ALE, but with raw frames
             raise gym.error.UnregisteredEnv(f"{settings.id} is not supported.")
         env = gym.make(
             spec,
             max_episode_steps=settings.max_episode_steps,
-            disable_env_checker=True,  # it costs a share of every step, and warns about others' environments
+            disable_env_checker=True,  # slow, and warns about third-party environments
             **{**settings.kwargs, **({} if render_mode is None else {"render_mode": render_mode})},
         )
         if settings.id in MINIGRID_MEMORY:
-            check_size(env)  # MiniGrid itself fails at the first reset
+            check_size(env)  # MiniGrid itself fails only at the first reset
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # of which some are not Exceptions, such as PyO3's panics
-        raise _not_made(settings, error) from error
+    except BaseException as error:  # PyO3's panics, for one, are not Exceptions
+        raise _constructor_error(settings, error) from error
     check_has_spaces(f"env.id = {settings.id!r}", env)
     return env
 
 
-def _not_made(settings: EnvSettings, error: BaseException) -> InputError:
-    """Returns the error for what `gymnasium.make` or the environment's constructor raised."""
-    what = f"env.id = {settings.id!r}"
+def _constructor_error(settings: EnvSettings, error: BaseException) -> InputError:
+    """Returns the error to raise for an error of `gymnasium.make` or of the environment's constructor."""
+    label = f"env.id = {settings.id!r}"
     if isinstance(error, gym.error.UnregisteredEnv):
-        return InputError(f"{what}: {_unknown(settings.id, error)}")
+        return InputError(f"{label}: {_unknown(settings.id, error)}")
     if isinstance(error, gym.error.DependencyNotInstalled):
-        return InputError(f"{what}: {error}")
+        return InputError(f"{label}: {error}")
     if isinstance(error, gym.error.Error):
-        return InputError(f"{what}: cannot be made: {error}")
-    if isinstance(error, InputError):  # of an environment of ours
-        why = f"env.kwargs = {settings.kwargs}: {settings.id} does not take them" if settings.kwargs else what
+        return InputError(f"{label}: cannot be made: {error}")
+    if isinstance(error, InputError):  # from one of our environments
+        why = f"env.kwargs = {settings.kwargs}: invalid for {settings.id}" if settings.kwargs else label
         return InputError(f"{why}: {error}")
     if is_wrong_call(error):
-        verb = "does not take them" if settings.kwargs else "needs some"
-        return InputError(f"env.kwargs = {settings.kwargs}: {settings.id} {verb}: {describe(error)}")
+        problem = "invalid for" if settings.kwargs else "incomplete for"
+        return InputError(f"env.kwargs = {settings.kwargs}: {problem} {settings.id}: {describe(error)}")
     if isinstance(error, ImportError):
-        return InputError(f"{what}: cannot be imported: {describe(error)}")
-    if not is_in_user_code(error):  # Gymnasium's own: a malformed id, an entry point that is not there
-        return InputError(f"{what}: cannot be made: {error}")
+        return InputError(f"{label}: cannot be imported: {describe(error)}")
+    if not is_in_user_code(error):  # Gymnasium's own: a malformed id, a missing entry point
+        return InputError(f"{label}: cannot be made: {error}")
     if settings.kwargs and isinstance(error, Exception) and not isinstance(error, OSError):
-        return InputError(f"{what}, env.kwargs = {settings.kwargs}: its constructor raised an error: {describe(error)}")
-    return ForeignError(f"{what}: its constructor raised an error: {describe(error)}")
+        return InputError(
+            f"{label}, env.kwargs = {settings.kwargs}: its constructor raised an error: {describe(error)}"
+        )
+    return ForeignError(f"{label}: its constructor raised an error: {describe(error)}")
 
 
 def check_has_spaces(label: str, env: gym.Env[Any, Any]) -> None:
-    """Raises an `InputError` where a constructor set no spaces."""
+    """Raises an `InputError` if the constructor set no spaces."""
     for name in ("observation_space", "action_space"):
         space = getattr(env, name, None)
         if not isinstance(space, spaces.Space):
@@ -177,7 +179,7 @@ def import_family(env_id: str) -> None:
     """Imports the package that registers `env_id`.
 
     Raises:
-        InputError: it is not installed; names the command that installs it.
+        InputError: it is not installed; the message names the pip command.
     """
     for prefix, (module, extra) in FAMILIES.items():
         if env_id.startswith(prefix):
@@ -186,23 +188,25 @@ def import_family(env_id: str) -> None:
             except ImportError as error:
                 if error.name != module:
                     raise InputError(f"env.id = {env_id!r}: {module} cannot be imported: {describe(error)}") from error
-                what = f'"ntm-rl[{extra}]"' if extra else module.replace("_", "-")
-                raise InputError(f"env.id = {env_id!r}: {module} is not installed; run: pip install {what}") from error
+                package = f'"ntm-rl[{extra}]"' if extra else module.replace("_", "-")
+                raise InputError(
+                    f"env.id = {env_id!r}: {module} is not installed; run: pip install {package}"
+                ) from error
 
 
 def check_spaces(env_id: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:
-    """Raises an `InputError` where a policy could not read or act in these spaces."""
+    """Raises an `InputError` for spaces that policies do not support."""
     is_dict = isinstance(observation_space, spaces.Dict)
     parts = observation_space.spaces if is_dict else {"": observation_space}  # type: ignore[attr-defined]
     for name, part in parts.items():
         where = f"observation {name!r}" if is_dict else "observation space"
         if not isinstance(name, str):
-            raise InputError(f"env.id = {env_id!r}: its {where}: the keys of a Dict must be text; rename it")
+            raise InputError(f"env.id = {env_id!r}: its {where}: the keys of a Dict must be strings; rename it")
         if not is_plain(part):
             raise InputError(
                 f"env.id = {env_id!r}: its {where} {part} is not supported; valid are Box, Discrete, MultiDiscrete, "
-                "MultiBinary, and a Dict or Tuple of these; gymnasium.wrappers.TransformObservation makes one of them, "
-                "or leaves it out"
+                "MultiBinary, and a Dict or Tuple of these; convert it or drop it with "
+                "gymnasium.wrappers.TransformObservation"
             )
         if not 1 <= _elements(part) <= MAX_ELEMENTS:
             raise InputError(f"env.id = {env_id!r}: its {where} {part} must have 1 to {MAX_ELEMENTS} elements")
@@ -212,7 +216,7 @@ def check_spaces(env_id: str, observation_space: spaces.Space[Any], action_space
 
 
 def _elements(space: spaces.Space[Any]) -> int:
-    # Not flatdim, which makes arrays of that size for some.
+    # flatdim would allocate arrays of that size for some spaces.
     return math.prod(space.shape or (1,)) if isinstance(space, spaces.Box) else int(spaces.flatdim(space))
 
 

@@ -1,4 +1,4 @@
-"""Finds the environment id that is meant by a name that is not registered."""
+"""Suggests an environment id for an unknown one."""
 
 import re
 import warnings
@@ -8,14 +8,14 @@ from importlib import import_module
 
 import gymnasium as gym
 
-# Ids that begin so are registered by this package, which this extra installs.
+# Id prefixes, with the package that registers the ids and the extra that installs it.
 FAMILIES = {
     "popgym-": ("popgym", "popgym"),
     "MiniGrid-": ("minigrid", "minigrid"),
     "BabyAI-": ("minigrid", "minigrid"),
     "ALE/": ("ale_py", None),
 }
-CUTOFF = 0.6  # similarity, from 0 to 1, below which a suggestion would be a guess
+CUTOFF = 0.6  # lowest similarity, from 0 to 1, of a suggestion
 _PREFIX = re.compile(r"^(popgym|minigrid|babyai)-", re.IGNORECASE)
 _VERSION = re.compile(r"-v(\d+)$")
 _ATARI_SUFFIX = re.compile(r"(-ram)?(NoFrameskip|Deterministic)?$")  # of OpenAI Gym's ids
@@ -24,12 +24,12 @@ _ATARI_SUFFIX = re.compile(r"(-ram)?(NoFrameskip|Deterministic)?$")  # of OpenAI
 def suggest_id(name: str) -> str:
     """Returns `" Did you mean ID?"` for the id that `name` most likely means, or an empty string.
 
-    Case, underscores, version, namespace, a family's prefix and the suffixes of OpenAI Gym's Atari ids may be wrong or
-    missing: `pong`, `Pong-v0`, `PongNoFrameskip-v4` and `ALE/Pong` all mean `ALE/Pong-v5`. Ids of all families that are
-    installed are tried, whether they are imported or not.
+    The comparison ignores case, underscores, version, namespace, family prefixes and the suffixes of OpenAI Gym's Atari
+    ids: `pong`, `Pong-v0`, `PongNoFrameskip-v4` and `ALE/Pong` all suggest `ALE/Pong-v5`. It covers all installed
+    families, imported or not.
     """
     for module, _ in FAMILIES.values():
-        with warnings.catch_warnings(), suppress(Exception):  # without a package, its ids are not suggested
+        with warnings.catch_warnings(), suppress(Exception):  # a missing package has no suggestions
             warnings.simplefilter("ignore")
             import_module(module)
     ids: dict[str, str] = {}
@@ -53,7 +53,7 @@ def is_legacy_atari(env_id: str) -> bool:
 
 
 def _key(env_id: str) -> str:
-    """Returns what remains of an id that people remember."""
+    """Returns the part of an id that is compared."""
     name = _VERSION.sub("", env_id.rpartition("/")[2])
     name = _ATARI_SUFFIX.sub("", _PREFIX.sub("", name), count=1)
     return re.sub(r"[^a-z0-9]", "", name.lower())

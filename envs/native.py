@@ -1,4 +1,4 @@
-"""Which ids are played by a native vector environment, and how."""
+"""The native vector environments by id."""
 
 import inspect
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def _minigrid_memory(env_id: str, num_envs: int, **kwargs: Any) -> MiniGridMemor
     return MiniGridMemoryVectorEnv(num_envs, make_env(EnvSettings(env_id, kwargs)))
 
 
-# Those that take the same keyword arguments as their single environments.
+# Ids whose vector environment takes the keyword arguments of the single environment.
 CONFIGURABLE: dict[str, Callable[..., VectorEnv[Any, Any, Any]]] = {
     **{f"ntm_rl/{name}": partial(AlgorithmicVectorEnv, task=task) for name, task in ALGORITHMIC.items()},
     "ntm_rl/PassiveTMaze-v0": PassiveTMazeVectorEnv,
@@ -51,17 +51,17 @@ NATIVE: dict[str, Callable[..., VectorEnv[Any, Any, Any]]] = {
 
 
 def is_atari(env_id: str) -> bool:
-    """Whether ALE plays an id."""
+    """Whether an id is one of ALE's."""
     return env_id.startswith(PREFIX)
 
 
 def is_native(env_id: str) -> bool:
-    """Whether a native vector environment plays an id."""
+    """Whether an id has a native vector environment."""
     return env_id in NATIVE or is_atari(env_id)
 
 
 def takes_kwargs(env_id: str) -> bool:
-    """Whether an id's native vector environment is told more than how many copies."""
+    """Whether an id's native vector environment takes keyword arguments."""
     return env_id in CONFIGURABLE or is_atari(env_id)
 
 
@@ -73,18 +73,18 @@ def make_native(
     previous_reward: bool = False,
     training: bool = True,
 ) -> VectorEnv[Any, Any, Any]:
-    """Makes the native vector environment of an id for which `is_native`, wrapped like `make_env`'s single ones.
+    """Makes the native vector environment of an id with `is_native`, wrapped as `make_env` wraps single ones.
 
     Raises:
-        InputError: unknown game, or keyword arguments that it does not take.
+        InputError: unknown game or invalid keyword arguments.
     """
     if env_id in MINIGRID_MEMORY:
-        make_env(EnvSettings(env_id, kwargs)).close()  # its error says all; one from below would be said twice
+        make_env(EnvSettings(env_id, kwargs)).close()  # raises the better error message
     game = rom_of(env_id) if is_atari(env_id) else None
     try:
         envs = _atari(game, num_envs, kwargs, training) if game else NATIVE[env_id](num_envs, **kwargs)
     except (TypeError, InputError) as error:
-        raise InputError(f"env.kwargs = {kwargs}: {env_id} does not take them: {error}") from error
+        raise InputError(f"env.kwargs = {kwargs}: invalid for {env_id}: {error}") from error
     if previous_action or previous_reward:
         return PreviousStepVector(envs, previous_action, previous_reward)
     return envs

@@ -3,17 +3,17 @@
 import gymnasium as gym
 from gymnasium.envs.registration import WrapperSpec
 
-# Control tasks without velocities: our name, and the id of the task that is masked.
+# Control tasks without velocities: our name and the id of the original task.
 NO_VELOCITY = {
     "CartPoleNoVelocity-v0": "CartPole-v1",
     "PendulumNoVelocity-v0": "Pendulum-v1",
     "MountainCarContinuousNoVelocity-v0": "MountainCarContinuous-v0",
     "LunarLanderNoVelocity-v0": "LunarLander-v3",
 }
-# The masked id of each such task.
+# Our id for each original id.
 MASKED = {original: f"ntm_rl/{name}" for name, original in NO_VELOCITY.items()}
 
-# Algorithmic tasks: our name, and the task's; their classes in `envs/algorithmic/` say what they are.
+# Algorithmic tasks: our name and the task in `envs/algorithmic/registry.py`.
 ALGORITHMIC = {
     "Copy-v0": "copy",
     "RepeatCopy-v0": "repeat_copy",
@@ -25,7 +25,7 @@ ALGORITHMIC = {
     "Addition-v0": "addition",
 }
 
-# Diagnostic environments of memory: our name, and what the names of their two classes begin with.
+# Diagnostic environments: our name and the common prefix of their two classes.
 DIAGNOSTIC = {
     "PassiveTMaze-v0": "ntm_rl.envs.memory.passive_tmaze:PassiveTMaze",
     "MemoryChain-v0": "ntm_rl.envs.memory.memory_chain:MemoryChain",
@@ -35,17 +35,17 @@ DIAGNOSTIC = {
 
 
 def register_environments() -> None:
-    """Registers the ids by the name of what makes them: nothing but Gymnasium is imported."""
+    """Registers our ids with entry points by name, so that only Gymnasium is imported."""
     for name, original_id in NO_VELOCITY.items():
         original = gym.registry.get(original_id)
-        if original is None:  # Gymnasium drops a version when it adds the next: `import ntm_rl` must survive that
+        if original is None:  # newer Gymnasium versions drop old ids
             continue
         gym.register(
             f"ntm_rl/{name}",
             entry_point=original.entry_point,
             reward_threshold=original.reward_threshold,
             max_episode_steps=original.max_episode_steps,
-            disable_env_checker=True,  # it costs a share of every step
+            disable_env_checker=True,  # slow
             additional_wrappers=(
                 WrapperSpec("MaskVelocity", "ntm_rl.envs.wrappers.masking:MaskVelocity", {"task": original.name}),
             ),

@@ -1,8 +1,8 @@
-"""States of environments, so that a training goes on in the very step in which it was interrupted.
+"""States of environments, so that a training resumes exactly where it was interrupted.
 
-A state is a tree of dicts whose leaves are NumPy arrays and JSON values. A vector environment that has `get_state` has
-`set_state` too, which takes a state of an environment made with the same arguments, checks all of it before anything
-changes (a file may hold anything), and returns what the copies see now.
+A state is a tree of dicts whose leaves are NumPy arrays and JSON values. Vector environments with `get_state` also have
+`set_state`, which takes the state of an environment with the same arguments, validates all of it before any change (a
+file may hold anything), and returns the current observations.
 """
 
 from collections.abc import Mapping
@@ -18,41 +18,41 @@ State = dict[str, Any]
 
 @runtime_checkable
 class Resumable(Protocol):
-    """A vector environment whose state can be had."""
+    """A vector environment whose state can be saved and restored."""
 
     def get_state(self) -> State | None:
-        """Returns the state of all copies, which later steps do not change; None: it cannot be had."""
+        """Returns a copy of the state; None if the environment cannot save it."""
 
     def set_state(self, state: Mapping[str, Any]) -> Any:
-        """Puts a state back and returns the observations.
+        """Restores a state and returns the observations.
 
         Raises:
-            InputError: it is no state of such an environment.
+            InputError: the state is not one of such an environment.
         """
 
 
 def array_of(
     state: Mapping[str, Any], name: str, like: NDArray[Any], low: Any = -np.inf, high: Any = np.inf
 ) -> NDArray[Any]:
-    """Returns a copy of an array of a state.
+    """Returns a copy of an array in a state.
 
     Raises:
-        InputError: it has not the shape and type of `like`, or numbers outside of `low` to `high`, which may be arrays.
+        InputError: it lacks the shape and type of `like`, or has values outside `low` to `high`, which may be arrays.
     """
     array = state.get(name)
     if not isinstance(array, np.ndarray) or array.shape != like.shape or array.dtype != like.dtype:
         raise InputError(f"state {name!r}: must be an array {list(like.shape)} of {like.dtype}")
     is_within = np.isfinite(array) & (array >= low) & (array <= high)
     if not is_within.all():
-        raise InputError(f"state {name!r}: holds numbers outside of {low} to {high}")
+        raise InputError(f"state {name!r}: must be from {low} to {high}")
     return array.copy()
 
 
 def part_of(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Returns a dict within a state.
+    """Returns a dict in a state.
 
     Raises:
-        InputError: there is none.
+        InputError: it is missing or not a mapping.
     """
     part = state.get(name)
     if not isinstance(part, Mapping):
@@ -66,24 +66,24 @@ def generator_state(generator: np.random.Generator) -> State:
 
 
 def generator_of(state: Any) -> np.random.Generator:
-    """Returns a new random generator in a state.
+    """Returns a random generator with the given state.
 
     Raises:
-        InputError: it is none of PCG64, which is what Gymnasium and NumPy make.
+        InputError: it is not a state of PCG64, the default of Gymnasium and NumPy.
     """
     generator = np.random.PCG64()
     try:
         generator.state = state
-    except Exception as error:  # whatever hostile values make NumPy raise
+    except Exception as error:  # NumPy raises various errors for invalid values
         raise InputError(f"state of a generator: {error!r}") from error
     return np.random.Generator(generator)
 
 
 def generators_of(state: Mapping[str, Any], count: int) -> list[np.random.Generator]:
-    """Returns new random generators in the states of a list.
+    """Returns random generators with the states in `state["generators"]`.
 
     Raises:
-        InputError: it is no list of so many.
+        InputError: it is not a list of `count` states.
     """
     saved = state.get("generators")
     if not isinstance(saved, list) or len(saved) != count:

@@ -1,6 +1,6 @@
 """Neural Turing Machine policies for Stable-Baselines3 and Gymnasium.
 
-`import ntm_rl` registers the package's Gymnasium ids and loads nothing heavy; the public names load on first use.
+`import ntm_rl` registers the package's Gymnasium ids; the public names are imported on first use.
 """
 
 from importlib import import_module
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ntm_rl.cores.feedforward import Feedforward, FrameStack
     from ntm_rl.cores.gated_delta import GatedDelta
     from ntm_rl.cores.gtrxl import Gtrxl
+    from ntm_rl.cores.layout import StateLayout
     from ntm_rl.cores.mann import Mann
     from ntm_rl.cores.matching import matched_options
     from ntm_rl.cores.ntm import Ntm
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
     from ntm_rl.cores.sam import Sam
     from ntm_rl.errors import InputError
 
-_HOME = {
+_MODULES = {
     "CnnNtmPolicy": "ntm_rl.agents",
     "MemoryPPO": "ntm_rl.agents",
     "MlpNtmPolicy": "ntm_rl.agents",
     "MultiInputNtmPolicy": "ntm_rl.agents",
     "MemoryCore": "ntm_rl.cores.base",
+    "StateLayout": "ntm_rl.cores.layout",
     "core_names": "ntm_rl.cores.registry",
     "make_core": "ntm_rl.cores.registry",
     "register_core": "ntm_rl.cores.registry",
@@ -63,6 +65,7 @@ __all__ = [
     "MultiInputNtmPolicy",
     "Ntm",
     "Sam",
+    "StateLayout",
     "core_names",
     "make_core",
     "matched_options",
@@ -71,13 +74,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'ntm_rl' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_MODULES})
 
 
 def _register_environments() -> None:

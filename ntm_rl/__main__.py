@@ -1,4 +1,4 @@
-"""The command `ntm-rl`, and `python -m ntm_rl`: what must be in force before torch is imported."""
+"""The command `ntm-rl` and `python -m ntm_rl`: handles Ctrl-C before torch is imported."""
 
 import os
 import signal
@@ -7,11 +7,11 @@ from types import FrameType
 
 
 def main() -> int:
-    """Runs the command line; Ctrl-C while libraries load ends at once, as nothing has been made yet."""
-    handles = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not where a shell wants it ignored
+    """Runs the command line; Ctrl-C while libraries are imported exits at once."""
+    handles = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # false where a shell ignores it
     if handles:
-        # An exception would come out of the middle of some library, which may take it for an error of its own.
-        signal.signal(signal.SIGINT, _leave)
+        # A library that is being imported might handle an exception as an error of its own.
+        signal.signal(signal.SIGINT, _exit)
     from ntm_rl.agents.cli.main import main as run
 
     if handles:
@@ -19,7 +19,7 @@ def main() -> int:
     return run()
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _exit(number: int, frame: FrameType | None) -> None:
     os.write(2, b"interrupted\n")
     os._exit(128 + number)
 

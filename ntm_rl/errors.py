@@ -1,18 +1,18 @@
-"""The error for a user's mistakes, and the suggestion of the nearest valid name."""
+"""The error for invalid input, and suggestions of valid names."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: names the key, the value and what would be valid.
+    """Invalid input of the user; the message has the key, the value and the valid values.
 
     The command line prints it without a traceback and exits with code 2.
     """
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
-    """Returns `" Did you mean X?"` for the valid name nearest to `name`, or an empty string."""
+    """Returns `" Did you mean X?"` with the valid name closest to `name`, or an empty string."""
     names = {each.lower(): each for each in valid}
     nearest = get_close_matches(name.lower(), list(names), n=1, cutoff=0.5)
     return f" Did you mean {names[nearest[0]]}?" if nearest else ""

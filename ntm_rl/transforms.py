@@ -1,6 +1,6 @@
-"""What torch does to a core beside running it: vmap, export, forward-mode and second derivatives.
+"""Support of torch's transforms: vmap, export, forward-mode and second derivatives.
 
-Kernels and custom autograd functions know of none of it. Where it is at work a core runs as plain operators of torch.
+Kernels and custom autograd functions do not support them, so under a transform a core runs as plain operators.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +12,9 @@ from torch.autograd import forward_ad
 
 
 def is_transformed() -> bool:
-    """Whether torch.func, forward-mode differentiation or torch.export is at work, which see plain operators alone.
+    """Whether torch.func, forward-mode differentiation or torch.export is active, which need plain operators.
 
-    So do modes that see each operator: FakeTensorMode, make_fx, a counter of operations. torch.compile does not.
+    The same holds for dispatch modes (FakeTensorMode, make_fx, a FLOP counter), but not for torch.compile.
     """
     if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return True
@@ -24,9 +24,9 @@ def is_transformed() -> bool:
 
 
 def is_backward_transformed() -> bool:
-    """Whether a backward pass is itself differentiated or transformed, and so must run as plain operators.
+    """Whether a backward pass is itself differentiated or transformed, so that it must run as plain operators.
 
-    `torch.autograd.grad(..., is_grads_batched=True)` has a vmap of its own, which batches the gradients alone.
+    `torch.autograd.grad(..., is_grads_batched=True)` uses a vmap of its own over the gradients.
     """
     vmap = torch._C._dispatch_key_parse("VmapMode")
     return torch.is_grad_enabled() or is_transformed() or torch._C._dispatch_tls_is_dispatch_key_included(vmap)
@@ -38,16 +38,16 @@ def differentiate(
     needs: Sequence[bool],
     gradients: Sequence[Tensor | None],
 ) -> tuple[Tensor | None, ...]:
-    """Returns the gradients of a custom autograd function so that they can be differentiated in turn.
+    """Returns the gradients of a custom autograd function such that they can be differentiated again.
 
     Args:
-        plain: The function as plain operators of torch.
+        plain: The function as plain operators.
         tensors: Its arguments.
-        needs: Of each whether its gradient is asked for.
-        gradients: Of each of its results the gradient, or None.
+        needs: Whether each argument needs a gradient.
+        gradients: Gradient of each result, or None.
     """
     with torch.enable_grad():
-        # An alias: of arguments that depend on each other each has the gradient of its own part.
+        # Views, so that arguments that depend on each other have separate gradients.
         given = [
             tensor.view_as(tensor) if need and tensor is not None else tensor
             for tensor, need in zip(tensors, needs, strict=True)
@@ -74,7 +74,7 @@ def differentiate(
 
 
 class _Running(nn.Module):
-    """A module whose call is another one's method."""
+    """A module that calls another one's method."""
 
     def __init__(self, module: nn.Module, run: Callable[..., Any]):
         super().__init__()
@@ -87,6 +87,6 @@ class _Running(nn.Module):
 def with_weights(
     run: Callable[..., Any], module: nn.Module, weights: Mapping[str, Tensor], arguments: Sequence[Any]
 ) -> Any:
-    """Returns `run(*arguments)`, `run` being a method of `module`, which has other `weights` meanwhile."""
+    """Returns `run(*arguments)`, a method of `module`, with `weights` in place of the module's own."""
     named = {f"module.{name}": weight for name, weight in weights.items()}
     return torch.func.functional_call(_Running(module, run), named, tuple(arguments))

@@ -1,1 +1,1 @@
-"""Suites of memory tasks: the grid of trainings, scores and the report."""
+"""The memory benchmark: suites of tasks, grids of trainings, scores and reports."""

@@ -1,12 +1,12 @@
-"""The cells of a grid of trainings: which there are, and their results."""
+"""The cells of a grid of trainings and their results."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntm_rl.agents.benchmark.suites import Task, choose_tasks, find_suite
-from ntm_rl.agents.ppo.training import make_model
+from ntm_rl.agents.benchmark.suites import SuiteTask, choose_tasks, find_suite
+from ntm_rl.agents.ppo.making import make_model
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.storage.files import StorageError
@@ -20,7 +20,7 @@ RESULT = "cell.json"
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of the grid: the config of its task with all overrides."""
+    """One training of the grid: the config of its task, and all overrides."""
 
     suite: str
     task: str
@@ -31,14 +31,14 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What its runs are filed under."""
+        """Folder of its runs."""
         return f"{self.suite}/{self.task}/{self.core}"
 
     def settings(self, out: Path) -> PpoTrainingSettings:
-        """Returns the settings of its training.
+        """Returns the settings of the training.
 
         Raises:
-            InputError: an override that is not valid.
+            InputError: an invalid override.
         """
         settings = load_settings(self.config, self.overrides)
         assert isinstance(settings, PpoTrainingSettings)
@@ -47,19 +47,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a cell.
+    """Result of a cell.
 
     Attributes:
         suite: Name of the suite.
         task: Name of the task.
         core: Name of the memory core.
-        seed: Of the training.
+        seed: Seed of the training.
         timesteps: Environment steps of the training.
-        parameters: Of the memory core.
+        parameters: Number of parameters of the memory core.
         mmer: Maximum over training of the mean episodic return per epoch.
         last: The mean episodic return of the last epoch.
-        steps_per_second: Environment steps a second, the median over the training.
-        run: Folder of the run.
+        steps_per_second: Environment steps per second, median over the training.
+        run: Run directory, relative to the grid's folder.
     """
 
     suite: str
@@ -83,20 +83,20 @@ def plan(
     timesteps: int | None = None,
     overrides: Sequence[str] = (),
 ) -> list[Cell]:
-    """Returns the cells of a grid, all of one seed before those of the next.
+    """Returns the cells of a grid, ordered by seed.
 
-    The core that a task's config names keeps its options; every other gets about as many parameters as that one.
+    The core of a task's config keeps its options; the other cores get about as many parameters.
 
     Args:
         suite: Name of the suite.
         cores: Names of memory cores.
-        seeds: How many; they count from 0.
-        tasks: Names of tasks; None: all of the suite.
-        timesteps: Environment steps of each training; None: each config's own.
-        overrides: `key=value` for all trainings.
+        seeds: Number of seeds, from 0 on.
+        tasks: Names of tasks; None: all tasks of the suite.
+        timesteps: Environment steps of each training; None: those of the configs.
+        overrides: `key=value` settings of all trainings.
 
     Raises:
-        InputError: unknown names, a budget below one rollout, or an override that is not valid.
+        InputError: an unknown name, fewer timesteps than one rollout, or an invalid override.
     """
     chosen = choose_tasks(find_suite(suite), tasks)
     cores = list(dict.fromkeys(cores))
@@ -114,8 +114,8 @@ def plan(
     ]
 
 
-def _with_sizes(task: Task, cores: Sequence[str], overrides: list[str]) -> Mapping[str, list[str]]:
-    """Returns of each core a task's overrides and the options that match its size."""
+def _with_sizes(task: SuiteTask, cores: Sequence[str], overrides: list[str]) -> Mapping[str, list[str]]:
+    """Returns for each core the overrides of a task and the options that match the core's size."""
     settings = load_settings(task.config, overrides)
     assert isinstance(settings, PpoTrainingSettings)
     rollout = settings.ppo.n_steps * settings.n_envs
@@ -133,7 +133,7 @@ def _with_sizes(task: Task, cores: Sequence[str], overrides: list[str]) -> Mappi
 
 
 def core_sizes(settings: PpoTrainingSettings) -> tuple[int, int]:
-    """Returns how many features a training's core sees in a step, and how many parameters it has."""
+    """Returns the input size and the number of parameters of a training's core."""
     env = make_vec_env(settings.env_settings, settings.n_envs, settings.seed)
     core = make_model(settings, env).policy.core
     env.close()
@@ -141,28 +141,28 @@ def core_sizes(settings: PpoTrainingSettings) -> tuple[int, int]:
 
 
 def read_results(suite: str, out: Path) -> list[Result]:
-    """Returns the results of all finished cells in a grid's folder, in the order of tasks, cores and seeds.
+    """Returns the results of all finished cells of a grid, ordered by task, core and seed.
 
     Raises:
-        InputError: there is none, or one is damaged.
+        InputError: no cell is finished, or a result is damaged.
     """
     tasks = [task.name for task in find_suite(suite).tasks]
     folders = [path.parent for path in (out / suite).glob(f"*/*/*/{RESULT}")]
     known = [folder for folder in folders if folder.parts[-3] in tasks and folder.parts[-2] in core_names()]
     results = [read_result(folder) for folder in known]
     if not results:
-        raise InputError(f"out = {str(out)!r}: no finished training of the suite {suite!r} in it")
+        raise InputError(f"out = {str(out)!r}: contains no finished training of the suite {suite!r}")
     cores = core_names()
     return sorted(results, key=lambda each: (tasks.index(each.task), cores.index(each.core), each.seed))
 
 
 def read_result(run: Path) -> Result:
-    """Reads the result in the run folder of a finished cell.
+    """Reads the result in the run directory of a finished cell.
 
     Raises:
-        StorageError: it is damaged.
+        StorageError: the result is damaged.
     """
     try:
         return Result(**json.loads((run / RESULT).read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise StorageError(f"{run / RESULT}: cannot be read: {error}; delete it to train the rest again") from error
+        raise StorageError(f"{run / RESULT}: cannot be read: {error}; delete it and run the command again") from error

@@ -1,7 +1,7 @@
-"""Trains a grid of agents: every core on every task with several seeds, each cell an ordinary run.
+"""Trains a grid of agents: every core on every task with several seeds; each cell is an ordinary run.
 
-All that a grid knows lies on the disk: the run directories `<out>/<suite>/<task>/<core>/<run>/`, and in each that is
-finished a `cell.json`. A grid that was interrupted, however roughly, goes on where these end.
+The state of a grid is on disk: the run directories `<out>/<suite>/<task>/<core>/<run>/`, with a `cell.json` in each
+finished one. An interrupted or killed grid continues from there.
 """
 
 import fcntl
@@ -22,35 +22,35 @@ from typing import Any
 from ntm_rl.agents.benchmark.cells import RESULT, Cell, Result, core_sizes, read_result
 from ntm_rl.agents.benchmark.scores import epoch_returns, mmer, read_curve, read_speed
 from ntm_rl.agents.benchmark.suites import SUITES
-from ntm_rl.agents.ppo.training import resume, train
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.storage.checkpoints import latest_checkpoint
 from ntm_rl.agents.storage.files import make_folder, write_atomically
+from ntm_rl.agents.training import resume, train
 from ntm_rl.errors import InputError
 
-# What may differ between the trainings of a task by a core without making them parts of two grids.
+# Settings that may differ within a grid.
 IRRELEVANT = ("seed", "run_dir", "wandb", "tracking", "device", "threads", "checkpoint")
-SECONDS_BETWEEN_LOOKS = 0.5
+POLL_SECONDS = 0.5
 
 
 def run_grid(
-    cells: Sequence[Cell], out: Path, *, jobs: int = 1, tell: Callable[[str], None] = lambda line: None
+    cells: Sequence[Cell], out: Path, *, jobs: int = 1, log: Callable[[str], None] = lambda line: None
 ) -> signal.Signals | None:
-    """Trains all cells that are not finished; on SIGINT or SIGTERM those under way end with a checkpoint.
+    """Trains all unfinished cells; on SIGINT or SIGTERM the running ones stop with a checkpoint.
 
     Args:
         cells: See `plan`.
         out: Folder of the grid.
-        jobs: How many to train at once; from two on in processes of their own.
-        tell: Called with a line for every cell that is finished.
+        jobs: Number of parallel trainings; if above 1, each has its own process.
+        log: Called with a line for every finished cell.
 
     Returns:
-        The signal that stopped it, if one did.
+        The signal that stopped the grid, if any.
 
     Raises:
-        InputError: `out` holds another grid, or a training failed.
+        InputError: `out` contains another grid, or a training failed.
     """
     if jobs < 1:
         raise InputError(f"jobs = {jobs}: must be at least 1")
@@ -58,11 +58,11 @@ def run_grid(
     waiting = [cell for cell in cells if _finished(cell, out) is None]
     done = len(cells) - len(waiting)
     if done:
-        tell(f"{done} of {len(cells)} trainings are finished already")
+        log(f"{done} of {len(cells)} trainings are already finished")
     with SignalListener() as listener:
         for number, cell in enumerate(_train_all(waiting, out, jobs, listener), done + 1):
             result = read_result(_finished(cell, out) or out)
-            tell(
+            log(
                 f"{number} of {len(cells)}: {cell.task}, {cell.core}, seed {cell.seed}: MMER {result.mmer:.3f}, "
                 f"{result.steps_per_second:,.0f} steps/s"
             )
@@ -70,22 +70,22 @@ def run_grid(
 
 
 def check_folder(cells: Sequence[Cell], out: Path) -> None:
-    """Raises an `InputError` if a folder holds the runs of another grid: another suite, or other settings."""
+    """Raises an `InputError` if a folder contains runs of another suite or with other settings."""
     suite = cells[0].suite
     for other in SUITES:
         if other != suite and (out / other).is_dir():
-            raise InputError(f"out = {str(out)!r}: holds a grid of the suite {other!r}; choose another folder")
-    begun = {task: _settings_of_runs(out / suite / task) for task in {cell.task for cell in cells}}
+            raise InputError(f"out = {str(out)!r}: contains a grid of the suite {other!r}; choose another folder")
+    existing = {task: _settings_of_runs(out / suite / task) for task in {cell.task for cell in cells}}
     for cell in {cell.name: cell for cell in cells}.values():
         wanted = cell.settings(out).model_dump()
-        for core, settings in begun[cell.task]:
+        for core, settings in existing[cell.task]:
             ignored = IRRELEVANT if core == cell.core else (*IRRELEVANT, "core", "memory")
             difference = _difference(settings, wanted, ignored)
             if difference is not None:
                 key, old, new = difference
                 raise InputError(
-                    f"out = {str(out)!r}: holds another grid, whose {suite}/{cell.task}/{core} has {key} = {old} and "
-                    f"not {new}; choose another folder"
+                    f"out = {str(out)!r}: contains another grid: {suite}/{cell.task}/{core} has {key} = {old} "
+                    f"instead of {new}; choose another folder"
                 )
 
 
@@ -96,26 +96,26 @@ def _settings_of_runs(folder: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def run_cell(cell: Cell, out: Path, show_progress: bool = True) -> signal.Signals | None:
-    """Trains a cell, from the checkpoint of an earlier attempt if there is one, and writes its result.
+    """Trains a cell, from the last checkpoint of an earlier run if there is one, and writes its result.
 
     Returns:
-        The signal that stopped it, if one did; then there is no result yet.
+        The signal that stopped the training, if any; in this case there is no result yet.
     """
     out = out.resolve()
     settings = cell.settings(out)
-    with _only_here(cell, out):
+    with _locked(cell, out):
         return _run_cell(cell, settings, out, show_progress)
 
 
 def _run_cell(cell: Cell, settings: PpoTrainingSettings, out: Path, show_progress: bool) -> signal.Signals | None:
     if _finished(cell, out) is not None:
         return None
-    begun = next((run for run in _runs(cell, out) if _has_checkpoint(run)), None)
-    if begun is None:
+    started = next((run for run in _runs(cell, out) if _has_checkpoint(run)), None)
+    if started is None:
         trained = train(settings, cell.name, show_progress=show_progress)
     else:
-        begun_in = begun.settings().run_dir  # another one where the grid's folder was moved
-        trained = resume(begun, settings.model_copy(update={"run_dir": begun_in}), show_progress=show_progress)
+        run_dir = started.settings().run_dir  # differs if the grid's folder was moved
+        trained = resume(started, settings.model_copy(update={"run_dir": run_dir}), show_progress=show_progress)
     if trained.stopped_by is None:
         curve = read_curve(trained.run)
         result = Result(
@@ -123,7 +123,7 @@ def _run_cell(cell: Cell, settings: PpoTrainingSettings, out: Path, show_progres
             cell.task,
             cell.core,
             cell.seed,
-            trained.timesteps,
+            trained.steps,
             core_sizes(settings)[1],
             mmer(curve),
             float(epoch_returns(curve)[-1]),
@@ -135,7 +135,7 @@ def _run_cell(cell: Cell, settings: PpoTrainingSettings, out: Path, show_progres
 
 
 def _train_all(cells: Sequence[Cell], out: Path, jobs: int, listener: SignalListener) -> Iterator[Cell]:
-    """Trains cells and yields each that is finished, until all are or a signal came."""
+    """Trains cells and yields each finished one, until all are finished or a signal arrives."""
     if jobs > 1:
         yield from _train_in_processes(cells, out, jobs, listener)
         return
@@ -149,32 +149,34 @@ def _train_all(cells: Sequence[Cell], out: Path, jobs: int, listener: SignalList
 
 
 def _train_in_processes(cells: Sequence[Cell], out: Path, jobs: int, listener: SignalListener) -> Iterator[Cell]:
-    waiting, under_way = list(cells), dict[SpawnProcess, Cell]()
+    waiting, running = list(cells), dict[SpawnProcess, Cell]()
     failed: Cell | None = None
-    is_ending = False
-    while under_way or (waiting and not is_ending):
-        while waiting and len(under_way) < jobs and not is_ending:
-            process = multiprocessing.get_context("spawn").Process(target=_train_alone, args=(waiting[0], out))
+    is_stopping = False
+    while running or (waiting and not is_stopping):
+        while waiting and len(running) < jobs and not is_stopping:
+            process = multiprocessing.get_context("spawn").Process(target=_train_in_process, args=(waiting[0], out))
             process.start()
-            under_way[process] = waiting.pop(0)
-        connection.wait([process.sentinel for process in under_way], SECONDS_BETWEEN_LOOKS)
-        for process in [each for each in under_way if not each.is_alive()]:
-            cell = under_way.pop(process)
+            running[process] = waiting.pop(0)
+        connection.wait([process.sentinel for process in running], POLL_SECONDS)
+        for process in [each for each in running if not each.is_alive()]:
+            cell = running.pop(process)
             if _finished(cell, out) is not None:
                 yield cell
-            elif not is_ending and listener.received is None:
+            elif not is_stopping and listener.received is None:
                 failed = cell
-        if not is_ending and (listener.received is not None or failed is not None):
-            is_ending = True
-            for process in under_way:
-                process.terminate()  # SIGTERM: it finishes its rollout and writes a checkpoint
+        if not is_stopping and (listener.received is not None or failed is not None):
+            is_stopping = True
+            for process in running:
+                process.terminate()  # on SIGTERM a training finishes its rollout and writes a checkpoint
     if failed is not None:
-        raise InputError(f"{failed.name}, seed {failed.seed}: the training failed, see above; the others are kept")
+        raise InputError(
+            f"{failed.name}, seed {failed.seed}: the training failed, see above; the other trainings are kept"
+        )
 
 
-def _train_alone(cell: Cell, out: Path) -> None:
-    """Trains a cell in a process of its own."""
-    os.setpgrp()  # Ctrl-C reaches the parent alone, which ends the trainings
+def _train_in_process(cell: Cell, out: Path) -> None:
+    """Trains a cell in its own process."""
+    os.setpgrp()  # Ctrl-C reaches only the parent, which stops the trainings
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -190,22 +192,22 @@ def _train_alone(cell: Cell, out: Path) -> None:
 
 
 @contextmanager
-def _only_here(cell: Cell, out: Path) -> Iterator[None]:
-    """Waits until no other process trains a cell: one whose grid was killed may still be writing its checkpoint."""
+def _locked(cell: Cell, out: Path) -> Iterator[None]:
+    """Waits until no other process trains the cell, such as one of a killed grid that still writes its checkpoint."""
     make_folder(out / cell.name)
     with (out / cell.name / f".seed{cell.seed}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # gone with the process, however it ends
+        fcntl.flock(file, fcntl.LOCK_EX)  # released when the process ends
         yield
 
 
 def _runs(cell: Cell, out: Path) -> list[Run]:
-    """Returns the runs of a cell, the newest first."""
+    """Returns the runs of a cell, newest first."""
     folders = sorted((out / cell.name).glob(f"*-seed{cell.seed}-????"), reverse=True)
     return [run for run in map(Run, folders) if run.config_file.is_file()]
 
 
 def _finished(cell: Cell, out: Path) -> Path | None:
-    """Returns the folder of the run that finished a cell."""
+    """Returns the directory of the finished run of a cell, if any."""
     return next((run.path for run in _runs(cell, out) if (run.path / RESULT).is_file()), None)
 
 
@@ -219,15 +221,15 @@ def _has_checkpoint(run: Run) -> bool:
 def _difference(
     old: Mapping[str, Any], new: Mapping[str, Any], ignored: Sequence[str] = ()
 ) -> tuple[str, Any, Any] | None:
-    """Returns the first key, dotted, in which two settings differ, and its values."""
+    """Returns the first dotted key in which two settings differ, and both values."""
     for key in new:
         if key in ignored:
             continue
-        mine, theirs = old.get(key), new[key]
-        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-            found = _difference(mine, theirs)
+        before, after = old.get(key), new[key]
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            found = _difference(before, after)
             if found is not None:
                 return f"{key}.{found[0]}", *found[1:]
-        elif mine != theirs:
-            return key, mine, theirs
+        elif before != after:
+            return key, before, after
     return None

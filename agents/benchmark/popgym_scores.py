@@ -1,8 +1,8 @@
 """Published scores of POPGym: Morad et al. 2023 (arXiv:2303.01859), appendix B, table 3.
 
-MMER after 15 million steps with RLlib's PPO, mean over three trials; `best` is the highest of the paper's 13 models.
-The paper's NoisyStatelessCartPole is taken for today's NoisyPositionOnlyCartPole. The table was copied from a
-transcription (github.com/bryjudy/fly-critic, `flycritic/popgym/results.py`), which lacks Concentration.
+MMER after 15 million steps of RLlib's PPO, mean over three trials; `best` is the best of the paper's 13 models. The
+paper's NoisyStatelessCartPole is today's NoisyPositionOnlyCartPole. The table is copied from a transcription
+(github.com/bryjudy/fly-critic, `flycritic/popgym/results.py`), which lacks Concentration.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """Scores of the paper's GRU and of its best model, and which model that was."""
+    """Scores of the paper's GRU and of its best model, and the name of the best model."""
 
     gru: float
     best: float

@@ -1,4 +1,4 @@
-"""The memory benchmark's report: Markdown tables and PNG figures from what lies in a grid's folder."""
+"""The report of the memory benchmark: Markdown tables and PNG figures."""
 
 import os
 import platform
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 REPORT, CURVES, INTERVALS = "report.md", "curves.png", "intervals.png"
-POINTS = 200  # of a drawn curve
-NONE = "–"  # noqa: RUF001  (an empty cell's dash)
+POINTS = 200  # of a plotted curve
+NONE = "–"  # noqa: RUF001  (dash of an empty cell)
 
 
 def check_report() -> None:
-    """Raises an `InputError` where `write_report` would for want of a package, before anything is trained."""
+    """Raises an `InputError` if a package that the report needs is missing."""
     require_rliable()
     require_matplotlib("the report")
 
 
-def write_report(suite: str, out: Path) -> dict[str, Any]:
-    """Writes `report.md` and its figures into a grid's folder, of the trainings that are finished.
+def write_benchmark_report(suite: str, out: Path) -> dict[str, Any]:
+    """Writes `report.md` and its figures into a grid's folder, from the finished trainings.
 
     Returns:
-        What it says, for machines: the cells, and of each core the interquartile mean with its interval.
+        The report as JSON values: the cells, and the interquartile mean and interval of each core.
 
     Raises:
-        InputError: nothing is finished, or rliable or matplotlib is not installed.
+        InputError: no training is finished, or rliable or matplotlib is not installed.
     """
     check_report()
     results = read_results(suite, out)
@@ -56,9 +56,9 @@ def write_report(suite: str, out: Path) -> dict[str, Any]:
 
 
 def aggregate(results: Sequence[Result]) -> dict[str, Interval]:
-    """Returns of each core its interquartile mean over tasks and seeds; none of cores that lack a task.
+    """Returns the interquartile mean over tasks and seeds of each core that has results for all tasks.
 
-    Of a core whose tasks have not all the same seeds, those count that all of its tasks have.
+    Only the seeds that are finished for all tasks of a core count.
     """
     tasks, cores = _tasks(results), _cores(results)
     scores = {(each.core, each.task, each.seed): each.mmer for each in results}
@@ -81,12 +81,12 @@ def _sections(suite: str, results: Sequence[Result], overall: Mapping[str, Inter
     yield (
         f"Trainings by MemoryPPO: {len(results)}. Tasks: {len(tasks)}. Cores: {', '.join(cores)}. Seeds: "
         f"{', '.join(map(str, seeds))}. Written on {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} processors of "
-        f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}. The runs lie in "
-        f"`{suite}/TASK/CORE/`, each with its config."
+        f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}. The runs are in "
+        f"`{suite}/TASK/CORE/`."
     )
     yield (
         "The score is POPGym's MMER: the maximum over training of the mean episodic return per epoch of about 65,536 "
-        "steps, with actions sampled; the mean over seeds, and in brackets the lowest and the highest seed."
+        "steps, with actions sampled; the mean over seeds, with the lowest and highest seed in brackets."
     )
     yield _table(results, lambda each: each.mmer, published=True)
     if overall:
@@ -99,14 +99,14 @@ def _sections(suite: str, results: Sequence[Result], overall: Mapping[str, Inter
         yield _markdown(["core", "interquartile mean", "95% interval"], rows)
         yield f"![Interquartile means with intervals]({INTERVALS})"
     yield "## At the end of training"
-    yield "Mean episodic return of the last epoch, which unlike a maximum is not the better for noise."
+    yield "Mean episodic return of the last epoch; unlike a maximum, it does not reward noise."
     yield _table(results, lambda each: each.last)
     yield "## Learning curves"
-    yield "Mean return of the last 100 episodes: median over seeds, and the range between lowest and highest."
+    yield "Mean return of the last 100 episodes: median and range over seeds."
     yield f"![Learning curves]({CURVES})"
     yield "## Size and speed"
-    yield "Parameters of the memory core, and environment steps a second of a training (median of the seeds)."
-    yield _markdown(["task", "steps", *cores], [_cost(task, results) for task in tasks])
+    yield "Parameters of the memory core, and environment steps per second (median over seeds)."
+    yield _markdown(["task", "steps", *cores], [_size_and_speed(task, results) for task in tasks])
 
 
 def _table(results: Sequence[Result], score: Callable[[Result], float], published: bool = False) -> str:
@@ -115,7 +115,7 @@ def _table(results: Sequence[Result], score: Callable[[Result], float], publishe
     header = ["task", *cores, *(["POPGym's GRU", "POPGym's best"] if reference else [])]
     rows = []
     for task in tasks:
-        row = [task, *(_spread([score(each) for each in _of(results, task, core)]) for core in cores)]
+        row = [task, *(_spread([score(each) for each in _cells_of(results, task, core)]) for core in cores)]
         if reference and task in POPGYM:
             row += [f"{POPGYM[task].gru:.3f}", f"{POPGYM[task].best:.3f} ({POPGYM[task].best_model})"]
         rows.append(row + [NONE] * (len(header) - len(row)))
@@ -130,10 +130,10 @@ def _spread(values: Sequence[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
 
 
-def _cost(task: str, results: Sequence[Result]) -> list[str]:
+def _size_and_speed(task: str, results: Sequence[Result]) -> list[str]:
     row = [task, f"{max(each.timesteps for each in results if each.task == task):,}"]
     for core in _cores(results):
-        cells = _of(results, task, core)
+        cells = _cells_of(results, task, core)
         speed = np.median([each.steps_per_second for each in cells]) if cells else 0
         row.append(f"{cells[0].parameters:,}; {speed:,.0f}/s" if cells else NONE)
     return row
@@ -145,7 +145,7 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def draw_curves(results: Sequence[Result], out: Path) -> "Figure":
-    """Draws the learning curves, a panel for each task."""
+    """Plots the learning curves, one panel per task."""
     from matplotlib.figure import Figure
 
     tasks, cores = _tasks(results), _cores(results)
@@ -155,7 +155,7 @@ def draw_curves(results: Sequence[Result], out: Path) -> "Figure":
     for place, task in enumerate(tasks, 1):
         panel = figure.add_subplot(rows, columns, place)
         for number, core in enumerate(cores):
-            curves = [read_curve(out / each.run) for each in _of(results, task, core)]
+            curves = [read_curve(out / each.run) for each in _cells_of(results, task, core)]
             if not curves:
                 continue
             steps = np.linspace(max(each.steps[0] for each in curves), min(each.steps[-1] for each in curves), POINTS)
@@ -175,7 +175,7 @@ def draw_curves(results: Sequence[Result], out: Path) -> "Figure":
 
 
 def draw_intervals(overall: Mapping[str, Interval]) -> "Figure":
-    """Draws the interquartile means and their intervals, a line for each core."""
+    """Plots the interquartile means and their intervals, one row per core."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 0.8 + 0.4 * len(overall)), layout="constrained")
@@ -190,7 +190,7 @@ def draw_intervals(overall: Mapping[str, Interval]) -> "Figure":
     return figure
 
 
-def _of(results: Sequence[Result], task: str, core: str) -> list[Result]:
+def _cells_of(results: Sequence[Result], task: str, core: str) -> list[Result]:
     return [each for each in results if (each.task, each.core) == (task, core)]
 
 

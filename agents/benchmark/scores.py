@@ -1,4 +1,4 @@
-"""Scores of trainings: POPGym's MMER, and rliable's interquartile mean over tasks."""
+"""Scores of trainings: POPGym's MMER, and rliable's interquartile mean."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -14,12 +14,12 @@ from ntm_rl.errors import InputError
 
 FloatArray = NDArray[np.float64]
 RETURN, SPEED = "rollout/ep_rew_mean", "time/fps"
-EPOCH = 65_536  # environment steps of one of POPGym's epochs
-REPEATS = 5000  # of the bootstrap
+EPOCH = 65_536  # environment steps per epoch in POPGym
+REPEATS = 5000  # bootstrap samples
 
 
 class Curve(NamedTuple):
-    """A training's mean return over the last episodes `[R]` at environment steps `[R]`, a value a rollout."""
+    """Learning curve: environment steps `[R]` and mean return of the last episodes `[R]` after each rollout."""
 
     steps: FloatArray
     returns: FloatArray
@@ -34,27 +34,27 @@ class Interval(NamedTuple):
 
 
 def read_curve(run: Path) -> Curve:
-    """Reads the learning curve in a run's folder.
+    """Reads the learning curve of a run.
 
     Raises:
-        InputError: no episode ended in it.
+        InputError: no episode ended.
     """
     rows = [row for row in read_table(run / "progress.csv")[1] if row.get(RETURN)]
     if not rows:
-        raise InputError(f"{run}: no episode ended in this training: raise timesteps")
+        raise InputError(f"{run}: no episode ended in this training; raise timesteps")
     return Curve(np.array([float(row[STEPS]) for row in rows]), np.array([float(row[RETURN]) for row in rows]))
 
 
 def read_speed(run: Path) -> float:
-    """Returns the median of a run's environment steps a second, as its rollouts logged them."""
+    """Returns the median of the logged environment steps per second of a run."""
     speeds = [float(row[SPEED]) for row in read_table(run / "progress.csv")[1] if row.get(SPEED)]
     return float(np.median(speeds)) if speeds else float("nan")
 
 
 def epoch_returns(curve: Curve) -> FloatArray:
-    """Returns the mean return of each epoch, as equal parts of the training of about POPGym's 65,536 steps.
+    """Returns the mean return of each epoch: equal parts of the training of about 65,536 steps, as in POPGym.
 
-    Rollouts are shorter than POPGym's epochs, and a maximum over many short means would be the higher for it.
+    Rollouts are shorter than POPGym's epochs, and a maximum over means of fewer episodes would be higher.
     """
     last = curve.steps[-1]
     epochs = max(1, round(last / EPOCH))
@@ -68,18 +68,18 @@ def mmer(curve: Curve) -> float:
 
 
 def interquartile_means(scores: Mapping[str, Sequence[Sequence[float]]], seed: int = 0) -> dict[str, Interval]:
-    """Returns of each core the interquartile mean over seeds and tasks with its stratified bootstrap interval.
+    """Returns the interquartile mean over seeds and tasks of each core, with a stratified bootstrap interval.
 
     Args:
-        scores: Of each core, `[seeds, tasks]`.
-        seed: Of the bootstrap.
+        scores: Scores of each core, `[seeds, tasks]`.
+        seed: Seed of the bootstrap.
 
     Raises:
         InputError: rliable is not installed.
     """
     library, metrics = require_rliable()
     before = np.random.get_state()
-    np.random.seed(seed)  # rliable draws from NumPy's global generator, whatever it is given
+    np.random.seed(seed)  # rliable always uses NumPy's global generator
     try:
         means, intervals = library.get_interval_estimates(
             {core: np.asarray(each) for core, each in scores.items()},
@@ -95,7 +95,7 @@ def require_rliable() -> tuple[Any, Any]:
     """Returns rliable's modules `library` and `metrics` (Agarwal et al. 2021, arXiv:2108.13264).
 
     Raises:
-        InputError: it is not installed; names the command that installs it.
+        InputError: rliable is not installed.
     """
     try:
         return import_module("rliable.library"), import_module("rliable.metrics")

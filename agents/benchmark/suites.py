@@ -1,4 +1,4 @@
-"""What the memory benchmark trains on: suites of tasks, each a packaged config with overrides."""
+"""Suites of the memory benchmark; each task is a packaged config with overrides."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -7,8 +7,8 @@ from ntm_rl.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True)
-class Task:
-    """One task of a suite: its name, a packaged config, and `key=value` overrides."""
+class SuiteTask:
+    """A task of a suite: name, packaged config, and `key=value` overrides."""
 
     name: str
     config: str
@@ -20,61 +20,65 @@ class Suite:
     """Tasks that are measured together.
 
     Attributes:
-        title: What they are, in a few words.
-        tasks: In the order of the report.
+        title: Title of the report.
+        tasks: Tasks in the order of the report.
     """
 
     title: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[SuiteTask, ...]
 
 
 # The config of all suites that measure one set of hyperparameters; a task sets its environment alone.
 GENERIC = "popgym/repeat_previous_easy"
 
 
-def _generic(name: str, env_id: str, **kwargs: object) -> Task:
+def _generic(name: str, env_id: str, **kwargs: object) -> SuiteTask:
     """Returns a task with the generic config, and keyword arguments of its environment."""
-    return Task(name, GENERIC, (f"env.id={env_id}", *(f"env.kwargs.{key}={value}" for key, value in kwargs.items())))
+    return SuiteTask(
+        name, GENERIC, (f"env.id={env_id}", *(f"env.kwargs.{key}={value}" for key, value in kwargs.items()))
+    )
 
 
 # Games whose observation does not say which action it answers: POPGym's `obs_requires_prev_action`.
 _NEED_ACTION = ("Battleship", "Concentration", "MineSweeper", "MultiarmedBandit")
 
 
-def _popgym(name: str) -> Task:
+def _popgym(name: str) -> SuiteTask:
+    """All games share one config, as their own configs may be tuned to the game or to a core."""
     task = _generic(name, f"popgym-{name}-v0")
     if name.startswith(_NEED_ACTION):
         return replace(task, overrides=(*task.overrides, "env.previous_action=true"))
     return task
 
 
-def _endless_tmaze(length: int, corridors: int, uniform: bool) -> Task:
+def _endless_tmaze(length: int, corridors: int, uniform: bool) -> SuiteTask:
     name = f"EndlessTMaze-{'uniform' if uniform else 'fixed'}-{length}-{corridors}"
     return _generic(name, "ntm_rl/EndlessTMaze-v0", length=length, corridors=corridors, uniform=str(uniform).lower())
 
 
-# A beginner's gradients shrink with the corridor, as only its first few steps count, and so must Adam's epsilon; a
-# rollout is one episode of each copy, as with longer ones there are too few updates; and writes erase little.
+# Early in training only the first steps of an episode give gradients, so they shrink with the corridor's length and
+# need a small epsilon of Adam. With init=content, writes erase little. A rollout is one episode per environment, as
+# longer ones leave too few updates.
 _LONG_TMAZE = ("ppo.adam_epsilon=1e-8", "memory.ntm.init=content", "memory.ntm.memory_init=learned")
 
 
-def _tmaze(length: int, sequence_length: int, timesteps: int, *overrides: str) -> Task:
-    """The whole corridor fits into a sequence, so that gradients reach its beginning; always four minibatches.
+def _tmaze(length: int, sequence_length: int, timesteps: int, *overrides: str) -> SuiteTask:
+    """A sequence covers the whole corridor, so that gradients reach its start; a rollout has four minibatches.
 
-    The entropy bonus shrinks as the cost of a step aside does, which is 1 / length.
+    The entropy coefficient is proportional to the cost of a wasted step, 1 / length.
     """
     sizes = {"n_steps": sequence_length, "sequence_length": sequence_length, "batch_size": 8 * sequence_length}
     options = [f"ppo.{key}={value}" for key, value in (sizes | {"ent_coef": 0.15 / length}).items()]
     return _by_length("memory/passive_tmaze", length, timesteps, (*options, *overrides))
 
 
-def _chain(length: int) -> Task:
+def _chain(length: int) -> SuiteTask:
     return _by_length("memory/memory_chain", length, 1_000_000)
 
 
-def _by_length(config: str, length: int, timesteps: int, overrides: Iterable[str] = ()) -> Task:
+def _by_length(config: str, length: int, timesteps: int, overrides: Iterable[str] = ()) -> SuiteTask:
     sizes = (f"env.kwargs.length={length}", f"total_timesteps={timesteps}")
-    return Task(f"length-{length}", config, (*sizes, *overrides))
+    return SuiteTask(f"length-{length}", config, (*sizes, *overrides))
 
 
 _GAMES = (
@@ -140,7 +144,7 @@ _GENERAL_TEST = (
     *_COLOR_CUBES[:2],
     _generic("Pong", "ALE/Pong-v5", stack=1, size=44),  # single frames
 )
-# A curriculum would be measured at the difficulty that each core has reached, so there is none.
+# With a curriculum, cores would be compared at different difficulties.
 _UNIFORM = "env.kwargs.curriculum=uniform"
 
 SUITES: Mapping[str, Suite] = {
@@ -156,18 +160,18 @@ SUITES: Mapping[str, Suite] = {
     "general-test": Suite("Tasks on which the defaults are measured once and never tuned", _GENERAL_TEST),
     "minigrid": Suite(
         "MiniGrid's Memory seen through 3 x 3 tiles",
-        (Task("MemoryS7", "minigrid/memory_s7"), Task("MemoryS9", "minigrid/memory_s9")),
+        (SuiteTask("MemoryS7", "minigrid/memory_s7"), SuiteTask("MemoryS9", "minigrid/memory_s9")),
     ),
     "algorithmic": Suite(
         "Tasks of the NTM paper (Graves et al. 2014) played as games",
         (
-            Task("copy", "algorithmic/copy_ppo", (_UNIFORM,)),
-            Task("associative_recall", "algorithmic/associative_recall_ppo", (_UNIFORM,)),
+            SuiteTask("copy", "algorithmic/copy_ppo", (_UNIFORM,)),
+            SuiteTask("associative_recall", "algorithmic/associative_recall_ppo", (_UNIFORM,)),
         ),
     ),
     "tmaze": Suite(
         "The passive T-Maze (Ni et al. 2023) by the length of its corridor",
-        (  # from 50 on with the budgets of Ni et al.
+        (  # from length 50, the budgets of Ni et al.
             _tmaze(20, 128, 600_000),
             _tmaze(50, 128, 1_000_000),
             _tmaze(100, 256, 2_000_000),
@@ -183,18 +187,18 @@ SUITES: Mapping[str, Suite] = {
 
 
 def find_suite(name: str) -> Suite:
-    """Returns the suite of a name.
+    """Returns the suite with a name.
 
     Raises:
-        InputError: there is none.
+        InputError: unknown name.
     """
     if name not in SUITES:
-        raise InputError(f"suite = {name!r}: no such suite; valid are {', '.join(SUITES)}.{did_you_mean(name, SUITES)}")
+        raise InputError(f"suite = {name!r}: unknown suite; valid are {', '.join(SUITES)}.{did_you_mean(name, SUITES)}")
     return SUITES[name]
 
 
-def choose_tasks(suite: Suite, names: Iterable[str] | None) -> list[Task]:
-    """Returns the tasks of these names, all without names.
+def choose_tasks(suite: Suite, names: Iterable[str] | None) -> list[SuiteTask]:
+    """Returns the tasks with these names, or all tasks.
 
     Raises:
         InputError: the suite has no such task.
@@ -204,6 +208,6 @@ def choose_tasks(suite: Suite, names: Iterable[str] | None) -> list[Task]:
     for name in chosen:
         if name not in tasks:
             raise InputError(
-                f"task = {name!r}: not in the suite, which has {', '.join(tasks)}.{did_you_mean(name, tasks)}"
+                f"task = {name!r}: unknown task; the suite has {', '.join(tasks)}.{did_you_mean(name, tasks)}"
             )
     return [tasks[name] for name in chosen]

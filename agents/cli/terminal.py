@@ -1,13 +1,12 @@
-"""Standard output and standard error as a command finds them: closed, full, gone, or unable to show every letter.
-
-And what is shown there of warnings.
-"""
+"""Standard output and standard error: closed, broken or full streams, missing characters, one-line warnings."""
 
 import io
+import json
+import math
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -15,15 +14,15 @@ PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 class OutputClosedError(Exception):
-    """The reader of standard output has seen enough, as `head` does."""
+    """The reader of standard output has closed it, as `head` does."""
 
 
 def say(*lines: str) -> None:
     """Prints lines to standard output.
 
     Raises:
-        OutputClosedError: nobody reads it any more.
-        OSError: it cannot be written, such as on a full disk.
+        OutputClosedError: the reader has closed it.
+        OSError: it cannot be written, for example because the disk is full.
     """
     try:
         print(*lines, sep="\n", flush=True)
@@ -31,8 +30,21 @@ def say(*lines: str) -> None:
         raise OutputClosedError from error
 
 
-class _Patient:
-    """Standard error whose trouble ends nothing: what cannot be written is dropped."""
+def print_json(value: Any) -> None:
+    """Prints a value as one line of JSON, with null for numbers that are not finite; raises as `say`."""
+    say(json.dumps(_finite(value)))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    return [_finite(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+class _BestEffortStream:
+    """Standard error that drops what cannot be written instead of raising."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -53,7 +65,7 @@ class _Patient:
 def _one_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    """Formats a warning without a line of code; one of other packages or of the user's code says where it is from."""
+    """Formats a warning without its source line; a warning from outside this package shows where it was raised."""
     text = " ".join(str(message).splitlines())
     place = "" if filename.startswith(PACKAGE) else f" ({category.__name__} at {filename}:{lineno})"
     return f"warning: {text}{place}\n"
@@ -66,8 +78,8 @@ def usable_streams() -> Iterator[None]:
     before, format_before = sys.stderr, warnings.formatwarning
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal shows \xb1 for what it has no letter for
-    sys.stderr = _Patient(before)
+            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal shows ± as \xb1
+    sys.stderr = _BestEffortStream(before)
     warnings.formatwarning = _one_line
     try:
         yield
@@ -75,8 +87,8 @@ def usable_streams() -> Iterator[None]:
         sys.stderr, warnings.formatwarning = before, format_before
 
 
-def drop_output() -> None:
-    """Makes Python's own flush at its end write what is left of standard output nowhere."""
+def discard_output() -> None:
+    """Redirects standard output to the null device, so that Python's flush at exit cannot fail."""
     with suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
@@ -84,7 +96,7 @@ def drop_output() -> None:
 
 
 def _open_closed() -> None:
-    """Opens what was closed before the start: else the next file to be opened would get the streams' number."""
+    """Opens streams that were closed at the start, as otherwise the next opened file would get their descriptor."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             with suppress(OSError):
@@ -92,4 +104,4 @@ def _open_closed() -> None:
                 os.dup2(null, number)
                 if null != number:
                     os.close(null)
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (as long as the process)
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  (stays open until the process ends)

@@ -1,4 +1,4 @@
-"""Plays whole episodes with a trained agent."""
+"""Evaluation of trained agents and networks."""
 
 import sys
 import time
@@ -15,11 +15,10 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.agents.policy.files import LoadedAgent
-from ntm_rl.agents.ppo.environment_states import curricula
+from ntm_rl.agents.ppo.vec_env_state import curricula
 from ntm_rl.agents.runs.loading import Origin, RunAgent, load_run_agent, load_run_network
 from ntm_rl.agents.runs.progress import ProgressDisplay
 from ntm_rl.agents.runs.run import Run
-from ntm_rl.agents.settings.schema import PpoTrainingSettings, SupervisedTrainingSettings
 from ntm_rl.agents.supervised.scores import Score, label, score
 from ntm_rl.envs.algorithmic.task import Difficulty
 from ntm_rl.envs.factory import EnvSettings
@@ -27,10 +26,9 @@ from ntm_rl.envs.sb3.adapter import VectorEnvAdapter
 from ntm_rl.envs.sb3.making import make_vec_env
 from ntm_rl.errors import InputError
 
-MAX_COPIES = 16
-MAX_STEPS = 10_000  # of an episode, where the environment has no time limit of its own
-
-SECONDS_BETWEEN_UPDATES = 0.5  # of the progress that is shown
+MAX_ENVS = 16
+MAX_STEPS = 10_000  # default length limit of an episode in environments without a time limit
+SECONDS_BETWEEN_UPDATES = 0.5  # of the progress display
 
 
 @dataclass(frozen=True)
@@ -39,15 +37,14 @@ class Evaluation:
 
     Attributes:
         run: The run's folder.
-        origin: Which agent played.
-        episodes: How many were asked for.
-        ended: How many of them ended; the others were given up after `max_steps` steps, or were not begun behind one
-            that was.
-        mean_return: Of those that ended, not normalised and not clipped; None if none did.
-        std_return: Its standard deviation.
-        mean_length: Their mean length in steps.
-        max_steps: Steps after which an episode is given up; None: never, as all of them end.
-        mean_return_so_far: Of the episodes that were given up, when they were; None without any.
+        origin: The agent's source.
+        episodes: Number of episodes requested.
+        ended: Number of episodes that ended. A sub-environment whose episode reaches `max_steps` plays no more.
+        mean_return: Mean return of the ended episodes, not normalised and not clipped; None without any.
+        std_return: Standard deviation of these returns.
+        mean_length: Mean length of these episodes in steps.
+        max_steps: Length limit of an episode; None: no limit.
+        mean_return_so_far: Mean return of the episodes that reached the limit; None without any.
     """
 
     run: Path
@@ -63,11 +60,11 @@ class Evaluation:
 
 @dataclass
 class Played:
-    """Episodes of an evaluation: returns and lengths of those that ended, returns of those that were given up."""
+    """Returns and lengths of the episodes that ended, and returns of those that reached the length limit."""
 
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
-    given_up: list[float] = field(default_factory=list)
+    stopped: list[float] = field(default_factory=list)
 
 
 def evaluate(
@@ -80,28 +77,26 @@ def evaluate(
     max_steps: int | None = None,
     show_progress: bool = False,
 ) -> Evaluation:
-    """Evaluates a run's agent, as `load_run_agent` finds it, at the level that it reached in its curriculum.
+    """Evaluates a run's agent (see `load_run_agent`) at the curriculum level that it reached.
 
     Args:
-        run: What to evaluate.
-        episodes: Whole episodes to play.
-        seed: Of the environments and of sampled actions; another than the training's by default.
+        run: A PPO run.
+        episodes: Number of episodes.
+        seed: Seed of the environments and of sampled actions.
         deterministic: Take the most likely action instead of a sample.
-        best: Take the agent with the best mean return of the training instead of the last.
-        max_steps: Steps after which an episode is given up; None: never where the environment has a time limit, else
-            10,000.
-        show_progress: Show on standard error how far it is.
+        best: Use the agent with the best mean training return instead of the last.
+        max_steps: Length limit of an episode; None: 10,000, or no limit if the environment has a time limit.
+        show_progress: Show a progress bar on standard error.
 
     Raises:
-        InputError: no agent, or a damaged one.
+        InputError: no agent, a damaged one, or one that does not fit the environment.
     """
     check_counts(seed, episodes=episodes, **({} if max_steps is None else {"max_steps": max_steps}))
-    settings = run.settings()
-    if not isinstance(settings, PpoTrainingSettings):
-        raise InputError(f"run = {str(run.path)!r}: a supervised run plays no episodes; use evaluate_supervised")
+    settings = run.ppo_settings()
+    settings.import_core()
     agent = load_run_agent(run, "best" if best else "last")
     print(f"plays {settings.env.id} with {agent.origin}", file=sys.stderr)
-    env = make_vec_env(played_settings(settings.env_settings), min(episodes, MAX_COPIES), seed, training=False)
+    env = make_vec_env(played_settings(settings.env_settings), min(episodes, MAX_ENVS), seed, training=False)
     try:
         prepare(env, agent)
         limit = max_steps or (None if _has_time_limit(settings.env_settings, env) else MAX_STEPS)
@@ -113,7 +108,7 @@ def evaluate(
 
 
 def check_counts(seed: int, **counts: int) -> None:
-    """Raises an `InputError` for a seed that no environment takes, or a count below 1."""
+    """Raises an `InputError` for a seed out of range or a count below 1."""
     if not 0 <= seed < 2**32:
         raise InputError(f"seed = {seed}: must be from 0 to {2**32 - 1}")
     for name, value in counts.items():
@@ -122,21 +117,21 @@ def check_counts(seed: int, **counts: int) -> None:
 
 
 def played_settings(settings: EnvSettings) -> EnvSettings:
-    """Returns the settings of an environment in which an agent plays that brings its own statistics."""
+    """Returns environment settings without normalization, which the agent does with its own statistics."""
     return replace(settings, normalize_observation=False, normalize_reward=False)
 
 
 def prepare(env: VecEnv, agent: RunAgent) -> None:
-    """Keeps an environment's curriculum at the level that an agent reached, and checks that the agent fits it.
+    """Checks that an agent fits an environment, and fixes the curriculum at the level that the agent reached.
 
     Raises:
-        InputError: the environment has other observations or actions than the agent.
+        InputError: the observation or action spaces differ.
     """
     found = _sizes(agent.policy.observation_space), _sizes(agent.policy.action_space)
     if found != (_sizes(env.observation_space), _sizes(env.action_space)):
         raise InputError(
-            f"{agent.origin.path}: its agent sees {agent.policy.observation_space} and acts in "
-            f"{agent.policy.action_space}; the environment of the run's config shows {env.observation_space} and takes "
+            f"{agent.origin.path}: the agent's spaces are {agent.policy.observation_space} and "
+            f"{agent.policy.action_space}, those of the environment in the run's config {env.observation_space} and "
             f"{env.action_space}; was env changed in config.yaml?"
         )
     level = agent.origin.level
@@ -145,25 +140,25 @@ def prepare(env: VecEnv, agent: RunAgent) -> None:
 
 
 def _sizes(space: spaces.Space[Any]) -> Any:
-    """Returns what must be the same in an agent's space and the environment's; images may have their channels last."""
+    """Returns the properties of a space that must match; the sorted shape allows images with channels last."""
     if isinstance(space, spaces.Dict):
         return {key: _sizes(part) for key, part in space.spaces.items()}
     return type(space), sorted(space.shape or ()), getattr(space, "n", None), str(getattr(space, "nvec", None))
 
 
 @contextmanager
-def seeded(agent: LoadedAgent, seed: int, copies: int) -> Iterator[None]:
-    """Samples an agent's actions from a seed within, and leaves torch's own generators as they were."""
+def seeded(agent: LoadedAgent, seed: int, n_envs: int) -> Iterator[None]:
+    """Seeds an agent's sampling within the context and restores torch's generators afterwards."""
     device = agent.policy.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        if agent.policy.use_sde:  # its noise is drawn once, for each copy its own
-            agent.policy.reset_noise(copies)
+        if agent.policy.use_sde:  # one draw of noise per sub-environment
+            agent.policy.reset_noise(n_envs)
         yield
 
 
 def close(env: VecEnv) -> None:
-    """Closes an environment whose episodes have been played: what fails now costs no result."""
+    """Closes an environment; an error is printed, so that the results are kept."""
     try:
         env.close()
     except Exception as error:
@@ -171,7 +166,7 @@ def close(env: VecEnv) -> None:
 
 
 def _has_time_limit(settings: EnvSettings, env: VecEnv) -> bool:
-    """Whether all episodes are known to end: by a time limit, or because a native environment's do."""
+    """Whether all episodes end: by a time limit, or because the environment is a native one."""
     limit = settings.max_episode_steps or settings.kwargs.get("max_episode_steps")
     with suppress(gym.error.Error, ImportError):
         limit = limit or gym.spec(settings.id).max_episode_steps
@@ -181,33 +176,33 @@ def _has_time_limit(settings: EnvSettings, env: VecEnv) -> bool:
 def play_episodes(
     agent: LoadedAgent, env: VecEnv, episodes: int, limit: int | None, deterministic: bool, show_progress: bool
 ) -> Played:
-    """Plays episodes in all copies of an environment, each its share, so that short ones do not count more often.
+    """Plays a fixed share of the episodes in each sub-environment: short episodes would else be over-represented.
 
-    A copy whose episode takes more than `limit` steps plays no more.
+    A sub-environment whose episode reaches `limit` steps plays no more.
     """
-    copies = env.num_envs
-    left = np.array([(episodes + copy) // copies for copy in range(copies)])
-    played, returns, lengths = Played(), np.zeros(copies), np.zeros(copies, dtype=np.int64)
-    observations, state, starts = env.reset(), None, np.ones(copies, dtype=np.bool_)
+    n_envs = env.num_envs
+    left = np.array([(episodes + index) // n_envs for index in range(n_envs)])
+    played, returns, lengths = Played(), np.zeros(n_envs), np.zeros(n_envs, dtype=np.int64)
+    observations, state, starts = env.reset(), None, np.ones(n_envs, dtype=np.bool_)
     display, shown = ProgressDisplay(0, episodes, "episodes") if show_progress else None, time.monotonic()
     try:
         while left.any():
             actions, state = agent.predict(observations, state, starts, deterministic)
             observations, rewards, starts, infos = env.step(actions)
             returns, lengths = returns + rewards, lengths + 1
-            for copy in np.flatnonzero(starts & (left > 0)).tolist():
-                episode = infos[copy].get("episode")
-                if episode is not None:  # else a part of a game has ended, and not the game
+            for index in np.flatnonzero(starts & (left > 0)).tolist():
+                episode = infos[index].get("episode")
+                if episode is not None:  # None: a life was lost, and the game goes on
                     played.returns.append(float(episode["r"]))
                     played.lengths.append(int(episode["l"]))
-                    left[copy] -= 1
-                    returns[copy], lengths[copy] = 0, 0
-            for copy in np.flatnonzero((left > 0) & (lengths >= (limit or np.inf))).tolist():
-                played.given_up.append(float(returns[copy]))
-                left[copy] = 0
+                    left[index] -= 1
+                    returns[index], lengths[index] = 0, 0
+            for index in np.flatnonzero((left > 0) & (lengths >= (limit or np.inf))).tolist():
+                played.stopped.append(float(returns[index]))
+                left[index] = 0
             if display is not None and time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
                 shown = time.monotonic()
-                display.update(len(played.returns), f"{lengths.max():,} steps in the longest under way")
+                display.update(len(played.returns), f"{lengths.max():,} steps in the longest running episode")
     finally:
         if display is not None:
             display.close()
@@ -218,7 +213,7 @@ def _summary(run: Run, origin: Origin, episodes: int, limit: int | None, played:
     def mean(values: Sequence[float]) -> float | None:
         return float(np.mean(values)) if values else None
 
-    with np.errstate(invalid="ignore"):  # of infinite returns
+    with np.errstate(invalid="ignore"):  # infinite returns
         deviation = float(np.std(played.returns)) if played.returns else None
     return Evaluation(
         run.path,
@@ -229,18 +224,18 @@ def _summary(run: Run, origin: Origin, episodes: int, limit: int | None, played:
         deviation,
         mean(played.lengths),
         limit,
-        mean(played.given_up),
+        mean(played.stopped),
     )
 
 
 @dataclass(frozen=True)
 class SupervisedEvaluation:
-    """How well a supervised run's network answers.
+    """Scores of a supervised run's network.
 
     Attributes:
         run: The run's folder.
-        origin: Which network answered.
-        scores: By difficulty, that of training under "as in training".
+        origin: The network's source.
+        scores: Scores by difficulty; "as in training" for the difficulties of the training.
     """
 
     run: Path
@@ -251,23 +246,22 @@ class SupervisedEvaluation:
 def evaluate_supervised(
     run: Run, sequences: int = 100, difficulties: Sequence[Difficulty] = (), *, seed: int = 10_000, best: bool = False
 ) -> SupervisedEvaluation:
-    """Scores a supervised run's network, as `load_run_network` finds it, on fresh sequences.
+    """Scores a supervised run's network (see `load_run_network`) on fresh sequences.
 
     Args:
-        run: What to evaluate.
-        sequences: Of each difficulty.
-        difficulties: Such as `{"length": 120}`; by default those of training and those of `validation.longer`.
-        seed: Of the sequences.
-        best: Take the network that was best in validation.
+        run: A supervised run.
+        sequences: Number of sequences per difficulty.
+        difficulties: Such as `{"length": 120}`; default: those of the training and of `validation.longer`.
+        seed: Seed of the sequences.
+        best: Use the network with the best validation instead of the last.
 
     Raises:
-        InputError: no network, a damaged one, one of another task, or a difficulty that the task does not have.
+        InputError: no network, a damaged one, one of another task, or a difficulty unknown to the task.
     """
     check_counts(seed, episodes=sequences)
-    settings = run.settings()
-    if not isinstance(settings, SupervisedTrainingSettings):
-        raise InputError(f"run = {str(run.path)!r}: not a supervised run")
+    settings = run.supervised_settings()
     task = settings.make_task()
+    settings.import_core()
     network, origin = load_run_network(run, "best" if best else "last")
     print(f"plays {settings.task.name} with {origin}", file=sys.stderr)
     rng = np.random.default_rng(seed)

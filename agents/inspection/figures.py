@@ -1,6 +1,7 @@
-"""Pictures of a run: its learning curve, its answers, and how it uses its memory."""
+"""Figures of a run: learning curve, answers and use of the memory."""
 
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,17 +11,14 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.logger import Figure as LoggedFigure
 
-from ntm_rl.agents.inspection.plotting import require_matplotlib, save_png
+from ntm_rl.agents.inspection.plotting import pool_slots, require_matplotlib, save_png
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.runs.loading import load_run_network
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import AnySettings
 from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
 from ntm_rl.agents.supervised.scores import label
-from ntm_rl.agents.supervised.training import SEQUENCES
 from ntm_rl.agents.tracking.csv_log import read_table
-from ntm_rl.agents.tracking.metrics import STEPS
-from ntm_rl.cores.ntm import Ntm, NtmState
 from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Batch, Difficulty
 from ntm_rl.errors import InputError
 
@@ -30,40 +28,41 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float32]
 SEED = 10_000
-LOWEST_SHOWN = 1e-4  # bits below which a learning curve's logarithmic axis ends
+MAX_ROWS = 160  # rows of a panel of weightings
+LOWEST_SHOWN = 1e-4  # lower end, in bits, of a learning curve's logarithmic axis
 
 
 class MemoryUse(NamedTuple):
-    """What an NTM did with its memory in one sequence of T steps.
+    """The use of a memory over one sequence of T steps.
 
     Attributes:
-        weightings: Of all heads, read heads first, `[T, K, N]`.
-        adds: Add vectors of the write heads, `[T, W, M]`.
-        reads: Read vectors, `[T, R, M]`.
+        weightings: `[T, N]` by the head's name.
+        vectors: The slots' sum weighted by each head, `[T, M]`: the read vector of a read head, the contents after the
+            write of a write head. Empty for a core whose memory has no slots.
     """
 
-    weightings: FloatArray
-    adds: FloatArray
-    reads: FloatArray
+    weightings: dict[str, FloatArray]
+    vectors: dict[str, FloatArray]
 
 
 def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
-    """Draws a run into its folder `figures/`, and sends the pictures to its W&B run if it has one.
+    """Draws a run's figures into its folder `figures/` and logs them to its W&B run, if any.
 
     Args:
-        run: A supervised run, or one of PPO, of which there is a learning curve alone.
-        others: Runs whose learning curves join the first's, such as other seeds.
+        run: A supervised run, or a PPO run, which has a learning curve only.
+        others: Runs to add to the learning curve, such as other seeds.
 
     Returns:
         The PNG files by name.
 
     Raises:
-        InputError: matplotlib is missing, or a run has no progress or no network.
+        InputError: matplotlib is missing, or a run has no logged metrics or no network.
     """
     require_matplotlib("inspect")
     settings = run.settings()
     figures = {"learning_curve": learning_curve([run, *others])}
     if isinstance(settings, SupervisedTrainingSettings):
+        settings.import_core()
         network, origin = load_run_network(run)
         print(f"draws {origin}", file=sys.stderr)
         figures |= network_figures(network, settings)
@@ -71,32 +70,34 @@ def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
     paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
         save_png(figure, paths[name])
-    _send(run, settings, figures)
+    _log_to_wandb(run, settings, figures)
     return paths
 
 
 def network_figures(network: SequenceNetwork, settings: SupervisedTrainingSettings) -> "dict[str, Figure]":
-    """Draws a network's answers, and, if it is an NTM, how it uses its memory."""
+    """Draws a network's answers and, if its core has weightings, its use of the memory."""
     task, hardest = settings.make_task(), _hardest(settings)
     rng = np.random.default_rng(SEED)
     figures = {"answers": answers(network, task, [hardest, *settings.validation.longer], rng)}
-    if isinstance(network.core, Ntm):
+    if network.core.has_weightings():
         figures["memory_use"] = memory_use(network, task.sample(1, rng, hardest))
+    else:
+        print(f"note: core {settings.core_name!r} has no weightings: memory_use is not drawn", file=sys.stderr)
     return figures
 
 
 def learning_curve(runs: Sequence[Run]) -> "Figure":
-    """Draws the runs' learning curves, and their median if there are several of one core and length.
+    """Draws the runs' learning curves, and their median for several runs of one core and length.
 
     Raises:
-        InputError: a run that logged nothing, or runs of both kinds.
+        InputError: a run without logged metrics, or runs of both kinds.
     """
     settings = [run.settings() for run in runs]
     is_supervised = isinstance(settings[0], SupervisedTrainingSettings)
     for run, each in zip(runs, settings, strict=True):
         if isinstance(each, SupervisedTrainingSettings) != is_supervised:
-            raise InputError(f"run = {str(run.path)!r}: one panel shows supervised runs or runs of PPO, not both")
-    metric, steps = ("validation/bits_per_sequence", SEQUENCES) if is_supervised else ("rollout/ep_rew_mean", STEPS)
+            raise InputError(f"run = {str(run.path)!r}: a figure shows supervised runs or PPO runs, not both")
+    metric, steps = settings[0].kind.score_metric, settings[0].kind.steps_metric
     figure, panel = _panel((6, 3.5))
     curves = [_curve(run, metric, steps) for run in runs]
     kinds = {(each.core, len(x)) for each, (x, _) in zip(settings, curves, strict=True)}
@@ -116,27 +117,26 @@ def learning_curve(runs: Sequence[Run]) -> "Figure":
 
 
 def _names(runs: Sequence[Run], settings: Sequence[AnySettings]) -> list[str]:
-    """Names runs by what tells them apart: their core, their seed, or else their folder."""
+    """Names runs by their core and seed where these differ, else by their folder."""
     cores, seeds = [each.core for each in settings], [f"seed {each.seed}" for each in settings]
-    telling = [values for values in (cores, seeds) if len(set(values)) > 1]
-    names = [", ".join(parts) for parts in zip(*telling, strict=True)]
+    differing = [values for values in (cores, seeds) if len(set(values)) > 1]
+    names = [", ".join(parts) for parts in zip(*differing, strict=True)]
     return names if len(set(names)) == len(runs) else [run.path.name for run in runs]
 
 
 def answers(
     network: SequenceNetwork, task: AlgorithmicTask, difficulties: Sequence[Difficulty], rng: np.random.Generator
 ) -> "Figure":
-    """Draws targets over answers (as probabilities) of a sequence of each difficulty."""
+    """Draws targets and answers (probabilities) of one sequence per difficulty."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 1.9 * len(difficulties)), layout="constrained")
     for row, difficulty in enumerate(difficulties):
         batch = task.sample(1, rng, difficulty)
         asked = batch.mask[:, 0]
-        with torch.no_grad():
-            said = torch.sigmoid(network(torch.from_numpy(batch.inputs)))[:, 0].numpy()
-        wrong = ((said > 0.5) != (batch.targets[:, 0] > 0))[asked].sum()
-        for place, (name, block) in enumerate({"targets": batch.targets[:, 0], "answers": said}.items()):
+        found = _answers(network, batch)
+        wrong = ((found > 0.5) != (batch.targets[:, 0] > 0))[asked].sum()
+        for place, (name, block) in enumerate({"targets": batch.targets[:, 0], "answers": found}.items()):
             panel = figure.add_subplot(2 * len(difficulties), 1, 2 * row + place + 1)
             _show(panel, block[asked], name)
             if place == 0:
@@ -145,47 +145,51 @@ def answers(
 
 
 def memory_use(network: SequenceNetwork, batch: Batch) -> "Figure":
-    """Draws one sequence as figure 6 of the NTM paper: what is written where, and what is read from where.
+    """Draws each head's weighting and vector over one sequence, as figure 6 of the NTM paper does.
 
     Args:
-        network: With an NTM core.
+        network: With a core that has weightings.
         batch: Of one sequence.
     """
     from matplotlib.figure import Figure
 
     use = trace(network, batch.inputs)
-    reads = use.reads.shape[1]
-    with torch.no_grad():
-        said = torch.sigmoid(network(torch.from_numpy(batch.inputs)))[:, 0].numpy() * batch.mask
-    columns = (
-        {"inputs": batch.inputs[:, 0], "adds": use.adds.sum(axis=1), "write weightings": use.weightings[:, reads:]},
-        {"answers": said, "reads": use.reads.sum(axis=1), "read weightings": use.weightings[:, :reads]},
-    )
-    figure = Figure(figsize=(9, 7), layout="constrained")
-    grid = figure.add_gridspec(3, 2, height_ratios=(1, 1, 2.5))
-    for column, blocks in enumerate(columns):
-        for row, (name, block) in enumerate(blocks.items()):
-            panel = figure.add_subplot(grid[row, column])
-            _show(panel, block.sum(axis=1) if block.ndim == 3 else block, name)
-            if row == 2:
-                panel.set_xlabel("step")
+    heads = len(use.weightings)
+    panels = {(0, 0): ("inputs", batch.inputs[:, 0]), (0, 1): ("answers", _answers(network, batch) * batch.mask)}
+    for row, (name, weighting) in enumerate(use.weightings.items(), start=1):
+        if name in use.vectors:
+            panels[row, 0] = f"{name}: vector", use.vectors[name]
+        panels[row, 1] = f"{name}: weighting", pool_slots(weighting, MAX_ROWS)
+    figure = Figure(figsize=(9, 1.5 + 2.5 * heads), layout="constrained")
+    grid = figure.add_gridspec(1 + heads, 2, height_ratios=(1, *[2.5] * heads))
+    for (row, column), (name, block) in panels.items():
+        panel = figure.add_subplot(grid[row, column])
+        _show(panel, block, name)
+        if row == heads:
+            panel.set_xlabel("step")
     return figure
 
 
 def trace(network: SequenceNetwork, inputs: FloatArray) -> MemoryUse:
-    """Follows an NTM through one sequence of inputs `[T, 1, I]`."""
+    """Returns the weightings and vectors of every step of one sequence of inputs `[T, 1, I]`."""
     core = network.core
-    if not isinstance(core, Ntm):
-        raise InputError(f"core = {network.core_name!r}: has no heads to look at")
-    state, weightings, adds, reads = core.initial_state(1), [], [], []
+    state, weightings, vectors = core.initial_state(1), defaultdict(list), defaultdict(list)
     with torch.no_grad():
         for step in torch.from_numpy(inputs).unsqueeze(1):
             _, state = core(step, state)
-            parts: NtmState = core.unpack(state)
-            weightings.append(parts.weightings[0])
-            reads.append(parts.reads[0])
-            adds.append(core.head_parameters(parts.hidden).adds[0])
-    return MemoryUse(*(torch.stack(each).numpy() for each in (weightings, adds, reads)))
+            memory = core.memory(state)
+            for name, weighting in core.weightings(state).items():
+                weightings[name].append(weighting[0].numpy())
+                if memory is not None:
+                    vectors[name].append((weighting[0] @ memory[0]).numpy())
+    return MemoryUse(*({name: np.stack(rows) for name, rows in each.items()} for each in (weightings, vectors)))
+
+
+def _answers(network: SequenceNetwork, batch: Batch) -> FloatArray:
+    """Returns a network's answers to one sequence as probabilities `[T, O]`."""
+    with torch.no_grad():
+        answers: FloatArray = torch.sigmoid(network(torch.from_numpy(batch.inputs)))[:, 0].numpy()
+    return answers
 
 
 def _hardest(settings: SupervisedTrainingSettings) -> Difficulty:
@@ -195,7 +199,7 @@ def _hardest(settings: SupervisedTrainingSettings) -> Difficulty:
 def _curve(run: Run, metric: str, steps: str) -> tuple[list[float], list[float]]:
     rows = [row for row in read_table(run.path / "progress.csv")[1] if row.get(metric)]
     if not rows:
-        raise InputError(f"run = {str(run.path)!r}: its progress.csv has no {metric} yet")
+        raise InputError(f"run = {str(run.path)!r}: progress.csv has no {metric} yet")
     try:
         return [float(row[steps]) for row in rows], [float(row[metric]) for row in rows]
     except (KeyError, ValueError) as error:
@@ -210,17 +214,17 @@ def _panel(size: tuple[float, float]) -> "tuple[Figure, Axes]":
 
 
 def _show(panel: "Axes", block: FloatArray, name: str) -> None:
-    """Shows a block `[T, C]`, time from left to right."""
+    """Shows a block `[T, C]` with time from left to right."""
     panel.imshow(block.T, aspect="auto", interpolation="nearest", cmap="viridis")
     panel.set_ylabel(name, size=8)
     panel.tick_params(labelsize=6)
 
 
-def _send(run: Run, settings: AnySettings, figures: "Mapping[str, Figure]") -> None:
-    """Sends figures to the W&B run of a run, if it was tracked."""
+def _log_to_wandb(run: Run, settings: AnySettings, figures: "Mapping[str, Figure]") -> None:
+    """Logs figures to a supervised run's W&B run, if it has one."""
     if not (run.path / "wandb").is_dir() or not isinstance(settings, SupervisedTrainingSettings):
         return
-    writer = run.track(settings, SEQUENCES, is_training=False)
+    writer = run.track(settings, is_training=False)
     if writer is not None:
         values = {f"figures/{name}": LoggedFigure(figure, close=False) for name, figure in figures.items()}
         writer.write(values, {name: () for name in values}, settings.total_sequences)

@@ -1,4 +1,4 @@
-"""Environments that show themselves: which way of asking for pictures one answers."""
+"""Environments that render: tries the render modes until one returns a picture."""
 
 import sys
 import warnings
@@ -17,20 +17,20 @@ from ntm_rl.envs.native import is_atari
 from ntm_rl.envs.sb3.making import SpawnedSeedDummyVecEnv, make_vec_env
 from ntm_rl.errors import InputError
 
-FPS = 15.0  # of Atari's 60 frames a second, each step shows one in four; of others where they say nothing
+FPS = 15.0  # Atari: 60 frames a second, one step in four frames; also the default of other environments
 MAX_FPS = 240.0
 MODES = ("rgb_array", "rgb_array_list")
 
 
 @dataclass(frozen=True)
 class Filmed:
-    """An environment of one copy that shows itself.
+    """A single environment that renders.
 
     Attributes:
         env: The environment.
-        fps: Its pictures a second.
-        show: Returns its present picture.
-        frames: Where its pictures go through.
+        fps: Pictures per second.
+        show: Returns the current picture.
+        frames: The converter of its frames.
     """
 
     env: VecEnv
@@ -40,19 +40,18 @@ class Filmed:
 
 
 def make_filmed(settings: EnvSettings, seed: int) -> Filmed:
-    """Makes one copy of an environment that shows itself.
+    """Makes a single environment that renders.
 
-    It is asked for pictures by `render_mode`, and, where it takes none, whether it draws without. The first way that
-    gives a picture after a reset is taken.
+    Each render mode is tried, then no render mode; the first that returns a picture after a reset is used.
 
     Raises:
-        InputError: it cannot be made, or shows nothing; says what came of each way.
+        InputError: the environment cannot be made or does not render; lists the result of each try.
     """
     frames = Frames()
     if is_atari(settings.id):
         env = make_vec_env(settings, 1, seed, training=False)
         return Filmed(env, FPS, lambda: frames.picture(env.get_images()[0]), frames)
-    single = _first_that_draws(settings)
+    single = _first_that_renders(settings)
 
     def show() -> Picture:
         try:
@@ -65,37 +64,37 @@ def make_filmed(settings: EnvSettings, seed: int) -> Filmed:
     return Filmed(vector, _fps(single), show, frames)
 
 
-def _first_that_draws(settings: EnvSettings) -> gym.Env[Any, Any]:
+def _first_that_renders(settings: EnvSettings) -> gym.Env[Any, Any]:
     failures = []
-    for kwargs in _ways(settings.kwargs):
+    for kwargs in _variants(settings.kwargs):
         mode = kwargs.get("render_mode")
-        way = "without a render_mode" if mode is None else f"with render_mode = {mode!r}"
-        is_last_way = mode not in MODES
+        variant = "without a render_mode" if mode is None else f"with render_mode = {mode!r}"
+        is_last = mode not in MODES
         try:
             env = _make_quietly(replace(settings, kwargs=kwargs))
         except InputError as error:
-            if is_last_way:
-                raise  # it cannot be made without pictures either
-            failures.append(f"{way}: {error}")
+            if is_last:
+                raise  # the environment cannot be made at all
+            failures.append(f"{variant}: {error}")
             continue
         try:
             _call(env.reset)
             Frames().picture(_call(env.render))
         except FrameError as error:
-            failures.append(f"{way}: {error}")
-            with suppress(Exception):  # the next way may do
+            failures.append(f"{variant}: {error}")
+            with suppress(Exception):
                 env.close()
             continue
-        asked = settings.kwargs.get("render_mode")
-        if asked not in (None, mode):
-            print(f"note: env.kwargs.render_mode = {asked!r} in the run's config: filmed {way}", file=sys.stderr)
+        given = settings.kwargs.get("render_mode")
+        if given not in (None, mode):
+            print(f"note: env.kwargs.render_mode = {given!r} in the run's config: recorded {variant}", file=sys.stderr)
         return env
-    told = "".join(f"\n  {failure}" for failure in failures)
-    raise InputError(f"env.id = {settings.id!r}: it shows no pictures:{told}")
+    listed = "".join(f"\n  {failure}" for failure in failures)
+    raise InputError(f"env.id = {settings.id!r}: does not render:{listed}")
 
 
-def _ways(kwargs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields the keyword arguments with each way of asking for pictures; the last is to ask for none."""
+def _variants(kwargs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the keyword arguments with each render mode, and last without one."""
     for mode in MODES:
         yield {**kwargs, "render_mode": mode}
     yield {key: value for key, value in kwargs.items() if key != "render_mode"}
@@ -103,7 +102,7 @@ def _ways(kwargs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _make_quietly(settings: EnvSettings) -> gym.Env[Any, Any]:
     with warnings.catch_warnings():
-        # Whether it draws is looked at, whatever its metadata says.
+        # Environments may render in modes that their metadata does not list.
         warnings.filterwarnings("ignore", message=".*not in the possible render_modes")
         return make_env(settings)
 
@@ -112,7 +111,7 @@ def _call(method: Callable[[], Any]) -> Any:
     """Calls a method of an environment.
 
     Raises:
-        FrameError: it raised an error, which its guard tells with its place.
+        FrameError: the method raised an error; has its file and line.
     """
     try:
         return method()
@@ -121,15 +120,15 @@ def _call(method: Callable[[], Any]) -> Any:
 
 
 def _fps(env: gym.Env[Any, Any]) -> float:
-    """Returns the pictures a second that an environment asks for, or the usual number where it says nothing useful."""
-    asked = (env.metadata or {}).get("render_fps")
-    if asked is None:
+    """Returns an environment's `render_fps`, or the default if missing or invalid."""
+    given = (env.metadata or {}).get("render_fps")
+    if given is None:
         return FPS
     try:
-        fps = float(asked)
+        fps = float(given)
     except (TypeError, ValueError):
         fps = 0.0
     if 0 < fps <= MAX_FPS:
         return fps
-    print(f"note: metadata['render_fps'] = {asked!r}: {FPS:g} pictures a second are shown", file=sys.stderr)
+    print(f"note: metadata['render_fps'] = {given!r}: recorded with {FPS:g} pictures a second", file=sys.stderr)
     return FPS

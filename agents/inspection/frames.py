@@ -1,4 +1,4 @@
-"""What environments show, as pictures of one kind."""
+"""Rendered frames of any format as RGB pictures."""
 
 from typing import Any
 
@@ -8,34 +8,34 @@ from numpy.typing import NDArray
 from ntm_rl.errors import InputError
 
 Picture = NDArray[np.uint8]
-CHANNELS = (1, 3, 4)  # grey, colours, colours with an alpha channel, which is left out
-DETAIL = 2048  # pixels of height or width above which a frame is thinned out before anything is made of it
+CHANNELS = (1, 3, 4)  # grey, RGB, RGBA (alpha is dropped)
+MAX_PIXELS = 2048  # height or width above which a frame is subsampled
 
 
 class FrameError(InputError):
-    """What `render` returned is no picture."""
+    """`render` did not return a picture."""
 
 
 class Frames:
-    """Turns what an environment's `render` returns into pictures `[H, W, 3]` of bytes.
+    """Converts the frames that `render` returns to RGB pictures `[H, W, 3]` of uint8.
 
-    Frames may be grey or coloured, with an alpha channel, channels first or last, of bytes, other integers, booleans or
-    floats, or lists of frames, of which the newest counts. Floats are from 0 to 1, until one is above.
+    Frames may be grey, RGB or RGBA, channels first or last, of integers, booleans or floats. Of a list of frames the
+    last is taken. Floats count as 0 to 1 until one exceeds 1.
 
     Attributes:
-        missing: How often there was no frame, in whose place the last one was shown again.
+        missing: Number of missing frames, each replaced by the frame before it.
     """
 
     def __init__(self) -> None:
         self.missing = 0
-        self._scale = 255.0  # of floats
+        self._scale = 255.0  # factor of float frames
         self._last: Picture | None = None
 
     def picture(self, frame: Any) -> Picture:
-        """Returns a frame as a picture; the last one again where there is none.
+        """Returns a frame as a picture; the picture before it if the frame is None.
 
         Raises:
-            FrameError: it is no picture, or there is no frame and never was.
+            FrameError: not a picture, or the first frame is None.
         """
         if isinstance(frame, (list, tuple)) and not (frame and isinstance(frame[-1], (list, tuple))):
             frame = frame[-1] if frame else None
@@ -69,15 +69,15 @@ def _as_array(frame: Any) -> NDArray[Any]:
     try:
         array = np.asarray(frame)
     except Exception as error:  # ragged lists, tensors on another device
-        raise FrameError(f"render() returned a {type(frame).__name__}, which is no array: {error}") from error
+        raise FrameError(f"render() returned a {type(frame).__name__}, not an array: {error}") from error
     if array.dtype.kind not in "uifb" or array.size == 0 or array.ndim == 0:
-        what = f"a {type(frame).__name__}" if array.ndim == 0 else f"an array {array.shape} of {array.dtype}"
-        raise FrameError(f"render() returned {what}, which is no picture")
+        found = f"a {type(frame).__name__}" if array.ndim == 0 else f"an array {array.shape} of {array.dtype}"
+        raise FrameError(f"render() returned {found}, not a picture")
     return array
 
 
 def _channels_last(array: NDArray[Any]) -> NDArray[Any]:
-    """Returns frames of any layout as `[H, W, 1, 3 or 4]`, thinned out where they are huge."""
+    """Returns a frame of any layout as `[H, W, C]` with 1, 3 or 4 channels, subsampled if huge."""
     shape = array.shape
     while array.ndim > 3 and array.shape[0] == 1:
         array = array[0]
@@ -89,4 +89,4 @@ def _channels_last(array: NDArray[Any]) -> NDArray[Any]:
         raise FrameError(
             f"render() returned an array of shape {shape}: must be [height, width], or that with 1, 3 or 4 channels"
         )
-    return array[:: 1 + array.shape[0] // DETAIL, :: 1 + array.shape[1] // DETAIL]
+    return array[:: 1 + array.shape[0] // MAX_PIXELS, :: 1 + array.shape[1] // MAX_PIXELS]

@@ -1,1 +1,1 @@
-"""Policies and their files: an agent without its algorithm."""
+"""Policies and the files of agents and networks."""

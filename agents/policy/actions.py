@@ -1,4 +1,4 @@
-"""Actions as a policy samples them, which rollouts keep, and as an environment takes them."""
+"""Sampled actions, which rollouts store, and their conversion to the environment's actions."""
 
 from typing import Any
 
@@ -11,10 +11,9 @@ from ntm_rl.envs.wrappers.actions import float_bounds
 
 
 def sampled_block(space: spaces.Space[Any], shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Returns an empty block `[*shape, A]` for sampled actions, `[*shape]` for a Discrete space.
+    """Returns a zero block `[*shape, A]` for sampled actions, `[*shape]` for a Discrete space.
 
-    Actions are kept as the distribution gives them, not as the environment takes them: the log probability belongs to
-    the sample, and not to what is left of it after clipping and rounding.
+    Actions are stored as sampled: log probabilities belong to the sample, not to its clipped or rounded value.
     """
     if isinstance(space, spaces.Discrete):
         return torch.zeros(shape, dtype=torch.int64, device=device)
@@ -23,19 +22,19 @@ def sampled_block(space: spaces.Space[Any], shape: tuple[int, ...], device: torc
 
 
 class ActionConverter:
-    """Turns sampled actions into elements of the environment's action space.
+    """Converts sampled actions to elements of the environment's action space.
 
-    Box actions are unscaled (if the policy squashes them), clipped to the bounds and, where the space holds integers
-    or booleans, rounded to the nearest. (SB3 hands such an environment the clipped floats, which its space does not
-    contain.) Discrete and MultiDiscrete actions are counted from the space's `start`.
+    Box actions are unscaled (if the policy squashes them), clipped to the bounds and, if the space holds integers or
+    bools, rounded to the nearest. (SB3 passes the clipped floats, which such a space does not contain.) Discrete and
+    MultiDiscrete actions are counted from the space's `start`.
 
     Args:
         space: The environment's action space.
-        squashed: Whether Box actions come in [-1, 1] and stand for the whole range of the space.
+        squashed: Whether Box actions lie in [-1, 1] and are scaled to the bounds of the space.
 
     Attributes:
-        start: Of a Discrete or MultiDiscrete space; None where it counts from 0.
-        sizes: How many values each of its numbers has.
+        start: Start of a Discrete or MultiDiscrete space; None for 0.
+        sizes: Number of values of each of its components.
     """
 
     def __init__(self, space: spaces.Space[Any], squashed: bool = False):

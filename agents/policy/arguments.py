@@ -1,28 +1,32 @@
-"""Checks of a policy's keyword arguments, before they fail somewhere inside SB3 or torch."""
+"""Checks of a policy's keyword arguments, so that wrong ones do not fail inside SB3 or torch."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal, get_args
 
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
+from ntm_rl.checks import require_one_of
 from ntm_rl.cores.registry import core_options
 from ntm_rl.errors import InputError, did_you_mean
+
+Activation = Literal["Tanh", "ReLU", "ELU", "GELU", "SiLU", "LeakyReLU"]  # names of classes in torch.nn
+Critic = Literal["shared", "detached", "separate"]
 
 
 def check_policy_options(policy: type, core: str, given: Mapping[str, Any], **dicts: Mapping[str, Any] | None) -> None:
     """Checks a policy's keyword arguments.
 
     Args:
-        policy: Whose they are.
+        policy: The policy's class.
         core: Name of its memory core.
-        given: Those that the policy hands on to SB3's `ActorCriticPolicy`.
-        **dicts: Those that are dicts of keyword arguments.
+        given: Arguments for SB3's `ActorCriticPolicy`.
+        **dicts: Arguments that must be dicts of keyword arguments.
 
     Raises:
-        InputError: an unknown one, an option of the core among them, or one of another type.
+        InputError: an unknown argument, an option of the core, or an argument of another type.
     """
     parameters = inspect.signature(ActorCriticPolicy.__init__).parameters
     own = [name for name, each in inspect.signature(policy).parameters.items() if each.kind is each.KEYWORD_ONLY]
@@ -31,10 +35,10 @@ def check_policy_options(policy: type, core: str, given: Mapping[str, Any], **di
         if key in parameters:
             continue
         if key in core_options(core):
-            way = f"is an option of the core {core!r}: policy_kwargs=dict(core_kwargs=dict({key}={given[key]!r}))"
+            hint = f"is an option of the core {core!r}: policy_kwargs=dict(core_kwargs=dict({key}={given[key]!r}))"
         else:
-            way = f"{policy.__name__} has no such option; it has {', '.join(valid)}.{did_you_mean(key, valid)}"
-        raise InputError(f"policy_kwargs.{key}: {way}")
+            hint = f"{policy.__name__} has no such option; valid are {', '.join(valid)}.{did_you_mean(key, valid)}"
+        raise InputError(f"policy_kwargs.{key}: {hint}")
     for key, options in dicts.items():
         if options is not None and not isinstance(options, Mapping):
             raise InputError(f"policy_kwargs.{key} = {options!r}: must be a dict of keyword arguments")
@@ -43,35 +47,49 @@ def check_policy_options(policy: type, core: str, given: Mapping[str, Any], **di
         raise InputError(f"policy_kwargs.activation_fn = {activation!r}: must be a class, such as torch.nn.ReLU")
 
 
-def check_net_arch(net_arch: Any) -> None:
-    """Checks the layers behind the core.
+def check_critic(critic: Any, share_features_extractor: bool) -> None:
+    """Checks `critic`, and that one core does not have two features extractors.
 
     Raises:
-        InputError: neither a list of sizes, nor a dict of such lists for `pi` and `vf`.
+        InputError: an unknown critic, or features extractors of their own without separate cores.
+    """
+    require_one_of(get_args(Critic), critic=critic)
+    if not share_features_extractor and critic != "separate":
+        raise InputError(
+            f"share_features_extractor = False: one core cannot read two features extractors; "
+            f"use critic = 'separate' (now {critic!r}) or share the extractor"
+        )
+
+
+def check_net_arch(net_arch: Any) -> None:
+    """Checks the layers after the core.
+
+    Raises:
+        InputError: neither a list of sizes nor a dict of such lists for `pi` and `vf`.
     """
     old = isinstance(net_arch, (list, tuple)) and len(net_arch) == 1 and isinstance(net_arch[0], Mapping)
-    given = net_arch[0] if old else net_arch  # SB3 warns of it
+    given = net_arch[0] if old else net_arch  # the old format, of which SB3 warns
     parts = given if isinstance(given, Mapping) else {"pi": given}
     if not parts.keys() <= {"pi", "vf"} or not all(map(_are_layers, parts.values())):
         raise InputError(
-            f"policy_kwargs.net_arch = {net_arch!r}: must be a list of layer sizes, such as [64], or a dict of one for "
-            "the actor and one for the critic, such as dict(pi=[64], vf=[64])"
+            f"policy_kwargs.net_arch = {net_arch!r}: must be a list of layer sizes, such as [64], or a dict of such "
+            "lists for actor and critic, such as dict(pi=[64], vf=[64])"
         )
 
 
 def check_keywords(
     key: str, function: Callable[..., Any], given: Mapping[str, Any] | None, taken: Iterable[str]
 ) -> None:
-    """Checks that a class that the user chose takes the keyword arguments that the user gave for it.
+    """Checks the user's keyword arguments for a class of the user's choice.
 
     Args:
-        key: Name of the option that holds them.
-        function: What is called with them.
+        key: Name of the option with the keyword arguments.
+        function: The class.
         given: The keyword arguments.
-        taken: Names of arguments that are given already.
+        taken: Names of arguments that the policy passes itself.
 
     Raises:
-        InputError: it does not take one of them, or is no class or function.
+        InputError: an argument that the class does not take, or no class.
     """
     if not callable(function):
         raise InputError(f"policy_kwargs.{key.removesuffix('kwargs')}class = {function!r}: must be a class")
@@ -83,7 +101,7 @@ def check_keywords(
         if name in taken or not (takes_any or name in valid):
             options = ", ".join(valid) or "none"
             raise InputError(
-                f"policy_kwargs.{key}.{name}: not for {getattr(function, '__name__', function)}, which takes here "
+                f"policy_kwargs.{key}.{name}: not valid for {getattr(function, '__name__', function)}; valid are "
                 f"{options}.{did_you_mean(name, valid)}"
             )
 

@@ -1,4 +1,4 @@
-"""Says what an agent reads and does, and what looks wrong about it."""
+"""Describes an agent's observations, actions and policy, and warns of spaces that look wrong."""
 
 import warnings
 from collections.abc import Iterator
@@ -18,66 +18,66 @@ from ntm_rl.envs.sb3.making import SpawnedSeedDummyVecEnv
 from ntm_rl.envs.wrappers.images import ImageReader, is_image, looks_like_image
 from ntm_rl.envs.wrappers.observations import changes_of
 
-FAR = 10.0  # half the range of an action that a Gaussian with a deviation of 1 hardly explores
-NEAR = 0.1  # half the range of an action that it hardly ever stays within
-LARGE = 100.0  # numbers that a perceptron should not read as they are
+# Half ranges of actions that suit the initial Gaussian with standard deviation 1.
+SMALLEST_HALF_RANGE, LARGEST_HALF_RANGE = 0.1, 10.0
+LARGEST_INPUT = 100.0  # observations above it should be scaled for an MLP
 
 
 class SuspiciousSpaces(UserWarning):
-    """What an agent reads or does that is probably not what its user means."""
+    """Observation or action spaces that are probably a mistake."""
 
 
 def warn_of_spaces(policy: MlpNtmPolicy, env: VecEnv | None = None) -> None:
-    """Warns of what looks wrong about the spaces of a policy; silent in ordinary cases."""
-    for line in suspicions(policy, env):
-        warnings.warn(line, SuspiciousSpaces, stacklevel=5)  # where MemoryPPO is made
+    """Warns of the spaces of a policy that look wrong."""
+    for line in space_warnings(policy, env):
+        warnings.warn(line, SuspiciousSpaces, stacklevel=5)  # the line that makes MemoryPPO
 
 
-def suspicions(policy: MlpNtmPolicy, env: VecEnv | None = None) -> Iterator[str]:
-    """Returns what looks wrong about what a policy reads and does, a sentence each with the way out."""
+def space_warnings(policy: MlpNtmPolicy, env: VecEnv | None = None) -> Iterator[str]:
+    """Yields a sentence for each space of a policy that looks wrong, with the fix."""
     normalized = _normalized(env)
     for key, space in _numbers(policy).items():
         name = f"observation {key!r}" if key else "the observation"
         if is_image(space) or ImageReader.fits(space) or looks_like_image(space):
             yield (
-                f"{name} looks like an image {list(space.shape)}, and is read as {spaces.flatdim(space):,} numbers; "
+                f"{name} looks like an image {list(space.shape)}, but is read as {spaces.flatdim(space):,} numbers; "
                 + (
-                    "use CnnNtmPolicy, and ntm_rl.envs.make_vec_env, which puts channels first"
+                    "use CnnNtmPolicy and ntm_rl.envs.make_vec_env, which puts channels first"
                     if ImageReader.fits(space)
                     else "CNNs read uint8 with bounds 0 and 255, and floats with bounds 0 and 1, of shape (H, W, C); "
-                    "VecNormalize must leave them out (norm_obs_keys)"
+                    "exclude images from VecNormalize (norm_obs_keys)"
                 )
             )
-        elif key not in normalized and (largest := _largest(space)) >= LARGE:
+        elif key not in normalized and (largest := _largest(space)) >= LARGEST_INPUT:
             yield (
-                f"{name} has values up to {largest:g}, which a perceptron reads as they are; scale them, or use "
+                f"{name} has values up to {largest:g}, which an MLP reads unscaled; scale them, or use "
                 "env.normalize_observation=true (VecNormalize)"
             )
     for key, image in _float_images(policy).items():
-        if (largest := _largest(image)) >= LARGE:
+        if (largest := _largest(image)) >= LARGEST_INPUT:
             yield (
                 f"{f'observation {key!r}' if key else 'the observation'} is an image of {image.dtype} with "
-                f"values up to {largest:g}, which the CNN reads as they are; give it as uint8, which is scaled by "
+                f"values up to {largest:g}, which the CNN reads unscaled; give it as uint8, which is scaled by "
                 "1/255, or scale it to 0..1"
             )
     yield from _suspicious_actions(policy)
 
 
 def describe(policy: MlpNtmPolicy, env: VecEnv, settings: EnvSettings) -> list[str]:
-    """Returns the block that a training begins with: observations, actions, policy and environments, then warnings."""
+    """Returns the lines printed at the start of a training: observations, actions, policy, environments, warnings."""
     normalized, changes = _normalized(env), _changes(env, settings)
-    lines = ["The agent reads"]
+    lines = ["Observations:"]
     for key, space in _parts(policy.observation_space).items():
         lines.append(f"  {key or 'observation'}: {_how_read(policy, key, space, key in normalized)}")
     lines += [f"    {change}" for change in changes]
-    lines += ["and does", f"  {_actions(policy, settings)}"]
+    lines += ["Actions:", f"  {_actions(policy, settings)}"]
     core = f"core {policy.core_name}, {policy.critic_kind} critic"
-    lines.append(f"with {type(policy).__name__}, {core}, in {env.num_envs} environments {_stepping(env)}.")
-    lines += [f"warning: {line}" for line in suspicions(policy, env)]
+    lines += [f"Policy: {type(policy).__name__}, {core}", f"Environments: {env.num_envs}, {_stepping(env)}"]
+    lines += [f"warning: {line}" for line in space_warnings(policy, env)]
     if settings.normalize_observation and not normalized:
-        lines.append("warning: env.normalize_observation = true normalises nothing here: no observation is a vector")
+        lines.append("warning: env.normalize_observation = true has no effect: no observation is a vector")
     if any(change.endswith("left out, though it changes") for change in changes):
-        lines.append("warning: the agent does not see the mission, which changes; env.mission=auto shows it")
+        lines.append("warning: the agent does not read the mission, which changes; use env.mission=auto")
     return lines
 
 
@@ -88,10 +88,10 @@ def _suspicious_actions(policy: MlpNtmPolicy) -> Iterator[str]:
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     bounded = np.isfinite(low) & np.isfinite(high)
     half, middle = (high - low)[bounded] / 2, (high + low)[bounded] / 2
-    if ((half > FAR) | (half < NEAR) | (abs(middle) > half)).any():
+    if ((half > LARGEST_HALF_RANGE) | (half < SMALLEST_HALF_RANGE) | (abs(middle) > half)).any():
         yield (
-            f"the actions' bounds {_bounds(space)} are far from [-1, 1], and the policy's Gaussian begins at 0 with a "
-            "deviation of 1: most of them are never tried, or always clipped; use env.rescale_action=true "
+            f"the action bounds {_bounds(space)} are far from [-1, 1], but the policy's Gaussian starts with mean 0 "
+            "and standard deviation 1: most actions are never sampled, or always clipped; use env.rescale_action=true "
             "(gymnasium.wrappers.RescaleAction)"
         )
 
@@ -117,7 +117,7 @@ def _how_read(policy: MlpNtmPolicy, key: str, space: spaces.Space[Any], is_norma
         return f"image {list(space.shape or ())} {space.dtype}, {scaled}, read by {network}"
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         return f"{_kind(space)}, one-hot"
-    ways = [_kind(space), "normalised by running statistics" if is_normalized else "as it is"]
+    ways = [_kind(space), "normalised by running statistics" if is_normalized else "not scaled"]
     if len(space.shape or ()) > 1:
         ways.append(f"flattened to {spaces.flatdim(space):,} numbers")
     return ", ".join(ways)
@@ -130,7 +130,7 @@ def _actions(policy: MlpNtmPolicy, settings: EnvSettings) -> str:
     if policy.squash_output:
         how = "squashed by tanh and scaled to these bounds"
     else:
-        how = "sampled around 0 with a deviation of 1 at the start, clipped to these bounds"
+        how = "Gaussian, at the start with mean 0 and standard deviation 1, clipped to these bounds"
     scaled = ", then scaled to the environment's (env.rescale_action)" if settings.rescale_action else ""
     return f"Box {list(space.shape)} {space.dtype} in {_bounds(space)}: {how}{scaled}"
 
@@ -138,17 +138,17 @@ def _actions(policy: MlpNtmPolicy, settings: EnvSettings) -> str:
 def _stepping(env: VecEnv) -> str:
     inner = env.unwrapped
     if isinstance(inner, VectorEnvAdapter):
-        return "that are stepped all at once (native)"
-    return "that are stepped one by one" if isinstance(inner, SpawnedSeedDummyVecEnv) else "that run in a process each"
+        return "stepped as one batch (native)"
+    return "stepped in turn" if isinstance(inner, SpawnedSeedDummyVecEnv) else "a process each"
 
 
 def _changes(env: VecEnv, settings: EnvSettings) -> list[str]:
-    """Returns what the environments' wrappers make of observations."""
+    """Returns the changes that the environments' wrappers make to observations."""
     inner = env.unwrapped
     if isinstance(inner, SpawnedSeedDummyVecEnv):
         return changes_of(inner.envs[0])
     if isinstance(inner, VectorEnvAdapter) and settings.id not in MINIGRID_MEMORY:
-        return []  # native ones show what their single environments show, which no wrapper changes
+        return []  # no wrapper changes their observations
     single = make_env(settings)
     single.close()
     return changes_of(single)
@@ -159,7 +159,7 @@ def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
 
 
 def _images(policy: MlpNtmPolicy) -> dict[str, ImageExtractor]:
-    """Returns what reads each image, by the key of the observation."""
+    """Returns the extractor of each image by the key of the observation."""
     extractor = policy.pi_features_extractor
     if isinstance(extractor, MultiInputExtractor):
         return extractor.images
@@ -167,7 +167,7 @@ def _images(policy: MlpNtmPolicy) -> dict[str, ImageExtractor]:
 
 
 def _float_images(policy: MlpNtmPolicy) -> dict[str, spaces.Box]:
-    """Returns the images that a CNN of ours reads without scaling them, by their keys."""
+    """Returns the images that our CNNs read unscaled, by their keys."""
     images = _images(policy)
     return {
         key: part
@@ -177,7 +177,7 @@ def _float_images(policy: MlpNtmPolicy) -> dict[str, spaces.Box]:
 
 
 def _numbers(policy: MlpNtmPolicy) -> dict[str, spaces.Box]:
-    """Returns the observations that are flattened, by their keys; none where the user's own extractor reads them."""
+    """Returns the Box observations that are flattened, by their keys; none with a user's own extractor."""
     extractor, parts = policy.pi_features_extractor, _parts(policy.observation_space)
     if not isinstance(extractor, (FlattenExtractor, MultiInputExtractor)):
         return {}
@@ -186,7 +186,7 @@ def _numbers(policy: MlpNtmPolicy) -> dict[str, spaces.Box]:
 
 
 def _normalized(env: VecEnv | None) -> list[str]:
-    """Returns the keys of the observations that running statistics normalise."""
+    """Returns the keys of the observations that `VecNormalize` normalises."""
     normalizer = None if env is None else unwrap_vec_normalize(env)
     if normalizer is None or not normalizer.norm_obs:
         return []
@@ -195,7 +195,7 @@ def _normalized(env: VecEnv | None) -> list[str]:
 
 def _largest(space: spaces.Box) -> float:
     bounds = np.abs(np.concatenate([space.low.ravel(), space.high.ravel()]).astype(np.float64))
-    bounds = bounds[np.isfinite(bounds) & (bounds < 1e30)]  # floats' largest number stands for no bound
+    bounds = bounds[np.isfinite(bounds) & (bounds < 1e30)]  # the largest float means unbounded
     return float(bounds.max()) if bounds.size else 0.0
 
 

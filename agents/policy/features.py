@@ -1,4 +1,4 @@
-"""What features extractors are given of a rollout's observations."""
+"""Runs a features extractor on a rollout's observations."""
 
 from typing import Any
 
@@ -15,11 +15,10 @@ from ntm_rl.agents.policy.image_extractor import ImageExtractor, MultiInputExtra
 def extract(
     obs: PyTorchObs, extractor: BaseFeaturesExtractor, space: spaces.Space[Any], normalize_images: bool
 ) -> Tensor:
-    """Returns the features `[B, F]` of observations `[B, ...]`, a dict of such for a Dict space.
+    """Returns the features `[B, F]` of observations `[B, ...]`, or of a dict of them for a Dict space.
 
-    As SB3's `preprocess_obs` and the extractor, apart from two things: bytes go to our own extractors as they are
-    (SB3 turns images into float32 first), and scalars `[B]` become `[B, 1]`, since extractors flatten what follows the
-    batch.
+    Like SB3's `preprocess_obs` followed by the extractor, with two differences: our own extractors get images as uint8
+    (SB3 converts them to float32 first), and scalars `[B]` become `[B, 1]`, since extractors flatten from dimension 1.
     """
     if isinstance(obs, dict):
         assert isinstance(space, spaces.Dict)
@@ -28,7 +27,7 @@ def extract(
             {
                 key: part
                 if key in images and part.dtype == torch.uint8
-                else _prepared(part, space.spaces[key], normalize_images)
+                else _preprocessed(part, space.spaces[key], normalize_images)
                 for key, part in obs.items()
             }
         )
@@ -36,11 +35,11 @@ def extract(
     if normalize_images and isinstance(extractor, ImageExtractor) and obs.dtype == torch.uint8:
         features = extractor(obs)
         return features
-    features = extractor(_prepared(obs, space, normalize_images))
+    features = extractor(_preprocessed(obs, space, normalize_images))
     return features
 
 
-def _prepared(part: Tensor, space: spaces.Space[Any], normalize_images: bool) -> Tensor:
-    prepared = preprocess_obs(part, space, normalize_images)
-    assert isinstance(prepared, Tensor)
-    return prepared.unsqueeze(1) if prepared.dim() == 1 else prepared
+def _preprocessed(part: Tensor, space: spaces.Space[Any], normalize_images: bool) -> Tensor:
+    preprocessed = preprocess_obs(part, space, normalize_images)
+    assert isinstance(preprocessed, Tensor)
+    return preprocessed.unsqueeze(1) if preprocessed.dim() == 1 else preprocessed

@@ -1,51 +1,43 @@
-"""Finished agents as files that anybody can load safely: weights, and a card that says what they are.
+"""Agents as files that are safe to load: see `storage.cards`.
 
-SB3's own `model.save("agent.zip")` works as well; loading such a file runs whatever code it holds, loading these does
-not.
+SB3's `model.save("agent.zip")` works too, but loading a zip file runs any code in it.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from gymnasium import Space
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, NatureCNN
 from stable_baselines3.common.utils import get_device
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
+from ntm_rl.agents.policy.arguments import Activation
 from ntm_rl.agents.policy.image_extractor import ImageExtractor, MultiInputExtractor
-from ntm_rl.agents.policy.normalization import (
-    normalize,
-    observation_state,
-    require_fitting_statistics,
-)
+from ntm_rl.agents.policy.normalization import normalize, observation_state, require_fitting_statistics
 from ntm_rl.agents.policy.policies import POLICIES, MlpNtmPolicy
-from ntm_rl.agents.storage.cards import CARD, WEIGHTS
+from ntm_rl.agents.storage.cards import build_model, make_card, read_model, write_model
 from ntm_rl.agents.storage.checkpoints import read_parts
-from ntm_rl.agents.storage.files import StorageError, make_folder, write_atomically
-from ntm_rl.agents.storage.planning import build_filled, require_sizes
+from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.spaces import space_from_json, space_to_json
-from ntm_rl.agents.storage.tensors import read_tensors, weights_of, write_tensors
+from ntm_rl.agents.storage.tensors import weights_of
 from ntm_rl.errors import InputError
 
-FORMAT = 1
-MAX_ARGUMENTS = 10_000  # characters: a card of a million layers is hostile, and costs time before a tensor is missed
-SMALL_SPACE = 2**20  # numbers in an observation or action that cost nothing, whatever the size of the file
+SMALL_SPACE = 2**20  # numbers of an observation or action that are always allowed, however small the file
 CLASSES: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
-        *(nn.Tanh, nn.ReLU, nn.ELU, nn.GELU, nn.SiLU, nn.LeakyReLU),
+        *(getattr(nn, name) for name in get_args(Activation)),
         *(FlattenExtractor, NatureCNN, CombinedExtractor, ImageExtractor, MultiInputExtractor),
     )
 }
-_NOT_OF_THE_NETWORK = ("observation_space", "action_space", "lr_schedule", "optimizer_class", "optimizer_kwargs")
+_PACKAGES = ("ntm-rl", "torch", "stable-baselines3", "gymnasium")
+_NOT_SAVED = ("observation_space", "action_space", "lr_schedule", "optimizer_class", "optimizer_kwargs")
 
 
 @dataclass(frozen=True)
@@ -53,9 +45,9 @@ class LoadedAgent:
     """An agent ready to act.
 
     Attributes:
-        policy: On the device asked for, in evaluation mode.
-        card: What the file says about the agent.
-        statistics: Of the observations it was trained on, if they were normalised.
+        policy: In evaluation mode.
+        card: The card of its file.
+        statistics: `VecNormalize`'s statistics of the observations; empty if they were not normalised.
     """
 
     policy: MlpNtmPolicy
@@ -69,11 +61,11 @@ class LoadedAgent:
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """As `predict` of an SB3 model, on the environment's own observations."""
+        """As `predict` of an SB3 model, for observations that are not normalised."""
         return self.policy.predict(self.normalized(observation), state, episode_start, deterministic)
 
     def normalized(self, observation: Any) -> Any:
-        """Returns an observation as the policy was trained on."""
+        """Returns an observation as normalised in the training."""
         if not self.statistics:
             return observation
         scale = self.card["normalization"]
@@ -82,48 +74,42 @@ class LoadedAgent:
 
 def save_agent(
     policy: MlpNtmPolicy,
-    folder: Path,
+    folder: Path | str,
     normalizer: VecNormalize | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes `weights.safetensors`, which holds everything, and `card.json`, a copy of its card for the reader.
+    """Writes `weights.safetensors`, which also contains the card, and `card.json`, a readable copy of the card.
 
     Args:
-        policy: What to save.
-        folder: Where; made if missing. An agent already there is replaced in one step.
-        normalizer: Whose statistics of the observations belong to the agent.
+        policy: The policy to save.
+        folder: Target folder, made if missing. An agent already there is replaced atomically.
+        normalizer: Wrapper whose statistics of the observations are saved with the agent.
         extra: JSON values for the card, such as the environment's id.
 
     Raises:
-        InputError: a class or an argument of the policy that no card can express.
-        StorageError: it could not be written; an older agent is untouched.
+        InputError: a class or an argument of the policy that a card cannot express.
+        StorageError: the files could not be written; an older agent is untouched.
     """
     card = agent_card(policy, normalizer, extra)
     statistics = {} if normalizer is None else observation_state(normalizer)
     tensors = {f"policy.{name}": tensor for name, tensor in weights_of(policy).items()}
     tensors |= {f"statistics.{name}": tensor for name, tensor in statistics.items()}
-    make_folder(folder)
-    write_tensors(folder / WEIGHTS, tensors, card)
-    write_atomically(folder / CARD, (json.dumps(card, indent=2) + "\n").encode())
+    write_model(folder, tensors, card)
 
 
 def agent_card(
     policy: BasePolicy, normalizer: VecNormalize | None = None, extra: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Returns what must be known beside the weights to build an agent; arguments and errors as `save_agent`."""
+    """Returns the card of an agent; arguments and errors as in `save_agent`."""
     if not isinstance(policy, MlpNtmPolicy) or POLICIES.get(type(policy).__name__) is not type(policy):
         raise InputError(
             f"policy = {type(policy).__name__}: a card can only name {', '.join(POLICIES)}; use model.save"
         )
     card: dict[str, Any] = {
-        "format": FORMAT,
-        "kind": "agent",
+        **make_card("agent", _arguments(policy), _PACKAGES, extra),
         "policy": type(policy).__name__,
-        "arguments": _arguments(policy),
         "observation_space": space_to_json(policy.observation_space),
         "action_space": space_to_json(policy.action_space),
-        "versions": {name: version(name) for name in ("ntm-rl", "torch", "stable-baselines3", "gymnasium")},
-        **({"extra": dict(extra)} if extra else {}),
     }
     if normalizer is not None and normalizer.norm_obs:
         card["normalization"] = {"epsilon": normalizer.epsilon, "clip": normalizer.clip_obs}
@@ -131,71 +117,60 @@ def agent_card(
 
 
 def load_agent(folder: Path | str, device: torch.device | str = "auto") -> LoadedAgent:
-    """Loads an agent; no code in the files is run, and nothing is built that the weights do not fill.
+    """Loads an agent without running code from its files.
 
     Raises:
         StorageError: missing, damaged, altered, or no agent.
     """
-    path = Path(folder) / WEIGHTS
-    tensors, card = read_tensors(path)
-    weights, statistics = _part(tensors, "policy."), _part(tensors, "statistics.")
+    path, tensors, card = read_model(folder)
+    weights, statistics = _with_prefix(tensors, "policy."), _with_prefix(tensors, "statistics.")
     if len(weights) + len(statistics) != len(tensors):
-        raise StorageError(f"{path}: not an agent of format {FORMAT}")
-    return build_agent(path, weights, statistics, card, device)
+        raise StorageError(f"{path}: its tensors are not those of an agent")
+    return _build_agent(path, weights, statistics, card, device)
 
 
-def build_agent(
+def checkpoint_agent(path: Path, device: torch.device | str = "auto") -> LoadedAgent:
+    """Loads the agent of a checkpoint, without its environment and settings.
+
+    Raises:
+        StorageError: missing, damaged, or without a description of its agent.
+    """
+    groups, document = read_parts(path, "checkpoint")
+    if not isinstance(document.get("agent"), dict):
+        raise StorageError(
+            f"{path}: it does not describe its agent, as checkpoints of earlier versions and of user-defined policies; "
+            "`ntm-rl resume` writes the agent when it ends"
+        )
+    statistics = _with_prefix(groups["normalizer"], "observations.")
+    return _build_agent(path, groups["policy"], statistics, document["agent"], device)
+
+
+def _build_agent(
     path: Path,
     weights: Mapping[str, Tensor],
     statistics: dict[str, Tensor],
     card: dict[str, Any],
-    device: torch.device | str = "auto",
+    device: torch.device | str,
 ) -> LoadedAgent:
-    """Builds the agent of a card.
-
-    Args:
-        path: The file that all this was read from, for the errors.
-        weights: As `weights_of` names them.
-        statistics: As `observation_state` names them; empty where observations are not normalised.
-        card: See `agent_card`.
-        device: Where the agent computes.
-
-    Raises:
-        StorageError: the parts do not fit together, or are of no agent.
-    """
     largest = max(SMALL_SPACE, sum(tensor.numel() for tensor in weights.values()))
-    try:
-        if card["kind"] != "agent" or card["format"] != FORMAT:
-            raise StorageError(f"{path}: not an agent of format {FORMAT}")
-        if len(json.dumps(card["arguments"])) > MAX_ARGUMENTS:
-            raise StorageError(f"{path}: its card's arguments are longer than {MAX_ARGUMENTS} characters")
-        require_sizes(path, card["arguments"])
-        observations = space_from_json(card["observation_space"], largest)
-        actions = space_from_json(card["action_space"], largest)
-        policy = build_filled(
-            path, lambda: _build(card, observations, actions), lambda planned: planned.state_size, weights
-        )
-        if statistics or "normalization" in card:
-            require_fitting_statistics(path, statistics, policy.observation_space, card["normalization"])
-    except StorageError:
-        raise
-    except Exception as error:  # whatever a hostile card makes the constructors raise
-        raise StorageError(f"{path}: its card describes no agent that this version can build: {error}") from error
+    policy = build_model(path, "agent", card, weights, lambda: _build(card, largest), lambda built: built.state_size)
+    if statistics or "normalization" in card:
+        require_fitting_statistics(path, statistics, policy.observation_space, card.get("normalization"))
     policy = policy.to(get_device(device))
     policy.set_training_mode(False)
-    if policy.use_sde:  # what was drawn so far is of another deviation than the file's
+    if policy.use_sde:  # the noise drawn so far does not have the file's standard deviation
         policy.reset_noise()
     return LoadedAgent(policy, card, statistics)
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _arguments(policy: MlpNtmPolicy) -> dict[str, Any]:
     arguments = {}
     for key, value in policy._get_constructor_parameters().items():
-        if key in _NOT_OF_THE_NETWORK or value is None:
+        if key in _NOT_SAVED or value is None:
             continue
         try:
             arguments[key] = json.loads(json.dumps(_class_to_json(key, value) if isinstance(value, type) else value))
@@ -210,37 +185,11 @@ def _class_to_json(key: str, value: type[Any]) -> dict[str, str]:
     return {"class": value.__name__}
 
 
-def _build(card: Mapping[str, Any], observations: Space[Any], actions: Space[Any]) -> MlpNtmPolicy:
+def _build(card: Mapping[str, Any], largest: int) -> MlpNtmPolicy:
+    """Builds a card's policy; `largest` limits the numbers of its spaces."""
+    observations, actions = (space_from_json(card[key], largest) for key in ("observation_space", "action_space"))
     arguments: dict[str, Any] = {
         key: CLASSES[value["class"]] if isinstance(value, dict) and "class" in value else value
         for key, value in card["arguments"].items()
     }
-    return POLICIES[card["policy"]](
-        observations,
-        actions,
-        lr_schedule=_no_learning,
-        **arguments,
-    )
-
-
-def _no_learning(_: float) -> float:
-    return 0.0
-
-
-def checkpoint_agent(path: Path, device: torch.device | str = "auto") -> LoadedAgent:
-    """Loads the agent of a checkpoint, without the environment and the settings that it was trained with.
-
-    Raises:
-        StorageError: missing, damaged, or without an agent that can be built.
-    """
-    groups, document = read_parts(path, "checkpoint")
-    if not isinstance(document.get("agent"), dict):
-        raise StorageError(
-            f"{path}: it does not describe its agent, as checkpoints of earlier versions and of policies of your own "
-            "do not; `ntm-rl resume` writes the agent itself when it ends"
-        )
-    seen = "observations."
-    statistics = {
-        name.removeprefix(seen): tensor for name, tensor in groups["normalizer"].items() if name.startswith(seen)
-    }
-    return build_agent(path, groups["policy"], statistics, document["agent"], device)
+    return POLICIES[card["policy"]](observations, actions, lr_schedule=lambda _: 0.0, **arguments)

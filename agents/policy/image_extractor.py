@@ -1,4 +1,4 @@
-"""What turns images into features: convolutions over a whole block of steps, in bfloat16 where that is faster."""
+"""Features extractors for images: convolutions over a whole block of steps, in bfloat16 where the device has it."""
 
 from contextlib import nullcontext
 from typing import Any, Literal, get_args
@@ -22,16 +22,16 @@ SMALLEST_NATURE = 36  # height and width that leave its last convolution a pixel
 class ImageExtractor(BaseFeaturesExtractor):
     """Nature CNN (Mnih et al. 2015) or IMPALA's ResNet (Espeholt et al. 2018, figure 3, without the LSTM).
 
-    Images stay bytes until they are here. Whatever the precision of the convolutions, features are float32.
+    Images arrive as uint8. Features are float32 at any precision of the convolutions.
 
     Args:
         observation_space: Images, channels first.
-        features_dim: Features.
-        architecture: "nature", "impala", or "auto": the Nature CNN, or IMPALA's for images that are too small for it.
-        precision: "bf16" runs convolutions under bfloat16 autocast, "auto" does where the device computes in it.
+        features_dim: Number of features.
+        architecture: "nature", "impala", or "auto": the Nature CNN, or IMPALA's for images too small for it.
+        precision: "bf16" runs the convolutions under bfloat16 autocast; "auto" does if the device has such arithmetic.
 
     Raises:
-        InputError: an image too small for the architecture, channels that do not come first, or an unknown name.
+        InputError: an image too small for the architecture, channels not first, or an unknown name.
     """
 
     def __init__(
@@ -64,32 +64,32 @@ class ImageExtractor(BaseFeaturesExtractor):
             self.linear = nn.Sequential(nn.Linear(flat, features_dim), nn.ReLU())
 
     def forward(self, observations: Tensor) -> Tensor:
-        """Returns the features `[B, features_dim]` of images `[B, C, H, W]`: bytes, or numbers already scaled."""
+        """Returns the features `[B, features_dim]` of images `[B, C, H, W]`: uint8, or floats already scaled."""
         device = observations.device
         in_bf16 = self.precision == "bf16" or (self.precision == "auto" and computes_in_bf16(device))
         with torch.autocast(device.type, torch.bfloat16) if in_bf16 else nullcontext():
             images = observations
             if images.dtype == torch.uint8:
-                # 1/255 of a byte: bfloat16 keeps 8 bits of it, as many as there were.
+                # bfloat16's significand has 8 bits, as many as a pixel.
                 images = images.to(torch.bfloat16 if in_bf16 else torch.float32).mul_(1 / 255)
             features: Tensor = self.linear(self.cnn(images))
         return features.float()
 
 
 class MultiInputExtractor(CombinedExtractor):
-    """Reads each image of a Dict by an `ImageExtractor` of its own, and passes everything else on as numbers.
+    """Reads each image of a Dict with its own `ImageExtractor`, and flattens everything else.
 
-    Images stay bytes until they are here, as in `ImageExtractor`. Keys may be any text: no module is named by them.
+    Images arrive as uint8. Keys may be any text: modules are not named after them.
 
     Args:
-        observation_space: Of the Dict.
-        cnn_output_dim: Features of each image.
-        normalized_image: Images are any numbers in three dimensions, already scaled, as in SB3.
+        observation_space: The Dict space.
+        cnn_output_dim: Number of features per image.
+        normalized_image: Treat every three-dimensional Box as an image that is already scaled, as in SB3.
         architecture: See `ImageExtractor`.
         precision: See `ImageExtractor`.
 
     Raises:
-        InputError: as `ImageExtractor`, naming the observation.
+        InputError: as `ImageExtractor`, with the key of the observation.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class MultiInputExtractor(CombinedExtractor):
         parts = observation_space.spaces
         chosen = [key for key, part in parts.items() if is_image(part) or (normalized_image and _is_block(part))]
         others = sum(int(spaces.flatdim(part)) for key, part in parts.items() if key not in chosen)
-        # CombinedExtractor.__init__ would build networks that nobody uses.
+        # Not super().__init__: CombinedExtractor's builds networks that are not used here.
         BaseFeaturesExtractor.__init__(self, observation_space, others + cnn_output_dim * len(chosen))
         extractors = []
         for key in chosen:
@@ -134,7 +134,7 @@ class MultiInputExtractor(CombinedExtractor):
 
 
 def chosen_architecture(space: spaces.Box, architecture: Architecture) -> Architecture:
-    """Returns "nature" or "impala" for an image `[C, H, W]`: what "auto" stands for."""
+    """Returns the architecture for images `[C, H, W]`, with "auto" resolved."""
     if architecture != "auto":
         return architecture
     return "nature" if min(space.shape[1:]) >= SMALLEST_NATURE else "impala"
@@ -147,13 +147,13 @@ def _is_block(space: spaces.Space[Any]) -> bool:
 def _require_channels_first(space: spaces.Box) -> None:
     if space.dtype != "uint8" and ImageReader.fits(space) and ImageReader(space).space.shape != space.shape:
         raise InputError(
-            f"observation_space = {space}: its channels come last, and SB3 transposes images of bytes alone; make the "
-            "environment by ntm_rl.envs.make_vec_env, or transpose it"
+            f"observation_space = {space}: its channels come last, and SB3 transposes only uint8 images; make the "
+            "environment with ntm_rl.envs.make_vec_env, or transpose it"
         )
 
 
 class _Residual(nn.Module):
-    """Two convolutions beside the identity."""
+    """Two convolutions with a skip connection."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -179,7 +179,7 @@ def _impala_blocks(channels: int) -> list[nn.Module]:
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether a device has arithmetic in bfloat16, and not only the type."""
+    """Whether a device computes in bfloat16, rather than emulating it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu":

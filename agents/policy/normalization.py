@@ -1,4 +1,4 @@
-"""The running statistics of SB3's `VecNormalize` as tensors, for checkpoints and exported agents."""
+"""The running statistics of SB3's `VecNormalize` as tensors, for checkpoints and agent files."""
 
 import math
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ def observation_state(normalizer: VecNormalize) -> dict[str, Tensor]:
 
 
 def normalizer_state(normalizer: VecNormalize) -> dict[str, Tensor]:
-    """Returns all statistics, those of the discounted return included."""
+    """Returns all statistics, including those of the discounted return."""
     state = {f"observations.{name}": tensor for name, tensor in observation_state(normalizer).items()}
     for part in ("mean", "var", "count"):
         state[f"return.{part}"] = torch.as_tensor(getattr(normalizer.ret_rms, part), dtype=torch.float64)
@@ -38,7 +38,7 @@ def normalizer_state(normalizer: VecNormalize) -> dict[str, Tensor]:
 
 
 def restore_normalizer(normalizer: VecNormalize, state: Mapping[str, Tensor]) -> None:
-    """Puts the statistics of `normalizer_state` back."""
+    """Restores the statistics returned by `normalizer_state`."""
     for part in ("mean", "var", "count"):
         setattr(normalizer.ret_rms, part, _number(state[f"return.{part}"]))
     if normalizer.norm_obs:
@@ -48,7 +48,7 @@ def restore_normalizer(normalizer: VecNormalize, state: Mapping[str, Tensor]) ->
 
 
 def normalize(observation: Any, state: Mapping[str, Tensor], epsilon: float, clip: float) -> Any:
-    """Normalises an observation, or a Dict of them, by the statistics of `observation_state`."""
+    """Normalises an observation, or a dict of them, with the statistics of `observation_state`."""
     if isinstance(observation, Mapping):
         return {
             key: _normalize(value, state, key, epsilon, clip) if f"{key}.mean" in state else value
@@ -57,21 +57,25 @@ def normalize(observation: Any, state: Mapping[str, Tensor], epsilon: float, cli
     return _normalize(observation, state, _SINGLE, epsilon, clip)
 
 
-def require_fitting_statistics(
-    path: Path, state: Mapping[str, Tensor], space: spaces.Space[Any], scale: Mapping[str, Any]
-) -> None:
-    """Raises an error unless `normalize` works on observations of a space with what a file says."""
+def require_fitting_statistics(path: Path, state: Mapping[str, Tensor], space: spaces.Space[Any], scale: Any) -> None:
+    """Checks that a file's statistics and scale can normalise observations of a space.
+
+    Raises:
+        StorageError: statistics that are missing, of another shape or negative, or a scale out of range.
+    """
     parts = space.spaces if isinstance(space, spaces.Dict) else {_SINGLE: space}
-    normalized = sorted({name.rpartition(".")[0] for name in state})
+    normalized = sorted({name.rpartition(".")[0] for name in state}) or [_SINGLE]
+    if not parts.keys() >= set(normalized):
+        raise StorageError(f"{path}: it has statistics of {normalized}; the observations are {list(parts)}")
     wanted = {
         f"{key}.{part}": torch.zeros(shape, dtype=torch.float64)
-        for key in normalized or [_SINGLE]
+        for key in normalized
         for part, shape in (("mean", parts[key].shape or ()), ("var", parts[key].shape or ()), ("count", ()))
     }
     require_matching(path, state, wanted)
     if any((state[f"{key}.var"] < 0).any() for key in normalized):
-        raise StorageError(f"{path}: its statistics have a variance below 0")
-    if not all(isinstance(scale[key], (int, float)) and 0 < scale[key] < math.inf for key in ("epsilon", "clip")):
+        raise StorageError(f"{path}: its statistics have a negative variance")
+    if not isinstance(scale, Mapping) or not all(_is_positive(scale.get(key)) for key in ("epsilon", "clip")):
         raise StorageError(f"{path}: normalization = {scale}: must have an epsilon and a clip above 0")
 
 
@@ -86,3 +90,7 @@ def _by_key(statistics: RunningMeanStd | dict[str, RunningMeanStd]) -> dict[str,
 
 def _number(tensor: Tensor) -> Any:
     return tensor.numpy().copy() if tensor.dim() else tensor.item()
+
+
+def _is_positive(number: Any) -> bool:
+    return isinstance(number, (int, float)) and 0 < number < math.inf

@@ -1,4 +1,4 @@
-"""Names of stable-baselines3 and sb3-contrib that mean something else here, answered with what is meant."""
+"""Names of Stable-Baselines3 and sb3-contrib that differ here: errors that give the name to use."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,10 +14,10 @@ _CORE_OPTIONS = {"lstm_hidden_size": "hidden_size", "n_lstm_layers": "layers"}
 
 
 def check_policy_name(name: str, valid: Iterable[str]) -> None:
-    """Checks the name of a policy that MemoryPPO is given.
+    """Checks the name of a policy for MemoryPPO.
 
     Raises:
-        InputError: it has no memory core; names the one that reads the same observations.
+        InputError: a policy without a memory core; the message names the one for the same observations.
     """
     valid = list(valid)
     if name in valid:
@@ -30,10 +30,10 @@ def check_policy_name(name: str, valid: Iterable[str]) -> None:
 
 
 def check_policy_class(policy: Any, needed: type) -> None:
-    """Checks the class of a policy that MemoryPPO is given.
+    """Checks the class of a policy for MemoryPPO.
 
     Raises:
-        InputError: it is no class, or has no memory core.
+        InputError: no class, or one without a memory core.
     """
     if not isinstance(policy, type) or not issubclass(policy, needed):
         name = policy.__name__ if isinstance(policy, type) else repr(policy)[:80]
@@ -44,23 +44,23 @@ def check_policy_class(policy: Any, needed: type) -> None:
 
 
 def check_observation_kind(policy: str, extractor: type[BaseFeaturesExtractor], space: spaces.Space[Any]) -> None:
-    """Checks that a policy's own features extractor reads observations of a kind.
+    """Checks that a policy's default features extractor reads the observations of a space.
 
     Raises:
-        InputError: it does not; names the policy that does.
+        InputError: it does not; the message names the policy that does.
     """
-    what = f"(observation space = {space})"
+    shown = f"(observation space = {space})"
     reads_dict = issubclass(extractor, CombinedExtractor)
     if isinstance(space, spaces.Dict) and not reads_dict:
         raise InputError(
-            f"You must use `MultiInputNtmPolicy` when working with dict observation space, not {policy} {what}"
+            f"You must use `MultiInputNtmPolicy` when working with dict observation space, not {policy} {shown}"
         )
     if reads_dict and not isinstance(space, spaces.Dict):
         raise InputError(
-            f"policy = {policy}: is for Dict observations; use MlpNtmPolicy, for images CnnNtmPolicy {what}"
+            f"policy = {policy}: is for Dict observations; use MlpNtmPolicy, or CnnNtmPolicy for images {shown}"
         )
     if issubclass(extractor, ImageExtractor) and not (isinstance(space, spaces.Box) and len(space.shape) == 3):
-        raise InputError(f"policy = {policy}: is for images; use MlpNtmPolicy {what}")
+        raise InputError(f"policy = {policy}: is for images; use MlpNtmPolicy {shown}")
 
 
 def check_numbers(space: spaces.Space[Any]) -> None:
@@ -78,28 +78,30 @@ def check_numbers(space: spaces.Space[Any]) -> None:
             )
 
 
-def check_options(given: Mapping[str, Any]) -> None:
-    """Checks a policy's keyword arguments for those of sb3-contrib's LSTM policies.
+def check_lstm_options(given: Mapping[str, Any]) -> None:
+    """Checks that a policy's keyword arguments contain no options of sb3-contrib's LSTM policies.
 
     Raises:
-        InputError: there are some; names the options of ours that mean the same.
+        InputError: they do; the message names our equivalents.
     """
     found = {key: given[key] for key in _LSTM_OPTIONS if key in given}
     if not found:
         return
     core_kwargs = {ours: found[theirs] for theirs, ours in _CORE_OPTIONS.items() if theirs in found}
-    meant = ["core='lstm'"]
+    equivalent = ["core='lstm'"]
     if core_kwargs:
-        meant.append(f"core_kwargs=dict({', '.join(f'{key}={value!r}' for key, value in core_kwargs.items())})")
+        equivalent.append(f"core_kwargs=dict({', '.join(f'{key}={value!r}' for key, value in core_kwargs.items())})")
     if found.get("shared_lstm"):
-        meant.append("critic='detached'")
+        equivalent.append("critic='detached'")
     elif found.get("enable_critic_lstm"):
-        meant.append("critic='separate'")
-    notes = ["a critic without a memory is not among critic='shared', 'detached' and 'separate'"] * (
-        found.get("enable_critic_lstm") is False and not found.get("shared_lstm")
-    ) + ["`ntm-rl list cores` shows what core_kwargs there are"] * bool(found.get("lstm_kwargs"))
+        equivalent.append("critic='separate'")
+    notes = []
+    if found.get("enable_critic_lstm") is False and not found.get("shared_lstm"):
+        notes.append("a critic without memory does not exist here; critic must be 'shared', 'detached' or 'separate'")
+    if found.get("lstm_kwargs"):
+        notes.append("`ntm-rl list cores` shows the core_kwargs")
     options = ", ".join(f"{key} = {value!r}" for key, value in found.items())
     raise InputError(
-        f"{options}: for sb3-contrib's LSTM policies; what is meant is policy_kwargs=dict({', '.join(meant)})"
+        f"{options}: for sb3-contrib's LSTM policies; use policy_kwargs=dict({', '.join(equivalent)})"
         + "".join(f"; {note}" for note in notes)
     )

@@ -1,4 +1,4 @@
-"""A memory core with an output layer, for supervised sequences, and its files."""
+"""A memory core with an output layer, for supervised sequences."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from ntm_rl.addressing.ntm import entropy
-from ntm_rl.cores.ntm import Ntm
 from ntm_rl.cores.registry import make_core
 
 
@@ -24,7 +23,7 @@ class SequenceNetwork(nn.Module):
         InputError: unknown core or option.
     """
 
-    def __init__(self, core: str, input_size: int, output_size: int, **core_kwargs: Any):
+    def __init__(self, core: str, input_size: int, output_size: int, /, **core_kwargs: Any):
         super().__init__()
         self.core_name, self.core_kwargs = core, core_kwargs
         self.core = make_core(core, input_size, **core_kwargs)
@@ -36,19 +35,19 @@ class SequenceNetwork(nn.Module):
         return logits
 
     def with_entropy(self, inputs: Tensor, steps: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Also looks how sharp an NTM's weightings are: after some steps, and at the end.
+        """Runs a network whose core has weightings, and measures their entropy after some steps and after the last.
 
         Args:
             inputs: `[T, B, I]`.
-            steps: After which to look, in order, each in (0, T).
+            steps: Numbers of steps, in ascending order, each in (0, T).
 
         Returns:
             The logits `[T, B, O]`, and the mean entropy of the weightings in bits, a scalar.
         """
-        assert isinstance(self.core, Ntm)
         state, outputs, entropies = self.core.initial_state(inputs.shape[1]), [], []
         for part in inputs.tensor_split(list(steps)):
             output, state = self.core(part, state)
             outputs.append(output)
-            entropies.append(entropy(self.core.unpack(state).weightings).mean())
+            weightings = torch.stack([*self.core.weightings(state).values()], dim=1)  # [B, K, N]
+            entropies.append(entropy(weightings).mean())
         return self.output(torch.cat(outputs)), torch.stack(entropies).mean()

@@ -19,8 +19,15 @@ from ntm_rl.agents.policy.description import warn_of_spaces
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.policy.sb3_names import check_policy_class, check_policy_name
 from ntm_rl.agents.ppo.arguments import check_device, check_hyperparameters, check_learning, check_spaces, made_env
-from ntm_rl.agents.ppo.diagnosis import check_last, check_observations, check_originals, check_rollout, update_error
-from ntm_rl.agents.ppo.episode_infos import with_statistics
+from ntm_rl.agents.ppo.diagnosis import (
+    check_observations,
+    check_rollout,
+    check_terminal_observations,
+    check_unnormalized,
+    update_error,
+)
+from ntm_rl.agents.ppo.episode_infos import valid_infos
+from ntm_rl.agents.ppo.loss import ppo_loss
 from ntm_rl.agents.ppo.rollout import Minibatch, Rollout, warn_of_sizes
 from ntm_rl.agents.ppo.rollout_view import RolloutBufferView
 from ntm_rl.agents.runs.nonfinite import NonFiniteError
@@ -29,28 +36,32 @@ from ntm_rl.envs.wrappers.guard import Guarded
 from ntm_rl.errors import InputError
 
 
+# MemoryPPO overrides nearly all of RecurrentPPO. It stays a subclass because user code decides by
+# `isinstance(model, RecurrentPPO)` whether to pass the memory state through `predict`, and without it would play an
+# agent that forgets every step.
 class MemoryPPO(RecurrentPPO):
     """Proximal policy optimisation (Schulman et al. 2017) with truncated backpropagation through time.
 
-    The constructor takes the arguments of `sb3_contrib.RecurrentPPO` in their order; only those below differ. A rollout
-    of `n_steps` x `n_envs` is cut into chunks of `sequence_length`; a minibatch is whole chunks, started from the
-    memory states that the rollout had there, with episode starts handled inside. Gradients end at a chunk's start.
+    Takes the arguments of `sb3_contrib.RecurrentPPO` in the same order; those that differ are below. A rollout of
+    `n_steps` x `n_envs` is cut into chunks of `sequence_length` steps. A minibatch consists of whole chunks, which
+    start from the memory states stored in the rollout and reset where episodes begin. Gradients stop at the start of a
+    chunk.
 
-    Actions are learned from as they were sampled; the environment gets them clipped and, where its Box holds integers
-    or booleans, rounded (see `ActionConverter`).
+    The policy learns from actions as sampled; the environment gets them clipped and, if its Box holds integers or
+    bools, rounded (see `ActionConverter`).
 
     Args:
         policy: `"MlpNtmPolicy"`, `"CnnNtmPolicy"`, `"MultiInputNtmPolicy"` or a subclass of `MlpNtmPolicy`.
         env: A Gymnasium environment, its id, a Gymnasium `VectorEnv` or an SB3 `VecEnv`.
-        batch_size: Transitions in a minibatch, best a multiple of `sequence_length`; at least one chunk is taken. None,
-            or more than the rollout has: all of them.
-        sequence_length: Steps L of a chunk; where they do not divide `n_steps`, the last chunk is shorter. None:
-            `n_steps`, or a part of them that fits into a minibatch.
-        recompute_states: Recompute the chunks' first states with the current weights before every epoch but the
-            first, since they go stale while the policy learns; costs one forward pass an epoch.
+        batch_size: Transitions per minibatch, preferably a multiple of `sequence_length`; at least one chunk. None, or
+            more than `n_steps * n_envs`: the whole rollout.
+        sequence_length: Steps L of a chunk. If L does not divide `n_steps`, the last chunk is shorter. None: `n_steps`,
+            or a part of it that fits into a minibatch.
+        recompute_states: Recompute the states at the start of chunks with the current weights before each epoch but
+            the first, as they go stale during the update; costs one forward pass per epoch.
 
     Raises:
-        InputError: an argument of another type or out of its range, or a policy without a memory core.
+        InputError: an argument of a wrong type or out of range, or a policy without a memory core.
     """
 
     policy: MlpNtmPolicy
@@ -87,11 +98,9 @@ class MemoryPPO(RecurrentPPO):
         recompute_states: bool = False,
     ):
         if isinstance(policy, str):
-            ours = [name for name, each in self.policy_aliases.items() if issubclass(each, MlpNtmPolicy)]
-            check_policy_name(policy, ours)
+            check_policy_name(policy, self._valid_policy_names())
         check_device(device)
-        self.sequence_length = sequence_length
-        self.recompute_states = recompute_states
+        self.sequence_length, self.recompute_states = sequence_length, recompute_states
         super().__init__(
             policy,
             env,
@@ -119,14 +128,17 @@ class MemoryPPO(RecurrentPPO):
             _init_setup_model=_init_setup_model,
         )
 
+    def _valid_policy_names(self) -> list[str]:
+        return [name for name, policy in self.policy_aliases.items() if issubclass(policy, MlpNtmPolicy)]
+
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
-        # Everything that gives SB3 an environment comes through here: the constructor, `load` and `set_env`.
+        # Called by the constructor, `load` and `set_env`.
         env = made_env(env)
         check_spaces(env)
         if isinstance(env, VectorEnv):
             env = VectorEnvAdapter(env)
-        elif isinstance(env, gym.Env):  # what it returns is checked against Gymnasium's interface and its spaces
+        elif isinstance(env, gym.Env):
             env = Guarded(env, f"env = {type(env.unwrapped).__name__}", bounds=False)
         return RecurrentPPO._wrap_env(env, verbose, monitor_wrapper)
 
@@ -162,13 +174,13 @@ class MemoryPPO(RecurrentPPO):
         return self.n_steps * self.n_envs if self.batch_size is None else self.batch_size
 
     def _chunk_length(self) -> int:
-        """Steps of a chunk: as many as asked for, or the rollout's in as few parts as fit into a minibatch."""
+        """Returns `sequence_length`, by default the rollout's steps in as few parts as fit into a minibatch."""
         if self.sequence_length is not None:
             return min(self.sequence_length, self.n_steps)
         return math.ceil(self.n_steps / math.ceil(self.n_steps / self._minibatch_size()))
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
-        """Plays `n_rollout_steps` in every environment; False if a callback stopped it.
+        """Plays `n_rollout_steps` in every environment; returns False if a callback stopped the training.
 
         Raises:
             NonFiniteError: an observation, a reward or a value is not finite.
@@ -177,11 +189,11 @@ class MemoryPPO(RecurrentPPO):
         self.policy.set_training_mode(False)
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
-        rollout, state, normalizer = self._rollout_of(n_rollout_steps), self.memory_state, self._vec_normalize_env
+        rollout, state, normalizer = self._checked_rollout(n_rollout_steps), self.memory_state, self._vec_normalize_env
         if normalizer is not None:
-            check_originals(normalizer, 0)
+            check_unnormalized(normalizer, 0)
         callback.on_rollout_start()
-        # The names of the locals are SB3's: callbacks read them.
+        # Callbacks read the locals, which have SB3's names.
         for n_steps in range(n_rollout_steps):
             rollout.pos = n_steps
             if self.use_sde and self.sde_sample_freq > 0 and n_steps > 0 and n_steps % self.sde_sample_freq == 0:
@@ -192,24 +204,24 @@ class MemoryPPO(RecurrentPPO):
             try:
                 with torch.no_grad():
                     sampled, values, log_probs, state = self.policy.step(obs_tensor, state, episode_starts)
-            except ValueError:  # so torch's distributions refuse parameters that are not finite
+            except ValueError:  # raised by torch's distributions if parameters are not finite
                 check_observations(rollout, n_steps + 1)
                 raise
             rollout.actions[n_steps], rollout.values[n_steps], rollout.log_probs[n_steps] = sampled, values, log_probs
             values, actions = values.unsqueeze(1), sampled.cpu().numpy()
-            clipped_actions = self.policy.playable(actions)
+            clipped_actions = self.policy.action_converter(actions)
 
             new_obs, rewards, dones, infos = _step(env, clipped_actions)
             if normalizer is not None:
-                check_originals(normalizer, n_steps + 1)
+                check_unnormalized(normalizer, n_steps + 1)
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
-            goes_on = callback.on_step()
+            continue_training = callback.on_step()
             if any(infos):
-                self._update_info_buffer(with_statistics(infos), dones)  # type: ignore[arg-type]
-            # Also where the rollout stops: the next one goes on from here.
+                self._update_info_buffer(valid_infos(infos), dones)  # type: ignore[arg-type]
+            # Before a callback can stop the rollout, so that the next one continues from here.
             self._last_obs, self._last_episode_starts, self.memory_state = new_obs, dones, state
-            if not goes_on:
+            if not continue_training:
                 return False
             if dones.any():
                 rewards = rewards + self._truncation_bonus(infos, dones, state, n_steps)
@@ -226,38 +238,40 @@ class MemoryPPO(RecurrentPPO):
         callback.on_rollout_end()
         return True
 
-    def _rollout_of(self, n_steps: int) -> Rollout:
+    def _checked_rollout(self, n_steps: int) -> Rollout:
         if n_steps != self.rollout.n_steps:
-            was = f"was {self.rollout.n_steps} when the model was made, and cannot change in it"
-            raise InputError(f"n_steps = {n_steps}: {was}; give it to MemoryPPO.load(path, env=env, n_steps=...)")
+            raise InputError(
+                f"n_steps = {n_steps}: must be {self.rollout.n_steps}, as when the model was made; to change it use "
+                "MemoryPPO.load(path, env=env, n_steps=...)"
+            )
         return self.rollout
 
     def _truncation_bonus(self, infos: list[dict[str, Any]], dones: np.ndarray, state: Tensor, step: int) -> np.ndarray:
-        """Discounted values of the observations at which a time limit cut an episode short, 0 elsewhere; `[E]`.
+        """Returns `[E]` discounted values of the terminal observations of truncated episodes, 0 elsewhere.
 
-        The memory has already seen everything up to that observation, so `state` is the one after the last step.
+        `state` is that after the last step: the memory has not read the terminal observation yet.
         """
         bonus = np.zeros(len(dones), dtype=np.float32)
-        cut = [
+        truncated = [
             int(index)
             for index in np.flatnonzero(dones)
             if infos[index].get("TimeLimit.truncated") and infos[index].get("terminal_observation") is not None
         ]
-        if cut:
-            last = self.rollout.stack([infos[index]["terminal_observation"] for index in cut])
-            check_last(last, cut, step)
+        if truncated:
+            last = self.rollout.stack([infos[index]["terminal_observation"] for index in truncated])
+            check_terminal_observations(last, truncated, step)
             with torch.no_grad():
-                no_reset = torch.zeros(len(cut), dtype=torch.bool, device=self.device)
-                values = self.policy.values(last, state[cut], no_reset)
-            bonus[cut] = self.gamma * values.cpu().numpy()
+                no_reset = torch.zeros(len(truncated), dtype=torch.bool, device=self.device)
+                values = self.policy.values(last, state[truncated], no_reset)
+            bonus[truncated] = self.gamma * values.cpu().numpy()
         return bonus
 
-    @torch.enable_grad()  # environments with networks of their own may switch gradients off for all
+    @torch.enable_grad()  # environments may have switched gradients off
     def train(self) -> None:
         """Updates the policy with `n_epochs` passes over the rollout.
 
         Raises:
-            NonFiniteError: a loss or a gradient is not finite; the update that it belongs to has not been made.
+            NonFiniteError: a loss or a gradient is not finite; the weights are those before that update.
         """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
@@ -269,8 +283,7 @@ class MemoryPPO(RecurrentPPO):
                 self._recompute_states()
             for batch in self.rollout.minibatches(self._minibatch_size()):
                 loss, measured = self._loss(batch)
-                parts = dict(measured)
-                divergences.append(measured.pop("approx_kl"))
+                divergences.append(measured["approx_kl"])
                 metrics.append(measured)
                 if self.target_kl is not None and divergences[-1] > 1.5 * self.target_kl:
                     continue_training = False
@@ -280,8 +293,8 @@ class MemoryPPO(RecurrentPPO):
                 self.policy.optimizer.zero_grad()
                 loss.backward()
                 norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-                if not math.isfinite(norm + loss.detach()):  # the one look of the host at the device
-                    raise self._update_error(batch, parts)
+                if not math.isfinite(norm + loss.detach()):  # the only host-device synchronisation of an update
+                    raise self._update_error(batch, measured)
                 self.policy.optimizer.step()
             self._n_updates += 1
             if not continue_training:
@@ -294,43 +307,28 @@ class MemoryPPO(RecurrentPPO):
         return update_error(self.policy, batch, values, measured, self.rollout.sequence_length, self.n_envs)
 
     def _loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """PPO's clipped surrogate (equation 7), value and entropy losses of one minibatch, and what to log of them."""
-        clip_range = self._now(self.clip_range)
         values, log_probs, entropy = self.policy.evaluate_sequences(
             batch.observations, batch.actions, batch.states, batch.resets
         )
-        advantages = batch.advantages
-        if self.normalize_advantage and len(advantages) > 1:
-            advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
-        log_ratio = log_probs - batch.old_log_probs
-        ratio = torch.exp(log_ratio)
-        clipped = torch.clamp(ratio, 1 - clip_range, 1 + clip_range)
-        policy_loss = -torch.min(advantages * ratio, advantages * clipped).mean()
-        if self.clip_range_vf is not None:
-            clip_range_vf = self._now(self.clip_range_vf)
-            values = batch.old_values + torch.clamp(values - batch.old_values, -clip_range_vf, clip_range_vf)
-        value_loss = torch.nn.functional.mse_loss(batch.returns, values)
-        # Without a closed form, minus the log probability estimates the entropy.
-        entropy_loss = log_probs.mean() if entropy is None else -entropy.mean()
-        loss = policy_loss + self.ent_coef * entropy_loss + self.vf_coef * value_loss
-        with torch.no_grad():
-            measured = {
-                "entropy_loss": entropy_loss.detach(),
-                "policy_gradient_loss": policy_loss.detach(),
-                "value_loss": value_loss.detach(),
-                "approx_kl": ((ratio - 1) - log_ratio).mean(),  # Schulman, "Approximating KL divergence" (2020)
-                "clip_fraction": ((ratio - 1).abs() > clip_range).float().mean(),
-                "loss": loss.detach(),
-            }
-        return loss, measured
+        return ppo_loss(
+            batch,
+            values,
+            log_probs,
+            entropy,
+            clip_range=self._current(self.clip_range),
+            clip_range_vf=None if self.clip_range_vf is None else self._current(self.clip_range_vf),
+            ent_coef=self.ent_coef,
+            vf_coef=self.vf_coef,
+            normalize_advantage=self.normalize_advantage,
+        )
 
-    def _now(self, schedule: float | Schedule) -> float:
-        # A callback may have put a number in the place of a schedule.
+    def _current(self, schedule: float | Schedule) -> float:
+        # A callback may have replaced a schedule by a number.
         return schedule(self._current_progress_remaining) if callable(schedule) else schedule
 
     @torch.no_grad()
     def _recompute_states(self) -> None:
-        """Plays the rollout's observations through the current core(s) to renew the state before each chunk."""
+        """Recomputes the state before each chunk by running the current core(s) over the rollout's observations."""
         rollout, length = self.rollout, self.rollout.sequence_length
         state = rollout.states[0]
         for chunk in range(1, len(rollout.states)):
@@ -345,10 +343,11 @@ class MemoryPPO(RecurrentPPO):
             rollout.states[chunk] = state
 
     def _log_training(self, metrics: list[dict[str, Tensor]], divergences: Tensor) -> None:
-        # One transfer for all numbers, after the last update.
+        # One transfer from the device for all metrics.
         table = torch.stack([torch.stack(list(row.values())) for row in metrics]).cpu().numpy()
         for name, column in zip(metrics[0], table.T, strict=True):
-            self.logger.record(f"train/{name}", float(column[-1] if name == "loss" else column.mean()))
+            if name != "approx_kl":
+                self.logger.record(f"train/{name}", float(column[-1] if name == "loss" else column.mean()))
         self.logger.record("train/approx_kl", divergences.mean().item())
         rollout = self.rollout
         explained = explained_variance(rollout.values.cpu().numpy().ravel(), rollout.returns.cpu().numpy().ravel())
@@ -356,12 +355,12 @@ class MemoryPPO(RecurrentPPO):
         if hasattr(self.policy, "log_std"):
             self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/clip_range", self._now(self.clip_range))
+        self.logger.record("train/clip_range", self._current(self.clip_range))
         if self.clip_range_vf is not None:
-            self.logger.record("train/clip_range_vf", self._now(self.clip_range_vf))
+            self.logger.record("train/clip_range_vf", self._current(self.clip_range_vf))
 
     def dump_logs(self, iteration: int = 0) -> None:
-        """See `OnPolicyAlgorithm.dump_logs`; iterations are those of the training, not of this call of `learn`."""
+        """See `OnPolicyAlgorithm.dump_logs`; iterations are counted over all calls of `learn`."""
         super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.n_envs))
 
     def learn(
@@ -376,7 +375,7 @@ class MemoryPPO(RecurrentPPO):
         """See `stable_baselines3.PPO.learn`.
 
         Raises:
-            InputError: the model has no environment, or `total_timesteps` is no number.
+            InputError: the model has no environment, or `total_timesteps` is not a number.
         """
         check_learning(total_timesteps, self.env)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
@@ -386,7 +385,7 @@ class MemoryPPO(RecurrentPPO):
 
 
 def _step(env: VecEnv, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-    """Steps an environment; rewards are `[E]` float32 and dones `[E]` bool, whatever types and shapes it has."""
+    """Steps an environment; converts its rewards to `[E]` float32 and its dones to `[E]` bool."""
     new_obs, rewards, dones, infos = env.step(actions)
     rewards = np.asarray(rewards, dtype=np.float32).reshape(env.num_envs)
     return new_obs, rewards, np.asarray(dones).astype(np.bool_, copy=False).reshape(env.num_envs), infos

@@ -1,4 +1,4 @@
-"""Checks of what `MemoryPPO` and its policies are given, before it fails somewhere inside SB3 or torch."""
+"""Checks of the arguments of `MemoryPPO`, so that wrong ones do not fail inside SB3 or torch."""
 
 import math
 import warnings
@@ -21,8 +21,8 @@ ENVIRONMENTS = "a Gymnasium environment, its id, a Gymnasium VectorEnv or an SB3
 class _Range(NamedTuple):
     low: float
     high: float = math.inf
-    is_open: bool = False  # the lowest value itself is not in it
-    is_schedule: bool = False  # a function of the remaining progress will do too
+    is_open: bool = False  # excludes `low`
+    is_schedule: bool = False  # includes functions of the remaining progress
     is_optional: bool = False
 
     def __contains__(self, value: object) -> bool:
@@ -52,8 +52,8 @@ _NUMBERS = {
     "max_grad_norm": _Range(0, is_open=True),
     "target_kl": _Range(0, is_open=True, is_optional=True),
 }
-_WAYS = {"max_grad_norm": "; float('inf') clips nothing"}
-# Lowest value, and whether None will do.
+_HINTS = {"max_grad_norm": "; float('inf') disables clipping"}
+# Lowest value, and whether None is valid.
 _SIZES = {
     "n_steps": (1, False),
     "n_epochs": (1, False),
@@ -64,10 +64,10 @@ _SIZES = {
 
 
 def check_hyperparameters(model: Any) -> None:
-    """Checks what an algorithm was given; NumPy's floats become Python's, which SB3's schedules want.
+    """Checks the hyperparameters of an algorithm; converts NumPy's floats to Python's, as SB3's schedules need.
 
     Raises:
-        InputError: one is of another type or out of its range, or there is no environment.
+        InputError: a value of a wrong type or out of range, or no environment.
     """
     if not hasattr(model, "observation_space"):
         raise InputError(f"env = None: must be {ENVIRONMENTS}")
@@ -81,28 +81,28 @@ def check_hyperparameters(model: Any) -> None:
     for key, valid in _NUMBERS.items():
         value = getattr(model, key)
         if value not in valid:
-            raise InputError(f"{key} = {value!r}: must be {valid}{_WAYS.get(key, '')}{_zoo_schedule(value)}")
+            raise InputError(f"{key} = {value!r}: must be {valid}{_HINTS.get(key, '')}{_zoo_schedule(value)}")
         if isinstance(value, Real) and not isinstance(value, int):
             setattr(model, key, float(value))
 
 
 def check_learning(total_timesteps: Any, env: VecEnv | None) -> None:
-    """Checks how long `learn` shall train, and that there is an environment.
+    """Checks the arguments of `learn`, and that the model has an environment.
 
     Raises:
-        InputError: no number, or one below 0; no environment.
+        InputError: not a number or below 0; no environment.
     """
     if env is None:
-        raise InputError("env = None: give the model one, by MemoryPPO.load(path, env=env) or model.set_env(env)")
+        raise InputError("env = None: set one with MemoryPPO.load(path, env=env) or model.set_env(env)")
     if total_timesteps not in _Range(0):
         raise InputError(f"total_timesteps = {total_timesteps!r}: must be a number of at least 0")
 
 
 def check_device(device: Any) -> None:
-    """Checks a device by its name, and warns where SB3 takes the CPU because there is no CUDA.
+    """Checks the name of a device, and warns if SB3 falls back to the CPU for want of CUDA.
 
     Raises:
-        InputError: torch knows none of that name.
+        InputError: a name that torch does not know.
     """
     if device == "auto":
         return
@@ -117,30 +117,30 @@ def check_device(device: Any) -> None:
 
 
 def made_env(env: Any) -> Any:
-    """Returns what an algorithm was given as its environment, made where it is an id.
+    """Returns the environment given to an algorithm, made if it is an id.
 
     Raises:
-        InputError: it is no environment.
+        InputError: not an environment.
     """
     if isinstance(env, str):
         return maybe_make_env(env, verbose=0)
     if isinstance(env, (gym.Env, VecEnv, VectorEnv)) or (not isinstance(env, type) and hasattr(env, "step")):
-        return env  # SB3 converts those of the old gym
-    way = ""
+        return env  # SB3 converts environments of the old gym
+    hint = ""
     if isinstance(env, type):
-        way = f"; make one: {env.__name__}()"
+        hint = f"; make one: {env.__name__}()"
     elif callable(env):
-        way = "; call the function, or use DummyVecEnv([function])"
+        hint = "; call the function, or use DummyVecEnv([function])"
     elif isinstance(env, (list, tuple)):
-        way = "; for several environments use DummyVecEnv with a list of functions that make them"
-    raise InputError(f"env = {env!r}: must be {ENVIRONMENTS}{way}")
+        hint = "; for several environments use DummyVecEnv with a list of functions that make them"
+    raise InputError(f"env = {env!r}: must be {ENVIRONMENTS}{hint}")
 
 
 def check_spaces(env: Any) -> None:
-    """Checks that SB3 can store what an environment shows.
+    """Checks that SB3 can store the observations of an environment.
 
     Raises:
-        InputError: observations without a shape of their own, or without any number.
+        InputError: an unsupported or an empty observation space.
     """
     space = getattr(env, "single_observation_space", getattr(env, "observation_space", None))
     for part in (space, *(space.spaces.values() if isinstance(space, spaces.Dict) else ())):
@@ -150,8 +150,8 @@ def check_spaces(env: Any) -> None:
             problem = "is empty" if is_empty else "not supported"
             raise InputError(
                 f"observation space = {' '.join(str(part).split())[:200]}: {problem}; valid are Box, Discrete, "
-                "MultiDiscrete, MultiBinary and a Dict of these; change it by gymnasium.wrappers.FlattenObservation or "
-                "TransformObservation"
+                "MultiDiscrete, MultiBinary and a Dict of these; convert it with gymnasium.wrappers.FlattenObservation "
+                "or TransformObservation"
             )
 
 
@@ -159,4 +159,4 @@ def _zoo_schedule(value: Any) -> str:
     if not isinstance(value, str) or not value.startswith("lin_"):
         return ""
     start = value.removeprefix("lin_")
-    return f"; what RL Zoo calls {value!r} is stable_baselines3.common.utils.LinearSchedule({start}, 0, 1)"
+    return f"; RL Zoo's {value!r} is stable_baselines3.common.utils.LinearSchedule({start}, 0, 1)"

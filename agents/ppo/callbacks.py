@@ -1,45 +1,51 @@
-"""Callbacks that keep a training's results: checkpoints, the best agent, and a clean end on a signal."""
+"""Callbacks of a PPO training: checkpoints, the best agent, curricula, progress, and a clean end on a signal."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 from ntm_rl.agents.policy.files import save_agent
 from ntm_rl.agents.ppo.checkpoints import save_checkpoint
-from ntm_rl.agents.ppo.environment_states import curricula, reached_level
-from ntm_rl.agents.runs.progress import ProgressDisplay
+from ntm_rl.agents.ppo.vec_env_state import curricula, reached_level
 from ntm_rl.agents.runs.signals import SignalListener
+from ntm_rl.agents.runs.trainer import Session
 from ntm_rl.agents.storage.cards import WEIGHTS
-from ntm_rl.agents.storage.checkpoints import count
+from ntm_rl.agents.storage.checkpoints import as_count
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.tensors import read_tensors
 from ntm_rl.agents.tracking.logger import pending_metrics
 
 
+def mean_return(model: BaseAlgorithm) -> float | None:
+    """Returns the mean return of a model's last episodes, SB3's `rollout/ep_rew_mean`; None before the first."""
+    episodes = model.ep_info_buffer
+    return float(np.mean([episode["r"] for episode in episodes])) if episodes else None
+
+
 class BestAgentCallback(BaseCallback):
-    """Saves the agent whenever the mean return over the last episodes reaches a new height.
+    """Saves the agent whenever the mean return over the last episodes exceeds the best so far.
 
-    The mean is SB3's `rollout/ep_rew_mean`, over at least `episodes` episodes, looked at once a rollout; the weights
-    saved are those that played that rollout.
+    The mean is SB3's `rollout/ep_rew_mean` over at least `episodes` episodes, evaluated once per rollout; the saved
+    weights are those that played the rollout.
 
-    Where a curriculum makes the environments harder, returns are compared within a level alone. After a level is
-    reached, nothing is saved until all of the last episodes were played at it; then the agent replaces that of a lower
-    level, whatever its return.
+    With a curriculum, returns are compared only within a level. After a new level, nothing is saved until all of the
+    last episodes were played at it; then the agent replaces the one of a lower level, whatever its return.
 
     Args:
         folder: Where the agent goes.
         episodes: Episodes to average over.
         extra: JSON values for the card.
-        best: The height that an earlier part of the training reached; that of an agent already in `folder` counts too,
-            which may have been saved after the checkpoint from which a training goes on.
-        best_level: The level at which it did; 0 without a curriculum.
-        easier: How many of the model's last episodes are of lower levels than the present one; they are the oldest.
+        best: The best mean return before this training was resumed. The agent in `folder` counts too: it may be newer
+            than the checkpoint.
+        best_level: Its level; 0 without a curriculum.
+        easier: Number of the model's last episodes that were played at lower levels; they are the oldest.
 
     Attributes:
-        level: That the environments' curricula reached in the last rollout; 0 without any.
+        level: The level that the curricula reached in the last rollout; 0 without any.
     """
 
     def __init__(
@@ -55,13 +61,15 @@ class BestAgentCallback(BaseCallback):
         self.folder, self.episodes, self.extra = folder, episodes, extra
         self.best, self.best_level = best, best_level
         self.level, self._first_easier = 0, easier
-        self._newest_easier: Any = None  # the last episode before the present level was reached
+        self._newest_easier: Any = None  # the last episode before the current level was reached
 
     @property
     def easier(self) -> int:
-        """How many of the model's last episodes are of lower levels than the present one."""
-        places = [place for place, episode in enumerate(self._last_episodes()) if episode is self._newest_easier]
-        return places[0] + 1 if places else 0
+        """Number of the model's last episodes that were played at lower levels."""
+        for index, episode in enumerate(self._last_episodes()):
+            if episode is self._newest_easier:
+                return index + 1
+        return 0
 
     def _on_training_start(self) -> None:
         self.best_level, self.best = max((self.best_level, self.best), _saved_best(self.folder))
@@ -77,8 +85,8 @@ class BestAgentCallback(BaseCallback):
             self.level, self._newest_easier = level, episodes[-1] if episodes else None
         if len(episodes) < self.episodes or self.easier:
             return
-        mean = float(np.mean([episode["r"] for episode in episodes]))
-        if (level, mean) > (self.best_level, self.best):
+        mean = mean_return(self.model)
+        if mean is not None and (level, mean) > (self.best_level, self.best):
             self.best_level, self.best = level, mean
             extra = {**(self.extra or {}), "mean_return": mean, "timesteps": self.model.num_timesteps}
             extra["level"] = level or None
@@ -92,17 +100,17 @@ class BestAgentCallback(BaseCallback):
 
 
 class CheckpointCallback(BaseCallback):
-    """Writes a checkpoint between two rollouts whenever `every` environment steps have passed, and at the end.
+    """Writes a checkpoint before a rollout once `every` environment steps have passed, and at the end.
 
     Args:
         folder: Where checkpoints go.
         every: Environment steps between two checkpoints.
         keep: Checkpoints to keep.
-        best: Whose best mean return is kept with each, so that a resumed training does not start it anew.
-        extra: JSON values to keep with each.
+        best: Its best mean return is saved too, so that a resumed training continues from it.
+        extra: JSON values to save with each checkpoint.
 
     Attributes:
-        saved_at: Environment steps of the last checkpoint.
+        saved_at: Environment steps at the last checkpoint.
     """
 
     def __init__(
@@ -119,7 +127,7 @@ class CheckpointCallback(BaseCallback):
         self._between_rollouts = True
 
     def save(self) -> None:
-        """Writes a checkpoint now; between two rollouts only, where the counters agree with the weights."""
+        """Writes a checkpoint now; call it only between two rollouts, where the counters agree with the weights."""
         if self.saved_at != self.model.num_timesteps:
             extra = dict(self.extra)
             if self.best is not None:
@@ -141,7 +149,7 @@ class CheckpointCallback(BaseCallback):
         self._between_rollouts = True
 
     def _on_training_end(self) -> None:
-        if self._between_rollouts:  # not if a callback stopped inside of one
+        if self._between_rollouts:  # not if a callback stopped the training within a rollout
             self.save()
 
     def _on_step(self) -> bool:
@@ -149,7 +157,7 @@ class CheckpointCallback(BaseCallback):
 
 
 class CurriculumCallback(BaseCallback):
-    """Logs how far the environments' curricula have come, as `rollout/level`."""
+    """Logs the mean level of the environments' curricula as `rollout/level`."""
 
     def _on_rollout_end(self) -> None:
         levels = [each.level for each in curricula(self.training_env)]
@@ -160,17 +168,21 @@ class CurriculumCallback(BaseCallback):
         return True
 
 
-class StopOnSignal(SignalListener, BaseCallback):
-    """Ends a training cleanly on a signal: the rollout under way is finished and learnt from, then saved."""
+class StopOnSignal(BaseCallback):
+    """Ends a training on a signal: the current rollout is finished and learned from, then a checkpoint is written.
 
-    def __init__(self, checkpoints: CheckpointCallback):
-        SignalListener.__init__(self)
-        BaseCallback.__init__(self)
-        self.checkpoints = checkpoints
+    Args:
+        signals: Records the signal.
+        checkpoints: Writes the checkpoint.
+    """
+
+    def __init__(self, signals: SignalListener, checkpoints: CheckpointCallback):
+        super().__init__()
+        self.signals, self.checkpoints = signals, checkpoints
         self._stops = False
 
     def _on_rollout_start(self) -> None:
-        if self.received is not None:
+        if self.signals.received is not None:
             self.checkpoints.save()
             self._stops = True
 
@@ -178,38 +190,27 @@ class StopOnSignal(SignalListener, BaseCallback):
         return not self._stops
 
 
-def _saved_best(folder: Path) -> tuple[int, float]:
-    """Level and mean return of the agent that lies in a folder, below all others if there is none that can be read."""
-    try:
-        extra = read_tensors(folder / WEIGHTS)[1]["extra"]
-        return count(extra.get("level") or 0), float(extra["mean_return"])
-    except (StorageError, KeyError, TypeError, ValueError, AttributeError):
-        return 0, -np.inf
-
-
 class ProgressCallback(BaseCallback):
-    """Shows the mean return of a training by SB3's callbacks."""
+    """Shows the mean return in a training's progress bar."""
 
-    def __init__(self) -> None:
+    def __init__(self, session: Session):
         super().__init__()
-        self._display: ProgressDisplay | None = None
-
-    def _on_training_start(self) -> None:
-        self._display = ProgressDisplay(self.model.num_timesteps, self.model._total_timesteps, "steps")
+        self._session = session
 
     def _on_rollout_end(self) -> None:
-        episodes = self.model.ep_info_buffer or ()
-        mean = f"return {np.mean([episode['r'] for episode in episodes]):.3f}" if episodes else "no episode yet"
-        if self._display is not None:
-            self._display.update(self.model.num_timesteps, mean)
-
-    def _on_training_end(self) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Takes the bar away; harmless where there is none."""
-        if self._display is not None:
-            self._display.close()
+        mean = mean_return(self.model)
+        self._session.show_progress(
+            self.model.num_timesteps, "no episode yet" if mean is None else f"return {mean:.3f}"
+        )
 
     def _on_step(self) -> bool:
         return True
+
+
+def _saved_best(folder: Path) -> tuple[int, float]:
+    """Returns level and mean return of the agent in a folder; 0 and minus infinity without a readable one."""
+    try:
+        extra = read_tensors(folder / WEIGHTS)[1]["extra"]
+        return as_count(extra.get("level") or 0), float(extra["mean_return"])
+    except (StorageError, KeyError, TypeError, ValueError, AttributeError):
+        return 0, -np.inf

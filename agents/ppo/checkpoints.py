@@ -1,4 +1,4 @@
-"""Checkpoints of a PPO training."""
+"""Checkpoints of an on-policy training."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ntm_rl.agents.policy.files import agent_card
 from ntm_rl.agents.policy.normalization import normalizer_state, restore_normalizer
-from ntm_rl.agents.ppo.environment_states import environment_state, reached_level, restore_environments
-from ntm_rl.agents.storage.checkpoints import FORMAT, count, read_checkpoint, write_checkpoint
+from ntm_rl.agents.ppo.vec_env_state import get_vec_env_state, reached_level, restore_vec_env
+from ntm_rl.agents.storage.checkpoints import FORMAT, as_count, read_checkpoint, write_checkpoint
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.random_states import restore_random_states
 from ntm_rl.agents.storage.tensors import put_weights, require_matching
@@ -29,7 +29,7 @@ def save_checkpoint(
         model: An on-policy algorithm between two rollouts.
         folder: Where checkpoints lie; made if missing.
         keep: Checkpoints to keep, at least 1.
-        extra: JSON values to keep with it.
+        extra: JSON values to save with it.
 
     Returns:
         The file written.
@@ -42,7 +42,7 @@ def save_checkpoint(
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None:
         tensors = {f"normalizer.{name}": tensor for name, tensor in normalizer_state(normalizer).items()}
-    arrays, environment = pack(environment_state(model))
+    arrays, environment = pack(get_vec_env_state(model))
     tensors |= {f"environment.{name}": tensor for name, tensor in arrays.items()}
     document = {
         "kind": "checkpoint",
@@ -61,24 +61,24 @@ def save_checkpoint(
 
 
 def _agent_card(model: OnPolicyAlgorithm) -> dict[str, Any] | None:
-    """Returns the card with which a model's agent is loaded out of a checkpoint; None where there can be none."""
+    """Returns the card for loading the agent from its checkpoint; None for a policy that cannot be loaded so."""
     env = model.get_env()
     extra = {"timesteps": model.num_timesteps, "level": None if env is None else reached_level(env)}
-    with suppress(InputError):  # a policy of the user's own: its checkpoints can be resumed all the same
+    with suppress(InputError):  # a custom policy: its checkpoints can still be resumed
         return agent_card(model.policy, model.get_vec_normalize_env(), extra)
     return None
 
 
 def load_checkpoint(path: Path, model: OnPolicyAlgorithm, *, environments: bool = True) -> dict[str, Any]:
-    """Puts a training back where `save_checkpoint` found it; everything is checked before anything changes.
+    """Restores a training from a checkpoint; everything is checked before anything changes.
 
     Args:
         path: The file.
         model: Made with the same settings.
-        environments: Put the environments' states back too, where the file has them; else new episodes begin.
+        environments: Restore the environments' states too, if the file has them; else new episodes begin.
 
     Returns:
-        The `extra` values saved with it.
+        The `extra` values that were saved with it.
 
     Raises:
         StorageError: missing, damaged, or of another kind of agent.
@@ -89,16 +89,16 @@ def load_checkpoint(path: Path, model: OnPolicyAlgorithm, *, environments: bool 
     try:
         episodes = [{key: float(episode[key]) for key in "rlt"} for episode in document["episodes"]]
         successes = [float(success) for success in document.get("successes", [])]
-        counters = {key: count(document[key]) for key in ("num_timesteps", "n_updates", "episode_num")}
+        counters = {key: as_count(document[key]) for key in ("num_timesteps", "n_updates", "episode_num")}
         extra = dict(document["extra"])
         state = unpack(groups["environment"], document.get("environment", {}))
         if environments:
-            restore_environments(model, state, counters["num_timesteps"])
+            restore_vec_env(model, state, counters["num_timesteps"])
         else:
             model._last_obs = None
     except InputError as error:
         raise StorageError(f"{path}: {error}; was the config changed?") from error
-    except Exception as error:  # whatever hostile values make the parsers raise
+    except Exception as error:  # the parsers raise all kinds of errors for hostile values
         raise StorageError(f"{path}: not a checkpoint of format {FORMAT}: {error!r}") from error
 
     put_weights(model.policy, groups["policy"])

@@ -1,4 +1,4 @@
-"""Finds what is not finite in a rollout or an update."""
+"""Finds values that are not finite in a rollout or an update."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -17,22 +17,27 @@ from ntm_rl.agents.runs.nonfinite import NonFiniteError, bad_gradients
 def check_rollout(
     rollout: Rollout, last_obs: PyTorchObs, last_values: Tensor, normalizer: VecNormalize | None = None
 ) -> None:
-    """Looks at a finished rollout and at what follows it: one look of the host at the device.
+    """Checks that a complete rollout is finite, with one host-device synchronisation.
 
     Args:
-        rollout: All steps of it.
+        rollout: The rollout.
         last_obs: Observations after the last step.
         last_values: Their values `[E]`.
-        normalizer: Whose running statistics made the observations and rewards.
+        normalizer: The environments' wrapper, whose running variances are checked too.
 
     Raises:
-        NonFiniteError: names the first quantity that is not finite, with its step and its environment.
+        NonFiniteError: names the first quantity that is not finite, with its step and environment.
     """
     if normalizer is not None:
         _check_statistics(normalizer)
-    seen = [*_named(rollout.observations), *_named(last_obs)]
-    blocks = [rollout.values, rollout.log_probs, last_values, *(each for _, each in seen if each.is_floating_point())]
-    # A sum is finite only if all its terms are; sums that overflow are looked at again below.
+    observations = [block for _, block in (*_named(rollout.observations), *_named(last_obs))]
+    blocks = [
+        rollout.values,
+        rollout.log_probs,
+        last_values,
+        *(each for each in observations if each.is_floating_point()),
+    ]
+    # A sum is finite only if all its terms are. Where a sum of finite terms overflows, nothing is found below.
     if np.isfinite(rollout.rewards).all() and math.isfinite(torch.stack([block.sum() for block in blocks]).sum()):
         return
     steps = rollout.n_steps
@@ -41,17 +46,17 @@ def check_rollout(
 
 
 def check_observations(rollout: Rollout, steps: int) -> None:
-    """As `check_rollout`, of the observations alone: what a policy that failed was given in the last of `steps`."""
+    """As `check_rollout`, for the observations of the first `steps` steps, after the policy failed."""
     _raise_first([(name, block[:steps], 0) for name, block in _named(rollout.observations)])
 
 
-def check_last(observations: PyTorchObs, environments: list[int], step: int) -> None:
-    """As `check_rollout`, of the last observations of episodes that a time limit cut short: rewards hold their values.
+def check_terminal_observations(observations: PyTorchObs, environments: list[int], step: int) -> None:
+    """As `check_rollout`, for the terminal observations of truncated episodes, whose values are added to rewards.
 
     Args:
         observations: `[n, ...]`.
-        environments: The n whose episodes were cut.
-        step: Of the rollout.
+        environments: Indices of the n environments.
+        step: Step of the rollout.
     """
     for name, block in _named(observations):
         if block.is_floating_point():
@@ -59,28 +64,30 @@ def check_last(observations: PyTorchObs, environments: list[int], step: int) -> 
                 if not torch.isfinite(each).all():
                     value = repr(float(each[~torch.isfinite(each)][0]))
                     place = {"step": step, "environment": environment}
-                    where = f"last {name} of environment {environment} at step {step} of the rollout"
-                    raise NonFiniteError(f"{where} is {value}", {"quantity": f"last {name}", "value": value, **place})
+                    quantity = f"terminal {name}"
+                    where = f"{quantity} of environment {environment} at step {step} of the rollout"
+                    raise NonFiniteError(f"{where} is {value}", {"quantity": quantity, "value": value, **place})
 
 
-def check_originals(normalizer: VecNormalize, step: int) -> None:
-    """Looks at what a `VecNormalize` was given, before its statistics carry one bad number into all environments.
+def check_unnormalized(normalizer: VecNormalize, step: int) -> None:
+    """Checks the inputs of a `VecNormalize`, as its statistics would spread one bad value to all environments.
 
     Args:
         normalizer: After a reset or a step.
-        step: Of the rollout, to which its observations belong; the rewards belong to the one before.
+        step: Step of its observations in the rollout; its rewards belong to the step before.
 
     Raises:
         NonFiniteError: as `check_rollout`.
     """
-    seen = [(name, np.asarray(array)) for name, array in _named(normalizer.old_obs)]
-    given = [*seen, ("reward", np.asarray(normalizer.old_reward))] if step > 0 else seen
-    if not all(array.dtype.kind != "f" or math.isfinite(array.sum()) for _, array in given):
-        _raise_first([(name, array[None], step - (name == "reward")) for name, array in given])
+    inputs = [(name, np.asarray(array)) for name, array in _named(normalizer.old_obs)]
+    if step > 0:
+        inputs.append(("reward", np.asarray(normalizer.old_reward)))
+    if not all(array.dtype.kind != "f" or math.isfinite(array.sum()) for _, array in inputs):
+        _raise_first([(name, array[None], step - (name == "reward")) for name, array in inputs])
 
 
 def _check_statistics(normalizer: VecNormalize) -> None:
-    """Looks at running variances: an infinite one makes 0 of all that is normalised by it."""
+    """Checks the running variances: an infinite one normalises everything to 0."""
     named: dict[str, Any] = {"reward": normalizer.ret_rms} if normalizer.norm_reward else {}
     if normalizer.norm_obs:
         statistics = normalizer.obs_rms
@@ -89,33 +96,33 @@ def _check_statistics(normalizer: VecNormalize) -> None:
     for name, part in named.items():
         if not np.isfinite(part.var).all():
             quantity = f"VecNormalize's running variance of the {name}"
-            message = f"{quantity} is not finite: a number was too large to be squared; clip it in the environment"
+            message = f"{quantity} is not finite: the square of a value overflowed; clip it in the environment"
             raise NonFiniteError(message, {"quantity": quantity, "value": str(part.var)})
 
 
 def update_error(
     module: nn.Module, batch: Minibatch, values: Tensor, measured: Mapping[str, Tensor], length: int, n_envs: int
 ) -> NonFiniteError:
-    """Describes an update whose loss or gradient is not finite; the weights have not been changed by it.
+    """Returns the error for an update whose loss or gradient is not finite.
 
     Args:
-        module: With the gradients.
-        batch: What was learnt from.
-        values: Values of its transitions with the weights as they are, `[L * B]`.
+        module: The policy, with the gradients.
+        batch: The minibatch.
+        values: Values of its transitions under the current weights, `[L * B]`.
         measured: The parts of the loss.
-        length: L, steps of the rollout's chunks, of which the last may be shorter.
+        length: Steps of the rollout's chunks; those of the minibatch may be shorter.
         n_envs: E.
     """
     parts = {name: float(value) for name, value in measured.items()}
     bad_parts = [name for name, value in parts.items() if not np.isfinite(value)]
     steps = len(batch.resets)
     errors = (batch.returns - values).abs().view(steps, -1)
-    doubtful = ~torch.isfinite(errors).all(dim=0)
-    if not doubtful.any():  # nothing but the gradient overflowed: most likely where the error is largest
-        doubtful[errors.max(dim=0).values.argmax()] = True
+    is_suspect = ~torch.isfinite(errors).all(dim=0)
+    if not is_suspect.any():  # only the gradient overflowed, most likely where the error is largest
+        is_suspect[errors.max(dim=0).values.argmax()] = True
     sequences = [
         {"environment": chunk % n_envs, "steps": [chunk // n_envs * length, chunk // n_envs * length + steps - 1]}
-        for chunk in batch.chunks[doubtful].tolist()
+        for chunk in batch.chunks[is_suspect].tolist()
     ]
     quantity = f"loss ({', '.join(bad_parts)})" if bad_parts else "gradient"
     report = {
@@ -129,10 +136,10 @@ def update_error(
 
 
 def _raise_first(quantities: Iterable[tuple[str, Any, int]]) -> None:
-    """Raises for the first entry that is not finite, by step and then by the order in which a step computes.
+    """Raises for the first value that is not finite, by step and then by the order of the quantities.
 
     Args:
-        quantities: Name, block `[T, E, ...]` and the number of its first step.
+        quantities: Name, block `[T, E, ...]` and first step of each.
     """
     found: list[tuple[int, int, dict[str, Any]]] = []
     for order, (name, block, first) in enumerate(quantities):

@@ -1,4 +1,4 @@
-"""A look at what a training will need, before anything of it is created."""
+"""Tries an environment and a policy before a training creates anything."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,13 +19,13 @@ from ntm_rl.errors import InputError
 
 
 def probe_environment(settings: EnvSettings, seed: int) -> None:
-    """Resets and steps one copy of an environment, made for this alone; `Guarded` checks what it returns.
+    """Makes an environment and resets and steps it once; `Guarded` checks what it returns.
 
     Raises:
-        InputError: it cannot be made, or does not keep to Gymnasium's interface or to its spaces.
+        InputError: it cannot be made, or violates Gymnasium's interface or its own spaces.
         ForeignError: its own code raised an error.
     """
-    with _random_states_kept():
+    with _preserved_random_states():
         env = make_vec_env(settings, 1, seed)
         try:
             env.reset()
@@ -36,17 +36,17 @@ def probe_environment(settings: EnvSettings, seed: int) -> None:
 
 
 def probe_agent(model: MemoryPPO, env_id: str) -> None:
-    """Lets a model's policy act once on a sample of its observation space, and saves and loads its agent.
+    """Computes one action for a sample of the observation space, and saves and loads the agent.
 
     Raises:
         InputError: one of these fails.
     """
-    with _random_states_kept(), TemporaryDirectory(prefix="ntm-rl-") as folder:
+    with _preserved_random_states(), TemporaryDirectory(prefix="ntm-rl-") as folder:
         _act(model, env_id)
         try:
             save_agent(model.policy, Path(folder, "agent"), model.get_vec_normalize_env())
             load_agent(Path(folder, "agent"), "cpu")
-        except WriteError:  # the folder for temporary files is full, which says nothing of the run's
+        except WriteError:  # of the folder for temporary files, not of the run's
             return
         except (InputError, StorageError) as error:
             raise InputError(f"env.id = {env_id!r}: its agent could not be saved and loaded again: {error}") from error
@@ -69,8 +69,8 @@ def _act(model: MemoryPPO, env_id: str) -> None:
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """Lets random numbers go on afterwards as if nothing had been drawn."""
+def _preserved_random_states() -> Iterator[None]:
+    """Restores the random states afterwards."""
     states = random_states()
     try:
         yield

@@ -1,4 +1,4 @@
-"""The rollout of recurrent PPO: one time-major `[T, E]` block, cut into chunks for training."""
+"""The rollout buffer of recurrent PPO: time-major `[T, E]` blocks, cut into chunks for training."""
 
 import math
 import warnings
@@ -14,23 +14,23 @@ from torch import Tensor
 from ntm_rl.agents.policy.actions import sampled_block
 from ntm_rl.errors import InputError
 
-# What is stored as it is; other numbers of a Box are stored as float32, which is what the policies compute in.
-_KEPT = {np.dtype(name) for name in ("bool", "uint8", "int8", "int16", "int32", "int64")}
+# Types of a Box that are stored unchanged; others are stored as float32, in which the policies compute.
+_STORED_TYPES = {np.dtype(name) for name in ("bool", "uint8", "int8", "int16", "int32", "int64")}
 
 
 class Minibatch(NamedTuple):
-    """B chunks of L consecutive steps each; blocks are time-major and flattened, `[L * B, ...]`.
+    """B chunks of L consecutive steps; blocks are time-major and flattened to `[L * B, ...]`.
 
     Attributes:
-        observations: `[L * B, ...]`, a dict of such tensors for Dict spaces.
-        actions: `[L * B, A]` as they were sampled, `[L * B]` for Discrete spaces.
-        old_values: `[L * B]`, as all that follow.
-        old_log_probs: of the actions under the policy that took them.
-        advantages: GAE.
-        returns: advantages plus old values.
-        states: memory states before each chunk's first step, `[B, S]`.
+        observations: `[L * B, ...]`, or a dict of such tensors.
+        actions: As sampled, `[L * B, A]`, `[L * B]` for Discrete spaces.
+        old_values: Values in the rollout, `[L * B]`.
+        old_log_probs: Log probabilities of the actions in the rollout, `[L * B]`.
+        advantages: Generalised advantage estimates, `[L * B]`.
+        returns: Advantages plus old values, `[L * B]`.
+        states: Memory states before the first step of each chunk, `[B, S]`.
         resets: `[L, B]` bool, true where an episode begins.
-        chunks: Number of each chunk, `[B]`: `chunk * E + environment`.
+        chunks: Index of each chunk, `[B]`: `chunk * E + environment`.
     """
 
     observations: PyTorchObs
@@ -45,10 +45,10 @@ class Minibatch(NamedTuple):
 
 
 class Rollout:
-    """T steps of E environments, with the memory state kept only where a chunk of L steps begins.
+    """T steps of E environments, with memory states only at the start of each chunk of L steps.
 
-    All blocks are allocated once, on the training device, and are written in place. Where L does not divide T, the
-    last chunk is shorter.
+    The blocks are allocated once, on the training device, and written in place. If L does not divide T, the last chunk
+    is shorter.
 
     Args:
         observation_space: The environments' observation space.
@@ -56,11 +56,11 @@ class Rollout:
         n_steps: T.
         n_envs: E.
         sequence_length: L, at most T.
-        state_size: S, of the policy's memory state.
-        device: Where the blocks live.
+        state_size: S, the size of the policy's memory state.
+        device: Device of the blocks.
 
     Attributes:
-        pos: Steps stored so far, as SB3's buffers count them.
+        pos: Steps stored so far.
     """
 
     def __init__(
@@ -94,35 +94,35 @@ class Rollout:
         self.pos = 0
 
     def store_observation(self, step: int, obs: Any) -> PyTorchObs:
-        """Copies the environments' observations into row `step` and returns that row.
+        """Copies observations into row `step` and returns that row.
 
-        Where floats arrive for a space of integers, as `VecNormalize` makes them, the block becomes one of floats.
+        A block of integers becomes one of floats if floats arrive, as from `VecNormalize`.
         """
         if not isinstance(self.observations, dict):
             source = _source(obs, self.observations)
-            self.observations = _admitting(self.observations, source)
+            self.observations = _promoted(self.observations, source)
             return self.observations[step].copy_(source)
         row: dict[str, Tensor] = {}
         for key, block in self.observations.items():
             source = _source(obs[key], block)
-            self.observations[key] = _admitting(block, source)
+            self.observations[key] = _promoted(block, source)
             row[key] = self.observations[key][step].copy_(source)
         return row
 
     def tensors(self, obs: Any) -> PyTorchObs:
-        """Returns observations `[n, ...]` as `store_observation` would keep them."""
+        """Returns observations `[n, ...]` in the types in which `store_observation` stores them."""
 
-        def as_kept(array: Any, block: Tensor) -> Tensor:
+        def tensor(array: Any, block: Tensor) -> Tensor:
             source = _source(array, block)
-            kept = torch.float32 if source.is_floating_point() and not block.is_floating_point() else block.dtype
-            return source.to(self.device, kept)
+            dtype = torch.float32 if source.is_floating_point() and not block.is_floating_point() else block.dtype
+            return source.to(self.device, dtype)
 
         if isinstance(self.observations, dict):
-            return {key: as_kept(obs[key], block) for key, block in self.observations.items()}
-        return as_kept(obs, self.observations)
+            return {key: tensor(obs[key], block) for key, block in self.observations.items()}
+        return tensor(obs, self.observations)
 
     def stack(self, observations: list[Any]) -> PyTorchObs:
-        """Returns observations of single environments, as `tensors` would for all at once."""
+        """Stacks observations of single environments and returns them as `tensors` does."""
         if isinstance(observations[0], Mapping):
             return self.tensors({key: np.stack([each[key] for each in observations]) for key in observations[0]})
         return self.tensors(np.stack(observations))
@@ -132,25 +132,25 @@ class Rollout:
         return self.resets[step].copy_(torch.from_numpy(resets))
 
     def store_state(self, step: int, state: Tensor) -> None:
-        """Keeps the memory states `[E, S]` before `step` if a chunk begins there."""
+        """Stores the memory states `[E, S]` before `step` if a chunk begins there."""
         if step % self.sequence_length == 0:
             self.states[step // self.sequence_length] = state
 
     def compute_advantages(self, last_values: Tensor, gamma: float, gae_lambda: float) -> None:
-        """Generalised advantage estimation (Schulman et al. 2016, equation 16).
+        """Computes advantages and returns by generalised advantage estimation (Schulman et al. 2016, equation 16).
 
-        Rewards of truncated episodes already hold the discounted value of the true terminal observation, so the
-        recursion stops at every end of an episode.
+        The rewards of truncated episodes include the discounted value of the terminal observation, so the recursion
+        stops at the end of every episode.
 
         Args:
-            last_values: `[E]`, of the observations after the last step.
-            gamma: Discount.
-            gae_lambda: Decay of the advantage.
+            last_values: Values `[E]` of the observations after the last step.
+            gamma: Discount factor.
+            gae_lambda: Trade-off of bias and variance.
         """
         values = np.concatenate([self.values.cpu().numpy(), last_values.cpu().numpy()[None]])
-        goes_on = 1.0 - self.ends.astype(np.float32)
-        errors = self.rewards + gamma * goes_on * values[1:] - values[:-1]
-        decay = gamma * gae_lambda * goes_on
+        non_terminal = 1.0 - self.ends.astype(np.float32)
+        errors = self.rewards + gamma * non_terminal * values[1:] - values[:-1]
+        decay = gamma * gae_lambda * non_terminal
         advantages = np.empty_like(errors)
         advantage = np.zeros(self.n_envs, dtype=np.float32)
         for step in reversed(range(self.n_steps)):
@@ -162,8 +162,8 @@ class Rollout:
     def minibatches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Minibatch]:
         """Yields all chunks in random order, `batch_size` transitions (at least one chunk) at a time.
 
-        Chunks of one minibatch are equally long: the shorter last ones, if there are any, come in minibatches of their
-        own after the others.
+        The chunks of a minibatch have equal length; shorter last chunks come after the others, in minibatches of their
+        own.
         """
         for first, chunks, length in self._chunks():
             order = torch.randperm(chunks, generator=generator).to(self.device) + first
@@ -171,7 +171,7 @@ class Rollout:
                 yield self._gather(chosen, length)
 
     def minibatch_sizes(self, batch_size: int) -> list[int]:
-        """Returns how many transitions the minibatches have."""
+        """Returns the numbers of transitions of the minibatches."""
         sizes: list[int] = []
         for _, chunks, length in self._chunks():
             each = max(1, batch_size // length)
@@ -179,7 +179,7 @@ class Rollout:
         return sizes
 
     def _chunks(self) -> Iterator[tuple[int, int, int]]:
-        """Yields the first number, the count and the length of equally long chunks."""
+        """Yields the first index, the number and the length of chunks of equal length."""
         whole, rest = divmod(self.n_steps, self.sequence_length)
         yield 0, whole * self.n_envs, self.sequence_length
         if rest:
@@ -210,10 +210,7 @@ class Rollout:
 
 
 def warn_of_sizes(rollout: Rollout, batch_size: int) -> None:
-    """Warns, in SB3's words, where minibatches come out smaller or larger than asked for.
-
-    A rollout that fits into one minibatch gives no warning.
-    """
+    """Warns, as SB3 does, if minibatches differ from `batch_size`, unless one holds the whole rollout."""
     sizes, total = rollout.minibatch_sizes(batch_size), rollout.n_steps * rollout.n_envs
     if set(sizes) == {batch_size} or len(sizes) == 1:
         return
@@ -228,22 +225,21 @@ def warn_of_sizes(rollout: Rollout, batch_size: int) -> None:
 
 
 def _source(array: Any, block: Tensor) -> Tensor:
-    """Returns what an environment gave as a tensor `[n, ...]` in the shape of its space."""
+    """Returns an environment's array as a tensor `[n, ...]` in the shape of its space."""
     source = torch.from_numpy(np.ascontiguousarray(array))
     shape = block.shape[2:]
     if source.shape[1:] == shape:
         return source
     if source[0].numel() != shape.numel():
         raise InputError(
-            f"observations have shape {tuple(source.shape)}, and {tuple(shape)} each in the observation space; correct "
-            "the space or what the vector environment returns"
+            f"observations have shape {tuple(source.shape)}, but {tuple(shape)} each in the observation space; correct "
+            "the space, or the observations of the vector environment"
         )
     return source.reshape(len(source), *shape)
 
 
-def _admitting(block: Tensor, source: Tensor) -> Tensor:
-    fits = block.is_floating_point() or not source.is_floating_point()
-    return block if fits else block.float()
+def _promoted(block: Tensor, source: Tensor) -> Tensor:
+    return block.float() if source.is_floating_point() and not block.is_floating_point() else block
 
 
 def _block(shape: tuple[int, int], space: spaces.Space[Any], device: torch.device) -> Tensor:
@@ -252,5 +248,6 @@ def _block(shape: tuple[int, int], space: spaces.Space[Any], device: torch.devic
             f"space = {space}: not supported; valid are Box, Discrete, MultiDiscrete, MultiBinary and, for "
             "observations, a Dict of these (flatten a Tuple with ntm_rl.envs)"
         )
-    kept = np.zeros(0, space.dtype if space.dtype in _KEPT else np.float32 if isinstance(space, spaces.Box) else int)
-    return torch.zeros(*shape, *space.shape, dtype=torch.from_numpy(kept).dtype, device=device)
+    converted = np.dtype(np.float32 if isinstance(space, spaces.Box) else np.int64)
+    example = np.zeros(0, space.dtype if space.dtype in _STORED_TYPES else converted)
+    return torch.zeros(*shape, *space.shape, dtype=torch.from_numpy(example).dtype, device=device)

@@ -1,4 +1,4 @@
-"""A rollout under the names of SB3's rollout buffers, which callbacks read."""
+"""A rollout with the interface of SB3's rollout buffers, for callbacks."""
 
 from typing import Any
 
@@ -14,19 +14,19 @@ _BLOCKS = ("observations", "actions", "rewards", "returns", "advantages", "value
 
 
 class RolloutBufferView:
-    """What `model.rollout_buffer` is in SB3: the blocks of a `Rollout` as NumPy arrays `[n_steps, n_envs, ...]`.
+    """The blocks of a `Rollout` as NumPy arrays `[n_steps, n_envs, ...]`, as in SB3's `model.rollout_buffer`.
 
-    On the CPU the arrays share the rollout's memory, so that what a callback writes into them is learned from; on a
-    GPU they are copies, and assigning one (`buffer.rewards = ...`) writes it back.
+    On the CPU the arrays share the rollout's memory, so that changes of a callback take effect. On a GPU they are
+    copies; assign a whole array (`buffer.rewards = ...`) to change it.
 
     Attributes:
-        observations: A dict of arrays for Dict spaces.
-        actions: As they were sampled, `[n_steps, n_envs, A]`.
-        rewards: With the discounted value of the last observation where a time limit ended an episode.
+        observations: Observations; a dict of arrays for Dict spaces.
+        actions: Sampled actions, `[n_steps, n_envs, A]`.
+        rewards: Rewards; those of truncated episodes include the discounted value of the terminal observation.
         returns: Advantages plus values.
-        advantages: GAE.
-        values: Of the observations.
-        log_probs: Of the actions.
+        advantages: Generalised advantage estimates.
+        values: Values of the observations.
+        log_probs: Log probabilities of the actions.
         episode_starts: 1.0 where an episode begins; a copy.
     """
 
@@ -95,7 +95,7 @@ class RolloutBufferView:
         return self.rollout.pos
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
-        """Computes them anew, after a callback has changed the rewards; `dones` are those of the last step."""
+        """Recomputes both after a callback has changed the rewards; `dones` are those of the last step."""
         self.rollout.ends[-1] = dones
         self.rollout.compute_advantages(last_values.flatten(), self.gamma, self.gae_lambda)
 

@@ -1,4 +1,4 @@
-"""Begins a training by PPO with the memory core of an earlier run, supervised or not."""
+"""Starts a PPO training with the memory core of an earlier run of either kind."""
 
 import torch
 from gymnasium import spaces
@@ -7,20 +7,19 @@ from torch import Tensor, nn
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.runs.loading import load_run_agent, load_run_network
 from ntm_rl.agents.runs.run import Run
-from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
+from ntm_rl.agents.settings.kinds import SUPERVISED
 from ntm_rl.agents.storage.tensors import put_weights, require_matching, weights_of
 
 
 def warm_start(policy: MlpNtmPolicy, run: Run) -> None:
-    """Puts a run's weights into a policy: those of its memory core, and a supervised run's output layer if it fits.
+    """Copies a run's memory core into a policy, and the output layer of a supervised run if it fits.
 
-    The output layer fits where nothing stands between the core and the actions (`policy.net_arch.pi=[]`).
+    The output layer fits if no layer lies between the core and the actions (`policy.net_arch.pi=[]`).
 
     Raises:
-        InputError: no run, or one whose core has another kind, other options or another input.
+        InputError: the run cannot be loaded, or its core differs in kind, options or input.
     """
-    settings = run.settings()
-    if not isinstance(settings, SupervisedTrainingSettings):
+    if run.settings().kind is not SUPERVISED:
         _copy_core(run, load_run_agent(run, device="cpu").policy.core, policy)
         return
     network, _ = load_run_network(run)
@@ -40,10 +39,10 @@ def _copy_core(run: Run, core: nn.Module, policy: MlpNtmPolicy) -> None:
 
 
 def _as_action_layer(output: nn.Linear, policy: MlpNtmPolicy) -> tuple[Tensor, Tensor] | None:
-    """Returns weight and bias of the layer whose action probabilities are the network's answers."""
+    """Returns weight and bias of an action layer with the network's output probabilities; None if there is none."""
     if isinstance(policy.action_space, spaces.MultiBinary):
         return output.weight, output.bias
     if isinstance(policy.action_space, spaces.Discrete) and policy.action_space.n == 2 and output.out_features == 1:
         weight, bias = (torch.cat([torch.zeros_like(each), each]) for each in (output.weight, output.bias))
-        return weight, bias  # the logit of action 1 against that of action 0
+        return weight, bias  # action 0 has logit 0
     return None

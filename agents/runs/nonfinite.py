@@ -1,4 +1,4 @@
-"""Numbers that are not finite: the error that ends a training, and the search for what brought them in."""
+"""Numbers that are not finite: the error that ends a training, and its report."""
 
 import json
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from ntm_rl.errors import InputError
 
 
 class NonFiniteError(InputError):
-    """A training met a number that is not finite; its weights and its checkpoints are those from before.
+    """A training met a number that is not finite; no weight or checkpoint contains it.
 
     Attributes:
-        report: What it was and where, as JSON values.
+        report: Which number, and where, as JSON values.
     """
 
     def __init__(self, message: str, report: Mapping[str, Any]):
@@ -30,8 +30,8 @@ def bad_gradients(module: nn.Module) -> list[str]:
     return [name for name, each in named if each.grad is not None and not torch.isfinite(each.grad).all()]
 
 
-def write_report(folder: Path, error: NonFiniteError, step: int) -> Path:
-    """Writes what an error found into a run's folder as `nonfinite-<step>.json`."""
+def write_nonfinite_report(folder: Path, error: NonFiniteError, step: int) -> Path:
+    """Writes an error's report into a run's folder as `nonfinite-<step>.json` and returns its path."""
     path = folder / f"nonfinite-{step:012d}.json"
     write_atomically(path, (json.dumps({"error": str(error), **error.report}, indent=2) + "\n").encode())
     return path

@@ -1,8 +1,7 @@
-"""Whether a run that imports a module was made here: code that somebody else put into a folder is not run unasked.
+"""Protects against runs that import a module and were made by somebody else: their code needs the user's consent.
 
-The module's name and folder stand in the run's config, and `origin.json` holds a digest of them under a key that only
-this user can read. Who gives a run away does not know the reader's key, and who changes the config cannot renew the
-digest.
+The run's config has the names and folders of its modules, and `origin.json` has their HMAC under a key that only this
+user can read. Another user's key gives another digest, and a changed config does not match the digest.
 """
 
 import hashlib
@@ -15,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ntm_rl.agents.settings.loading import AnySettings
-from ntm_rl.agents.settings.schema import PpoTrainingSettings
+from ntm_rl.agents.settings.schema import UserModules
 from ntm_rl.agents.storage.files import write_atomically
 from ntm_rl.errors import InputError
 
@@ -23,58 +22,47 @@ ORIGIN = "origin.json"
 KEY_BYTES = 32
 
 
-def imported(settings: AnySettings) -> str | None:
-    """Returns what playing a run imports beside installed packages, None for nothing."""
-    if not isinstance(settings, PpoTrainingSettings):
-        return None
-    module, colon, _ = settings.env.id.partition(":")
-    folder = getattr(settings.env, "path", None)
-    if not colon and folder is None:
-        return None
-    return json.dumps([module if colon else None, None if folder is None else str(folder)])
-
-
 def sign(run: Path, settings: AnySettings) -> None:
-    """Marks a run as made here, if it imports anything; a warning where this user's key cannot be kept."""
-    what = imported(settings)
-    if what is None:
+    """Marks a run that imports a module as made by this user; warns if this user's key cannot be stored."""
+    if not settings.user_modules:
         return
     try:
         key = _key(make=True)
     except OSError as error:
         warnings.warn(f"{_key_file()}: cannot be made ({error}); this run will ask for --trust", stacklevel=2)
         return
-    write_atomically(run / ORIGIN, json.dumps({"digest": _digest(key, what)}).encode())
+    write_atomically(run / ORIGIN, json.dumps({"digest": _digest(key, settings.user_modules)}).encode())
 
 
 def require_trust(run: Path, settings: AnySettings, *, trust: bool) -> None:
-    """Makes sure that a run which imports a module was made by this user, or is trusted.
+    """Makes sure that a run that imports a module was made by this user or is trusted.
 
     Raises:
-        InputError: neither.
+        InputError: it is neither.
     """
-    what = imported(settings)
-    if what is None or trust or _is_signed(run, what):
+    if not settings.user_modules or trust or _is_signed(run, settings.user_modules):
         return
-    module, folder = json.loads(what)
-    code = f"module {module!r}" + (f" from {folder}" if folder else "") if module else f"code from {folder}"
+    code = " and ".join(
+        f"module {module!r}" + (f" from {folder}" if folder else "") if module else f"code from {folder}"
+        for module, folder in settings.user_modules
+    )
     raise InputError(
         f"run = {str(run)!r}: it imports {code}, which runs that code, and the run was not made by you on this machine "
-        "(or its env.id or env.path was changed since); if you trust that code, add --trust"
+        "(or its env.id, env.path, core or core_path has changed since); if you trust that code, add --trust"
     )
 
 
-def _is_signed(run: Path, what: str) -> bool:
+def _is_signed(run: Path, modules: UserModules) -> bool:
     try:
         with (run / ORIGIN).open("rb") as file:
             digest = json.loads(file.read(1000))["digest"]
-        return hmac.compare_digest(_digest(_key(make=False), what), str(digest))
+        return hmac.compare_digest(_digest(_key(make=False), modules), str(digest))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
-def _digest(key: bytes, what: str) -> str:
-    return hmac.new(key, what.encode(), hashlib.sha256).hexdigest()
+def _digest(key: bytes, modules: UserModules) -> str:
+    return hmac.new(key, json.dumps([each for pair in modules for each in pair]).encode(), hashlib.sha256).hexdigest()
 
 
 def _key_file() -> Path:
@@ -82,10 +70,10 @@ def _key_file() -> Path:
 
 
 def _key(*, make: bool) -> bytes:
-    """Returns this user's key, made at its first use if `make`.
+    """Returns this user's key; with `make`, makes it at its first use.
 
     Raises:
-        OSError: there is none, or it cannot be kept.
+        OSError: there is none, or it cannot be stored.
     """
     path = _key_file()
     if not path.is_absolute():
@@ -99,7 +87,7 @@ def _key(*, make: bool) -> bytes:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        with suppress(FileExistsError):  # another training's, of the same moment
+        with suppress(FileExistsError):  # another training made it at the same moment
             os.link(temporary, path)
         temporary.unlink()
     key = path.read_bytes()

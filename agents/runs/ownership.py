@@ -1,4 +1,4 @@
-"""A run has one owner while it is written: the process that trains it."""
+"""Ownership of a run: only one process trains it at a time."""
 
 import errno
 import fcntl
@@ -21,21 +21,21 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
 
 @contextmanager
 def owned(run: Path) -> Iterator[None]:
-    """Makes this process the owner of a run's folder, until the block ends or the process does.
+    """Makes this process the owner of a run's folder until the block or the process ends.
 
-    The system's lock on `owner.json` decides, which ends with its process however that ends. A file system without
-    locks is trusted to show the file at least: then the process that it names decides.
+    The owner holds a file lock on `owner.json`, which the system releases when the process ends. On a file system
+    without locks, the run is owned as long as the process that the file names may be alive.
 
     Raises:
-        InputError: another process trains the run, or may.
+        InputError: another process owns the run, or may own it.
         WriteError: the folder cannot be written.
     """
     path = run / OWNER
     descriptor = _lock(path)
     try:
-        me = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         os.truncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(me).encode(), 0)
+        os.pwrite(descriptor, json.dumps(owner).encode(), 0)
         yield
     finally:
         with suppress(OSError):
@@ -44,7 +44,7 @@ def owned(run: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> int:
-    """Returns the open and locked file; a file that its owner deleted meanwhile is opened anew."""
+    """Opens and locks the file and returns its descriptor; reopens it if its owner deleted it meanwhile."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
@@ -75,7 +75,7 @@ def _owner(descriptor: int) -> dict[str, Any]:
 def _may_be_alive(owner: dict[str, Any]) -> bool:
     pid = owner.get("pid")
     if not isinstance(pid, int) or pid < 1:
-        return False  # an owner writes its name at once
+        return False  # an owner writes its process id at once
     if owner.get("host") != socket.gethostname():
         return True
     try:
@@ -83,13 +83,13 @@ def _may_be_alive(owner: dict[str, Any]) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        pass  # of another user
+        pass  # a process of another user
     return pid != os.getpid()
 
 
 def _refusal(path: Path, owner: dict[str, Any], has_no_locks: bool) -> str:
-    who = f"process {owner.get('pid', '?')} on host {owner.get('host', '?')} since {owner.get('since', '?')}"
-    message = f"run = {str(path.parent)!r}: is being trained by {who}; wait for it, or end it"
+    process = f"process {owner.get('pid', '?')} on host {owner.get('host', '?')} since {owner.get('since', '?')}"
+    message = f"run = {str(path.parent)!r}: is being trained by {process}; wait for it, or end it"
     if not has_no_locks:
         return message
-    return f"{message}; if it has ended and could not say so (its file system knows no locks), delete {path}"
+    return f"{message}; if it has ended (the file system has no locks that would show it), delete {path}"

@@ -1,4 +1,4 @@
-"""What a training shows while it runs."""
+"""The progress bar of a training."""
 
 import sys
 import time
@@ -10,14 +10,14 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class ProgressDisplay:
-    """A progress bar on standard error with a result, the speed and the time left.
+    """A progress bar on standard error with score, speed and remaining time.
 
-    Where that is no terminal, a line every half minute instead.
+    If standard error is not a terminal, a line every half minute instead.
 
     Args:
-        first: Steps that were done before.
-        total: Steps in all.
-        unit: What a step is, in the plural.
+        first: Steps before this process.
+        total: Steps in total.
+        unit: The plural of the unit, such as "steps".
     """
 
     def __init__(self, first: int, total: int, unit: str):
@@ -38,11 +38,11 @@ class ProgressDisplay:
             self._task = self._bar.add_task("", total=total, completed=first)
             self._bar.start()
 
-    def update(self, done: int, result: str) -> None:
-        """Shows how far a training has come, and with what result."""
+    def update(self, done: int, score: str) -> None:
+        """Shows the number of steps done and the score."""
         now = time.monotonic()
         speed = (done - self._first) / max(now - self._began, 1e-9)
-        text = f"{done:,} {self._unit}  {result}  {speed:,.0f} {self._unit}/s"
+        text = f"{done:,} {self._unit}  {score}  {speed:,.0f} {self._unit}/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, description=text)
         elif now - self._last_line >= SECONDS_BETWEEN_LINES:
@@ -51,7 +51,7 @@ class ProgressDisplay:
             self._console.print(f"{text}{left}", highlight=False)
 
     def close(self) -> None:
-        """Takes the bar away; harmless where there is none."""
+        """Removes the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -1,27 +1,27 @@
-"""The folder of a run: everything that a training leaves behind."""
+"""The folder of a run: everything that a training writes."""
 
 import secrets
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-from ntm_rl.agents.runs.changes import HISTORY, changes, refuse_fixed, write_history
-from ntm_rl.agents.runs.origin import ORIGIN, imported, require_trust, sign
+from ntm_rl.agents.runs.changes import HISTORY, Changes, find_changes, refuse_fixed, write_history
+from ntm_rl.agents.runs.origin import ORIGIN, require_trust, sign
 from ntm_rl.agents.runs.ownership import OWNER, owned
 from ntm_rl.agents.settings.loading import AnySettings, check_settings, to_yaml, validate
 from ntm_rl.agents.settings.paths import user_path
+from ntm_rl.agents.settings.schema import PpoTrainingSettings, SupervisedTrainingSettings
 from ntm_rl.agents.settings.yaml_text import YamlError, read_bounded, read_yaml
 from ntm_rl.agents.storage.files import WriteError, make_folder, refuse_links, write_atomically
-from ntm_rl.agents.tracking.metrics import STEPS
 from ntm_rl.agents.tracking.wandb_run import start_wandb
 from ntm_rl.agents.tracking.wandb_writer import WandbWriter
 from ntm_rl.errors import InputError
 
-# What a training writes; W&B replaces the links that it makes in its folder, and follows none.
+# What a training writes. The links in wandb/ are W&B's own: it replaces them and follows none.
 FILES = ("config.yaml", HISTORY, ORIGIN, OWNER, "progress.csv", "wandb", "wandb/sent_steps")
 FOLDERS = ("tensorboard", "checkpoints", "agent", "best")
 
@@ -31,14 +31,14 @@ class Run:
     """A run's folder: `<run_dir>/<config name>/<time>-seed<seed>-<4 random letters>/`.
 
     Attributes:
-        path: Absolute and without links, so that the run is the same one however its path was written.
+        path: Absolute and without links, so that the spelling of a path does not matter.
     """
 
     path: Path
 
     @classmethod
     def create(cls, settings: AnySettings, config: str) -> Self:
-        """Makes a new folder, never one that exists, and puts the resolved config into it.
+        """Makes a new folder, never an existing one, and writes the resolved config into it.
 
         Raises:
             WriteError: no permission, or no space.
@@ -60,7 +60,7 @@ class Run:
         """Opens a run's folder.
 
         Raises:
-            InputError: it is none.
+            InputError: it is not a run's folder.
         """
         try:
             run = cls(user_path("run", folder).resolve())
@@ -79,29 +79,54 @@ class Run:
         """Reads the run's resolved config.
 
         Raises:
-            InputError: it was damaged or is not valid any more.
+            InputError: it is damaged or no longer valid.
         """
         return check_settings(self._data(), str(self.config_file))
 
-    def changes(self, settings: AnySettings) -> dict[str, tuple[Any, Any]]:
-        """Returns in which keys settings differ from the run's config, with the old and the new value.
+    def ppo_settings(self) -> PpoTrainingSettings:
+        """Reads the resolved config of a PPO run.
 
         Raises:
-            InputError: a change that could have no effect on a training under way.
+            InputError: as `settings`, or the run is a supervised one.
         """
-        # Checked key by key alone: what the old values say together, such as a device that is not here, is over.
-        changed = changes(validate(self._data(), str(self.config_file)).model_dump(), settings.model_dump())
-        refuse_fixed(changed)
-        return changed
+        settings = self.settings()
+        if not isinstance(settings, PpoTrainingSettings):
+            raise InputError(
+                f"run = {str(self.path)!r}: a supervised run plays no episodes and has no agent; use "
+                "evaluate_supervised, load_run_network or `ntm-rl inspect`"
+            )
+        return settings
 
-    def change(self, settings: AnySettings, changed: Mapping[str, tuple[Any, Any]], step: int) -> None:
-        """Makes changed settings the run's config, for every later resume too, and keeps a record of the change.
+    def supervised_settings(self) -> SupervisedTrainingSettings:
+        """Reads the resolved config of a supervised run.
+
+        Raises:
+            InputError: as `settings`, or the run is one of PPO.
+        """
+        settings = self.settings()
+        if not isinstance(settings, SupervisedTrainingSettings):
+            raise InputError(f"run = {str(self.path)!r}: not a supervised run; use evaluate or load_run_agent")
+        return settings
+
+    def changes(self, settings: AnySettings) -> Changes:
+        """Returns the keys in which settings differ from the run's config, with the old and the new value.
+
+        Raises:
+            InputError: a change that can have no effect on a resumed training.
+        """
+        # Without the checks of the whole: the old config may name a device that is not on this machine.
+        changes = find_changes(validate(self._data(), str(self.config_file)).model_dump(), settings.model_dump())
+        refuse_fixed(changes)
+        return changes
+
+    def apply(self, changes: Changes, settings: AnySettings, step: int) -> None:
+        """Writes changed settings into the run's config, and the changes into its history.
 
         Raises:
             InputError: a file cannot be read or written.
         """
-        if changed:
-            write_history(self.path, changed, step)
+        if changes:
+            write_history(self.path, changes, step)
             write_atomically(self.config_file, to_yaml(settings).encode())
         sign(self.path, settings)
 
@@ -110,14 +135,14 @@ class Run:
         """Makes this process the only one that trains the run; see `ownership.owned`.
 
         Raises:
-            InputError: another process trains it, or what would be written into is a link.
+            InputError: another process trains it, or a file or folder to be written is a link.
         """
         refuse_links(self.path, FILES, FOLDERS)
         with owned(self.path):
             yield
 
     def make_folder(self, name: str) -> Path:
-        """Makes a folder in the run's for files that no training writes, if it is missing, and returns its path.
+        """Returns a folder of the run for files that no training writes, such as figures; made if missing.
 
         Raises:
             InputError: it is a link, or there is one in it.
@@ -128,13 +153,17 @@ class Run:
         return self.path / name
 
     def require_trust(self, settings: AnySettings | None = None, *, trust: bool) -> None:
-        """Makes sure that the run imports nothing of others unasked; `settings` are those that it is played with.
+        """Makes sure that the run imports no module of another user without consent.
+
+        Args:
+            settings: The settings to use in place of the run's config; a module that only they name is trusted.
+            trust: Whether the user trusts the run.
 
         Raises:
-            InputError: it names a module, was not made by this user, and is not trusted.
+            InputError: the run names a module, was not made by this user, and is not trusted.
         """
         mine = validate(self._data(), str(self.config_file))
-        if settings is None or imported(settings) == imported(mine):  # else the caller named the module
+        if settings is None or settings.user_modules == mine.user_modules:
             require_trust(self.path, mine, trust=trust)
 
     def _data(self) -> dict[str, Any]:
@@ -146,11 +175,11 @@ class Run:
             raise InputError(f"{self.config_file}: must be a mapping of keys to values")
         return data
 
-    def track(self, settings: AnySettings, steps_key: str = STEPS, *, is_training: bool = True) -> WandbWriter | None:
-        """Starts, or goes on with, the run's W&B run; see `start_wandb`."""
+    def track(self, settings: AnySettings, *, is_training: bool = True) -> WandbWriter | None:
+        """Starts or resumes the run's W&B run; see `start_wandb`."""
         options = settings.tracking.model_dump()
         options["tags"] = tuple(options["tags"])
-        options |= {"mode": settings.wandb, "steps_key": steps_key, "is_training": is_training}
+        options |= {"mode": settings.wandb, "steps_key": settings.kind.steps_metric, "is_training": is_training}
         return start_wandb(self.path, settings.model_dump(), **options)
 
     @property
@@ -165,20 +194,20 @@ class Run:
 
     @property
     def agent(self) -> Path:
-        """The finished agent."""
+        """The agent at the end of the training."""
         return self.path / "agent"
 
     @property
     def best(self) -> Path:
-        """The agent that had the best mean return."""
+        """The agent with the best score."""
         return self.path / "best"
 
 
 def _make_new(parent: Path, seed: int) -> Path:
-    """Makes a run's folder, of a name that no other training of the same second has."""
+    """Makes a run's folder with a unique name."""
     parent.mkdir(parents=True, exist_ok=True)
     while True:
-        # Not from the seeded generator: two trainings with one seed must not meet in one folder.
+        # Not from the seeded generator: two trainings with the same seed need different folders.
         letters = "".join(secrets.choice(string.ascii_lowercase) for _ in range(4))
         path = parent / f"{datetime.now():%Y%m%d-%H%M%S}-seed{seed}-{letters}"
         with suppress(FileExistsError):

@@ -5,22 +5,22 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-SIGNAL_BASE = 128  # a shell's convention: ended by signal n is exit code 128 + n
+SIGNAL_BASE = 128  # as in a shell: the exit code of a process ended by signal n is 128 + n
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
-HANDLED = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows has not all
+HANDLED = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows lacks some
 
 
 class SignalListener:
-    """Notes SIGINT, SIGTERM, SIGUSR1 or SIGHUP instead of dying from it; a second signal raises KeyboardInterrupt.
+    """Records SIGINT, SIGTERM, SIGUSR1 or SIGHUP instead of dying from it; a second signal raises KeyboardInterrupt.
 
-    SIGUSR1 is what Slurm's `--signal=USR1@seconds` sends before a pre-emption; SIGHUP comes where a terminal or
-    connection closes, and stays ignored under `nohup`.
+    Slurm's `--signal=USR1@seconds` sends SIGUSR1 before a pre-emption. SIGHUP is sent when a terminal or connection
+    closes, and stays ignored under `nohup`.
 
-    Used as a context manager, which restores the old handlers. A signal that an enclosing listener has noted counts for
-    the inner one too. Does nothing outside the main thread, the only one that Python lets handle signals.
+    A context manager that restores the old handlers. A signal recorded by an enclosing listener counts for the inner
+    one too. Does nothing outside the main thread, as Python handles signals only there.
 
     Attributes:
-        received: The signal that came, if one did.
+        received: The signal received, if any.
     """
 
     def __init__(self) -> None:

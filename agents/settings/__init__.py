@@ -1,1 +1,1 @@
-"""Configs: the schema, loading and checking, all before anything is created."""
+"""Configs: schema, loading and validation."""

@@ -1,4 +1,4 @@
-"""The environment variables that a training reads, checked before it creates anything."""
+"""Environment variables that a training reads."""
 
 import os
 import re
@@ -6,11 +6,11 @@ from typing import Literal
 
 from ntm_rl.errors import InputError
 
-Mode = Literal["online", "offline", "disabled"]
+WandbMode = Literal["online", "offline", "disabled"]
 
 
 def check_environment_variables() -> None:
-    """Raises an `InputError` for the first variable whose value means nothing."""
+    """Raises an `InputError` for the first variable with an invalid value."""
     wandb_mode()
     url = os.environ.get("WANDB_BASE_URL", "https://")
     if not url.startswith(("http://", "https://")):
@@ -20,11 +20,11 @@ def check_environment_variables() -> None:
         raise InputError(f"OMP_NUM_THREADS = {threads!r}: must be a number of threads from 1")
 
 
-def wandb_mode() -> Mode | None:
-    """Returns what `WANDB_MODE` asks for, None if nothing.
+def wandb_mode() -> WandbMode | None:
+    """Returns the mode in `WANDB_MODE`, None if it is not set.
 
     Raises:
-        InputError: it is no mode.
+        InputError: an unknown mode.
     """
     mode = os.environ.get("WANDB_MODE", "")
     match {"dryrun": "offline", "run": "online"}.get(mode, mode):
@@ -36,5 +36,5 @@ def wandb_mode() -> Mode | None:
 
 
 def without_passwords(text: str) -> str:
-    """Returns a text, such as an error of a network library, without the users and passwords of addresses in it."""
+    """Returns a text without the user names and passwords of the URLs in it."""
     return re.sub(r"//[^/\s'\"]*@", "//***@", text)

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a configuration, in words that help its author."""
+"""Error messages for invalid configs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -21,14 +21,14 @@ _MUST_BE = {
     "model_attributes_type": "a mapping",
 }
 
-# From the words of other tools to ours.
-_WAYS = {
-    "env": "; write env.id=ID, and env.kwargs.NAME=VALUE for what is passed to it",
+# Keys of other tools, and what to write instead.
+_SECTIONS = {
+    "env": "; write env.id=ID, and env.kwargs.NAME=VALUE for its arguments",
     "task": "; write task.name=NAME",
-    "policy": "; core=lstm or another chooses the memory, and the kind of policy follows from the observations",
+    "policy": "; the policy follows from the observation space; core=NAME chooses the memory core",
     "memory": "; write core=NAME, and memory.NAME.KEY=VALUE for its options",
 }
-_MEANT = {
+_RENAMED = {
     "env_id": "env.id",
     "env_name": "env.id",
     "env_kwargs": "env.kwargs",
@@ -40,7 +40,7 @@ _MEANT = {
     "normalize": "env.normalize_observation and env.normalize_reward",
     "anneal_lr": "ppo.learning_rate_schedule",
     "lr": "ppo.learning_rate",
-    "policy_kwargs": "the keys of policy, core and those of memory",
+    "policy_kwargs": "policy, core and memory",
     "num_threads": "threads",
     "log_folder": "run_dir",
     "tensorboard_log": "run_dir",
@@ -51,35 +51,35 @@ _MEANT = {
     "wandb_mode": "wandb",
     "track": "wandb",
 }
-_NOT_OURS = {
-    "algo": "there is one, MemoryPPO; core=NAME chooses the memory",
-    "eval_freq": "the best agent is kept by its returns in training; `ntm-rl evaluate RUN` plays it",
-    "eval_episodes": "the best agent is kept by its returns in training; `ntm-rl evaluate RUN` plays it",
-    "hyperparams": "write each as key=value, such as ppo.learning_rate=1e-4",
-    "capture_video": "`ntm-rl record RUN` makes films",
-    "trained_agent": "`ntm-rl resume RUN` trains on; policy.init_from=RUN begins with its core",
-    "verbose": "leave it out",
-    "defaults": "configs are not composed; `ntm-rl copy CONFIG FILE` makes one of your own",
+_OTHER_TOOLS = {
+    "algo": "the algorithm is always MemoryPPO; core=NAME chooses the memory core",
+    "eval_freq": "the best agent is selected by its return in training; `ntm-rl evaluate RUN --best` evaluates it",
+    "eval_episodes": "the best agent is selected by its return in training; `ntm-rl evaluate RUN --best` evaluates it",
+    "hyperparams": "write each one as key=value, such as ppo.learning_rate=1e-4",
+    "capture_video": "`ntm-rl record RUN` records videos",
+    "trained_agent": "use `ntm-rl resume RUN` to continue, or policy.init_from=RUN to start from its memory core",
+    "verbose": "not supported; leave it out",
+    "defaults": "configs cannot be composed; `ntm-rl copy CONFIG FILE` makes a copy to edit",
 }
-MAX_SHOWN = 100  # characters of a value
+MAX_SHOWN = 100  # characters of a value in a message
 MAX_SUGGESTED = 2
-SCHEDULES = ("lin_", "linear_", "log_", "cos_")  # of SB3's zoo and its relatives
+SCHEDULES = ("lin_", "linear_", "log_", "cos_")  # prefixes in RL Zoo configs
 
 
 class ConfigError(InputError):
-    """Everything that is wrong with a configuration, a line each."""
+    """All errors of a config, one per line."""
 
 
 def explain(
     error: ValidationError, data: Mapping[str, Any], schema: type[BaseModel], name: str, overridden: Sequence[str]
 ) -> Iterator[str]:
-    """Yields a line for every wrong key: where it stands, its value, and what would be valid.
+    """Yields a line for every invalid key: where it was set, its value, and what is valid.
 
     Args:
-        error: What pydantic found.
-        data: The configuration.
-        schema: What it should be.
-        name: Of the file.
+        error: The errors that pydantic found.
+        data: The config.
+        schema: Its schema.
+        name: Name of the file.
         overridden: Dotted keys that came from the command line.
     """
     explained = set()
@@ -93,9 +93,9 @@ def explain(
 
 
 def place(key: str, name: str, overridden: Sequence[str]) -> str:
-    """Returns where a dotted key, or a part of it, was given: on the command line, or in the file of that name."""
-    was_typed = any(f"{key}.".startswith(f"{each}.") or f"{each}.".startswith(f"{key}.") for each in overridden)
-    return "command line" if was_typed else name
+    """Returns where a dotted key, or a part of it, was set: "command line" or the name of the file."""
+    is_override = any(f"{key}.".startswith(f"{each}.") or f"{each}.".startswith(f"{key}.") for each in overridden)
+    return "command line" if is_override else name
 
 
 def _explain(problem: Any, path: list[str], schema: type[BaseModel]) -> str:
@@ -106,7 +106,7 @@ def _explain(problem: Any, path: list[str], schema: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         return f"{key} = {value}: unknown key.{_suggest(path, schema)}"
     if kind in _MUST_BE:
-        return f"{key} = {value}: must be {_MUST_BE[kind]}{_way_out(path, problem['input'])}"
+        return f"{key} = {value}: must be {_MUST_BE[kind]}{_advice(path, problem['input'])}"
     if kind == "string_pattern_mismatch" and path[-1] == "device":
         return f"{key} = {value}: must be auto, cpu, cuda, cuda:N or mps"
     if kind == "value_error":
@@ -119,7 +119,7 @@ def _explain(problem: Any, path: list[str], schema: type[BaseModel]) -> str:
 
 
 def _path(location: tuple[int | str, ...], data: Any, kind: str) -> list[str]:
-    """Returns the keys of an error's place; of an element of a list, the list's."""
+    """Returns the keys of an error's location; for an element of a list, those of the list."""
     path: list[str] = []
     for part in location:
         if isinstance(data, Mapping) and (part in data or kind == "missing"):
@@ -128,24 +128,24 @@ def _path(location: tuple[int | str, ...], data: Any, kind: str) -> list[str]:
     return path
 
 
-def _way_out(path: list[str], value: Any) -> str:
-    """Returns how to say here what other tools say otherwise."""
+def _advice(path: list[str], value: Any) -> str:
+    """Returns what to write instead of a value that other tools accept."""
     if isinstance(value, str) and value.startswith(SCHEDULES):
         if path[-1] != "learning_rate":
-            return "; only learning rates have a schedule"
+            return "; only the learning rate has a schedule"
         number, key = value.partition("_")[2], ".".join(path)
-        return f"; for one that falls linearly write {key}={number or '3e-4'} {key}_schedule=linear"
+        return f"; for linear decay write {key}={number or '3e-4'} {key}_schedule=linear"
     if path[-1] == "net_arch":
         return ", such as {pi: [64, 64], vf: [64, 64]}, or a list for both"
     if len(path) == 1:
-        return _WAYS.get(path[0], "")
+        return _SECTIONS.get(path[0], "")
     return ""
 
 
 def _suggest(path: list[str], schema: type[BaseModel]) -> str:
-    meant = _foreign(path, schema)
-    if meant:
-        return meant
+    advice = _advice_on_key(path, schema)
+    if advice:
+        return advice
     section: Any = schema
     for part in path[:-1]:
         section = section.model_fields[part].annotation
@@ -156,22 +156,22 @@ def _suggest(path: list[str], schema: type[BaseModel]) -> str:
     nearest = did_you_mean(path[-1], section.model_fields)
     if nearest:
         return nearest.replace("Did you mean ", f"Did you mean {prefix}." if prefix else "Did you mean ")
-    return f" Valid here are {', '.join(section.model_fields)}."
+    return f" Valid keys are {', '.join(section.model_fields)}."
 
 
-def _foreign(path: list[str], schema: type[BaseModel]) -> str:
-    """Returns what is meant by a key at the top that other tools have, or that is written as here on a command line."""
+def _advice_on_key(path: list[str], schema: type[BaseModel]) -> str:
+    """Returns advice on a top-level key of another tool, or a dotted key in a file."""
     if len(path) > 1:
         return ""
     word = path[0].lower().replace("-", "_")
-    if word in _NOT_OURS:
-        return f" {_NOT_OURS[word][0].upper()}{_NOT_OURS[word][1:]}."
+    if word in _OTHER_TOOLS:
+        return f" {_OTHER_TOOLS[word][0].upper()}{_OTHER_TOOLS[word][1:]}."
     if word in ("env", "task") and word not in schema.model_fields:
-        return " A config has either env, for reinforcement learning, or task, for supervised training."
-    if word in _MEANT and (_MEANT[word] in _keys(schema) or " " in _MEANT[word]):
-        return f" Did you mean {_MEANT[word]}?"
+        return " A config has either env (reinforcement learning) or task (supervised training)."
+    if word in _RENAMED and (_RENAMED[word] in _keys(schema) or " " in _RENAMED[word]):
+        return f" Did you mean {_RENAMED[word]}?"
     section, dot, rest = path[0].partition(".")
-    return f" In a file it is nested: {section}: {{{rest}: ...}}." if dot and section in schema.model_fields else ""
+    return f" In a file, write {section}: {{{rest}: ...}}." if dot and section in schema.model_fields else ""
 
 
 def _keys(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""How a configuration file and overrides become checked settings."""
+"""Loads config files and overrides as validated settings."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ValidationError
 
+from ntm_rl.agents.settings.core_modules import custom_core
 from ntm_rl.agents.settings.environment_variables import check_environment_variables
 from ntm_rl.agents.settings.errors import ConfigError, explain, place
 from ntm_rl.agents.settings.paths import user_path
@@ -18,13 +19,13 @@ from ntm_rl.agents.settings.schema import (
     ppo_schema,
     supervised_schema,
 )
-from ntm_rl.agents.settings.values import keys_of, settle, with_overrides
+from ntm_rl.agents.settings.values import coerce, keys_of, with_overrides
 from ntm_rl.agents.settings.yaml_text import YamlError, read_bounded, read_yaml, to_yaml_text
 from ntm_rl.cores.registry import core_names, make_core
 from ntm_rl.errors import InputError, did_you_mean
 
 AnySettings = PpoTrainingSettings | SupervisedTrainingSettings
-MAX_PARAMETERS = 2**31  # of a core
+MAX_PARAMETERS = 2**31  # per core
 
 
 def config_names() -> list[str]:
@@ -43,7 +44,7 @@ def config_text(config: str) -> str:
     """Returns the text of a config file or a packaged config.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: no such config, or it cannot be read.
     """
     path = _file(config)
     if path is None:
@@ -58,14 +59,14 @@ def config_text(config: str) -> str:
 
 
 def load_settings(config: str, overrides: Iterable[str] = ()) -> AnySettings:
-    """Reads a config, applies `key=value` overrides and checks the whole.
+    """Loads a config, applies `key=value` overrides and validates the result.
 
     Args:
-        config: Path of a YAML file, or the name of a packaged config.
-        overrides: Such as `ppo.learning_rate=1e-4`.
+        config: Path of a YAML file, or name of a packaged config.
+        overrides: Settings such as `ppo.learning_rate=1e-4`.
 
     Raises:
-        ConfigError: all that is wrong, a line each.
+        ConfigError: lists all errors, one per line.
     """
     check_environment_variables()
     overrides = list(overrides)
@@ -74,18 +75,19 @@ def load_settings(config: str, overrides: Iterable[str] = ()) -> AnySettings:
         merged = with_overrides(data, overrides, schema_of(data))
     except YamlError as error:
         raise ConfigError(f"command line: {error}") from error
-    typed = keys_of(overrides)
-    settings = check_settings(merged, name, typed)
-    # Not one of the checks above: a run from another machine is played and drawn on this one's CPU.
+    overridden = keys_of(overrides)
+    settings = check_settings(merged, name, overridden)
+    # Not part of check_settings: runs of another machine can be evaluated on this one's CPU.
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
-            f"{place('device', name, typed)}: device = {settings.device!r}: torch sees no CUDA device; use cpu or auto"
+            f"{place('device', name, overridden)}: device = {settings.device!r}: torch sees no CUDA device; use cpu "
+            "or auto"
         )
     return settings
 
 
 def _read(config: str) -> tuple[dict[str, Any], str]:
-    """Returns what is in a config, and its name."""
+    """Returns the contents of a config and its name."""
     name = str(_file(config) or f"configs/{config}.yaml")
     try:
         data = read_yaml(config_text(config))
@@ -100,7 +102,7 @@ def _file(config: str) -> Path | None:
     """Returns the path of a config file, None for a packaged config.
 
     Raises:
-        ConfigError: there is neither.
+        ConfigError: no such config.
     """
     names = config_names()
     if config in names and not Path(config).is_file():
@@ -110,68 +112,71 @@ def _file(config: str) -> Path | None:
         if path.is_file():
             return path
         if path.exists():
-            hint = "; it is a run's folder: `ntm-rl resume` goes on with it" if (path / "config.yaml").is_file() else ""
-            raise ConfigError(f"config = {config!r}: must be a YAML file, and is none{hint}")
-    except OSError as error:  # a name that is too long, links in a circle
+            hint = "; to continue a run use `ntm-rl resume`" if (path / "config.yaml").is_file() else ""
+            raise ConfigError(f"config = {config!r}: must be a YAML file{hint}")
+    except OSError as error:  # name too long, symlink loop
         raise ConfigError(f"config = {config!r}: cannot be read: {error.strerror}") from error
     if "=" in config:
-        raise ConfigError(f"config = {config!r}: the config stands before the settings: ntm-rl train CONFIG key=value")
+        raise ConfigError(f"config = {config!r}: the config comes first: ntm-rl train CONFIG key=value")
     name = config.removesuffix(".yaml").removesuffix(".yml").removeprefix("configs/")
-    hint = did_you_mean(name, names) or f" Packaged are {', '.join(names)}."
-    raise ConfigError(f"config = {config!r}: no such file and no such packaged config.{hint}")
+    hint = did_you_mean(name, names) or f" Packaged configs are {', '.join(names)}."
+    raise ConfigError(f"config = {config!r}: no such file or packaged config.{hint}")
 
 
 def check_settings(data: Mapping[str, Any], name: str, overridden: Iterable[str] = ()) -> AnySettings:
-    """Checks a configuration as a whole.
+    """Validates the keys of a config and their combination.
 
     Args:
-        data: Nested keys and values; one with a `task` is a supervised training, one with an `env` a PPO training.
-        name: Of the file, for the errors.
+        data: Nested keys and values; `task` makes it a supervised training, `env` a PPO training.
+        name: Name of the file, for the errors.
         overridden: Dotted keys that came from the command line.
 
     Raises:
-        ConfigError: all that is wrong, a line each.
+        ConfigError: lists all errors, one per line.
     """
+    overridden = list(overridden)
     settings = validate(data, name, overridden)
-    typed = list(overridden)
-    problems = [f"{place(each.partition(' ')[0], name, typed)}: {each}" for each in _contradictions(settings)]
-    if problems:
-        raise ConfigError("\n".join(problems))
+    errors = [f"{place(each.partition(' ')[0], name, overridden)}: {each}" for each in _errors(settings)]
+    if errors:
+        raise ConfigError("\n".join(errors))
     return settings
 
 
 def without_effect(settings: AnySettings, overrides: Iterable[str]) -> list[str]:
-    """Returns the dotted keys of overrides that are options of other cores than the chosen one."""
-    mine = f"memory.{settings.core}."
-    return [key for key in keys_of(overrides) if key.startswith("memory.") and not f"{key}.".startswith(mine)]
+    """Returns the keys of overrides that have no effect, as they are options of other cores."""
+    chosen = f"memory.{settings.core_name}."
+    return [key for key in keys_of(overrides) if key.startswith("memory.") and not f"{key}.".startswith(chosen)]
 
 
 def validate(data: Mapping[str, Any], name: str, overridden: Iterable[str] = ()) -> AnySettings:
-    """Checks the keys of a configuration one by one, and not what they say together; as `check_settings`."""
+    """Validates each key of a config alone; arguments and errors are those of `check_settings`."""
     schema = schema_of(data)
-    settled = settle(data, schema)
+    values = coerce(data, schema)
     try:
-        return schema.model_validate(settled)
+        return schema.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain(error, settled, schema, name, list(overridden)))) from error
+        raise ConfigError("\n".join(explain(error, values, schema, name, list(overridden)))) from error
 
 
 def schema_of(data: Mapping[str, Any]) -> type[AnySettings]:
-    """Returns the schema that a configuration follows."""
-    return supervised_schema() if "task" in data else ppo_schema()
+    """Returns the schema of a config."""
+    core = custom_core(data.get("core"))
+    return supervised_schema(core) if "task" in data else ppo_schema(core)
 
 
-def _contradictions(settings: AnySettings) -> Iterable[str]:
+def _errors(settings: AnySettings) -> Iterable[str]:
     if isinstance(settings, SupervisedTrainingSettings):
-        yield from _contradictions_of_task(settings)
+        yield from _errors_of_task(settings)
     else:
-        yield from _contradictions_of_ppo(settings)
+        yield from _errors_of_ppo(settings)
+    if settings.core_name != settings.core:
+        return  # its module is not imported here: the config may be another user's
     if settings.core not in core_names():
         hint = did_you_mean(settings.core, core_names())
         yield f"core = {settings.core!r}: unknown core; valid are {', '.join(core_names())}.{hint}"
         return
     try:
-        with torch.device("meta"):  # the core's own checks, at no cost
+        with torch.device("meta"):  # runs the core's own checks without allocating memory
             core = make_core(settings.core, 1, **settings.core_kwargs)
     except InputError as error:
         yield f"memory.{settings.core}.{error}"
@@ -181,7 +186,7 @@ def _contradictions(settings: AnySettings) -> Iterable[str]:
         yield f"memory.{settings.core}: has {parameters:,} parameters; must be at most {MAX_PARAMETERS:,}"
 
 
-def _contradictions_of_ppo(settings: PpoTrainingSettings) -> Iterable[str]:
+def _errors_of_ppo(settings: PpoTrainingSettings) -> Iterable[str]:
     ppo = settings.ppo
     length = ppo.sequence_length or ppo.n_steps
     if ppo.n_steps % length:
@@ -193,7 +198,7 @@ def _contradictions_of_ppo(settings: PpoTrainingSettings) -> Iterable[str]:
         yield f"ppo.batch_size = {ppo.batch_size}: must be at most ppo.n_steps * n_envs = {total}"
 
 
-def _contradictions_of_task(settings: SupervisedTrainingSettings) -> Iterable[str]:
+def _errors_of_task(settings: SupervisedTrainingSettings) -> Iterable[str]:
     try:
         task = settings.make_task()
     except InputError as error:
@@ -207,20 +212,21 @@ def _contradictions_of_task(settings: SupervisedTrainingSettings) -> Iterable[st
 
 
 def to_yaml(settings: AnySettings) -> str:
-    """Returns the resolved configuration as YAML."""
+    """Returns the resolved config as YAML."""
     return to_yaml_text(settings.model_dump())
 
 
 def describe_keys(settings: AnySettings) -> list[tuple[str, str, str, str]]:
-    """Returns of every key of this kind of training its dotted name, its type, its default and its sentence."""
-    return list(_describe(schema_of(dict(settings)), ""))
+    """Returns the dotted name, type, default and description of every key of this kind of training."""
+    return list(describe_schema(schema_of(dict(settings))))
 
 
-def _describe(schema: type[BaseModel], prefix: str) -> Iterable[tuple[str, str, str, str]]:
+def describe_schema(schema: type[BaseModel], prefix: str = "") -> Iterable[tuple[str, str, str, str]]:
+    """Yields the dotted name, type, default and description of every key of a schema."""
     for key, described in schema.model_fields.items():
         kind = described.annotation
         if inspect.isclass(kind) and issubclass(kind, BaseModel):
-            yield from _describe(kind, f"{prefix}{key}.")
+            yield from describe_schema(kind, f"{prefix}{key}.")
         else:
             default = "required" if described.is_required() else to_yaml_text([described.default])[2:].strip()
             text = kind.__name__ if inspect.isclass(kind) else str(kind).replace("typing.", "")

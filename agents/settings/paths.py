@@ -1,4 +1,4 @@
-"""Paths that a user wrote, in a file or on the command line."""
+"""Paths in configs and on the command line."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -10,13 +10,13 @@ from ntm_rl.errors import InputError
 
 
 def expand(text: str) -> str:
-    """Returns a path with `~` and `~user` expanded, as a shell would.
+    """Returns a path with `~` and `~user` expanded.
 
     Raises:
-        InputError: a variable, which nothing replaces, an unknown user, or characters that no path has.
+        InputError: a variable, an unknown user, or characters that are not valid in a path.
     """
     if "$" in text:
-        raise InputError("has a $, and nothing in a config is evaluated; write the path out (~ is expanded)")
+        raise InputError("variables are not expanded; write the path without $ (~ is expanded)")
     if "\0" in text or not text.strip():
         raise InputError("must be a path")
     try:
@@ -25,14 +25,18 @@ def expand(text: str) -> str:
     except UnicodeEncodeError as error:
         raise InputError("must be UTF-8") from error
     except RuntimeError as error:
-        raise InputError("its ~ names no user that has a home; write the path out") from error
+        raise InputError("~ refers to an unknown user; write the full path") from error
 
 
 def user_path(name: str, value: str | Path) -> Path:
-    """Returns a path with `~` expanded; `name` is the argument's, for the error.
+    """Returns a path with `~` expanded.
+
+    Args:
+        name: Name of the argument, for the error.
+        value: The path.
 
     Raises:
-        InputError: as `expand`.
+        InputError: see `expand`.
     """
     try:
         return Path(expand(str(value)))
@@ -41,8 +45,8 @@ def user_path(name: str, value: str | Path) -> Path:
 
 
 def shown(path: Path) -> str:
-    """Returns a path as it is typed from here: relative where it lies below the current folder."""
-    with suppress(OSError, ValueError):  # the current folder is gone, or the path lies elsewhere
+    """Returns a path for display: relative if it is below the current folder."""
+    with suppress(OSError, ValueError):  # the current folder was deleted, or the path is elsewhere
         return str(path.relative_to(Path.cwd()))
     return str(path)
 

@@ -1,4 +1,4 @@
-"""What was typed for a key, in a file or on the command line, as the key's type means it."""
+"""Merges overrides into a config and converts values to the types of their keys."""
 
 import types
 from collections.abc import Iterable, Mapping
@@ -12,14 +12,14 @@ Schema = type[BaseModel]
 
 
 def with_overrides(base: Mapping[str, Any], overrides: Iterable[str], schema: Schema) -> dict[str, Any]:
-    """Returns a configuration with `key=value` overrides; mappings are merged, everything else is replaced.
+    """Returns a config with `key=value` overrides; mappings are merged, other values are replaced.
 
     Raises:
-        YamlError: an override that is not `key=value`, or whose value is no YAML.
+        YamlError: an override that is not `key=value`, or whose value is not valid YAML.
     """
     merged: dict[str, Any] = dict(base)
     for override in overrides:
-        key, equals, text = override.lstrip("+").partition("=")  # Hydra's + and ++ add what is not in the file
+        key, equals, text = override.lstrip("+").partition("=")  # + and ++ as in Hydra
         if not override.isascii() and not _is_unicode(override):
             raise YamlError(f"{_short(override)}: must be UTF-8")
         if not equals or not all(part.strip() for part in key.split(".")):
@@ -36,11 +36,11 @@ def keys_of(overrides: Iterable[str]) -> list[str]:
     return [override.lstrip("+").partition("=")[0] for override in overrides]
 
 
-def settle(value: Any, kind: Any) -> Any:
-    """Returns plain values of what `read_yaml` returned, as an annotation means them.
+def coerce(value: Any, kind: Any) -> Any:
+    """Converts the result of `read_yaml` to plain values of the type of an annotation.
 
-    Where text is due, `12`, `1e3` and `true` are the text that was typed; where an integer is due, 1e6 is one; where
-    null is valid, so is `none`.
+    For a string, `12`, `1e3` and `true` keep their text; for an integer, `1e6` is one; where null is valid, `none` is
+    null.
     """
     alternatives = _alternatives(kind)
     if isinstance(value, Typed):
@@ -52,9 +52,9 @@ def settle(value: Any, kind: Any) -> Any:
     if isinstance(value, str) and value.lower() == "none" and _may_be_none(alternatives):
         return None
     if isinstance(value, Mapping):
-        return {key: settle(each, _kind_of_key(alternatives, key)) for key, each in value.items()}
+        return {key: coerce(each, _kind_of_key(alternatives, key)) for key, each in value.items()}
     if isinstance(value, list):
-        return [settle(each, _kind_of_elements(alternatives)) for each in value]
+        return [coerce(each, _kind_of_elements(alternatives)) for each in value]
     return value
 
 
@@ -67,12 +67,12 @@ def _typed(key: str, text: str, schema: Schema) -> Any:
         return text
     is_quoted = text.strip()[:1] in ("'", '"')
     is_text = str in _alternatives(_kind_at(schema, key))
-    # YAML reads [a], {a}, a: b and # as something else.
+    # YAML would read text such as [a], {a} or a: b as a list or mapping, and # as a comment.
     return text if is_text and not is_quoted and not isinstance(value, (Typed, type(None))) else value
 
 
 def _is_unicode(text: str) -> bool:
-    """Returns whether Python could decode it, and made no lone surrogates of its bytes."""
+    """Returns whether a text has no lone surrogates, which stand for bytes that are not UTF-8."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
@@ -87,7 +87,7 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def _may_be_none(alternatives: tuple[Any, ...]) -> bool:
-    # For W&B's mode, `none` could as well mean "disabled".
+    # Not for a Literal: `wandb=none` could also mean "disabled".
     return type(None) in alternatives and not any(get_origin(each) is Literal for each in alternatives)
 
 

@@ -1,1 +1,1 @@
-"""Measurements of speed, memory and the cost of cores."""
+"""Benchmarks of speed and memory use."""

@@ -1,4 +1,4 @@
-"""Speed as ratios against named peers, measured in the same run: alternating, several repeats, medians."""
+"""The speed benchmark: ratios to other libraries, from medians of alternating measurements in one process."""
 
 import subprocess
 import sys
@@ -18,29 +18,29 @@ from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from ntm_rl.agents.speed.timing import _SAME, CARDS, CARTPOLE, alternate, make_training, training_step
+from ntm_rl.agents.speed.timing import CARTPOLE, PPO_KWARGS, REPEAT_PREVIOUS, alternate, make_training, training_step
 from ntm_rl.cores.registry import make_core
 from ntm_rl.envs.algorithmic.env import AlgorithmicVectorEnv
 from ntm_rl.envs.factory import EnvSettings, import_family
 from ntm_rl.envs.sb3.making import make_vec_env
 from ntm_rl.errors import InputError, did_you_mean
 
-Measure = tuple[float, float, str]  # ours, the peer's, unit
+Measure = tuple[float, float, str]  # ours, peer, unit
 
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison.
+    """Result of a comparison.
 
     Attributes:
-        name: What was done.
-        ours: Our figure, the median of the repeats.
-        peer: The peer's.
-        unit: Of both.
-        ratio: Ours over the peer's.
-        goal: What the ratio should be.
-        met: Whether it is.
-        threads: Of torch, for both.
+        name: Name of the comparison.
+        ours: Our figure, median over the repeats.
+        peer: Figure of the peer.
+        unit: Unit of both.
+        ratio: `ours / peer`.
+        goal: Goal of the ratio, such as ">= 8".
+        met: Whether the goal is met.
+        threads: Number of torch threads.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a row is measured: `measure(repeats)` gives ours, the peer's and the unit."""
+    """How a row is measured: `measure(repeats)` returns our figure, the peer's and the unit."""
 
     measure: Callable[[int], Measure]
     sense: Literal["<=", ">="]
@@ -66,12 +66,16 @@ class Comparison:
 def speed(only: str | None = None, repeats: int = 7) -> Iterator[Row]:
     """Yields the rows of the speed benchmark as they are measured.
 
+    Args:
+        only: Name of a single row.
+        repeats: Measurements per row.
+
     Raises:
-        InputError: there is no row called `only`, or the peer of a row is not installed.
+        InputError: unknown row, or the peer of a row is not installed.
     """
     if only is not None and only not in COMPARISONS:
         raise InputError(
-            f"only = {only!r}: no such row; valid are {', '.join(COMPARISONS)}.{did_you_mean(only, COMPARISONS)}"
+            f"only = {only!r}: unknown row; valid are {', '.join(COMPARISONS)}.{did_you_mean(only, COMPARISONS)}"
         )
     before = torch.get_num_threads()
     for name, comparison in COMPARISONS.items():
@@ -88,7 +92,7 @@ def speed(only: str | None = None, repeats: int = 7) -> Iterator[Row]:
 def _sequence(
     peer: str, *, steps: int, batch: int, inputs: int, hidden: int, slots: int, width: int
 ) -> Callable[[int], Measure]:
-    """Forward and backward of the NTM against a peer on the same shapes."""
+    """Forward and backward pass of the NTM against a peer with the same shapes."""
 
     def measure(repeats: int) -> Measure:
         block = torch.randn(steps, batch, inputs)
@@ -146,11 +150,11 @@ def _single_step(repeats: int) -> Measure:
 
 def _peer_training(env_id: str) -> RecurrentPPO:
     env = make_vec_env(EnvSettings(env_id, vectorization="sync"), 8, seed=0)
-    return RecurrentPPO("MlpLstmPolicy", env, policy_kwargs={"lstm_hidden_size": 128}, device="cpu", **_SAME)
+    return RecurrentPPO("MlpLstmPolicy", env, policy_kwargs={"lstm_hidden_size": 128}, device="cpu", **PPO_KWARGS)
 
 
 def _ppo(core: str, env_id: str) -> Callable[[int], Measure]:
-    """Environment steps a second of whole trainings, two rollouts a repeat."""
+    """Environment steps per second of a training, two rollouts per repeat."""
     return lambda repeats: _steps_per_second(repeats, make_training(core, env_id), _peer_training(env_id))
 
 
@@ -161,7 +165,7 @@ def _steps_per_second(repeats: int, *models: BaseAlgorithm) -> Measure:
 
 
 def _pong(is_recurrent: bool) -> Callable[[int], Measure]:
-    """The NTM on Pong against SB3's trainings, single frames for all: what SB3 recommends would be four."""
+    """Training on Pong against SB3, with single frames for both (SB3 recommends four stacked frames)."""
 
     def measure(repeats: int) -> Measure:
         if find_spec("cv2") is None:
@@ -169,24 +173,24 @@ def _pong(is_recurrent: bool) -> Callable[[int], Measure]:
         import_family("ALE/")
         env = make_atari_env("PongNoFrameskip-v4", n_envs=8, seed=0)
         peer: BaseAlgorithm = (
-            RecurrentPPO("CnnLstmPolicy", env, policy_kwargs={"lstm_hidden_size": 128}, device="cpu", **_SAME)
+            RecurrentPPO("CnnLstmPolicy", env, policy_kwargs={"lstm_hidden_size": 128}, device="cpu", **PPO_KWARGS)
             if is_recurrent
-            else PPO("CnnPolicy", env, device="cpu", **_SAME)
+            else PPO("CnnPolicy", env, device="cpu", **PPO_KWARGS)
         )
         return _steps_per_second(min(repeats, 5), make_training("ntm", "ALE/Pong-v5", stack=1), peer)
 
     return measure
 
 
-def _ppo_of_many(repeats: int) -> Measure:
-    """The NTM on 64 batched environments, against the goal of 10,000 steps/s."""
-    model = make_training("ntm", CARDS, n_envs=64, batch_size=2048)
+def _ppo_64_envs(repeats: int) -> Measure:
+    """Training with 64 batched environments, against the goal of 10,000 steps/s."""
+    model = make_training("ntm", REPEAT_PREVIOUS, n_envs=64, batch_size=2048)
     steps = 2 * 128 * 64
     return steps / alternate(repeats, lambda: model.learn(steps))[0], 10_000.0, "steps/s"
 
 
 def _environment(repeats: int) -> Measure:
-    """64 copies of the copy task without an agent, against the goal of 300,000 steps/s."""
+    """64 batched environments of the copy task without an agent, against the goal of 300,000 steps/s."""
     envs = AlgorithmicVectorEnv(64, "copy")
     envs.reset(seed=0)
     actions = np.zeros(envs.action_space.shape or (), dtype=np.int8)
@@ -199,7 +203,7 @@ def _environment(repeats: int) -> Measure:
 
 
 def _minigrid(repeats: int) -> Measure:
-    """16 copies of MiniGrid's MemoryS9 without an agent, against single environments."""
+    """16 batched environments of MiniGrid-MemoryS9 without an agent, against 16 single ones."""
     settings = EnvSettings("MiniGrid-MemoryS9-v0", kwargs={"agent_view_size": 3})
     native, single = (make_vec_env(replace(settings, vectorization=how), 16, seed=0) for how in ("native", "sync"))
     actions = np.random.default_rng(0).integers(3, size=(100, 16))
@@ -215,7 +219,7 @@ def _minigrid(repeats: int) -> Measure:
 
 
 def _memory(repeats: int) -> Measure:
-    """Peak resident memory of a process that trains, a process each."""
+    """Peak resident memory of a training, each in its own process."""
     peaks = {}
     for call in ("make_training('ntm', CARTPOLE)", "_peer_training(CARTPOLE)"):
         code = (
@@ -228,23 +232,29 @@ def _memory(repeats: int) -> Measure:
     return ours, peer, "MiB"
 
 
-_TRAINED = {"steps": 32, "inputs": 64, "hidden": 128, "slots": 32, "width": 16}
-_COPY = {"steps": 41, "inputs": 10, "hidden": 100, "slots": 128, "width": 20}  # length 20: in, a delimiter, out
+_PPO_SIZES = {"steps": 32, "inputs": 64, "hidden": 128, "slots": 32, "width": 16}
+_COPY_SIZES = {
+    "steps": 41,
+    "inputs": 10,
+    "hidden": 100,
+    "slots": 128,
+    "width": 20,
+}  # length 20: input, delimiter, output
 
 COMPARISONS: dict[str, Comparison] = {
-    "ntm_batch64_vs_lstm": Comparison(_sequence("lstm", batch=64, **_TRAINED), "<=", 2),
-    "ntm_batch64_vs_eager": Comparison(_sequence("eager", batch=64, **_TRAINED), "<=", 0.25),
-    "ntm_batch8_vs_lstm": Comparison(_sequence("lstm", batch=8, **_TRAINED), "<=", 3),
-    "copy_batch1_vs_dnc": Comparison(_sequence("dnc", batch=1, **_COPY), "<=", 1 / 25),
-    "copy_batch32_vs_dnc": Comparison(_sequence("dnc", batch=32, **_COPY), "<=", 1 / 15),
-    "copy_batch1_vs_lstm": Comparison(_sequence("lstm", batch=1, **_COPY), "<=", 4),
-    "copy_batch32_vs_lstm": Comparison(_sequence("lstm", batch=32, **_COPY), "<=", 4),
+    "ntm_batch64_vs_lstm": Comparison(_sequence("lstm", batch=64, **_PPO_SIZES), "<=", 2),
+    "ntm_batch64_vs_eager": Comparison(_sequence("eager", batch=64, **_PPO_SIZES), "<=", 0.25),
+    "ntm_batch8_vs_lstm": Comparison(_sequence("lstm", batch=8, **_PPO_SIZES), "<=", 3),
+    "copy_batch1_vs_dnc": Comparison(_sequence("dnc", batch=1, **_COPY_SIZES), "<=", 1 / 25),
+    "copy_batch32_vs_dnc": Comparison(_sequence("dnc", batch=32, **_COPY_SIZES), "<=", 1 / 15),
+    "copy_batch1_vs_lstm": Comparison(_sequence("lstm", batch=1, **_COPY_SIZES), "<=", 4),
+    "copy_batch32_vs_lstm": Comparison(_sequence("lstm", batch=32, **_COPY_SIZES), "<=", 4),
     "step_batch8_vs_60us": Comparison(_single_step, "<=", 1),
     "ppo_lstm_cartpole": Comparison(_ppo("lstm", CARTPOLE), ">=", 8),
-    "ppo_lstm_repeat_previous": Comparison(_ppo("lstm", CARDS), ">=", 8),
+    "ppo_lstm_repeat_previous": Comparison(_ppo("lstm", REPEAT_PREVIOUS), ">=", 8),
     "ppo_ntm_cartpole": Comparison(_ppo("ntm", CARTPOLE), ">=", 4),
-    "ppo_ntm_repeat_previous": Comparison(_ppo("ntm", CARDS), ">=", 4),
-    "ppo_ntm_64_envs_vs_10000": Comparison(_ppo_of_many, ">=", 1),
+    "ppo_ntm_repeat_previous": Comparison(_ppo("ntm", REPEAT_PREVIOUS), ">=", 4),
+    "ppo_ntm_64_envs_vs_10000": Comparison(_ppo_64_envs, ">=", 1),
     "copy_env_64_vs_300000": Comparison(_environment, ">=", 1),
     "minigrid_memory_env_16_vs_single": Comparison(_minigrid, ">=", 10),
     "pong_ntm_vs_sb3_ppo": Comparison(_pong(is_recurrent=False), ">=", 3, threads=2),

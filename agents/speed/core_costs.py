@@ -1,6 +1,6 @@
-"""What a step of each memory core costs at about the same number of parameters.
+"""The cost of a step of each memory core at about the same number of parameters.
 
-Seconds are the processor's, of one thread, as in the growth benchmark.
+Times are CPU times of one thread, as in the growth benchmark.
 """
 
 import time
@@ -15,21 +15,21 @@ from ntm_rl.cores.matching import matched_options, parameter_count
 from ntm_rl.cores.registry import core_class, core_names, make_core
 
 INPUTS, PARAMETERS = 64, 100_000
-STEPS, BATCH, RESET_RATE = 64, 16, 0.01  # of the training; a hundredth of the steps begin an episode
+STEPS, BATCH, RESET_RATE = 64, 16, 0.01  # training sequences; 1% of the steps start an episode
 ENVS, ROLLOUT = 32, 10
 
 
 @dataclass(frozen=True)
-class Cost:
-    """One core's cost.
+class CoreCost:
+    """Cost of one core.
 
     Attributes:
-        core: Its name.
-        hidden_size: At which it has about the wanted parameters.
-        parameters: That it has.
-        state_size: Numbers of one environment's state.
-        training: µs of a step of 16 sequences, forward and backward, in sequences of 64 steps with resets.
-        rollout: µs of a step of 32 environments, without gradients.
+        core: Name of the core.
+        hidden_size: Hidden size that gives about 100,000 parameters.
+        parameters: Number of parameters.
+        state_size: Size of the state of one environment.
+        training: µs per step of 16 sequences of 64 steps with resets, forward and backward.
+        rollout: µs per step of 32 environments, without gradients.
     """
 
     core: str
@@ -40,11 +40,15 @@ class Cost:
     rollout: float
 
 
-def core_costs(only: str | None = None, repeats: int = 15) -> list[Cost]:
-    """Returns the costs of all cores, or of one; all cores alternate, so that a busy moment hits them alike.
+def core_costs(only: str | None = None, repeats: int = 15) -> list[CoreCost]:
+    """Returns the costs of all cores, or of one; measurements alternate, so that other load affects all cores alike.
+
+    Args:
+        only: Name of a single core.
+        repeats: Measurements per core.
 
     Raises:
-        InputError: there is no core called `only`.
+        InputError: unknown core.
     """
     if only is not None:
         core_class(only)
@@ -58,7 +62,7 @@ def core_costs(only: str | None = None, repeats: int = 15) -> list[Cost]:
     rollouts = alternate(repeats, *map(_rollout, cores.values()), clock=time.process_time)
     torch.set_num_threads(before)
     return [
-        Cost(
+        CoreCost(
             name,
             options[name]["hidden_size"],
             parameter_count(name, INPUTS, **options[name]),
@@ -92,7 +96,7 @@ def _rollout(core: MemoryCore) -> Callable[[], None]:
     return run
 
 
-def table(costs: Iterable[Cost]) -> str:
+def table(costs: Iterable[CoreCost]) -> str:
     """Returns the costs as a Markdown table."""
     head = (
         "| core | hidden_size | parameters | state | training, µs/step | rollout, µs/step |\n|---|---|---|---|---|---|"

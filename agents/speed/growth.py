@@ -1,7 +1,6 @@
-"""How cost grows with one size while the others stay: the NTM beside an LSTM of the same hidden size.
+"""The growth benchmark: the cost of the NTM and of an LSTM of the same hidden size as a single size varies.
 
-Seconds are the processor's, of one thread: on an idle machine those of the clock on the wall, and on a busy one not
-bent by what else runs, which a curve over sizes shows more than the ratio of two alternating runs does.
+Times are CPU times of one thread, which other load distorts less than wall-clock times.
 """
 
 import math
@@ -14,13 +13,13 @@ import torch
 from torch import nn
 
 from ntm_rl.agents.inspection.plotting import require_matplotlib, save_png
-from ntm_rl.agents.speed.timing import CARDS, alternate, make_training, training_step
+from ntm_rl.agents.speed.timing import REPEAT_PREVIOUS, alternate, make_training, training_step
 from ntm_rl.cores.registry import make_core
 from ntm_rl.errors import InputError, did_you_mean
 
 INPUTS, HIDDEN = 64, 128
 BASE = {"steps": 32, "batch": 16, "slots": 32, "width": 16}
-OF_BOTH = ("steps", "batch")  # the other sizes are those of a memory, which an LSTM does not have
+OF_BOTH = ("steps", "batch")  # an LSTM has no other size
 ROLLOUT, MINIBATCHES = 128, 4
 
 
@@ -29,11 +28,11 @@ class Point:
     """One measurement.
 
     Attributes:
-        axis: What is varied.
-        value: Its size.
-        ours: The NTM's figure, the median of the repeats.
-        peer: The LSTM's.
-        unit: Of both.
+        axis: Name of the varied size.
+        value: Value of the size.
+        ours: Figure of the NTM, median over the repeats.
+        peer: Figure of the LSTM.
+        unit: Unit of both.
     """
 
     axis: str
@@ -45,9 +44,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """What is varied, as `title` says it, through which values, and how: `measure(name, values, repeats)`."""
+    """A varied size: its label, its values, and the function `measure(name, values, repeats)`."""
 
-    title: str
+    label: str
     values: Sequence[int]
     measure: Callable[[str, Sequence[int], int], list[Point]]
 
@@ -55,11 +54,15 @@ class Axis:
 def growth(only: str | None = None, repeats: int = 15) -> Iterator[Point]:
     """Yields the points of all axes, or of one, as they are measured, on one torch thread.
 
+    Args:
+        only: Name of a single axis.
+        repeats: Measurements per point.
+
     Raises:
-        InputError: there is no axis called `only`.
+        InputError: unknown axis.
     """
     if only is not None and only not in AXES:
-        raise InputError(f"only = {only!r}: no such axis; valid are {', '.join(AXES)}.{did_you_mean(only, AXES)}")
+        raise InputError(f"only = {only!r}: unknown axis; valid are {', '.join(AXES)}.{did_you_mean(only, AXES)}")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     for name, axis in AXES.items():
@@ -69,7 +72,7 @@ def growth(only: str | None = None, repeats: int = 15) -> Iterator[Point]:
 
 
 def _sequences(axis: str, values: Sequence[int], repeats: int) -> list[Point]:
-    """Forward and backward, a step of the sequence; all values alternate, so that a busy moment hits them alike."""
+    """µs per step, forward and backward; measurements alternate, so that other load affects all values alike."""
     sizes = [{**BASE, axis: value} for value in values]
     ntm = [_ntm(**size) for size in sizes]
     lstm = [_lstm(size["steps"], size["batch"]) for size in (sizes if axis in OF_BOTH else [BASE])]
@@ -94,7 +97,7 @@ def _lstm(steps: int, batch: int) -> Callable[[], object]:
 
 
 def _trainings(axis: str, values: Sequence[int], repeats: int) -> list[Point]:
-    """Environment steps a second of whole trainings by MemoryPPO, a rollout a repeat."""
+    """Environment steps per second of MemoryPPO, one rollout per repeat."""
     sizes = [(core, n_envs) for n_envs in values for core in ("ntm", "lstm")]
     seconds = alternate(repeats, *(_training(*size) for size in sizes), clock=time.process_time)
     speeds = [ROLLOUT * n_envs / taken for (_, n_envs), taken in zip(sizes, seconds, strict=True)]
@@ -102,7 +105,7 @@ def _trainings(axis: str, values: Sequence[int], repeats: int) -> list[Point]:
 
 
 def _training(core: str, n_envs: int) -> Callable[[], object]:
-    model = make_training(core, CARDS, n_envs, batch_size=ROLLOUT * n_envs // MINIBATCHES)
+    model = make_training(core, REPEAT_PREVIOUS, n_envs, batch_size=ROLLOUT * n_envs // MINIBATCHES)
     return lambda: model.learn(ROLLOUT * n_envs)
 
 
@@ -120,17 +123,17 @@ AXES: dict[str, Axis] = {
 
 
 def check_plot(file: Path) -> None:
-    """Raises an `InputError` where `plot` would fail, so that nobody measures for minutes in vain."""
+    """Raises an `InputError` if `plot` would fail; to be called before minutes of measurements."""
     option = f"plot = {str(file)!r}"
     if file.suffix != ".png":
         raise InputError(f"{option}: must end in .png")
     if not file.parent.is_dir():
-        raise InputError(f"{option}: there is no folder {str(file.parent)!r}")
+        raise InputError(f"{option}: no such folder {str(file.parent)!r}")
     require_matplotlib(option)
 
 
 def plot(points: Sequence[Point], file: Path) -> None:
-    """Draws the points as a PNG, a panel for each axis.
+    """Plots the points as a PNG, one panel per axis.
 
     Raises:
         InputError: see `check_plot`.
@@ -143,19 +146,19 @@ def plot(points: Sequence[Point], file: Path) -> None:
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(4 * columns, 3.2 * rows), layout="constrained")
     for place, name in enumerate(names, 1):
-        mine = [point for point in points if point.axis == name]
-        values = [point.value for point in mine]
+        on_axis = [point for point in points if point.axis == name]
+        values = [point.value for point in on_axis]
         panel = figure.add_subplot(rows, columns, place)
-        panel.plot(values, [point.ours for point in mine], "o-", label="NTM")
-        panel.plot(values, [point.peer for point in mine], "s--", label="LSTM")
+        panel.plot(values, [point.ours for point in on_axis], "o-", label="NTM")
+        panel.plot(values, [point.peer for point in on_axis], "s--", label="LSTM")
         panel.set_xscale("log", base=2)
         panel.set_yscale("log", base=2)
-        figures = [figure for point in mine for figure in (point.ours, point.peer)]
+        figures = [figure for point in on_axis for figure in (point.ours, point.peer)]
         panel.set_ylim(2 ** math.floor(math.log2(min(figures))), 2 ** math.ceil(math.log2(max(figures))))
         panel.yaxis.set_major_formatter("{x:,.0f}")
         panel.set_xticks(values, [str(value) for value in values])
-        panel.set_xlabel(AXES[name].title)
-        panel.set_ylabel(mine[0].unit)
+        panel.set_xlabel(AXES[name].label)
+        panel.set_ylabel(on_axis[0].unit)
         panel.grid(alpha=0.3)
         panel.legend()
     save_png(figure, Path(file))

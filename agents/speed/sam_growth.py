@@ -1,6 +1,6 @@
-"""What a sparse access memory costs as its slots grow, beside the dense NTM of the same sizes: time and memory.
+"""Time and memory of the sparse access memory (SAM) and of the NTM as the number of slots grows.
 
-Each figure comes from a process of its own, of one torch thread. Seconds are the processor's, as in `growth`.
+Each measurement has its own process with one torch thread. Times are CPU times, as in `growth`.
 """
 
 import json
@@ -20,15 +20,15 @@ SLOTS = (64, 1024, 16_384, 65_536)
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Forward and backward over a block of sequences, at a number of slots.
+class SlotsCost:
+    """Cost of a forward and backward pass at a number of slots.
 
     Attributes:
-        slots: N.
-        ours: Milliseconds with the sparse access memory, the median of the repeats.
-        peer: With the NTM.
-        ours_peak: MiB that the process had at most beyond what it had before.
-        peer_peak: Of the NTM's process.
+        slots: Number of slots N.
+        ours: Milliseconds of SAM, median over the repeats.
+        peer: Milliseconds of the NTM.
+        ours_peak: Increase of the peak memory with SAM, in MiB.
+        peer_peak: The same with the NTM.
     """
 
     slots: int
@@ -38,15 +38,15 @@ class Cost:
     peer_peak: float
 
 
-def sparse_growth(repeats: int = 5) -> Iterator[Cost]:
+def sparse_growth(repeats: int = 5) -> Iterator[SlotsCost]:
     """Yields the costs as they are measured."""
     for slots in SLOTS:
-        (ours, ours_peak), (peer, peer_peak) = (_in_a_process(core, slots, repeats) for core in ("sam", "ntm"))
-        yield Cost(slots, ours, peer, ours_peak, peer_peak)
+        (ours, ours_peak), (peer, peer_peak) = (_measure_in_process(core, slots, repeats) for core in ("sam", "ntm"))
+        yield SlotsCost(slots, ours, peer, ours_peak, peer_peak)
 
 
 def measure(core: str, slots: int, repeats: int) -> tuple[float, float]:
-    """Returns milliseconds and MiB of a core in this process."""
+    """Measures milliseconds and MiB of a core in this process."""
     torch.set_num_threads(1)
     network = make_core(core, INPUTS, slots=slots, width=WIDTH, hidden_size=HIDDEN)
     step = training_step(network, torch.randn(STEPS, BATCH, INPUTS))
@@ -55,7 +55,7 @@ def measure(core: str, slots: int, repeats: int) -> tuple[float, float]:
     return 1e3 * seconds, peak_memory() - before
 
 
-def _in_a_process(core: str, slots: int, repeats: int) -> tuple[float, float]:
+def _measure_in_process(core: str, slots: int, repeats: int) -> tuple[float, float]:
     code = (
         "import json; from ntm_rl.agents.speed.sam_growth import measure; "
         f"print(json.dumps(measure({core!r}, {slots}, {repeats})))"

@@ -1,4 +1,4 @@
-"""Times actions side by side, and measures peak memory."""
+"""Alternating time measurements, and peak memory."""
 
 import time
 from collections.abc import Callable
@@ -8,19 +8,19 @@ from typing import Any
 
 from torch import Tensor
 
+from ntm_rl.agents.policy.policies import policy_class_for
 from ntm_rl.agents.ppo.algorithm import MemoryPPO
-from ntm_rl.agents.ppo.training import policy_name
 from ntm_rl.cores.base import MemoryCore
 from ntm_rl.envs.factory import EnvSettings
 from ntm_rl.envs.sb3.making import make_vec_env
 
-CARTPOLE, CARDS = "CartPole-v1", "popgym-RepeatPreviousEasy-v0"
+CARTPOLE, REPEAT_PREVIOUS = "CartPole-v1", "popgym-RepeatPreviousEasy-v0"
 
 
 def alternate(
     repeats: int, *actions: Callable[[], object], clock: Callable[[], float] = time.perf_counter
 ) -> list[float]:
-    """Returns the median seconds of each action on a clock, run in turn after one run for warmth."""
+    """Returns the median time of each action in seconds; the actions alternate, after one warm-up run."""
     seconds: list[list[float]] = [[] for _ in actions]
     for repeat in range(repeats + 1):
         for taken, action in zip(seconds, actions, strict=True):
@@ -32,7 +32,7 @@ def alternate(
 
 
 def training_step(core: MemoryCore, inputs: Tensor) -> Callable[[], None]:
-    """Returns what runs a core forward and backward over `[T, B, I]` inputs."""
+    """Returns a function that runs a core forward and backward on inputs `[T, B, I]`."""
 
     def step() -> None:
         outputs = core.outputs(inputs, core.initial_state(inputs.shape[1]))
@@ -41,22 +41,22 @@ def training_step(core: MemoryCore, inputs: Tensor) -> Callable[[], None]:
     return step
 
 
-_SAME: dict[str, Any] = {"n_steps": 128, "batch_size": 256, "n_epochs": 4, "seed": 0}
+PPO_KWARGS: dict[str, Any] = {"n_steps": 128, "batch_size": 256, "n_epochs": 4, "seed": 0}
 
 
 def make_training(core: str, env_id: str, n_envs: int = 8, batch_size: int = 256, **kwargs: Any) -> MemoryPPO:
-    """Returns the training whose speed is measured: 128 units, the core's other options as they come."""
+    """Returns the training to measure; its core has 128 units and otherwise default options."""
     options = {"core": core, "core_kwargs": {"hidden_size": 128}}
     env = make_vec_env(EnvSettings(env_id, kwargs=kwargs), n_envs, seed=0)
-    sizes = {**_SAME, "batch_size": batch_size}
-    policy = policy_name(env.observation_space)
+    sizes = {**PPO_KWARGS, "batch_size": batch_size}
+    policy = policy_class_for(env.observation_space)
     return MemoryPPO(policy, env, sequence_length=32, policy_kwargs=options, device="cpu", **sizes)
 
 
 def peak_memory() -> float:
-    """Returns the most MiB that this process has had in memory (Linux).
+    """Returns the peak resident memory of this process in MiB (Linux).
 
-    Not `ru_maxrss`, which also counts the process that started this one.
+    `ru_maxrss` would include the memory of the parent at the fork.
     """
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024

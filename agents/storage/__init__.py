@@ -1,1 +1,1 @@
-"""Files, tensors, cards, spaces, random states and checkpoints of any algorithm."""
+"""Files, tensors, cards, spaces, random states and checkpoints, for all algorithms."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: weights, optimizer, counters, statistics and random generators in one checked file."""
+"""Checkpoints of a training: weights, optimizer, counters, statistics and random states in one checked file."""
 
 import math
 import warnings
@@ -16,9 +16,9 @@ from ntm_rl.agents.storage.random_states import check_random_states, random_stat
 from ntm_rl.agents.storage.tensors import read_tensors, require_matching, weights_of, write_tensors
 from ntm_rl.errors import InputError
 
-FORMAT = 1
-PARTS = ("policy", "average", "optimizer", "random", "normalizer", "environment")  # what the tensors' names begin with
-HOW = ("fused", "foreach", "capturable")  # an optimizer computes: a matter of the machine, not of the training
+FORMAT = 2
+PARTS = ("policy", "average", "optimizer", "random", "normalizer", "environment")  # first part of a tensor's name
+MACHINE_OPTIONS = ("fused", "foreach", "capturable")  # of an optimizer: they depend on the machine
 
 
 def write_checkpoint(
@@ -31,7 +31,16 @@ def write_checkpoint(
     *,
     keep: int = 3,
 ) -> Path:
-    """Writes weights, optimizer, random generators and a document as `step-<step>.safetensors`.
+    """Writes weights, optimizer, random states and a document as `step-<step>.safetensors`.
+
+    Args:
+        folder: Where checkpoints lie; made if missing.
+        step: The training's step count.
+        module: Its weights are saved.
+        optimizer: Its state is saved.
+        document: Further JSON values; `kind` is what `read_checkpoint` asks for.
+        tensors: Further tensors, under names that begin with one of `PARTS`.
+        keep: Checkpoints to keep, at least 1.
 
     Raises:
         InputError: `keep` below 1.
@@ -55,35 +64,30 @@ def write_checkpoint(
         **document,
     }
     path = folder / f"step-{step:012d}.safetensors"
-    _delete(folder.glob(".step-*.tmp"))  # what killed processes left, which may be what fills the disk
+    _delete(folder.glob(".step-*.tmp"))  # left by killed processes; they may fill the disk
     write_tensors(path, {**parts, **tensors}, whole)
-    _tidy(folder, path, keep)
+    _delete_old(folder, path, keep)
     return path
 
 
-def has_checkpoints(folder: Path) -> bool:
-    """Whether a folder holds checkpoints, usable or not."""
-    return any(folder.glob("step-*.safetensors"))
-
-
-def can_go_on(checkpoints: Path, agent: Path) -> bool:
-    """Whether a run has a checkpoint to go on from; one without any begins anew, if that replaces no finished agent.
+def checkpoint_to_resume(checkpoints: Path, agent: Path) -> Path | None:
+    """Returns the checkpoint from which a run resumes, or None for a run that was interrupted before its first.
 
     Raises:
-        InputError: it would.
+        InputError: all checkpoints are damaged, or the run has none and restarting it would replace its agent.
     """
-    if has_checkpoints(checkpoints):
-        return True
+    if any(checkpoints.glob("step-*.safetensors")):
+        return latest_checkpoint(checkpoints)
     if agent.exists():
         raise InputError(
-            f"{checkpoints}: no checkpoint to go on from, and a new training would replace {agent}; put the "
-            "checkpoints back, or train anew with policy.init_from=RUN"
+            f"{checkpoints}: no checkpoint to resume from, and restarting the training would replace {agent}; put the "
+            "checkpoints back, or start a new training with policy.init_from=RUN"
         )
-    return False
+    return None
 
 
 def latest_checkpoint(folder: Path) -> Path:
-    """Returns the newest checkpoint that passes its checks; damaged ones are named in a warning.
+    """Returns the newest checkpoint that passes its checks, with a warning for each damaged one.
 
     Raises:
         InputError: there is none.
@@ -95,7 +99,7 @@ def latest_checkpoint(folder: Path) -> Path:
 
 
 def newer_checkpoint(folder: Path, step: int) -> Path | None:
-    """Returns the newest checkpoint after a step that passes its checks, None if there is none; warns as above."""
+    """Returns the newest checkpoint after a step as `latest_checkpoint` does, None if there is none."""
     for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
         number = path.stem.removeprefix("step-")
         if number.isdecimal() and int(number) <= step:
@@ -124,7 +128,7 @@ def read_parts(path: Path, kind: str) -> tuple[dict[str, dict[str, Tensor]], dic
 def read_checkpoint(
     path: Path, kind: str, module: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any], dict[str, Any]]:
-    """Reads and checks what `write_checkpoint` wrote for such a module and optimizer, and changes nothing.
+    """Reads and checks a checkpoint of a module and its optimizer, and changes neither.
 
     Returns:
         The tensors by part, the document, and the state for `optimizer.load_state_dict`.
@@ -139,19 +143,19 @@ def read_checkpoint(
         check_random_states(groups["random"], document["random"])
     except StorageError:
         raise
-    except Exception as error:  # whatever hostile values make the parsers raise
+    except Exception as error:  # the parsers raise all kinds of errors for hostile values
         raise StorageError(f"{path}: not a {kind} of format {FORMAT}: {error!r}") from error
     return groups, document, state
 
 
-def _tidy(folder: Path, newest: Path, keep: int) -> None:
-    """Deletes old checkpoints; never `newest`, nor any of later steps."""
+def _delete_old(folder: Path, newest: Path, keep: int) -> None:
+    """Deletes all but the last `keep` checkpoints up to `newest`; later ones are kept."""
     _delete([path for path in sorted(folder.glob("step-*.safetensors")) if path.name <= newest.name][:-keep])
 
 
 def _delete(paths: Iterable[Path]) -> None:
     for path in paths:
-        with suppress(OSError):  # the new one is what counts
+        with suppress(OSError):  # an old file left behind is no reason to stop
             path.unlink()
 
 
@@ -165,11 +169,11 @@ def _by_part(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, dict[str, T
     return groups
 
 
-def count(number: Any) -> int:
-    """Returns a number that must be a count; raises ValueError if it is none."""
-    if not isinstance(number, int) or number < 0:
-        raise ValueError(f"{number!r} is no count")
-    return number
+def as_count(value: Any) -> int:
+    """Returns a value that must be a non-negative integer, else raises a ValueError."""
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r} is not a non-negative integer")
+    return value
 
 
 def _optimizer_state(
@@ -183,29 +187,32 @@ def _optimizer_state(
             raise StorageError(f"{path}: optimizer state {name!r} belongs to no parameter of this agent")
         state.setdefault(int(index), {})[key] = tensor
     keys = next(iter(state.values())).keys() if state else ()
-    # Parameters without a gradient have no state; that of the others has the same names, shapes and types.
-    wanted = {
+    # Parameters without a gradient have no state; the state of the others has the same names, shapes and types.
+    expected = {
         f"optimizer.{number}.{key}": torch.zeros(()) if key == "step" else parameters[number]
         for number in state
         for key in keys
     }
-    require_matching(path, {f"optimizer.{name}": tensor for name, tensor in tensors.items()}, wanted)
+    require_matching(path, {f"optimizer.{name}": tensor for name, tensor in tensors.items()}, expected)
     current = optimizer.state_dict()["param_groups"]
     saved = document.get("param_groups")
-    if not isinstance(saved, list) or len(saved) != len(current) or not all(map(_fits, saved, current)):
+    if not isinstance(saved, list) or len(saved) != len(current) or not all(map(_is_compatible, saved, current)):
         raise StorageError(f"{path}: its optimizer has other parameter groups than this agent's")
-    return {"state": state, "param_groups": current}  # the settings are what counts, which a resume may have changed
+    return {"state": state, "param_groups": current}  # of the settings, which a resume may have changed
 
 
-def _fits(saved: Any, current: Mapping[str, Any]) -> bool:
-    """Whether a saved parameter group has no other options than the current, and numbers where that has numbers."""
+def _is_compatible(saved: Any, current: Mapping[str, Any]) -> bool:
+    """Whether a saved parameter group has only options of the current one, and numbers where that has numbers."""
     if not isinstance(saved, dict) or not saved.keys() <= current.keys() - {"params"}:
         return False
-    return all(_shape_of(value) == _shape_of(current[key]) for key, value in saved.items() if key not in HOW)
+    return all(
+        _structure(value) == _structure(current[key]) for key, value in saved.items() if key not in MACHINE_OPTIONS
+    )
 
 
-def _shape_of(option: Any) -> Any:
+def _structure(option: Any) -> Any:
+    """Returns an option with each number replaced by "number", and other values by their type."""
     if isinstance(option, (list, tuple)):
-        return [_shape_of(part) for part in option]
+        return [_structure(part) for part in option]
     is_number = isinstance(option, (int, float)) and not isinstance(option, bool) and math.isfinite(option)
     return "number" if is_number else type(option)

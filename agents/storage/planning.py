@@ -1,4 +1,4 @@
-"""Builds the network that a file describes, but only where the file's weights fill it."""
+"""Builds the model that a file describes, only if the file's weights fill it."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,30 +14,30 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.tensors import put_weights, require_matching, weights_of
 
-MAX_STATE = 2**24  # numbers of a memory state (64 MiB): no weight need depend on how many slots a card claims
-MAX_SIZE = 2**24  # of any size that a card names
-# Parameters that may be registered for each tensor of a file: parts that are shared are registered more than once.
+MAX_STATE = 2**24  # numbers of a memory state (64 MiB); weights do not limit it, as none depends on the slots
+MAX_SIZE = 2**24  # of any integer among a card's arguments
+# Parameters that may be registered for each tensor of a file; shared ones are registered more than once.
 REGISTRATIONS, SPARE_REGISTRATIONS = 2, 16
 
-Network = TypeVar("Network", bound=nn.Module)
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def build_filled(
-    path: Path, build: Callable[[], Network], state_size: Callable[[Network], int], weights: Mapping[str, Tensor]
-) -> Network:
-    """Builds a network and puts a file's weights into it.
+    path: Path, build: Callable[[], Model], state_size: Callable[[Model], int], weights: Mapping[str, Tensor]
+) -> Model:
+    """Builds a model and copies a file's weights into it.
 
-    It is built without memory first. That stops once the network has more parameters than the file has tensors, so
-    what a card claims costs no more time than its file is long.
+    A first build on the meta device, without memory, stops once the model has more parameters than the file has
+    tensors. A hostile card so costs no more time than its file is long.
 
     Args:
-        path: The file, for the errors.
-        build: Builds the network on torch's current default device.
-        state_size: Numbers of a network's memory state.
-        weights: What `weights_of` returned for the network that was saved.
+        path: The file, for errors.
+        build: Builds the model on torch's current default device.
+        state_size: Returns the size of a model's memory state.
+        weights: The weights of the saved model, as `weights_of` returns them.
 
     Raises:
-        StorageError: the weights do not fill the network, or its memory state is too large.
+        StorageError: the weights do not fill the model, or its memory state is too large.
     """
     limit = REGISTRATIONS * len(weights) + SPARE_REGISTRATIONS
     with torch.device("meta"), _at_most(limit, path), _no_validation():
@@ -45,13 +45,13 @@ def build_filled(
     if state_size(planned) > MAX_STATE:
         raise StorageError(f"{path}: its memory state of {state_size(planned):,} numbers exceeds {MAX_STATE:,}")
     require_matching(path, weights, weights_of(planned))
-    network = build()
-    put_weights(network, weights)
-    return network
+    model = build()
+    put_weights(model, weights)
+    return model
 
 
 def require_sizes(path: Path, arguments: Any) -> None:
-    """Raises a `StorageError` for a size anywhere in a card's arguments that no network has."""
+    """Raises a `StorageError` for an integer above `MAX_SIZE` anywhere in a card's arguments."""
     if isinstance(arguments, Mapping):
         arguments = list(arguments.values())
     if isinstance(arguments, list):
@@ -63,7 +63,7 @@ def require_sizes(path: Path, arguments: Any) -> None:
 
 @contextmanager
 def _at_most(limit: int, path: Path) -> Iterator[None]:
-    """Stops whatever this thread builds once it has more than `limit` parameters."""
+    """Limits the parameters of modules that this thread builds."""
     registered, thread = 0, threading.get_ident()
 
     def register(*_: Any) -> None:
@@ -82,7 +82,7 @@ def _at_most(limit: int, path: Path) -> Iterator[None]:
 
 @contextmanager
 def _no_validation() -> Iterator[None]:
-    """Lets state-dependent exploration be built without memory, where distributions cannot look at their arguments."""
+    """Switches off the checks of distributions, which cannot read the meta tensors of state-dependent exploration."""
     before = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:

@@ -22,7 +22,7 @@ def random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def check_random_states(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
-    """Raises an error of any kind if `restore_random_states` would; tries them on generators of no importance."""
+    """Raises any error that `restore_random_states` would raise, by setting generators that are not used."""
     if not {"torch"} <= tensors.keys() <= {"torch", "cuda"}:
         raise ValueError(f"random states of {sorted(tensors)}")
     torch.Generator().set_state(tensors["torch"])
@@ -33,7 +33,7 @@ def check_random_states(tensors: Mapping[str, Tensor], document: Mapping[str, An
 
 
 def restore_random_states(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
-    """Puts back what `random_states` returned."""
+    """Restores the states returned by `random_states`."""
     random.setstate(_python_state(document["python"]))
     np.random.set_state(_numpy_state(document["numpy"]))
     torch.set_rng_state(tensors["torch"])
@@ -49,7 +49,7 @@ def _python_state(saved: Any) -> tuple[Any, ...]:
 def _numpy_state(saved: Any) -> dict[str, Any]:
     position = saved["state"]["pos"]
     key = np.array(saved["state"]["key"], dtype=np.uint32)
-    # NumPy believes the position and would read any memory from there on.
+    # NumPy does not check the position, and would read memory outside the key.
     if not isinstance(position, int) or not 0 <= position <= MERSENNE_TWISTER_WORDS:
         raise ValueError(f"position {position}")
     state = {"key": key, "pos": position}

@@ -1,4 +1,4 @@
-"""Gymnasium spaces as JSON, exactly: bounds, infinities and types included."""
+"""Gymnasium spaces as exact JSON, including bounds, infinities and dtypes."""
 
 import math
 from collections.abc import Mapping
@@ -34,23 +34,23 @@ def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
         case spaces.MultiBinary():
             return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.shape)}
         case spaces.Dict() if all(isinstance(key, str) for key in space.spaces):
-            # Their order is the order of the features, and a JSON object has none.
+            # JSON objects have no order, but the features have the order of the keys.
             parts = {key: space_to_json(part) for key, part in space.spaces.items()}
             return {"type": "Dict", "keys": list(parts), "spaces": parts}
     raise InputError(
-        f"space = {space}: cannot be saved; valid are Box, Discrete, MultiDiscrete, MultiBinary, Dict of names"
+        f"space = {space}: cannot be saved; valid are Box, Discrete, MultiDiscrete, MultiBinary, and Dict with str keys"
     )
 
 
 def space_from_json(description: Mapping[str, Any], max_elements: int = MAX_ELEMENTS) -> spaces.Space[Any]:
-    """Rebuilds a space that `space_to_json` described.
+    """Rebuilds a space from the description of `space_to_json`.
 
     Args:
-        description: Of the space.
-        max_elements: Numbers that one of its elements may have; counted before anything of that size is made.
+        description: The description, which may be hostile.
+        max_elements: Largest size of an element of the space; checked before anything of that size is made.
 
     Raises:
-        InputError: the description is not one of those, or is of a larger space.
+        InputError: not a description of a space, or of a larger one.
     """
     try:
         if _elements(description) > max_elements:
@@ -58,12 +58,12 @@ def space_from_json(description: Mapping[str, Any], max_elements: int = MAX_ELEM
         return _build(description)
     except InputError:
         raise
-    except Exception as error:  # whatever a hostile description makes Gymnasium raise
+    except Exception as error:  # a hostile description makes Gymnasium raise anything
         raise InputError(f"space = {str(description)[:200]}: not a description of a space: {error}") from error
 
 
 def _elements(description: Mapping[str, Any]) -> int:
-    """Numbers in an element of the space, counted before anything of that size is made."""
+    """Returns the size of an element of the space without building it."""
     match description["type"]:
         case "Box" | "MultiBinary":
             size = description["shape"] if description["type"] == "Box" else description["n"]
@@ -102,7 +102,7 @@ def _build(description: Mapping[str, Any]) -> spaces.Space[Any]:
 
 
 def _bound_to_json(bound: np.ndarray) -> Any:
-    # JSON has no infinity, and an image has one bound for all its elements.
+    # As text, since JSON has no infinity; equal bounds, such as an image's, are written once.
     texts = np.vectorize(str, otypes=[object])(bound)
     first = texts.flat[0] if bound.size else "0"
     return first if (texts == first).all() else texts.ravel().tolist()

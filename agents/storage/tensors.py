@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: tensors and a JSON document, written atomically, checked on reading."""
+"""Files of tensors and a JSON document, written atomically and checked on reading."""
 
 import hashlib
 import json
@@ -26,14 +26,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], document: Mapping[s
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads what `write_tensors` wrote; nothing in the file is executed, and its checksum must be right.
+    """Reads a file of `write_tensors` without executing anything in it.
 
-    Takes memory in proportion to the file's size, whatever its header claims.
+    Memory use is proportional to the file's size, whatever its header claims.
 
     Raises:
-        StorageError: missing, truncated or altered.
+        StorageError: missing, truncated, or with another checksum.
     """
-    if not path.is_file():  # opening a pipe would wait for ever
+    if not path.is_file():  # opening a pipe would block
         raise StorageError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
@@ -41,35 +41,39 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
         text, digest = metadata["document"], metadata["sha256"]
         if digest != _digest(tensors, text):
-            raise StorageError(f"{path}: damaged or altered: its checksum is wrong; use another checkpoint")
+            raise StorageError(f"{path}: damaged or altered: wrong checksum; use another checkpoint")
         document = json.loads(text)
-        # What safetensors returned is the file itself, mapped into memory: a later change of it would show.
+        # safetensors returns views of the memory-mapped file, which later changes of the file would alter.
         tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     except StorageError:
         raise
-    except Exception as error:  # whatever a hostile file makes the parsers raise
+    except Exception as error:  # a hostile file makes the parsers raise anything
         raise StorageError(f"{path}: damaged or not written by ntm-rl ({error}); use another checkpoint") from error
     if not isinstance(document, dict):
-        raise StorageError(f"{path}: damaged or not written by ntm-rl (its document is no mapping)")
+        raise StorageError(f"{path}: damaged or not written by ntm-rl (its document is not a mapping)")
     return tensors, document
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    """Returns the parameters and buffers of a module; those that its parts share come once, by their first name."""
-    named = module.state_dict(keep_vars=True).items()  # the very parameters, so that identity tells what is shared
+    """Returns the parameters and buffers of a module; shared ones once, under their first name."""
+    named = module.state_dict(keep_vars=True).items()  # the parameters themselves, to find shared ones by identity
     first = {id(tensor): name for name, tensor in reversed(named)}
     return {name: tensor for name, tensor in named if first[id(tensor)] == name}
 
 
 def put_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copies what `weights_of` returned, once `require_matching` agreed, into a module."""
+    """Copies weights, as `weights_of` returns them and `require_matching` has checked them, into a module."""
     with torch.no_grad():
         for name, tensor in weights_of(module).items():
             tensor.copy_(weights[name])
 
 
 def require_matching(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raises a `StorageError` naming the first tensor whose name, shape or numbers make it useless for `wanted`."""
+    """Checks that tensors have the names, shapes and dtypes of `wanted`, and finite values.
+
+    Raises:
+        StorageError: names the first that does not.
+    """
     for name, tensor in wanted.items():
         if name not in found:
             raise StorageError(f"{path}: it has no tensor {name!r}, which this agent needs; was the config changed?")
@@ -77,9 +81,9 @@ def require_matching(path: Path, found: Mapping[str, Tensor], wanted: Mapping[st
             shapes = f"{list(found[name].shape)}, must be {list(tensor.shape)}"
             raise StorageError(f"{path}: tensor {name!r} has shape {shapes}; was the config changed?")
         if found[name].dtype != tensor.dtype:
-            raise StorageError(f"{path}: tensor {name!r} has type {found[name].dtype}, must be {tensor.dtype}")
+            raise StorageError(f"{path}: tensor {name!r} has dtype {found[name].dtype}, must be {tensor.dtype}")
         if found[name].is_floating_point() and not torch.isfinite(found[name]).all():
-            raise StorageError(f"{path}: tensor {name!r} holds numbers that are not finite")
+            raise StorageError(f"{path}: tensor {name!r} contains values that are not finite")
     for name in found:
         if name not in wanted:
             raise StorageError(f"{path}: tensor {name!r} is not part of this agent; was the config changed?")

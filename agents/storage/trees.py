@@ -1,4 +1,4 @@
-"""Trees of arrays and JSON values as tensors and text."""
+"""Nested mappings of arrays and JSON values as tensors and JSON."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ ARRAY = "array"  # {"array": name} stands for a tensor of that name
 
 
 def pack(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], State]:
-    """Takes a tree apart into tensors and JSON."""
+    """Splits nested mappings into tensors and JSON."""
     tensors: dict[str, Tensor] = {}
 
     def walk(part: Any, name: str) -> Any:
@@ -29,10 +29,10 @@ def pack(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], State]:
 
 
 def unpack(tensors: Mapping[str, Tensor], document: Any) -> State:
-    """Puts together what `pack` took apart.
+    """Joins the results of `pack`.
 
     Raises:
-        InputError: the parts do not fit together.
+        InputError: an array that is missing or not used.
     """
     left = dict(tensors)
 
@@ -40,7 +40,7 @@ def unpack(tensors: Mapping[str, Tensor], document: Any) -> State:
         if isinstance(part, Mapping):
             if part.keys() == {ARRAY}:
                 if part[ARRAY] not in left:
-                    raise InputError(f"environment: there is no array {part[ARRAY]!r}")
+                    raise InputError(f"environment: array {part[ARRAY]!r} is missing")
                 return left.pop(part[ARRAY]).numpy()
             return {key: walk(each) for key, each in part.items()}
         return part
@@ -49,5 +49,5 @@ def unpack(tensors: Mapping[str, Tensor], document: Any) -> State:
         raise InputError("environment: must be a mapping")
     state: State = walk(document)
     if left:
-        raise InputError(f"environment: nothing needs the array {next(iter(left))!r}")
+        raise InputError(f"environment: array {next(iter(left))!r} is not used")
     return state

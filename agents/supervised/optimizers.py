@@ -1,4 +1,4 @@
-"""Optimizers of supervised training: Graves's RMSprop, and torch's own."""
+"""Optimizers of supervised training: Graves's RMSprop, Adam and SGD."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,16 +12,16 @@ DECAY, EPSILON = 0.95, 1e-4  # Graves 2013, eqs. 38-41
 
 
 class GravesRmsProp(torch.optim.Optimizer):
-    """RMSprop as Graves (2013, arXiv:1308.0850, eqs. 38-41) has it, the optimizer of the NTM paper.
+    """RMSprop of Graves (2013, arXiv:1308.0850, eqs. 38-41), the optimizer of the NTM paper.
 
-    Not torch's: epsilon stands inside of the square root, and the momentum gathers steps, not gradients:
+    Unlike in PyTorch's RMSprop, epsilon is inside the square root, and the momentum accumulates steps, not gradients:
     `n = 0.95 n + 0.05 g^2`, `m = 0.95 m + 0.05 g`, `d = momentum d - lr g / sqrt(n - m^2 + 1e-4)`, `w = w + d`.
 
     Args:
-        parameters: To be trained.
+        parameters: The parameters to train.
         lr: Step size.
-        momentum: Share of the last step in the next.
-        weight_decay: L2, added to the gradient.
+        momentum: Fraction of the last step that is added to the next.
+        weight_decay: L2 penalty, added to the gradient.
     """
 
     def __init__(

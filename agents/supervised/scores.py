@@ -1,4 +1,4 @@
-"""Scores of a network on sequences of an algorithmic task, in bits per sequence, the unit of the NTM paper."""
+"""Scores of a network on an algorithmic task in bits per sequence, the unit of the NTM paper."""
 
 import math
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ NATS_PER_BIT = math.log(2)
 
 @dataclass(frozen=True)
 class Score:
-    """How well a network answers.
+    """The score of a network on a batch.
 
     Attributes:
         bits: Mean cost of a sequence in bits, the paper's unit.
-        wrong: Share of wrong bits.
-        floor: Mean cost in bits of the best possible answers, 0 where they can be known for sure.
+        wrong: Fraction of wrong bits.
+        floor: Mean cost in bits of optimal answers; 0 for a deterministic task.
     """
 
     bits: float

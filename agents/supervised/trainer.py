@@ -1,9 +1,8 @@
-"""The supervised trainer."""
+"""The supervised trainer: binary cross-entropy on the masked steps of algorithmic tasks, in bits per sequence."""
 
 import math
-from collections.abc import Mapping
+import sys
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,75 +12,168 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ntm_rl.agents.policy.network_files import save_network
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.runs.nonfinite import NonFiniteError, bad_gradients
+from ntm_rl.agents.runs.trainer import Session
 from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
 from ntm_rl.agents.storage.cards import KIND
-from ntm_rl.agents.storage.checkpoints import (
-    count,
-    read_checkpoint,
-    write_checkpoint,
-)
+from ntm_rl.agents.storage.checkpoints import read_checkpoint, write_checkpoint
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.random_states import restore_random_states
 from ntm_rl.agents.storage.tensors import put_weights, require_matching
+from ntm_rl.agents.supervised.checkpoints import SavedState
 from ntm_rl.agents.supervised.optimizers import make_optimizer
-from ntm_rl.agents.supervised.scores import Score, bits_of, score, tensor_on
-from ntm_rl.agents.tracking.logger import record_pending
-from ntm_rl.cores.ntm import Ntm
+from ntm_rl.agents.supervised.scores import Score, bits_of, label, score, tensor_on
+from ntm_rl.agents.tracking.logger import PendingMetrics, pending_metrics
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
 from ntm_rl.envs.algorithmic.task import Difficulty
-from ntm_rl.envs.state import generator_of, generator_state
 
 MAX_OVERFLOWS = 20
-
-
-ENTROPY_STEPS = 3  # of each sequence, and its end, at which weightings should be sharp
+ENTROPY_STEPS = 3  # steps of a sequence, besides the last, at which the entropy of the weightings is taken
+LONGER_EVERY = 10  # validations: longer sequences cost many times as much
 
 
 class SupervisedTrainer:
-    """A network, its optimizer, and the stream of sequences that it learns from.
+    """Trains a network on an algorithmic task; see `Trainer`.
+
+    Args:
+        settings: What to train.
+        checkpoint: The checkpoint to resume from; None: a new training.
+
+    Raises:
+        StorageError: the checkpoint is damaged, or of another task or network.
 
     Attributes:
-        network: What is trained.
-        average: The running mean of its weights, which is what is validated and kept.
-        sequences: Seen so far.
+        network: The network.
+        average: The running mean of its weights, which is validated and saved.
+        sequences: Number of sequences so far.
         best: The lowest cost of a validation so far, in bits per sequence.
-        overflows: Batches in a row whose gradient was not finite.
-        last: The cost of the last validation, None without any.
-        sums: Bits per sequence, share of wrong bits and gradient norm, summed up since the last row of metrics.
-        updates: Since then.
-        rollbacks: How often the run went back to a checkpoint; each time halves the learning rate.
+        last: The cost of the last validation; None before the first.
+        overflows: Number of successive batches whose gradient was not finite.
+        sums: Sums of bits per sequence, fraction of wrong bits and gradient norm since the last row of metrics.
+        updates: Number of updates since then.
+        rollbacks: See `Trainer`.
+        pending: See `Trainer`.
     """
 
-    def __init__(self, settings: SupervisedTrainingSettings):
+    def __init__(self, settings: SupervisedTrainingSettings, checkpoint: Path | None = None):
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
-        self.settings, self.task, self._lessons = settings, settings.make_task(), settings.make_task()
-        self._lessons.biased_fraction = settings.biased_fraction
+        self.settings, self.task, self._training_task = settings, settings.make_task(), settings.make_task()
+        self._training_task.biased_fraction = settings.biased_fraction
         torch.manual_seed(settings.seed)
         sizes = self.task.input_size, self.task.output_size
-        self.network = SequenceNetwork(settings.core, *sizes, **settings.core_kwargs).to(get_device(settings.device))
+        settings.import_core()
+        self.network = SequenceNetwork(settings.core_name, *sizes, **settings.core_kwargs).to(
+            get_device(settings.device)
+        )
+        if settings.optimizer.weighting_entropy and not self.network.core.has_weightings():
+            print(f"note: optimizer.weighting_entropy: core {settings.core!r} has no weightings", file=sys.stderr)
         self.optimizer = make_optimizer(settings.optimizer, self.network)
-        # A rare sequence can throw a solved task's weights off for some hundred updates; their mean stays put.
+        # A rare sequence can disturb the weights of a solved task for some hundred updates, but not their mean.
         decay = get_ema_multi_avg_fn(settings.optimizer.averaging)
         self.average = AveragedModel(self.network, multi_avg_fn=decay)
         self.curriculum = Curriculum(self.task, settings.curriculum)
         self.sequences, self.best = 0, math.inf
         self.last: float | None = None
-        self.overflows = 0
+        self.overflows, self.rollbacks = 0, 0
         self.sums, self.updates = [0.0, 0.0, 0.0], 0
-        self.rollbacks = 0
+        self.pending: PendingMetrics = {}
         self._rng = np.random.default_rng(settings.seed)
         self._parameters = list(self.network.parameters())
+        if checkpoint is not None:
+            self.load(checkpoint)
+
+    @property
+    def steps(self) -> int:
+        """See `Trainer.steps`."""
+        return self.sequences
+
+    @property
+    def score(self) -> float | None:
+        """See `Trainer.score`."""
+        return self.last
+
+    @property
+    def best_score(self) -> float | None:
+        """See `Trainer.best_score`."""
+        return self.best
+
+    def describe(self) -> list[str]:
+        """See `Trainer.describe`."""
+        return []
+
+    def close(self) -> None:
+        """See `Trainer.close`."""
+
+    def save_agent(self, folder: Path) -> None:
+        """See `Trainer.save_agent`; writes the network with the mean weights."""
+        save_network(self.averaged, folder, self.card())
+
+    def learn(self, session: Session) -> None:
+        """See `Trainer.learn`."""
+        settings, folder = self.settings, session.run.checkpoints
+        while self.sequences < settings.total_sequences and not session.is_stopped:
+            is_complete = self._learn_row(session)
+            if session.is_stopped and not is_complete:
+                break  # the row is completed when the training is resumed
+            self._record_means(session.logger)
+            session.logger.record("time/sequences_per_second", session.steps_per_second(self.sequences))
+            session.logger.record(settings.kind.steps_metric, self.sequences)
+            session.logger.dump(self.sequences)
+            if _passes(self.sequences - settings.batch_size, self.sequences, settings.checkpoint.every):
+                self.save(folder)
+        self.save(folder, pending_metrics(session.logger))
+
+    def _learn_row(self, session: Session) -> bool:
+        """Learns until the next row of metrics is due or the training ends; returns whether it is due."""
+        settings, is_due = self.settings, False
+        while self.sequences < settings.total_sequences and not session.is_stopped and not is_due:
+            before = self.sequences
+            self.sums = [total + float(each) for total, each in zip(self.sums, self.update(), strict=True)]
+            self.updates += 1
+            if _passes(before, self.sequences, settings.validation.every):
+                self._validate(session)
+            is_due = _passes(before, self.sequences, settings.log_every)
+            if _passes(before, self.sequences, settings.checkpoint.every) and not is_due:
+                self.save(session.run.checkpoints, pending_metrics(session.logger))
+        session.show_progress(self.sequences, f"{self.sums[0] / max(self.updates, 1):.3f} bits per sequence")
+        return is_due
+
+    def _record_means(self, logger: Logger) -> None:
+        """Records the means over the updates since the last row of metrics."""
+        names = ("train/bits_per_sequence", "train/wrong_bits", "train/gradient_norm")
+        for name, total in zip(names, self.sums, strict=True):
+            logger.record(name, total / max(self.updates, 1))
+        self.sums, self.updates = [0.0, 0.0, 0.0], 0
+        logger.record("train/learning_rate", self.optimizer.param_groups[0]["lr"])
+        logger.record("train/level", self.curriculum.level)
+
+    def _validate(self, session: Session) -> None:
+        validation, logger = self.settings.validation, session.logger
+        result = self.validate()
+        self.last = result.bits
+        logger.record("validation/bits_per_sequence", result.bits)
+        logger.record("validation/wrong_bits", result.wrong)
+        if result.floor:
+            logger.record("validation/bits_above_optimum", result.bits - result.floor)
+        if result.bits < self.best:
+            self.best = result.bits
+            save_network(self.averaged, session.run.best, {**self.card(), "bits": result.bits})
+        if self.sequences // validation.every % LONGER_EVERY == 0:
+            for difficulty in validation.longer:
+                longer, name = self.validate(difficulty), label(difficulty)
+                logger.record(f"validation/{name}/bits_per_sequence", longer.bits)
+                logger.record(f"validation/{name}/wrong_bits", longer.wrong)
 
     def update(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Learns from one batch; returns its bits per sequence, share of wrong bits and gradient norm."""
+        """Learns from one batch; returns its bits per sequence, fraction of wrong bits and gradient norm."""
         settings = self.settings
         difficulty = self.curriculum.draw(self._rng)
-        batch = self._lessons.sample(settings.batch_size, self._rng, difficulty)
-        inputs, blur = tensor_on(self.network, batch.inputs), settings.optimizer.weighting_entropy
-        if blur and isinstance(self.network.core, Ntm) and len(inputs) > 1:
+        batch = self._training_task.sample(settings.batch_size, self._rng, difficulty)
+        inputs, entropy_weight = tensor_on(self.network, batch.inputs), settings.optimizer.weighting_entropy
+        if entropy_weight and self.network.core.has_weightings() and len(inputs) > 1:
             steps = np.unique(self._rng.integers(1, len(inputs), size=ENTROPY_STEPS)).tolist()
             logits, entropy = self.network.with_entropy(inputs, steps)
         else:
@@ -89,7 +181,7 @@ class SupervisedTrainer:
         targets, mask = tensor_on(self.network, batch.targets), tensor_on(self.network, batch.mask)
         cost = bits_of(logits, targets, mask).mean()
         self.optimizer.zero_grad()
-        (cost + blur * entropy).backward()
+        (cost + entropy_weight * entropy).backward()
         norm = self._step(cost.item(), difficulty)
         self.sequences += settings.batch_size
         wrong = ((logits.detach() > 0) != (targets > 0))[mask].float().mean()
@@ -98,10 +190,10 @@ class SupervisedTrainer:
         return cost.detach(), wrong, norm
 
     def _step(self, cost: float, difficulty: Difficulty) -> Tensor:
-        """Changes the weights by the gradient; returns its norm before clipping.
+        """Updates the weights and returns the norm of the gradient before clipping.
 
-        A gradient that overflowed is left out: through hundreds of steps of a recurrent network that happens, and the
-        next sequences are as good. Many in a row are a training that has failed.
+        A batch whose gradient overflows is skipped: this happens through hundreds of steps of a recurrent network. Many
+        such batches in a row mean that the training has failed.
 
         Raises:
             NonFiniteError: the cost, or too many gradients in a row, are not finite.
@@ -110,11 +202,7 @@ class SupervisedTrainer:
         if settings.clip_value is not None:
             torch.nn.utils.clip_grad_value_(self._parameters, settings.clip_value)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, settings.clip_norm or math.inf)
-        is_linear = settings.learning_rate_schedule == "linear"
-        share = max(1 - self.sequences / self.settings.total_sequences, 0) if is_linear else 1
-        if is_linear or self.rollbacks:
-            for group in self.optimizer.param_groups:
-                group["lr"] = settings.learning_rate * share * 0.5**self.rollbacks
+        self._set_learning_rate()
         if math.isfinite(norm):
             self.overflows = 0
             self.optimizer.step()
@@ -122,23 +210,33 @@ class SupervisedTrainer:
             return norm
         self.overflows += 1
         if self.overflows == MAX_OVERFLOWS or not math.isfinite(cost):
-            gradients = f"the gradients of {MAX_OVERFLOWS} batches in a row are"
-            what = gradients if math.isfinite(cost) else "the cost is"
-            message = f"{what} not finite at sequence {self.sequences:,}; the checkpoints are whole. Lower "
-            report = {
-                "quantity": "gradient" if math.isfinite(cost) else "cost",
-                "cost in bits": repr(cost),
-                "gradient norm": repr(float(norm)),
-                "sequences": [self.sequences, self.sequences + self.settings.batch_size - 1],
-                "difficulty": difficulty,
-                "parameters with such a gradient": bad_gradients(self.network),
-            }
-            raise NonFiniteError(f"{message}optimizer.learning_rate or optimizer.clip_norm", report)
+            raise self._nonfinite_error(cost, float(norm), difficulty)
         return torch.zeros_like(norm)
 
+    def _set_learning_rate(self) -> None:
+        settings = self.settings.optimizer
+        is_linear = settings.learning_rate_schedule == "linear"
+        remaining = max(1 - self.sequences / self.settings.total_sequences, 0) if is_linear else 1
+        if is_linear or self.rollbacks:
+            for group in self.optimizer.param_groups:
+                group["lr"] = settings.learning_rate * remaining * 0.5**self.rollbacks
+
+    def _nonfinite_error(self, cost: float, norm: float, difficulty: Difficulty) -> NonFiniteError:
+        is_cost = not math.isfinite(cost)
+        subject = "the cost is" if is_cost else f"the gradients of {MAX_OVERFLOWS} batches in a row are"
+        report = {
+            "quantity": "cost" if is_cost else "gradient",
+            "cost in bits": repr(cost),
+            "gradient norm": repr(norm),
+            "sequences": [self.sequences, self.sequences + self.settings.batch_size - 1],
+            "difficulty": difficulty,
+            "parameters with such a gradient": bad_gradients(self.network),
+        }
+        return NonFiniteError(f"{subject} not finite; lower optimizer.learning_rate or optimizer.clip_norm", report)
+
     def validate(self, difficulty: Difficulty | None = None) -> Score:
-        """Scores the network on fresh sequences, of one difficulty or of those of training."""
-        # Of their own generator: validating more or less often does not change the training.
+        """Scores the network on fresh sequences, of one difficulty or of the training's."""
+        # From a generator of its own, so that the validation interval does not change the training.
         rng = np.random.default_rng([self.settings.seed, self.sequences, 1])
         return score(self.averaged, self.task.sample(self.settings.validation.sequences, rng, difficulty), self.task)
 
@@ -149,65 +247,62 @@ class SupervisedTrainer:
         return network
 
     def card(self) -> dict[str, Any]:
-        """Returns what an exported network says of its training."""
+        """Returns JSON values that describe the training, for the network's card."""
         task = self.settings.task
         options = getattr(task, task.name).model_dump()
         return {"task": task.name, "options": options, "seed": self.settings.seed, "sequences": self.sequences}
 
-    def save(self, folder: Path, pending: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """Writes a checkpoint; `pending` are metrics of the row under way, from `tracking.pending_metrics`."""
-        document = {
-            "kind": KIND,
-            "task": self.settings.task.name,
-            "sequences": self.sequences,
-            "best": self.best if math.isfinite(self.best) else None,
-            "level": self.curriculum.level,
-            "errors": self.curriculum.errors,
-            "generator": generator_state(self._rng),
-            "overflows": self.overflows,
-            "rollbacks": self.rollbacks,
-            "last": self.last,
-            "sums": self.sums,
-            "updates": self.updates,
-            "pending": dict(pending),
-        }
-        keep = self.settings.checkpoint.keep
+    def save(self, folder: Path, pending: PendingMetrics | None = None) -> None:
+        """Writes a checkpoint; `pending` are the metrics recorded for the next row."""
+        state = SavedState(
+            sequences=self.sequences,
+            best=self.best,
+            last=self.last,
+            level=self.curriculum.level,
+            errors=self.curriculum.errors,
+            rng=self._rng,
+            overflows=self.overflows,
+            rollbacks=self.rollbacks,
+            sums=self.sums,
+            updates=self.updates,
+            pending=pending or {},
+        )
         average = {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
-        write_checkpoint(folder, self.sequences, self.network, self.optimizer, document, average, keep=keep)
+        write_checkpoint(
+            folder,
+            self.sequences,
+            self.network,
+            self.optimizer,
+            state.document(self.settings.task.name),
+            average,
+            keep=self.settings.checkpoint.keep,
+        )
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Puts a training back where `save` found it; everything is checked before anything changes.
-
-        Returns:
-            The pending metrics saved with it.
+    def load(self, path: Path) -> None:
+        """Restores a training from a checkpoint; everything is checked before anything changes.
 
         Raises:
             StorageError: damaged, or of another task or network.
         """
         groups, document, optimizer = read_checkpoint(path, KIND, self.network, self.optimizer)
         require_matching(path, groups["average"], self.average.state_dict())
-        if document.get("task") != self.settings.task.name:
-            task = self.settings.task.name
+        task = self.settings.task.name
+        if document.get("task") != task:
             raise StorageError(f"{path}: a checkpoint of task {document.get('task')!r}; the config's is {task!r}")
         try:
-            sequences, best = count(document["sequences"]), document["best"]
-            best = math.inf if best is None else float(best)
-            level, errors = count(document["level"]), [float(error) for error in document["errors"]]
-            rng, last = generator_of(document["generator"]), document.get("last")
-            last = None if last is None else float(last)
-            overflows, updates = count(document.get("overflows", 0)), count(document.get("updates", 0))
-            rollbacks = count(document.get("rollbacks", 0))
-            bits, wrong, norm = map(float, document.get("sums", (0, 0, 0)))
-            pending = dict(document.get("pending", {}))
-            record_pending(Logger(None, []), pending)
-        except Exception as error:  # whatever hostile values make the parsers raise
+            state = SavedState.parse(document)
+        except Exception as error:  # the parsers raise all kinds of errors for hostile values
             raise StorageError(f"{path}: not a {KIND}: {error!r}") from error
-        self.curriculum.restore(level, errors)
+        self.curriculum.restore(state.level, state.errors)
         put_weights(self.network, groups["policy"])
         self.average.load_state_dict(groups["average"])
         self.optimizer.load_state_dict(optimizer)
         restore_random_states(groups["random"], document["random"])
-        self.sequences, self.best, self.last, self._rng = sequences, best, last, rng
-        self.overflows, self.sums, self.updates = overflows, [bits, wrong, norm], updates
-        self.rollbacks = rollbacks
-        return pending
+        self.sequences, self.best, self.last, self._rng = state.sequences, state.best, state.last, state.rng
+        self.overflows, self.rollbacks, self.pending = state.overflows, state.rollbacks, state.pending
+        self.sums, self.updates = state.sums, state.updates
+
+
+def _passes(before: int, after: int, every: int) -> bool:
+    """Whether a count passed a multiple of `every`."""
+    return before // every != after // every

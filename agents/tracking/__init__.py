@@ -1,1 +1,1 @@
-"""The logs of a run: CSV, TensorBoard and W&B."""
+"""Loggers: CSV, TensorBoard and Weights & Biases."""

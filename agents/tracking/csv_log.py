@@ -1,4 +1,4 @@
-"""The metrics of a run as a CSV file that outlives the process: resumed trainings go on in it."""
+"""The metrics of a run as a CSV file, which resumed trainings continue."""
 
 import csv
 import io
@@ -13,13 +13,13 @@ from ntm_rl.agents.storage.files import StorageError, WriteError, write_atomical
 
 
 class CsvWriter(KVWriter):
-    """Appends a row of numbers a dump to a file; a metric that comes up later gets a column of its own.
+    """Appends one row per dump to a file; new metrics get new columns.
 
     Args:
-        path: The file; what is in it stays.
+        path: The file; existing rows are kept.
 
     Raises:
-        StorageError: the file is no table; from `write`, a `WriteError` if the disk is full or permission was lost.
+        StorageError: the file is not a table; `write` raises a `WriteError` if the file cannot be written.
     """
 
     def __init__(self, path: Path):
@@ -38,7 +38,7 @@ class CsvWriter(KVWriter):
         text = io.StringIO(newline="")
         csv.DictWriter(text, self._columns, lineterminator="\n").writerow(row)
         try:
-            with self._path.open("a", newline="") as file:  # no handle stays open that could fail when it is closed
+            with self._path.open("a", newline="") as file:  # opened per row, so that closing the writer cannot fail
                 file.write(text.getvalue())
         except OSError as error:
             raise WriteError(f"{self._path}: cannot be written: {error.strerror or error}") from error
@@ -48,26 +48,34 @@ class CsvWriter(KVWriter):
 
 
 def drop_rows_after(path: Path, column: str, steps: int) -> None:
-    """Takes away the rows whose `column` is above `steps`: a resumed training will write them again.
+    """Drops the rows whose `column` is above `steps`: a resumed training will write them again.
 
     Raises:
         StorageError: the file is no table with numbers in that column, or cannot be written.
     """
+    columns, rows = read_rows_until(path, column, steps)
+    if columns:
+        write_table(path, columns, rows)
+
+
+def read_rows_until(path: Path, column: str, steps: int) -> tuple[list[str], list[dict[str, str]]]:
+    """Returns the columns, and the rows whose `column` is at most `steps`.
+
+    Raises:
+        StorageError: the file is no table with numbers in that column.
+    """
     columns, rows = read_table(path)
-    if not columns:
-        return
     try:
-        kept = [row for row in rows if float(row.get(column) or 0) <= steps]
+        return columns, [row for row in rows if float(row.get(column) or 0) <= steps]
     except ValueError as error:
         raise _no_table(path, str(error)) from error
-    write_table(path, columns, kept)
 
 
 def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Returns the columns and the rows of a file, none if there is no file.
+    """Returns the columns and rows of a file; empty if it does not exist.
 
     Raises:
-        StorageError: it is no table.
+        StorageError: the file is not a table.
     """
     try:
         text = path.read_bytes().decode() if path.exists() else ""
@@ -83,7 +91,7 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def write_table(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
-    """Replaces a file by a header and rows, in one step."""
+    """Atomically replaces a file by a header and rows."""
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -92,7 +100,7 @@ def write_table(path: Path, columns: list[str], rows: list[dict[str, str]]) -> N
 
 
 def number(value: Any) -> float | None:
-    """Returns what SB3's logger was given as a number, or None if it is none."""
+    """Returns a logged value as a number, or None if it is not a number."""
     if isinstance(value, (torch.Tensor, np.ndarray)):
         return value.item() if value.ndim == 0 else None
     if isinstance(value, np.generic):
@@ -101,4 +109,4 @@ def number(value: Any) -> float | None:
 
 
 def _no_table(path: Path, reason: str) -> StorageError:
-    return StorageError(f"{path}: not a table that ntm-rl wrote ({reason}); move it away to go on without it")
+    return StorageError(f"{path}: not a table that ntm-rl wrote ({reason}); move it away to continue without it")

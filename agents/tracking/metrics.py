@@ -1,3 +1,5 @@
 """Names of metrics."""
 
-STEPS = "time/total_timesteps"
+from ntm_rl.agents.settings.kinds import PPO
+
+STEPS = PPO.steps_metric

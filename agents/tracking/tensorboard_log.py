@@ -1,7 +1,8 @@
-"""The metrics of a run as TensorBoard events, which a resumed training goes on with."""
+"""The metrics of a run as TensorBoard events, which resumed trainings continue."""
 
 import os
 import struct
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,18 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ntm_rl.agents.storage.files import StorageError, WriteError
 
-LENGTH, CHECKSUM = struct.Struct("<Q"), 4  # a record: its length, a checksum of that, the event, a checksum of that
+LENGTH, CHECKSUM = struct.Struct("<Q"), 4  # a record: length, its checksum, event, its checksum
 
 
 class TensorBoardWriter(TensorBoardOutputFormat):
-    """SB3's TensorBoard writer; a resumed training takes away what an earlier process logged after its checkpoint.
+    """SB3's TensorBoard writer; a resumed training removes events after its checkpoint.
 
     Args:
-        folder: Where the events lie.
-        steps: Environment steps at which the training resumes.
+        folder: Folder of the event files.
+        steps: Step at which the training resumes.
 
     Raises:
-        WriteError: the disk is full, or permission was lost.
+        WriteError: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, steps: int):
@@ -40,7 +41,7 @@ class TensorBoardWriter(TensorBoardOutputFormat):
         """See `stable_baselines3.common.logger.KVWriter.write`.
 
         Raises:
-            WriteError: the disk is full, or permission was lost.
+            WriteError: the file cannot be written.
         """
         try:
             super().write(key_values, key_excluded, step)
@@ -48,7 +49,7 @@ class TensorBoardWriter(TensorBoardOutputFormat):
             raise WriteError(f"{self._folder}: cannot be written: {error.strerror or error}") from error
 
     def close(self) -> None:
-        """Closes the file; what a full disk refuses has been reported by `write`."""
+        """Closes the file; an error is only a warning, as `write` has raised it already."""
         try:
             super().close()
         except OSError as error:
@@ -56,18 +57,36 @@ class TensorBoardWriter(TensorBoardOutputFormat):
 
 
 def drop_events_after(path: Path, steps: int) -> None:
-    """Cuts a file of events off before the first of a later step, or that a killed process left half written.
+    """Truncates an event file before the first event of a later step, or the first incomplete event.
 
-    A training's steps only grow within one file. TensorBoard's own way, a mark that voids earlier files' events,
-    depends on the files' names, which are those of the clock.
+    Steps increase within a file. TensorBoard's own mechanism, a session marker, depends on the time in file names.
 
     Raises:
         OSError: the file cannot be written.
-        StorageError: it is no file of events.
+        StorageError: it is not an event file.
     """
-    size = path.stat().st_size
+    end = _end_of_events(path, steps)
+    if end < path.stat().st_size:
+        os.truncate(path, end)
+
+
+def check_events(folder: Path) -> None:
+    """Checks the files of events in a folder, and changes nothing.
+
+    Raises:
+        StorageError: one cannot be read, or is no file of events.
+    """
+    for path in folder.glob("events.out.tfevents.*"):
+        try:
+            _end_of_events(path, sys.maxsize)
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _end_of_events(path: Path, steps: int) -> int:
+    """Returns the position behind the last whole event of at most `steps`."""
+    size, end = path.stat().st_size, 0
     with path.open("rb") as file:
-        end = 0
         while len(head := file.read(LENGTH.size + CHECKSUM)) == LENGTH.size + CHECKSUM:
             length = LENGTH.unpack_from(head)[0]
             next_one = end + len(head) + length + CHECKSUM
@@ -75,11 +94,12 @@ def drop_events_after(path: Path, steps: int) -> None:
                 break
             try:
                 event = Event.FromString(file.read(length))
-            except Exception as error:  # protobuf's own, whose class depends on how it was built
-                raise StorageError(f"{path}: no TensorBoard events; move it away to go on without it") from error
+            except Exception as error:  # protobuf's error class depends on its build
+                raise StorageError(
+                    f"{path}: not a TensorBoard event file; move it away to continue without it"
+                ) from error
             if event.step > steps:
                 break
             end = next_one
             file.seek(end)
-    if end < size:
-        os.truncate(path, end)
+    return end

@@ -11,13 +11,13 @@ from stable_baselines3.common.logger import Figure, Image, Video
 from ntm_rl.agents.tracking.csv_log import number
 
 
-def _to_wandb(value: Any) -> Any:
-    """Converts what SB3's logger takes; None for text and whatever else is no metric."""
+def to_wandb(value: Any) -> Any:
+    """Converts a value of SB3's logger; None for text and other values that are not metrics."""
     match value:
         case Video():
             return [_gif(frames, value.fps) for frames in value.frames]
         case Figure():
-            import matplotlib.pyplot  # noqa: F401  (W&B looks for it without importing it)
+            import matplotlib.pyplot  # noqa: F401  (W&B expects it to be imported)
 
             return wandb.Image(value.figure)
         case Image():
@@ -31,7 +31,7 @@ def _to_wandb(value: Any) -> Any:
 
 
 def _gif(frames: torch.Tensor, fps: float) -> Any:
-    """Encodes frames `[T, C, H, W]`; W&B itself could only with moviepy."""
+    """Encodes frames `[T, C, H, W]`; W&B itself needs moviepy."""
     from PIL import Image as Picture
 
     pixels = _pixels(frames).transpose(0, 2, 3, 1)
@@ -42,6 +42,6 @@ def _gif(frames: torch.Tensor, fps: float) -> Any:
 
 
 def _pixels(image: Any) -> np.ndarray:
-    """As TensorBoard: bytes are what they are, other numbers are from 0 to 1."""
+    """Returns uint8 pixels; as in TensorBoard, floats are in [0, 1]."""
     array = torch.as_tensor(image).detach().cpu().numpy()
     return array if array.dtype == np.uint8 else (array.astype(np.float32) * 255).clip(0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Metrics of a run: CSV and TensorBoard always, Weights & Biases as a mirror whose trouble stops nothing."""
+"""Logs to Weights & Biases in a thread; its errors are warnings and never stop a training."""
 
 import queue
 import re
@@ -14,39 +14,39 @@ from stable_baselines3.common.logger import KVWriter
 
 from ntm_rl.agents.settings.environment_variables import without_passwords
 from ntm_rl.agents.tracking.metrics import STEPS
-from ntm_rl.agents.tracking.wandb_media import _to_wandb
+from ntm_rl.agents.tracking.wandb_media import to_wandb
 
 ID_LENGTH = 128  # the longest name that W&B takes
-MAX_WAITING = 10_000  # rows and agents that a slow server may leave waiting
-FINISH_SECONDS = 60.0  # for these to be taken at the end of a run
+MAX_QUEUED = 10_000  # rows and agents in the queue
+FINISH_SECONDS = 60.0  # timeout for emptying the queue at the end of a run
 
 
 class WandbWriter(KVWriter):
-    """Sends one `run.log` a dump, against environment steps as a metric and not as W&B's own step.
+    """Calls `run.log` once per dump, with environment steps as a metric instead of W&B's own step.
 
-    W&B drops what is logged under a step that has passed, which is what a resumed run does.
+    W&B drops rows with a step below the last one, which a resumed run logs.
 
     Args:
-        run: W&B's.
+        run: The W&B run.
         steps_key: Name of the metric that counts the steps.
-        sent: File that keeps the steps of the last row that W&B took; None: a run that is not resumed.
+        sent: File that stores the step of the last logged row; None for a run that is never resumed.
     """
 
     def __init__(self, run: Any, steps_key: str = STEPS, sent: Path | None = None):
         self._run, self._steps_key, self._sent = run, steps_key, sent
-        self._had = -1  # steps up to which W&B has the rows of the training that is resumed
+        self._logged_until = -1  # last step that was logged before a resume
         self._works = True
         self._dropped: set[str] = set()
-        self._trouble: Exception | None = None  # of the thread, told by the next call from outside of it
-        self._queue: queue.Queue[Callable[[], object] | None] = queue.Queue(MAX_WAITING)
-        self._thread = threading.Thread(target=self._send_all, name="wandb", daemon=True)
+        self._error: Exception | None = None  # of the thread; the next call warns about it
+        self._queue: queue.Queue[Callable[[], object] | None] = queue.Queue(MAX_QUEUED)
+        self._thread = threading.Thread(target=self._run_thread, name="wandb", daemon=True)
         self._thread.start()
-        self._try(lambda: run.define_metric(steps_key))
-        self._try(lambda: run.define_metric("*", step_metric=steps_key))
+        self._enqueue(lambda: run.define_metric(steps_key))
+        self._enqueue(lambda: run.define_metric("*", step_metric=steps_key))
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """See `stable_baselines3.common.logger.KVWriter.write`."""
-        if not self._works or step <= self._had:
+        if not self._works or step <= self._logged_until:
             return
         row = {key: self._convert(key, value) for key, value in key_values.items() if "wandb" not in key_excluded[key]}
         row = {key: value for key, value in row.items() if value is not None}
@@ -56,85 +56,87 @@ class WandbWriter(KVWriter):
             if self._sent is not None:
                 self._sent.write_text(str(step))
 
-        self._try(send)
+        self._enqueue(send)
 
-    def leave_out_repeats(self) -> None:
-        """Makes the rows that a resumed training repeats since its checkpoint no news to W&B."""
-        with suppress(OSError, ValueError):  # none yet, or cut short: W&B gets some rows twice
+    def skip_logged_steps(self) -> None:
+        """Skips the steps that were logged before a resume and that the training repeats after its checkpoint."""
+        with suppress(OSError, ValueError):  # missing or incomplete: some rows are logged twice
             if self._sent is not None:
-                self._had = int(self._sent.read_text())
+                self._logged_until = int(self._sent.read_text())
 
     def log_agent(self, name: str, folder: Path, aliases: list[str], metadata: Mapping[str, Any]) -> None:
-        """Sends an exported agent as a new version of an artifact."""
+        """Logs an exported agent as a new version of an artifact."""
 
         def send() -> None:
-            artifact = wandb.Artifact(_valid_name(name), type="model", metadata=dict(metadata))
+            artifact = wandb.Artifact(valid_name(name), type="model", metadata=dict(metadata))
             for path in sorted(folder.iterdir()):
                 artifact.add_file(str(path))
             self._run.log_artifact(artifact, aliases=aliases)
 
-        self._try(send)
+        self._enqueue(send)
 
     def close(self) -> None:
-        """Ends the run, also one that was in trouble: what it has is kept in its folder."""
+        """Finishes the run, also after an error; its data stays in the run directory."""
         try:
             self._queue.put_nowait(None)
         except queue.Full:
-            self._works = False  # makes the thread drop what waits
+            self._works = False  # the thread drops the queue
         self._thread.join(FINISH_SECONDS)
         if self._thread.is_alive():
-            self._give_up(TimeoutError(f"it has not taken what was sent within {FINISH_SECONDS:g} s"))
+            self._disable(TimeoutError(f"the queue was not sent within {FINISH_SECONDS:g} s"))
             return
-        self._tell()
+        self._check_thread()
         try:
             self._run.finish()
         except Exception as error:
-            self._give_up(error)
+            self._disable(error)
 
     def _convert(self, key: str, value: Any) -> Any:
         try:
-            return _to_wandb(value)
-        except Exception as error:  # one picture that cannot be shown is no reason to lose the other metrics
+            return to_wandb(value)
+        except Exception as error:  # keep the other metrics
             if key not in self._dropped:
                 self._dropped.add(key)
                 warnings.warn(
-                    f"{key} cannot be sent to Weights & Biases and is left out: {without_passwords(str(error))}",
+                    f"{key} cannot be logged to Weights & Biases and is skipped: {without_passwords(str(error))}",
                     stacklevel=3,
                 )
             return None
 
-    def _try(self, action: Callable[[], object]) -> None:
-        """Leaves an action to the thread: whatever W&B waits for, the training does not."""
-        self._tell()
+    def _enqueue(self, action: Callable[[], object]) -> None:
+        """Queues an action for the thread, so that the training does not wait for W&B."""
+        self._check_thread()
         if not self._works:
             return
         try:
             self._queue.put_nowait(action)
         except queue.Full:
-            self._give_up(TimeoutError(f"{MAX_WAITING} entries wait to be taken"))
+            self._disable(TimeoutError(f"{MAX_QUEUED} entries are queued"))
 
-    def _send_all(self) -> None:
+    def _run_thread(self) -> None:
         while (action := self._queue.get()) is not None:
             if not self._works:
                 return
             try:
                 action()
-            except Exception as error:  # whatever W&B's trouble is, the run directory holds everything
-                self._trouble = error
+            except Exception as error:  # the run directory has all data
+                self._error = error
                 return
 
-    def _tell(self) -> None:
-        if self._trouble is not None:
-            self._give_up(self._trouble)
+    def _check_thread(self) -> None:
+        if self._error is not None:
+            self._disable(self._error)
 
-    def _give_up(self, error: Exception) -> None:
+    def _disable(self, error: Exception) -> None:
         if self._works:
             self._works = False
+            reason = without_passwords(str(error))
             warnings.warn(
-                f"Weights & Biases failed and is left alone from here on: {without_passwords(str(error))}", stacklevel=4
+                f"Weights & Biases failed and is disabled for the rest of the training: {reason}", stacklevel=4
             )
 
 
-def _valid_name(name: str) -> str:
-    # From its end, where the parts of a run's name are that no other run has.
+def valid_name(name: str) -> str:
+    """Returns a name with the characters and length that W&B accepts."""
+    # The end of the name is what makes it unique.
     return re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)[-ID_LENGTH:]

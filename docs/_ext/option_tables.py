@@ -18,27 +18,27 @@ Row = tuple[str, str, str, str]  # key, type, default, meaning
 
 def option_rows(kind: str) -> list[Row]:
     """Returns the keys of a kind of training, those of `memory.<core>` left out."""
-    from ntm_rl.agents.settings.loading import _describe, schema_of
+    from ntm_rl.agents.settings.loading import describe_schema, schema_of
 
-    rows = _describe(schema_of({"task": {}} if kind == "supervised" else {}), "")
+    rows = describe_schema(schema_of({"task": {}} if kind == "supervised" else {}))
     return [row for row in rows if not row[0].startswith(("memory.", "task."))]
 
 
 def core_rows(name: str) -> list[Row]:
     """Returns the options of a core."""
-    from ntm_rl.agents.settings.loading import _describe, schema_of
+    from ntm_rl.agents.settings.loading import describe_schema, schema_of
 
     prefix = f"memory.{name}."
-    rows = _describe(schema_of({}), "")
+    rows = describe_schema(schema_of({}))
     return [(key.removeprefix(prefix), *rest) for key, *rest in rows if key.startswith(prefix)]
 
 
 def task_rows(name: str) -> list[Row]:
     """Returns the options of a supervised task."""
-    from ntm_rl.agents.settings.loading import _describe, schema_of
+    from ntm_rl.agents.settings.loading import describe_schema, schema_of
 
     prefix = f"task.{name}."
-    rows = _describe(schema_of({"task": {}}), "")
+    rows = describe_schema(schema_of({"task": {}}))
     return [(key.removeprefix(prefix), *rest) for key, *rest in rows if key.startswith(prefix)]
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from ntm_rl.checks import require_whole
+from ntm_rl.checks import require_at_least
 from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty, Episode, checked_range
 
 
@@ -43,7 +43,7 @@ class AssociativeRecall(AlgorithmicTask):
         min_items: Annotated[int, "Minimum number of items."] = 2,
         max_items: Annotated[int, "Maximum number of items."] = 6,
     ):
-        require_whole(1, bits=bits, item_length=item_length)
+        require_at_least(1, bits=bits, item_length=item_length)
         self.bits, self.item_length = bits, item_length
         self.input_size, self.output_size = bits + 2, bits
         self.ranges = {"items": checked_range("items", min_items, max_items, minimum=2)}
@@ -51,7 +51,7 @@ class AssociativeRecall(AlgorithmicTask):
     def check(self, difficulty: Mapping[str, Any]) -> None:
         """See `AlgorithmicTask.check`; recall needs at least two items."""
         super().check(difficulty)
-        require_whole(2, items=difficulty["items"])
+        require_at_least(2, items=difficulty["items"])
 
     def generate(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:
         """See `AlgorithmicTask.generate`."""

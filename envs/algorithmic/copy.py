@@ -4,7 +4,7 @@ from typing import Annotated
 
 import numpy as np
 
-from ntm_rl.checks import require_whole
+from ntm_rl.checks import require_at_least
 from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty, Episode, checked_range
 
 
@@ -41,7 +41,7 @@ class Copy(AlgorithmicTask):
         min_length: Annotated[int, "Minimum number of vectors."] = 1,
         max_length: Annotated[int, "Maximum number of vectors."] = 20,
     ):
-        require_whole(1, bits=bits)
+        require_at_least(1, bits=bits)
         self.bits, self.input_size, self.output_size = bits, bits + 1, bits
         self.ranges = {"length": checked_range("length", min_length, max_length)}
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from ntm_rl.checks import require_whole
+from ntm_rl.checks import require_at_least
 from ntm_rl.envs.algorithmic.task import (
     AlgorithmicTask,
     Batch,
@@ -52,7 +52,7 @@ class DynamicNGrams(AlgorithmicTask):
         n: Annotated[int, "Length of an N-gram: n - 1 bits of context and the next bit."] = 6,
         length: Annotated[int, "Bits per sequence."] = 200,
     ):
-        require_whole(1, n=n, length=length)
+        require_at_least(1, n=n, length=length)
         self.n, self.input_size, self.output_size = n, 2, 1
         self.ranges = {"length": checked_range("length", length, length)}
 

@@ -39,7 +39,7 @@ class Playback:
         self.time = np.zeros(num_envs, dtype=np.int64)
         self._indices = np.arange(num_envs)
         self._lengths = np.zeros(num_envs, dtype=np.int64)
-        self._wrong = np.zeros(num_envs)  # share of wrong bits so far
+        self._wrong = np.zeros(num_envs)  # fraction of wrong bits so far
         self._difficulties: list[Difficulty] = [{} for _ in range(num_envs)]
         self._room = 0  # steps that the arrays of `_make_room` hold
         self._make_room(1)

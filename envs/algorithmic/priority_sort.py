@@ -4,7 +4,7 @@ from typing import Annotated
 
 import numpy as np
 
-from ntm_rl.checks import require_whole
+from ntm_rl.checks import require_at_least
 from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty, Episode, FloatArray, checked_range
 
 
@@ -42,10 +42,10 @@ class PrioritySort(AlgorithmicTask):
         max_items: Annotated[int, "Maximum number of input vectors."] = 20,
         outputs: Annotated[int, "Vectors to output of max_items; scaled down for fewer."] = 16,
     ):
-        require_whole(1, bits=bits, outputs=outputs)
+        require_at_least(1, bits=bits, outputs=outputs)
         self.bits, self.input_size, self.output_size = bits, bits + 2, bits
         self.ranges = {"items": checked_range("items", min_items, max_items)}
-        require_whole(outputs, max_items=max_items)
+        require_at_least(outputs, max_items=max_items)
         self.share = outputs / max_items
 
     def generate(self, rng: np.random.Generator, difficulty: Difficulty) -> Episode:

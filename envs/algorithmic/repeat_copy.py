@@ -4,7 +4,7 @@ from typing import Annotated
 
 import numpy as np
 
-from ntm_rl.checks import require_whole
+from ntm_rl.checks import require_at_least
 from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty, Episode, FloatArray, checked_range
 
 
@@ -44,7 +44,7 @@ class RepeatCopy(AlgorithmicTask):
         min_repeats: Annotated[int, "Minimum number of repeats."] = 1,
         max_repeats: Annotated[int, "Maximum number of repeats."] = 10,
     ):
-        require_whole(1, bits=bits)
+        require_at_least(1, bits=bits)
         self.bits, self.input_size, self.output_size = bits, bits + 2, bits + 1
         self.ranges = {
             "length": checked_range("length", min_length, max_length),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ntm_rl.checks import require_whole
+from ntm_rl.checks import require_at_least
 from ntm_rl.errors import InputError
 
 FloatArray = NDArray[np.float32]
@@ -107,7 +107,7 @@ class AlgorithmicTask(ABC):
         for name, value in difficulty.items():
             if name not in self.ranges:
                 raise InputError(f"{name}: unknown; a difficulty of this task has {', '.join(self.ranges)}")
-            require_whole(1, **{name: value})
+            require_at_least(1, **{name: value})
             if value > MAX_DIFFICULTY:
                 raise InputError(f"{name} = {value}: must be at most {MAX_DIFFICULTY:,}")
         for name in self.ranges:
@@ -140,8 +140,8 @@ def checked_range(name: str, low: int, high: int, minimum: int = 1) -> tuple[int
     Raises:
         InputError: the range is empty or begins below `minimum`.
     """
-    require_whole(minimum, **{f"min_{name}": low})
-    require_whole(minimum, **{f"max_{name}": high})
+    require_at_least(minimum, **{f"min_{name}": low})
+    require_at_least(minimum, **{f"max_{name}": high})
     if low > high:
         raise InputError(f"min_{name} = {low}: must be at most max_{name} = {high}")
     return low, high

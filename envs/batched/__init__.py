@@ -1,1 +1,1 @@
-"""Environments that step all their copies at once."""
+"""Vector environments that step all sub-environments with NumPy operations."""

@@ -17,7 +17,7 @@ class MultiarmedBandit(BatchedEnv):
     holds the probabilities.)
 
     Args:
-        num_envs: Sub-environments.
+        num_envs: Number of sub-environments.
         arms: Number of arms.
         steps: Length of an episode, which is then truncated.
     """

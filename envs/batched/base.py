@@ -67,11 +67,10 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
 
     def get_state(self) -> State | None:
         """See `ntm_rl.envs.state`."""
-        if not self.state_bounds():
+        names = list(self.state_bounds())
+        if not names:
             return None
-        arrays = {
-            name.removeprefix("_"): getattr(self, name).copy() for name in ("_observations", *self.state_bounds())
-        }
+        arrays = {name.removeprefix("_"): getattr(self, name).copy() for name in ("_observations", *names)}
         return {"generator": generator_state(self.np_random), **arrays}
 
     def set_state(self, state: Mapping[str, Any]) -> NDArray[Any]:

@@ -24,7 +24,7 @@ class BoardGame(BatchedEnv):
     """A game on a square board.
 
     Args:
-        num_envs: Sub-environments.
+        num_envs: Number of sub-environments.
         size: Rows and columns.
         observations: Number of different observations.
         steps: Longest episode.
@@ -64,7 +64,7 @@ class Battleship(BoardGame):
     steps as there are cells.
 
     Args:
-        num_envs: Sub-environments.
+        num_envs: Number of sub-environments.
         size: Rows and columns.
     """
 
@@ -120,7 +120,7 @@ class MineSweeper(BoardGame):
     terminates the episode, as does the last cell without a mine. Episodes are truncated after `n` steps.
 
     Args:
-        num_envs: Sub-environments.
+        num_envs: Number of sub-environments.
         size: Rows and columns.
         mines: Number of mines.
     """

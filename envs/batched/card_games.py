@@ -1,9 +1,8 @@
-"""POPGym's card games, all copies of a game stepped at once.
+"""POPGym's card games as vector environments.
 
-The games are those of `popgym` (Morad et al. 2023, arXiv:2303.01859) with its spaces, rewards and episode lengths.
-Where a shuffled deck decides a whole episode, the game writes its script when the deck is shuffled: what is seen at
-every step and which action will be right. A step is then a look-up. (In Concentration the player decides what is seen:
-it has a file of its own.)
+Spaces, rewards and episode lengths are those of `popgym` (Morad et al. 2023, arXiv:2303.01859). In most games the
+shuffled deck determines the observations and right actions of a whole episode, so these are computed at the reset and a
+step is a look-up. Concentration, where they depend on the actions, has its own file.
 """
 
 from abc import abstractmethod
@@ -17,7 +16,7 @@ from gymnasium import spaces
 from ntm_rl.envs.batched.base import BatchedEnv, BoolArray, FloatArray, IntArray
 
 RANKS, SUITS, COLORS, DECK = 13, 4, 2, 52
-NO_ANSWER = -1  # no action is right or wrong in this step
+NO_ANSWER = -1  # the reward of the step is 0 for every action
 
 
 def suits_of(cards: IntArray) -> IntArray:
@@ -36,14 +35,14 @@ def colors_of(cards: IntArray) -> IntArray:
 
 
 class CardGame(BatchedEnv):
-    """Copies of a card game.
+    """A card game.
 
     Args:
-        num_envs: Copies.
-        observation_space: Of one copy.
-        actions: How many there are.
-        cards: In a deck.
-        decks: Decks of so many cards that are shuffled, each on its own, for an episode.
+        num_envs: Number of sub-environments.
+        observation_space: Observation space of a sub-environment.
+        actions: Number of actions.
+        cards: Cards in a deck.
+        decks: Number of separately shuffled decks in an episode.
     """
 
     def __init__(
@@ -57,30 +56,30 @@ class CardGame(BatchedEnv):
         """Begins episodes.
 
         Args:
-            indices: Sub-environments, `[E]`.
-            decks: The shuffled decks, card numbers `[E, cards]` in the order in which they are dealt.
+            indices: Indices of the sub-environments, `[E]`.
+            decks: The shuffled decks, card numbers `[E, cards]` in the order of dealing.
 
         Returns:
             The first observations, `[E, ...]`.
         """
 
     def begin(self, indices: IntArray, options: dict[str, Any]) -> IntArray:
-        """See `BatchedEnv.begin`; shuffles the decks."""
+        """Shuffles the decks; see `BatchedEnv.begin`."""
         sorted_decks = np.broadcast_to(np.arange(self._cards), (len(indices), self._cards))
         return self.deal(indices, [self.np_random.permuted(sorted_decks, axis=1) for _ in range(self._decks)])
 
 
 class ScriptedGame(CardGame):
-    """A card game whose episodes are written down when the deck is shuffled.
+    """A card game whose observations and right actions do not depend on the actions taken.
 
     Args:
-        num_envs: Copies.
-        observation_space: Of one copy.
-        actions: How many there are.
+        num_envs: Number of sub-environments.
+        observation_space: Observation space of a sub-environment.
+        actions: Number of actions.
         steps: Length of an episode.
-        reward: For a right action; a wrong one costs as much.
-        cards: In a deck.
-        decks: Decks that are shuffled for an episode.
+        reward: Reward of a right action; a wrong one gets its negative.
+        cards: Cards in a deck.
+        decks: Number of separately shuffled decks in an episode.
     """
 
     def __init__(
@@ -107,13 +106,13 @@ class ScriptedGame(CardGame):
 
     @abstractmethod
     def script(self, decks: list[IntArray]) -> tuple[IntArray, IntArray]:
-        """Writes episodes down.
+        """Computes whole episodes.
 
         Args:
-            decks: The shuffled decks, card numbers `[E, cards]` in the order in which they are dealt.
+            decks: The shuffled decks, card numbers `[E, cards]` in the order of dealing.
 
         Returns:
-            Observations `[E, steps + 1, ...]` and the right actions `[E, steps]`, `NO_ANSWER` where there is none.
+            Observations `[E, steps + 1, ...]` and right actions `[E, steps]` or `NO_ANSWER`.
         """
 
     def deal(self, indices: IntArray, decks: list[IntArray]) -> IntArray:
@@ -132,7 +131,7 @@ class ScriptedGame(CardGame):
 
 
 class RepeatPrevious(ScriptedGame):
-    """Say the suit of the card seen k cards ago, counting the one in view as the first."""
+    """Name the suit of the card shown k cards ago, where the current card counts as the first."""
 
     def __init__(self, num_envs: int, decks: int = 1, k: int = 4):
         cards = decks * DECK
@@ -148,7 +147,7 @@ class RepeatPrevious(ScriptedGame):
 
 
 class RepeatFirst(ScriptedGame):
-    """Say the suit of the first card at every step."""
+    """Name the suit of the first card at every step."""
 
     def __init__(self, num_envs: int, decks: int = 1):
         cards = decks * DECK
@@ -161,7 +160,7 @@ class RepeatFirst(ScriptedGame):
 
 
 class CountRecall(ScriptedGame):
-    """Say how often the queried kind of card has been dealt so far; observations are (dealt, queried)."""
+    """Count how often the queried kind of card has been dealt; observations are (dealt, queried)."""
 
     def __init__(self, num_envs: int, decks: int = 1, kind: Callable[[IntArray], IntArray] = colors_of, kinds: int = 2):
         cards = decks * DECK
@@ -185,7 +184,7 @@ class CountRecall(ScriptedGame):
 
 
 class Autoencode(ScriptedGame):
-    """Watch all cards, then say their suits in reverse order; observations are (watching, suit)."""
+    """Watch all cards, then name their suits in reverse order; observations are (watching, suit)."""
 
     def __init__(self, num_envs: int, decks: int = 1):
         cards = decks * DECK
@@ -198,7 +197,7 @@ class Autoencode(ScriptedGame):
         suits = suits_of(decks[0])
         episodes, cards = suits.shape
         seen = np.zeros((episodes, self._steps + 1, 2), dtype=np.int64)
-        seen[:, : cards - 1, 0] = 1  # the last card already comes with the sign to begin
+        seen[:, : cards - 1, 0] = 1  # the last card already signals the start of the answers
         seen[:, :cards, 1] = suits
         answers = np.full((episodes, self._steps), NO_ANSWER)
         answers[:, cards - 1 :] = suits[:, ::-1]
@@ -206,7 +205,7 @@ class Autoencode(ScriptedGame):
 
 
 class HigherLower(ScriptedGame):
-    """Guess whether the next card ranks higher (action 0) or lower (action 1); a tie counts nothing."""
+    """Guess whether the next card ranks higher (action 0) or lower (action 1); a tie has reward 0."""
 
     def __init__(self, num_envs: int, decks: int = 1):
         cards = decks * DECK
@@ -219,7 +218,7 @@ class HigherLower(ScriptedGame):
         return ranks, np.where(now == following, NO_ANSWER, (following < now).astype(np.int64))
 
 
-# POPGym's ids and what plays them here.
+# POPGym's ids and the constructors of their vector environments.
 SCRIPTED_GAMES: dict[str, Callable[[int], ScriptedGame]] = {
     "popgym-RepeatPreviousEasy-v0": partial(RepeatPrevious, decks=1, k=4),
     "popgym-RepeatPreviousMedium-v0": partial(RepeatPrevious, decks=2, k=32),

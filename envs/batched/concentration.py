@@ -1,4 +1,4 @@
-"""POPGym's Concentration (also called Memory, or Pairs), all copies stepped at once."""
+"""POPGym's Concentration (also called Memory or Pairs) as a vector environment."""
 
 import math
 from collections.abc import Callable
@@ -14,19 +14,18 @@ NO_CARD = -1
 
 
 class Concentration(CardGame):
-    """Turn face-down cards over, two at a time; equal ones stay face up.
+    """Turn over face-down cards in pairs; equal cards stay face up.
 
-    The observation holds every card's kind, or the number of kinds while it lies face down; the action is the position
-    of the card to turn. The second card of an unequal pair is seen once, then both lie face down again. A pair scores
-    2 / cards; an unequal pair, or a card that is already face up, ends the turn and costs 1 / steps for each card
-    turned in it. The episode terminates when all cards are face up and is truncated after POPGym's limit of steps,
-    about twice the cards.
+    The observation holds the kind of every card, or `kinds` for a face-down card; the action is the position of the
+    card to turn. Unequal cards are shown for one step and turned face down again. A pair earns 2 / cards. An unequal
+    pair, or turning a card that is already face up, ends the turn and costs 1 / steps for each of its cards. The
+    episode terminates when all cards are face up, and is truncated at POPGym's limit of about 2 * cards steps.
 
     Args:
-        num_envs: Copies.
-        decks: Decks of 52 cards that lie on the table.
-        kind: What has to be equal: maps card numbers to kinds.
-        kinds: How many kinds there are.
+        num_envs: Number of sub-environments.
+        decks: Number of decks of 52 cards on the table.
+        kind: Maps card numbers to the kinds that are compared.
+        kinds: Number of kinds.
     """
 
     def __init__(self, num_envs: int, decks: int = 1, kind: Callable[[IntArray], IntArray] = colors_of, kinds: int = 2):
@@ -36,7 +35,7 @@ class Concentration(CardGame):
         self._steps = math.ceil(2 * cards - cards / (2 * cards - 1))
         self._reward, self._penalty = 1 / (cards // 2), -1 / self._steps
         self._table = np.zeros((num_envs, cards), dtype=np.int64)  # the kind of every card
-        self._shown = np.zeros((num_envs, cards), dtype=np.int64)  # the same for cards that stay face up, else `kinds`
+        self._shown = np.zeros((num_envs, cards), dtype=np.int64)  # the kind of cards that stay face up, else `kinds`
         self._pairs = np.zeros(num_envs, dtype=np.int64)
         self._first = np.zeros(num_envs, dtype=np.int64)  # position of the turn's first card, or NO_CARD
 

@@ -26,7 +26,7 @@ class PositionOnlyPendulum(BatchedEnv):
     rewards up to rounding: Gymnasium squares numbers by `pow`.
 
     Args:
-        num_envs: Sub-environments.
+        num_envs: Number of sub-environments.
         time_limit: Steps after which an episode is truncated.
         noise: Standard deviation of the noise added to observations, which are clipped to their bounds.
     """
@@ -49,7 +49,7 @@ class PositionOnlyPendulum(BatchedEnv):
         """See `BatchedEnv.begin`."""
         bounds = np.array([FIRST_ANGLE, FIRST_SPEED])
         self._angle[indices], self._speed[indices] = self.np_random.uniform(-bounds, bounds, (len(indices), 2)).T
-        return self._look(indices)
+        return self._observe(indices)
 
     def check_actions(self, actions: Any) -> NDArray[np.float32]:
         """See `BatchedEnv.check_actions`; torques out of bounds are clipped, as in Gymnasium."""
@@ -69,9 +69,9 @@ class PositionOnlyPendulum(BatchedEnv):
         self._angle = angle + self._speed * SECONDS
         rewards = (MAX_COST / 2 - costs) / (MAX_COST / 2) / self._time_limit
         terminated = np.zeros(self.num_envs, dtype=np.bool_)
-        return self._look(self._indices), rewards, terminated, self._time == self._time_limit
+        return self._observe(self._indices), rewards, terminated, self._time == self._time_limit
 
-    def _look(self, indices: IntArray) -> NDArray[np.float32]:
+    def _observe(self, indices: IntArray) -> NDArray[np.float32]:
         angle = self._angle[indices]
         seen = np.stack([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
         if not self._noise:

@@ -1,4 +1,4 @@
-"""Diagnostic environments of memory alone: how long an agent remembers, and how much.
+"""Diagnostic environments that measure how long and how much an agent remembers.
 
-One file an environment; `registration.py` gives them their ids.
+Each environment has its own file; `registration.py` registers their ids.
 """

@@ -6,9 +6,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from ntm_rl.checks import require_one_of
 from ntm_rl.envs.batched.base import BoolArray, FloatArray, IntArray
-from ntm_rl.envs.memory.env import DiagnosticEnv, DiagnosticVectorEnv, paint
-from ntm_rl.errors import InputError, did_you_mean
+from ntm_rl.envs.memory.env import DiagnosticEnv, DiagnosticVectorEnv, cells_to_image
 
 MOVES = ((0, 1), (-1, 0), (0, -1), (1, 0))  # right, up, left, down, as (row, column)
 COLORS = ((220, 60, 60), (60, 160, 60), (60, 90, 255), (170, 80, 200), (60, 200, 200))
@@ -41,14 +41,10 @@ DIFFICULTIES = {
 
 
 class ColorCubesVectorEnv(DiagnosticVectorEnv):
-    """Sub-environments of `ColorCubesEnv`, stepped at once; arguments as there."""
+    """The vector environment of `ColorCubesEnv`, with the same arguments."""
 
     def __init__(self, num_envs: int, *, difficulty: str = "medium", render_mode: str | None = None):
-        if difficulty not in DIFFICULTIES:
-            valid = ", ".join(DIFFICULTIES)
-            raise InputError(
-                f"difficulty = {difficulty!r}: must be one of {valid}.{did_you_mean(difficulty, DIFFICULTIES)}"
-            )
+        require_one_of(tuple(DIFFICULTIES), difficulty=difficulty)
         self.size, self.cubes, self.targets, self.teleport, self.shows_colors = DIFFICULTIES[difficulty]
         features = 3 + self.cubes + self.cubes * (2 + self.cubes)
         super().__init__(num_envs, spaces.Box(0, 1, (features,), np.float32), len(MOVES), render_mode)
@@ -110,8 +106,8 @@ class ColorCubesVectorEnv(DiagnosticVectorEnv):
         """See `BatchedEnv.final_infos`."""
         return {"is_success": self._reached == self.targets}
 
-    def write_out(self, index: int) -> str:
-        """See `DiagnosticVectorEnv.write_out`: `A`, `B`, ... are the cubes, `@` is the agent."""
+    def render_text(self, index: int) -> str:
+        """See `DiagnosticVectorEnv.render_text`: `A`, `B`, ... are the cubes, `@` is the agent."""
         cells = ["."] * self.size**2
         for color, cell in enumerate(self._cubes[index]):
             cells[cell] = chr(ord("A") + color)
@@ -120,13 +116,13 @@ class ColorCubesVectorEnv(DiagnosticVectorEnv):
         target = chr(ord("A") + self._target[index])
         return "".join(f"{line}\n" for line in (f"target {target}, reached {self._reached[index]}", *rows))
 
-    def picture(self, index: int) -> NDArray[np.uint8]:
-        """See `DiagnosticVectorEnv.picture`: the agent is yellow, the row above the grid has the target's colour."""
+    def render_image(self, index: int) -> NDArray[np.uint8]:
+        """See `DiagnosticVectorEnv.render_image`: the agent is yellow, the top row has the target's colour."""
         cells = np.full((self.size**2, 3), FLOOR, dtype=np.uint8)
         cells[self._cubes[index]] = COLORS[: self.cubes]
         cells[self._agent[index]] = AGENT
         target = np.full((1, self.size, 3), COLORS[self._target[index]], dtype=np.uint8)
-        return paint(np.concatenate([target, cells.reshape(self.size, self.size, 3)]))
+        return cells_to_image(np.concatenate([target, cells.reshape(self.size, self.size, 3)]))
 
     def _move_cube(self, index: int, is_reached: bool) -> None:
         """Moves the cube that was reached and sets a new target, or teleports another cube."""

@@ -6,9 +6,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ntm_rl.checks import require_whole
+from ntm_rl.checks import require_at_least, require_bool
 from ntm_rl.envs.batched.base import BoolArray, FloatArray, IntArray
-from ntm_rl.envs.memory.env import DiagnosticEnv, DiagnosticVectorEnv, paint
+from ntm_rl.envs.memory.env import DiagnosticEnv, DiagnosticVectorEnv, cells_to_image
 
 FORWARD, LEFT, RIGHT = range(3)
 STEP_FACTOR = 6  # the step limit, in multiples of the fewest steps
@@ -17,7 +17,7 @@ WALL, FLOOR, GOAL, AGENT = (90, 90, 90), (0, 0, 0), (60, 160, 60), (250, 190, 40
 
 
 class EndlessTMazeVectorEnv(DiagnosticVectorEnv):
-    """Sub-environments of `EndlessTMazeEnv`, stepped at once; arguments as there."""
+    """The vector environment of `EndlessTMazeEnv`, with the same arguments."""
 
     def __init__(
         self,
@@ -28,7 +28,8 @@ class EndlessTMazeVectorEnv(DiagnosticVectorEnv):
         uniform: bool = False,
         render_mode: str | None = None,
     ):
-        require_whole(1, length=length, corridors=corridors)
+        require_at_least(1, length=length, corridors=corridors)
+        require_bool(uniform=uniform)
         super().__init__(num_envs, spaces.Box(0, 1, (3,), np.float32), 3, render_mode)
         self.length, self.corridors, self.uniform = length, corridors, uniform
         self._steps = STEP_FACTOR * (length + 1) * corridors
@@ -49,9 +50,9 @@ class EndlessTMazeVectorEnv(DiagnosticVectorEnv):
 
     def begin(self, indices: IntArray, options: dict[str, Any]) -> NDArray[np.float32]:
         """See `BatchedEnv.begin`."""
-        self._turns[indices] = LEFT + self.draw(indices, 2, self.corridors)
+        self._turns[indices] = LEFT + self.random_integers(indices, 2, self.corridors)
         if self.uniform:
-            self._lengths[indices] = 1 + self.draw(indices, self.length, self.corridors)
+            self._lengths[indices] = 1 + self.random_integers(indices, self.length, self.corridors)
         self._passed[indices], self._position[indices] = 0, 0
         return self._observe()[indices]
 
@@ -71,8 +72,8 @@ class EndlessTMazeVectorEnv(DiagnosticVectorEnv):
         """See `BatchedEnv.final_infos`."""
         return {"is_success": self._passed == self.corridors}
 
-    def write_out(self, index: int) -> str:
-        """See `DiagnosticVectorEnv.write_out`: `G` is the goal, `@` the agent; a turn to the left leads up."""
+    def render_text(self, index: int) -> str:
+        """See `DiagnosticVectorEnv.render_text`: `G` is the goal, `@` the agent; a turn to the left leads up."""
         length, is_left = self._corridor(index)
         rows = [[" "] * length + ["."], ["."] * (length + 1), [" "] * length + ["."]]
         rows[0 if is_left else 2][-1] = "G"
@@ -80,15 +81,15 @@ class EndlessTMazeVectorEnv(DiagnosticVectorEnv):
         lines = [f"passed {self._passed[index]} of {self.corridors}", *map("".join, rows)]
         return "".join(line + "\n" for line in lines)
 
-    def picture(self, index: int) -> NDArray[np.uint8]:
-        """See `DiagnosticVectorEnv.picture`: the goal is green, the agent yellow, and passed corridors a green bar."""
+    def render_image(self, index: int) -> NDArray[np.uint8]:
+        """See `DiagnosticVectorEnv.render_image`: goal and passed corridors are green, the agent is yellow."""
         length, is_left = self._corridor(index)
         cells = np.full((4, max(self.length + 1, self.corridors), 3), WALL, dtype=np.uint8)
         cells[1, : length + 1], cells[:3, length] = FLOOR, FLOOR
         cells[0 if is_left else 2, length] = GOAL
         cells[1, self._position[index]] = AGENT
         cells[3, : self._passed[index]] = GOAL
-        return paint(cells)
+        return cells_to_image(cells)
 
     def _corridor(self, index: int) -> tuple[int, bool]:
         """Returns the length of the corridor, the last one after the end, and whether its turn is to the left."""

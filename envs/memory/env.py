@@ -1,4 +1,4 @@
-"""What the diagnostic environments share: copies of one stepped at once, and one of them as a single environment."""
+"""Base classes of the diagnostic environments: the vector environment and the single environment."""
 
 from abc import abstractmethod
 from typing import Any
@@ -15,20 +15,20 @@ FloatArray = NDArray[np.float32]
 RENDER_MODES = ["rgb_array", "ansi"]
 RENDER_FPS = 8
 CELL = 16  # pixels
-WIDTH = 640  # pixels of a picture at most, unless a cell would be less than one wide
+MAX_WIDTH = 640  # pixels of an image, unless it has more cells
 
 
 class DiagnosticVectorEnv(SeededBatchedEnv):
-    """Copies of a diagnostic environment, which can be written out.
+    """A diagnostic vector environment that can be rendered.
 
     Args:
-        num_envs: Copies.
-        observation_space: Of one copy.
-        actions: How many there are.
+        num_envs: Number of sub-environments.
+        observation_space: Observation space of a sub-environment.
+        actions: Number of actions.
         render_mode: "rgb_array", "ansi", or None.
 
     Raises:
-        InputError: another render mode.
+        InputError: unknown render mode.
     """
 
     def __init__(self, num_envs: int, observation_space: spaces.Space[Any], actions: int, render_mode: str | None):
@@ -39,22 +39,22 @@ class DiagnosticVectorEnv(SeededBatchedEnv):
         self.render_mode = render_mode
 
     @abstractmethod
-    def write_out(self, index: int) -> str:
-        """Returns what a copy looks like, as lines of text."""
+    def render_text(self, index: int) -> str:
+        """Renders a sub-environment as lines of text."""
 
     @abstractmethod
-    def picture(self, index: int) -> NDArray[np.uint8]:
-        """Returns what a copy looks like, `[height, width, 3]`, always of one size."""
+    def render_image(self, index: int) -> NDArray[np.uint8]:
+        """Renders a sub-environment as an image `[height, width, 3]` of constant size."""
 
     def render(self) -> Any:
-        """Returns of each copy what it looks like, as pictures or as lines of text."""
+        """Renders every sub-environment as an image or as lines of text."""
         if self.render_mode is None:
             return None
-        show = self.picture if self.render_mode == "rgb_array" else self.write_out
+        show = self.render_image if self.render_mode == "rgb_array" else self.render_text
         return tuple(show(index) for index in range(self.num_envs))
 
-    def draw(self, indices: IntArray, high: int, size: int) -> IntArray:
-        """Returns numbers from 0 to `high - 1`, `[E, size]`, each copy's from its own generator."""
+    def random_integers(self, indices: IntArray, high: int, size: int) -> IntArray:
+        """Returns integers from 0 to `high - 1`, `[E, size]`, drawn from the generators of `indices`."""
         return np.stack([self.generators[index].integers(high, size=size) for index in indices])
 
 
@@ -85,7 +85,7 @@ class DiagnosticEnv(gym.Env[FloatArray, np.int64]):
         """Plays one step.
 
         Raises:
-            InputError: an action that does not exist.
+            InputError: the action is not in the action space.
         """
         if not self.action_space.contains(action):
             raise InputError(f"action = {action!r}: must be in {self.action_space}")
@@ -95,12 +95,12 @@ class DiagnosticEnv(gym.Env[FloatArray, np.int64]):
         return observations[0], float(rewards[0]), bool(terminated[0]), bool(truncated[0]), info
 
     def render(self) -> Any:
-        """Returns what it looks like, as a picture `[height, width, 3]` or as lines of text."""
+        """Renders the environment as an image `[height, width, 3]` or as lines of text."""
         rendered = self._envs.render()
         return None if rendered is None else rendered[0]
 
 
-def paint(cells: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Returns a picture `[height, width, 3]` of cells `[rows, columns, 3]`, which are narrower where they are many."""
-    wide = max(1, min(CELL, WIDTH // cells.shape[1]))
+def cells_to_image(cells: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns an image `[height, width, 3]` of cells `[rows, columns, 3]`, narrower if there are many columns."""
+    wide = max(1, min(CELL, MAX_WIDTH // cells.shape[1]))
     return cells.repeat(CELL, axis=0).repeat(wide, axis=1)

@@ -22,46 +22,47 @@ from ntm_rl.errors import InputError
 
 
 class VectorEnvAdapter(SpawnedSeedVecEnv):
-    """Plays a Gymnasium `VectorEnv` as an SB3 `VecEnv`, episode statistics included.
+    """Adapts a Gymnasium `VectorEnv` to SB3's `VecEnv` and adds episode statistics.
 
-    SB3 wants the first observation of the next episode with the step that ends one, the last observation in
-    `info["terminal_observation"]`, and `info["TimeLimit.truncated"]` true only if the episode did not also terminate.
-    `info["episode"]` holds return, length and time of finished episodes, as SB3's `VecMonitor` gives them.
-    `seed(s)` spawns a seed for each copy (see `SpawnedSeedVecEnv`); `envs.reset(seed=s)` itself counts up from s, as in
-    Gymnasium.
+    The step that ends an episode returns the first observation of the next one, with the last observation in
+    `info["terminal_observation"]` and `info["TimeLimit.truncated"]` true only if the episode did not also terminate.
+    `info["episode"]` holds return, length and time of ended episodes, as with SB3's `VecMonitor`. `seed(s)` spawns a
+    seed for each sub-environment (see `SpawnedSeedVecEnv`), whereas `envs.reset(seed=s)` counts up from s.
 
     Args:
-        envs: A vector environment that resets within a step (`AutoresetMode.SAME_STEP`) or on demand (`DISABLED`), or
-            one that `without_reset_steps` can make so.
+        envs: A vector environment with `AutoresetMode.SAME_STEP` or `DISABLED`, or one that `without_reset_steps` can
+            convert.
 
     Raises:
-        InputError: the environment resets in the step after (`NEXT_STEP`), and that step cannot be avoided; or it
-            returns the same array at every step.
+        InputError: the reset steps of `AutoresetMode.NEXT_STEP` cannot be avoided, or the environment returns the same
+            array at every step.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any]):
         envs = without_reset_steps(envs)
         if getattr(envs.unwrapped, "copy", True) is False:
-            raise InputError(f"copy = False of {envs}: the next step would overwrite observations that SB3 still holds")
+            raise InputError(
+                f"copy = False of {envs}: the next step would overwrite observations in use; set copy = True"
+            )
         if isinstance(envs.unwrapped, SyncVectorEnv):
             envs.unwrapped.envs = [KeepLastObservation(each) for each in envs.unwrapped.envs]
         self.envs = envs
-        self._resets_itself = autoreset_mode(envs) is AutoresetMode.SAME_STEP
+        self._same_step_reset = autoreset_mode(envs) is AutoresetMode.SAME_STEP
         self._actions: NDArray[Any] | None = None
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, dtype=np.int64)
-        self._began = time.time()
+        self._start_time = time.time()
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
 
     def reset(self) -> VecEnvObs:
-        """Starts an episode in every copy."""
+        """Begins an episode in every sub-environment."""
         options = self._options[0] or None
         if any((other or None) != options for other in self._options):
-            raise InputError(f"options = {self._options}: all copies of a vector environment share their options")
+            raise InputError(f"options = {self._options}: sub-environments must have the same options")
         try:
             observations, _ = self.envs.reset(seed=self._next_seed(), options=options)
         except FOREIGN as error:
-            self._fail("reset", error)
+            self._reraise("reset", error)
         self._reset_seeds()
         self._reset_options()
         self._returns[:] = 0
@@ -69,46 +70,46 @@ class VectorEnvAdapter(SpawnedSeedVecEnv):
         return observations  # type: ignore[no-any-return]
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Keeps the actions for `step_wait`."""
+        """Stores the actions for `step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Steps every copy."""
+        """Steps every sub-environment."""
         try:
             observations, rewards, terminated, truncated, info = self.envs.step(self._actions)
         except FOREIGN as error:
-            self._fail("step", error)
+            self._reraise("step", error)
         self._returns += rewards
         self._lengths += 1
         dones = terminated | truncated
-        # New dicts, not one list for all steps: callbacks write into infos. They cost 2 µs for 64 copies.
+        # New dicts at every step, as callbacks write into infos (2 µs for 64 sub-environments).
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if not np.count_nonzero(dones):  # five times as fast as `any`
             return observations, rewards.astype(np.float32), dones, infos
         finished = dones.nonzero()[0]
         last, last_info = observations, info
-        if self._resets_itself:  # now `observations` and `info` belong to the next episode
+        if self._same_step_reset:  # `observations` and `info` belong to the next episode
             if "final_obs" not in info:
                 raise ForeignError(
                     f"{self.envs}: its autoreset_mode is SAME_STEP, but step ended an episode without "
-                    "info['final_obs'], the last observations; add them, or reset on demand (AutoresetMode.DISABLED)"
+                    "info['final_obs'], the last observations; add them, or use AutoresetMode.DISABLED"
                 )
             last, last_info = info["final_obs"], info.get("final_info", {})
-        # An environment whose episodes are parts of a game tells of whole ones; no other's statistics are taken.
-        tells_episodes = _has_statistics(last_info)
+        # Where an episode is a part of a game, the environment's own statistics are those of the whole game.
+        has_statistics = _has_statistics(last_info)
         for index in finished.tolist():
             infos[index] = {
                 **(_info_row(last_info, index) if last_info else {}),
                 "terminal_observation": row(last, index),
                 "TimeLimit.truncated": bool(truncated[index] and not terminated[index]),
             }
-            if not tells_episodes:
+            if not has_statistics:
                 infos[index]["episode"] = {
                     "r": float(self._returns[index]),
                     "l": int(self._lengths[index]),
-                    "t": time.time() - self._began,
+                    "t": time.time() - self._start_time,
                 }
-        if not self._resets_itself:
+        if not self._same_step_reset:
             observations, _ = self.envs.reset(options={"reset_mask": dones})
         self._returns[finished] = 0
         self._lengths[finished] = 0
@@ -124,31 +125,31 @@ class VectorEnvAdapter(SpawnedSeedVecEnv):
         """See `ntm_rl.envs.state`."""
         returns, lengths = array_of(state, "returns", self._returns), array_of(state, "lengths", self._lengths, 0)
         if not isinstance(self.envs, Resumable):
-            raise InputError(f"{self.envs}: its state cannot be put back")
+            raise InputError(f"{self.envs}: its state cannot be restored")
         observations = self.envs.set_state(part_of(state, "envs"))
         self._returns, self._lengths = returns, lengths
         return observations  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Closes the vector environment; an error in it is a warning, for the work is done."""
+        """Closes the vector environment; an error only warns."""
         try:
             self.envs.close()
         except FOREIGN as error:
             warnings.warn(f"{self.envs}: close raised an error: {describe(error)}", stacklevel=2)
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
-        """Returns what each copy shows."""
+        """Returns the rendered image of every sub-environment."""
         images: Any = self.envs.render()
         return [None] * self.num_envs if images is None else list(images)
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Returns an attribute of each copy, or of the vector environment where its copies are no objects.
+        """Returns an attribute of each sub-environment, or of a native vector environment.
 
         Raises:
-            AttributeError: a copy has none of that name.
+            AttributeError: a sub-environment lacks it.
         """
         if hasattr(self.envs.unwrapped, "get_attr"):
-            # First, for a process that is asked for what it has not ends, and Gymnasium ends all others with it.
+            # Checked first, as Gymnasium ends all processes if one lacks the attribute.
             if not all(self.envs.unwrapped.call("has_wrapper_attr", attr_name)):  # type: ignore[attr-defined]
                 raise AttributeError(f"{self.envs} has no attribute {attr_name!r}")
             values = self.envs.unwrapped.get_attr(attr_name)
@@ -156,8 +157,8 @@ class VectorEnvAdapter(SpawnedSeedVecEnv):
         return [getattr(self._owner(attr_name), attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Sets an attribute of all copies."""
-        self._for_all(f"set_attr({attr_name!r})", indices)
+        """Sets an attribute of all sub-environments."""
+        self._require_all(f"set_attr({attr_name!r})", indices)
         if hasattr(self.envs.unwrapped, "set_attr"):
             self.envs.unwrapped.set_attr(attr_name, [value] * self.num_envs)
         else:
@@ -166,8 +167,8 @@ class VectorEnvAdapter(SpawnedSeedVecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """Calls a method of all copies, or of the vector environment, once, where its copies are no objects."""
-        self._for_all(f"env_method({method_name!r})", indices)
+        """Calls a method of all sub-environments, or once of a native vector environment."""
+        self._require_all(f"env_method({method_name!r})", indices)
         if hasattr(self.envs.unwrapped, "call"):
             return list(self.envs.unwrapped.call(method_name, *method_args, **kwargs))
         return [getattr(self._owner(method_name), method_name)(*method_args, **kwargs)] * self.num_envs
@@ -175,18 +176,18 @@ class VectorEnvAdapter(SpawnedSeedVecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Returns whether each copy is wrapped: it is monitored, and nothing else."""
+        """Returns whether sub-environments are wrapped with a class: `Monitor` only."""
         return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
 
     def _next_seed(self) -> Any:
-        """Returns a seed for each copy where copies have a generator each, else the first copy's for all."""
+        """Returns the seeds as a list if `reset` takes one, else the first seed."""
         if self._seeds[0] is None:
             return None
         inner = self.envs.unwrapped
         has_many = isinstance(inner, (SyncVectorEnv, AsyncVectorEnv)) or getattr(inner, "accepts_seed_list", False)
         return list(self._seeds) if has_many else self._seeds[0]
 
-    def _fail(self, method: str, error: BaseException) -> NoReturn:
+    def _reraise(self, method: str, error: BaseException) -> NoReturn:
         if isinstance(error, InputError) or not is_in_user_code(error):
             raise error
         raise ForeignError(f"{self.envs}: {method} raised an error: {describe(error)}") from error
@@ -198,15 +199,15 @@ class VectorEnvAdapter(SpawnedSeedVecEnv):
             owner = owner.env
         return owner
 
-    def _for_all(self, what: str, indices: VecEnvIndices) -> None:
+    def _require_all(self, what: str, indices: VecEnvIndices) -> None:
         if len(list(self._get_indices(indices))) != self.num_envs:
-            raise InputError(f"indices = {indices}: {what} reaches all copies of a native vector environment or none")
+            raise InputError(f"indices = {indices}: {what} applies to all sub-environments; use None")
 
 
 class KeepLastObservation(gym.Wrapper[Any, Any, Any, Any]):
-    """Copies an episode's last observation, which vector environments keep beyond the reset.
+    """Copies the last observation of an episode, which vector environments keep beyond the reset.
 
-    An environment that writes its observations into one array would overwrite it with the next episode's first.
+    Environments that reuse one observation array would overwrite it in the reset.
     """
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
@@ -218,22 +219,22 @@ class KeepLastObservation(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def _has_statistics(info: dict[str, Any]) -> bool:
-    """Whether an info of all copies holds statistics of episodes; a warning where its "episode" is something else."""
+    """Whether a batched info holds episode statistics; warns if its "episode" is something else."""
     episode = info.get("episode")
     if isinstance(episode, Mapping) and {"r", "l"} <= episode.keys():
         return True
     if episode is not None:
         warnings.warn(
-            "info['episode'] of the environment's step is replaced: Stable-Baselines3 keeps an ended episode's "
-            "return r, length l and time t there; use another key",
+            "info['episode'] of the environment's step is replaced: Stable-Baselines3 stores the return r, length l "
+            "and time t of ended episodes there; use another key",
             stacklevel=3,
         )
     return False
 
 
 def _info_row(info: dict[str, Any], index: int) -> dict[str, Any]:
-    """Returns one copy's part of an info as Gymnasium batches them: `key` holds a value where `_key` says so."""
-    has_masks = any(key.startswith("_") for key in info)  # statistics of an episode stand without
+    """Returns the info of one sub-environment from a batched info, in which `_key` masks the values of `key`."""
+    has_masks = any(key.startswith("_") for key in info)  # nested episode statistics have no masks
     return {
         key: _info_row(value, index) if isinstance(value, dict) else value[index]
         for key, value in info.items()

@@ -1,4 +1,4 @@
-"""Vector environments whose copies reset in the step after an episode's end, for which SB3 has no place."""
+"""Converts vector environments with `AutoresetMode.NEXT_STEP`, whose reset steps SB3 does not support."""
 
 import copy
 import warnings
@@ -11,24 +11,24 @@ from ntm_rl.errors import InputError
 
 
 def autoreset_mode(envs: VectorEnv[Any, Any, Any]) -> AutoresetMode:
-    """Returns when the copies of a vector environment reset; Gymnasium's default is `NEXT_STEP`."""
+    """Returns the autoreset mode of a vector environment; Gymnasium's default is `NEXT_STEP`."""
     return AutoresetMode(envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
 
 
 def without_reset_steps(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any]:
-    """Returns a vector environment that plays the same without steps that only reset.
+    """Returns an equivalent vector environment without steps that only reset.
 
-    `SyncVectorEnv` and `AsyncVectorEnv` reset on demand in every mode. What steps all its copies at once does not: it
-    is made anew as single copies, with a warning.
+    `SyncVectorEnv` and `AsyncVectorEnv` can reset on demand in every mode. Others are replaced by a `SyncVectorEnv` of
+    the same id, with a warning.
 
     Raises:
-        InputError: it resets in the step after (`NEXT_STEP`), and nothing tells how to make it anew.
+        InputError: the environment has `NEXT_STEP` and no spec from which it could be replaced.
     """
     if autoreset_mode(envs) is not AutoresetMode.NEXT_STEP or isinstance(
         envs.unwrapped, (SyncVectorEnv, AsyncVectorEnv)
     ):
         return envs
-    singles = _single_copies(envs) if envs is envs.unwrapped and envs.spec is not None else None
+    singles = _as_sync(envs) if envs is envs.unwrapped and envs.spec is not None else None
     if singles is None:
         raise InputError(
             f"autoreset_mode = NEXT_STEP of {envs}: its reset steps would be trained on; construct it with "
@@ -36,16 +36,16 @@ def without_reset_steps(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, A
             "VectorEnvAdapter(gymnasium.make_vec(id, n, vectorization_mode='sync')), in configs env.vectorization: sync"
         )
     warnings.warn(
-        f"{envs} resets in the step after an episode's end, which would be trained on: it is made anew as single "
-        f"copies, as gymnasium.make_vec({singles.spec.id if singles.spec else ''!r}, {envs.num_envs}, "
+        f"{envs} resets in the step after an episode's end, which would be trained on; it is replaced by single "
+        f"environments, as gymnasium.make_vec({singles.spec.id if singles.spec else ''!r}, {envs.num_envs}, "
         "vectorization_mode='sync') does",
         stacklevel=3,
     )
     return singles
 
 
-def _single_copies(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any] | None:
-    """Makes the environment of `envs.spec` as single copies; None if they differ, as Atari's raw frames do."""
+def _as_sync(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, Any] | None:
+    """Makes a `SyncVectorEnv` of `envs.spec`; None if its spaces differ, as for Atari's raw frames."""
     spec = copy.deepcopy(envs.spec)
     assert spec is not None
     for key in ("num_envs", "vectorization_mode"):

@@ -1,4 +1,4 @@
-"""Vector environments as SB3 wants them: the adapter from Gymnasium's, and the factory that chooses."""
+"""Makes SB3 `VecEnv`s from environment settings."""
 
 from functools import partial
 from typing import Any
@@ -18,21 +18,21 @@ from ntm_rl.errors import InputError
 
 
 class SpawnedSeedDummyVecEnv(SpawnedSeedVecEnv, DummyVecEnv):
-    """SB3's `DummyVecEnv`, whose copies are seeded as those of all other kinds of vector environment here."""
+    """SB3's `DummyVecEnv` with spawned seeds, like our other vector environments."""
 
 
 def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool = True, gamma: float = 0.99) -> VecEnv:
-    """Makes `n_envs` copies of an environment, with episode statistics in the infos of finished episodes.
+    """Makes a vector environment with episode statistics in the infos of ended episodes.
 
     Args:
-        settings: What to make.
-        n_envs: Copies.
-        seed: Of the whole; copy i is seeded with `spawn_seed(seed, i)`.
-        training: Update the normalisation statistics and normalise rewards; otherwise they stay as they are.
-        gamma: Discount of the returns by whose deviation rewards are normalised.
+        settings: The environment and its wrappers.
+        n_envs: Number of sub-environments.
+        seed: Seed; sub-environment i is seeded with `spawn_seed(seed, i)`.
+        training: Update the normalisation statistics and normalise rewards; false: do neither.
+        gamma: Discount factor of the returns that normalise rewards.
 
     Raises:
-        InputError: as `make_env`, or a vectorization that this environment does not have.
+        InputError: as `make_env`, or the environment does not support the vectorization.
     """
     if n_envs < 1:
         raise InputError(f"n_envs = {n_envs}: must be at least 1")
@@ -68,33 +68,33 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
 
 
 def normalized_keys(space: spaces.Space[Any]) -> list[str]:
-    """Returns which parts of an observation running statistics normalise, `[""]` for one that is no Dict.
+    """Returns the keys of the observation that running statistics normalise; the key is "" if it is not a Dict.
 
-    Those are vectors; images are scaled by 1/255 and numbered observations are one-hot.
+    These are the Boxes that are not images: images are scaled by 1/255 and discrete observations are one-hot.
     """
     parts = space.spaces if isinstance(space, spaces.Dict) else {"": space}
     return [key for key, part in parts.items() if isinstance(part, spaces.Box) and not is_image(part)]
 
 
 def _native_id(settings: EnvSettings) -> str | None:
-    """Returns the id whose native vector environment plays the settings; None: single environments must."""
+    """Returns the id of the native vector environment for the settings; None if there is none."""
     if settings.vectorization not in ("auto", "native"):
         return None
     env_id = settings.id
     unknown = ["mask_velocity", "rescale_action", "max_episode_steps", *(() if takes_kwargs(env_id) else ("kwargs",))]
     changed = [key for key in unknown if getattr(settings, key)]
-    changed += ["mission"] if settings.mission == "words" else []  # none of theirs changes
+    changed += ["mission"] if settings.mission == "words" else []  # MiniGrid's Memory has constant missions
     if settings.mask_velocity and MASKED.get(env_id) in NATIVE:
         env_id = MASKED[env_id]
         changed.remove("mask_velocity")
     if is_native(env_id) and not changed:
         return env_id
-    if is_atari(env_id):  # single ones show raw frames: another task
+    if is_atari(env_id):  # single Atari environments have raw frames
         raise InputError(
-            f"env.{changed[0]} = {getattr(settings, changed[0])}: not for Atari; use env.kwargs.max_frames"
+            f"env.{changed[0]} = {getattr(settings, changed[0])}: not supported for Atari; use env.kwargs.max_frames"
         )
     if settings.vectorization == "native":
-        why = f"it does not know env.{changed[0]}" if is_native(env_id) else f"there is one for {', '.join(NATIVE)}"
+        why = f"env.{changed[0]} is not supported" if is_native(env_id) else f"valid are {', '.join(NATIVE)}"
         raise InputError(f"env.vectorization = 'native': {settings.id} has no native vector environment here: {why}")
     return None
 

@@ -1,4 +1,4 @@
-"""Seeds of the copies of an environment: independent ones, spawned from the seed of the run."""
+"""Independent seeds of sub-environments, spawned from the seed of the run."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.errors import InputError
 
-BITS = 30  # what C libraries with signed 32-bit seeds, such as ALE, take too
+BITS = 30  # fits the signed 32-bit seeds of C libraries such as ALE
 
 
 def spawn_seed(seed: int, *path: int) -> int:
     """Returns the seed of descendant `path` of `seed`, from 0 to 2^30 - 1, by NumPy's `SeedSequence`.
 
     Raises:
-        InputError: a negative seed.
+        InputError: the seed is negative.
     """
     if seed < 0:
         raise InputError(f"seed = {seed}: must be at least 0")
@@ -22,14 +22,14 @@ def spawn_seed(seed: int, *path: int) -> int:
 
 
 class SpawnedSeedVecEnv(VecEnv):
-    """A `VecEnv` that seeds copy i with `spawn_seed(seed, i)`, whatever the number of copies.
+    """A `VecEnv` that seeds sub-environment i with `spawn_seed(seed, i)`.
 
-    SB3 seeds it with `seed + i`: runs with the seeds 0 and 1 would then share the episodes of all copies but one.
+    SB3 uses `seed + i`, with which runs with the seeds 0 and 1 share the episodes of all sub-environments but one.
     """
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seeds all copies at their next reset; None: at random."""
+        """Seeds all sub-environments at their next reset; None: with a random seed."""
         if seed is None:
             seed = int(np.random.randint(2**BITS))
-        self._seeds = [spawn_seed(seed, copy) for copy in range(self.num_envs)]
+        self._seeds = [spawn_seed(seed, index) for index in range(self.num_envs)]
         return self._seeds

@@ -1,4 +1,4 @@
-"""Which actions a policy takes, and actions from -1 to 1 in place of an environment's own bounds."""
+"""Checks action spaces, and rescales actions from [-1, 1] to the bounds of a Box."""
 
 from typing import Any
 
@@ -13,20 +13,20 @@ from ntm_rl.errors import InputError
 
 
 def check_action_space(space: spaces.Space[Any], label: str = "action space") -> None:
-    """Checks that a policy can act in a space.
+    """Checks that policies support an action space.
 
     Args:
-        space: The environment's action space.
-        label: What it is called in the error.
+        space: The action space.
+        label: Its name in the error message.
 
     Raises:
-        InputError: it is none of a Box with bounds, Discrete, and MultiDiscrete and MultiBinary of one dimension.
+        InputError: it is not a bounded Box, Discrete, or one-dimensional MultiDiscrete or MultiBinary.
     """
     what = f"{label} = {' '.join(str(space).split())}"
     if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         raise InputError(
             f"{what}: not supported; valid are Box, Discrete, MultiDiscrete and MultiBinary; "
-            "gymnasium.wrappers.TransformAction makes its actions out of one of these"
+            "convert it with gymnasium.wrappers.TransformAction"
         )
     if 0 in (space.shape or ()):
         raise InputError(f"{what}: must have at least one element")
@@ -34,8 +34,8 @@ def check_action_space(space: spaces.Space[Any], label: str = "action space") ->
         if not space.is_bounded():
             raise InputError(
                 f"{what}: must have finite bounds; set them in the environment, or with "
-                "gymnasium.wrappers.TransformAction(env, lambda action: action, Box(low, high)); leave out "
-                "gymnasium.wrappers.ClipAction, which takes bounds away: actions are clipped to them in any case"
+                "gymnasium.wrappers.TransformAction(env, lambda action: action, Box(low, high)); remove "
+                "gymnasium.wrappers.ClipAction, which drops the bounds: actions are clipped anyway"
             )
     elif not isinstance(space, spaces.Discrete):
         _check_one_dimension(space, what)
@@ -54,7 +54,7 @@ def _check_one_dimension(space: spaces.MultiDiscrete | spaces.MultiBinary, what:
 
 
 def float_bounds(space: spaces.Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns a Box's bounds as floats that round to elements of it: 2^63 - 1, for one, is no float64."""
+    """Returns the bounds of a Box as float64 that convert back to elements of it, unlike float64(2^63 - 1)."""
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     if space.dtype.kind in "iu":
         high = np.minimum(high, np.nextafter(float(np.iinfo(str(space.dtype)).max), 0))
@@ -62,29 +62,29 @@ def float_bounds(space: spaces.Box) -> tuple[NDArray[np.float64], NDArray[np.flo
 
 
 class RescaledAction(TransformAction[Any, Any, Any], RecordConstructorArgs):
-    """Takes actions from -1 to 1 and scales them to the bounds of a Box, integers rounded.
+    """Rescales actions from [-1, 1] to the bounds of a Box and rounds integers.
 
-    As `gymnasium.wrappers.RescaleAction`, which would leave an integer Box with the actions -1, 0 and 1. A policy's
-    Gaussian begins at 0 with a deviation of 1: bounds far from -1 to 1 are never reached, or always clipped.
+    A Gaussian policy starts with mean 0 and standard deviation 1, so bounds far from [-1, 1] are never reached or
+    always clipped. `gymnasium.wrappers.RescaleAction` leaves an integer Box with only the actions -1, 0 and 1.
 
     Args:
         env: The environment to wrap.
 
     Raises:
-        InputError: its actions are no Box, or have no bounds.
+        InputError: the action space is not a bounded Box.
     """
 
     def __init__(self, env: gym.Env[Any, Any]):
         RecordConstructorArgs.__init__(self)
         space = env.action_space
         if not isinstance(space, spaces.Box) or not space.is_bounded():
-            raise InputError(f"env.rescale_action = True: its actions {space} are no Box with bounds; use false")
+            raise InputError(f"env.rescale_action = True: the action space {space} is not a bounded Box")
         self._space = space
         self._low, self._high = float_bounds(space)
         TransformAction.__init__(self, env, func=self.scale, action_space=spaces.Box(-1, 1, space.shape, np.float32))
 
     def scale(self, action: NDArray[Any]) -> NDArray[Any]:
-        """Returns the environment's action for one from -1 to 1."""
+        """Returns the environment's action for an action from [-1, 1]."""
         share = (np.clip(action, -1, 1).astype(np.float64) + 1) / 2
         scaled = np.minimum(self._low * (1 - share) + self._high * share, self._high)
         exact: NDArray[Any] = scaled if self._space.dtype.kind == "f" else np.rint(scaled)

@@ -1,4 +1,4 @@
-"""Elements of spaces: what an environment returned, in the shape and type that its space promises."""
+"""Validates values against Gymnasium spaces and converts them to the shape and type of the space."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,27 +7,27 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-SLACK = 1e-5  # by which rounding may carry a float past its bound, in parts of the bound or of 1
+TOLERANCE = 1e-5  # relative tolerance of the bounds of floats, for rounding
 
 
 class MismatchError(ValueError):
-    """A value that is no element of its space; the text says what is wrong with it."""
+    """A value is not an element of its space."""
 
 
 def conform(space: spaces.Space[Any], value: Any, bounds: bool = False, name: str = "observation") -> Any:
     """Returns `value` in the shape and type of `space`.
 
-    Lists and numbers become arrays, axes of length 1 come and go, floats change their precision. Nothing else is
-    converted. Spaces without a fixed shape, such as Text, are looked at with `bounds` alone.
+    Lists and numbers become arrays, axes of length 1 are added or removed, and floats change their precision; nothing
+    else is converted. Spaces without a fixed shape, such as Text, are only checked with `bounds`.
 
     Args:
-        space: Box, Discrete, MultiDiscrete, MultiBinary, and Dict and Tuple of them; others as Gymnasium says.
-        value: What should be in it.
-        bounds: Check the bounds of Boxes and the keys that a Dict should not have too.
-        name: Of the value, for the error.
+        space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of them; others use `Space.contains`.
+        value: The value.
+        bounds: Also check the bounds of Boxes and reject unknown keys of Dicts.
+        name: Name of the value in the error message.
 
     Raises:
-        MismatchError: it is none of the space.
+        MismatchError: the value is not an element of the space.
     """
     match space:
         case spaces.Box() | spaces.MultiBinary():
@@ -46,7 +46,7 @@ def conform(space: spaces.Space[Any], value: Any, bounds: bool = False, name: st
 
 
 def shape_of(value: Any) -> str:
-    """Returns what a value is, in a few words."""
+    """Describes a value for an error message."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and type {value.dtype}"
     if isinstance(value, (tuple, list)):
@@ -67,7 +67,7 @@ def _array(space: spaces.Box | spaces.MultiBinary, value: Any, bounds: bool, nam
         if array.shape != space.shape:
             array = _reshaped(array, space, name)
         if array.dtype != wanted:
-            bounds = bounds or wanted.kind in "iu"  # a number that does not fit would become another one
+            bounds = bounds or wanted.kind in "iu"  # integers out of range would wrap around
     if bounds and isinstance(space, spaces.Box):
         _check_bounds(array, space, name)
     return array.astype(wanted, copy=False)
@@ -81,7 +81,7 @@ def _as_array(value: Any, name: str) -> NDArray[Any]:
     except Exception as error:  # ragged lists, tensors on another device
         raise MismatchError(f"{name} is {shape_of(value)}, no array: {error}") from error
     if array.dtype.kind not in "biuf":
-        raise MismatchError(f"{name} is {shape_of(value)}, which is not numbers")
+        raise MismatchError(f"{name} is {shape_of(value)}, which is not numeric")
     return array
 
 
@@ -100,13 +100,13 @@ def _reshaped(array: NDArray[Any], space: spaces.Space[Any], name: str) -> NDArr
 def _check_bounds(array: NDArray[Any], space: spaces.Box, name: str) -> None:
     is_float = array.dtype.kind == "f"
     for bound, side, is_outside in ((space.low, "below", np.less), (space.high, "above", np.greater)):
-        slack = SLACK * np.maximum(1.0, np.abs(bound)) if is_float else 0
-        limit = bound - slack if side == "below" else bound + slack
+        tolerance = TOLERANCE * np.maximum(1.0, np.abs(bound)) if is_float else 0
+        limit = bound - tolerance if side == "below" else bound + tolerance
         wrong = np.argwhere(is_outside(array, limit) | np.isnan(array))
         if len(wrong):
             index = tuple(wrong[0].tolist())
             where = f"{name}{list(index) if index else ''}"
-            relation = "no number" if np.isnan(array[index]) else f"{side} its bound {bound[index]}"
+            relation = "not a number" if np.isnan(array[index]) else f"{side} its bound {bound[index]}"
             raise MismatchError(f"{where} = {array[index]} is {relation} in {space}")
 
 
@@ -114,7 +114,7 @@ def _number(space: spaces.Discrete, value: Any, name: str) -> Any:
     if type(value) is not int and type(value) is not np.int64:
         array = _as_array(value, name)
         if array.size != 1 or array.dtype.kind == "f":
-            raise MismatchError(f"{name} is {shape_of(value)}, its space {space} is of single integers")
+            raise MismatchError(f"{name} is {shape_of(value)}, its space {space} takes a single integer")
         value = space.dtype.type(array.reshape(()).item())
     if not space.start <= value < space.start + space.n:
         raise MismatchError(f"{name} = {value} is not in {space}")
@@ -126,7 +126,7 @@ def _numbers(space: spaces.MultiDiscrete, value: Any, name: str) -> NDArray[Any]
     if type(value) is not np.ndarray or value.shape != space.shape or value.dtype != space.dtype:
         array = _as_array(value, name)
         if array.dtype.kind == "f":
-            raise MismatchError(f"{name} is {shape_of(value)}, its space {space} is of integers")
+            raise MismatchError(f"{name} is {shape_of(value)}, its space {space} takes integers")
         if array.shape != space.shape:
             array = _reshaped(array, space, name)
         array = array.astype(space.dtype, copy=False)
@@ -145,7 +145,7 @@ def _dict(space: spaces.Dict, value: Any, bounds: bool, name: str) -> dict[Any, 
             raise MismatchError(f"{name} has no {key!r}; its space is a Dict of {list(space.spaces)}")
     unknown = [key for key in value if key not in space.spaces] if bounds else []
     if unknown:
-        raise MismatchError(f"{name} has {unknown[0]!r}, which its space, a Dict of {list(space.spaces)}, has not")
+        raise MismatchError(f"{name} has the unknown key {unknown[0]!r}; its space is a Dict of {list(space.spaces)}")
     return {key: conform(part, value[key], bounds, f"{name}[{key!r}]") for key, part in space.spaces.items()}
 
 

@@ -1,4 +1,4 @@
-"""Hides the velocities of classic control tasks, so that they must be remembered or inferred."""
+"""Hides the velocities of classic control tasks, so that an agent must infer them from memory."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ntm_rl.errors import InputError, did_you_mean
 
-# Which elements of each task's observation are no velocities.
+# Indices of the observation that are not velocities, by task.
 POSITIONS: dict[str, list[int]] = {
     "CartPole": [0, 2],
     "Pendulum": [0, 1],
@@ -26,15 +26,15 @@ POSITIONS: dict[str, list[int]] = {
 class MaskVelocity(TransformObservation[NDArray[np.float32], Any, NDArray[np.float32]], RecordConstructorArgs):
     """Removes the velocities from the observations of CartPole, Pendulum, MountainCar, Acrobot and LunarLander.
 
-    Around a vector environment that resets on demand: `gymnasium.wrappers.vector.VectorizeTransformObservation(envs,
-    MaskVelocity, task="CartPole")`.
+    For a vector environment with `AutoresetMode.DISABLED`, use
+    `gymnasium.wrappers.vector.VectorizeTransformObservation(envs, MaskVelocity, task="CartPole")`.
 
     Args:
         env: The environment to wrap.
-        task: Name of the task whose observations these are; None: taken from the environment's id.
+        task: Name of the task; None: from the environment's id.
 
     Raises:
-        InputError: the task is none of these.
+        InputError: unknown task.
     """
 
     def __init__(self, env: gym.Env[Any, Any], task: str | None = None):
@@ -44,15 +44,14 @@ class MaskVelocity(TransformObservation[NDArray[np.float32], Any, NDArray[np.flo
         if task not in POSITIONS:
             valid = ", ".join(POSITIONS)
             raise InputError(
-                f"mask_velocity = True: no velocities are known of {task!r}; valid are {valid}."
-                f"{did_you_mean(task, POSITIONS)}"
+                f"mask_velocity = True: not supported for {task!r}; valid are {valid}.{did_you_mean(task, POSITIONS)}"
             )
         self._kept = kept = POSITIONS[task]
         space = env.observation_space
         assert isinstance(space, spaces.Box)
-        shown = spaces.Box(space.low[kept], space.high[kept], dtype=np.float32)
-        TransformObservation.__init__(self, env, func=self.show, observation_space=shown)
+        masked = spaces.Box(space.low[kept], space.high[kept], dtype=np.float32)
+        TransformObservation.__init__(self, env, func=self.mask, observation_space=masked)
 
-    def show(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns what is left of an observation."""
+    def mask(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Returns the observation without velocities."""
         return observation[self._kept]

@@ -1,4 +1,4 @@
-"""MiniGrid's and BabyAI's missions as numbers: which word stands where, one-hot."""
+"""Encodes MiniGrid's and BabyAI's missions as one-hot words."""
 
 import re
 import warnings
@@ -12,45 +12,45 @@ from numpy.typing import NDArray
 
 Mission = Literal["auto", "words", "none"]
 
-# Every word of BabyAI's grammar (Chevalier-Boisvert et al. 2019), which its mission spaces do not tell.
+# Every word of BabyAI's grammar (Chevalier-Boisvert et al. 2019), which its mission spaces do not contain.
 BABYAI_WORDS = """go to pick up open put next the a object box ball key door red green blue purple yellow grey
 in front of you behind on your left right , then after and"""
-BABYAI_LONGEST = 72  # tokens: "put ... next to ... and put ... next to ..., then" and the same again
-UNKNOWN_LONGEST = 32  # of missions whose space knows none of their words
-FEW_BUCKETS, MANY_BUCKETS = 8, 64  # for words outside of the vocabulary, by their hash; many where there is none
+BABYAI_MAX_TOKENS = 72  # "put ... next to ... and put ... next to ..., then" and the same again
+UNKNOWN_MAX_TOKENS = 32  # for mission spaces without a vocabulary
+FEW_BUCKETS, MANY_BUCKETS = 8, 64  # hash buckets for unknown words, with and without a vocabulary
 
 
 class MissionWords:
-    """Encodes a mission as one-hot words in their order, so that different missions are different observations.
+    """Encodes a mission as a sequence of one-hot words, so that different missions are different observations.
 
-    The vocabulary is that of the mission space: its template with every placeholder, or BabyAI's grammar. A word
-    outside of it is told from others by its hash (CRC-32), and so are all words behind the last place together.
+    The vocabulary is that of the mission space: its template with all placeholder values, or BabyAI's grammar. Unknown
+    words are hashed (CRC-32), and so is the rest of a mission that is too long, as one word.
 
     Args:
         space: A `minigrid.core.mission.MissionSpace`.
 
     Attributes:
         changes: Whether the space has more than one mission.
-        space: Of the encoded missions, `Box(0, 1, (places * words,))`.
+        space: Space of the encoded missions, `Box(0, 1, (places * words,))`.
     """
 
     def __init__(self, space: Any):
         missions = list(_missions(space))
-        takes_any = space.ordered_placeholders is None and space.contains(f"{missions[0]} ?")  # so does BabyAI's
+        takes_any = space.ordered_placeholders is None and space.contains(f"{missions[0]} ?")  # as BabyAI's
         self.changes = takes_any or len(set(missions)) > 1
         words: Iterable[str] = [word for mission in missions for word in tokens(mission)]
         self.places = max(len(tokens(mission)) for mission in missions) + len(space.ordered_placeholders or ())
         self.buckets = FEW_BUCKETS
         if takes_any:
-            words, self.places = tokens(BABYAI_WORDS), BABYAI_LONGEST
+            words, self.places = tokens(BABYAI_WORDS), BABYAI_MAX_TOKENS
         elif not self.changes:
-            words, self.places, self.buckets = [], UNKNOWN_LONGEST, MANY_BUCKETS
+            words, self.places, self.buckets = [], UNKNOWN_MAX_TOKENS, MANY_BUCKETS
         self.vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
         self.words = len(self.vocabulary) + self.buckets
         self.space = spaces.Box(0, 1, (self.places * self.words,), np.float32)
 
     def encode(self, mission: str) -> NDArray[np.float32]:
-        """Returns the features `[places * words]` of a mission."""
+        """Returns the one-hot encoding `[places * words]` of a mission."""
         found = tokens(mission)
         if len(found) > self.places:
             found = [*found[: self.places - 1], " ".join(found[self.places - 1 :])]
@@ -64,14 +64,14 @@ class MissionWords:
 
 
 class MissionReader:
-    """Encodes missions as `env.mission` says, or leaves them out and warns where one changes nevertheless.
+    """Encodes missions according to `env.mission`, or drops them and warns if they change nevertheless.
 
     Args:
         space: A `minigrid.core.mission.MissionSpace`.
-        mission: "words": always encoded; "none": never; "auto": where the space has more than one.
+        mission: "words": always encode; "none": never; "auto": if the space has more than one mission.
 
     Attributes:
-        words: How missions are encoded; None: they are left out.
+        words: The encoder; None if missions are dropped.
         changes: Whether the space has more than one mission.
     """
 
@@ -83,16 +83,16 @@ class MissionReader:
 
     @property
     def space(self) -> spaces.Space[Any]:
-        """Of the encoded missions, without any numbers where they are left out."""
+        """Space of the encoded missions; empty if they are dropped."""
         return spaces.Box(0, 1, (0,), np.float32) if self.words is None else self.words.space
 
     @property
     def size(self) -> int:
-        """Number of features."""
+        """Size of the encoding."""
         return int(spaces.flatdim(self.space))
 
     def read(self, mission: str) -> NDArray[np.float32]:
-        """Returns the features `[size]` of a mission."""
+        """Returns the encoding `[size]` of a mission."""
         if self.words is not None:
             return self.words.encode(mission)
         if self._is_watched and mission != self._first:
@@ -118,7 +118,7 @@ def tokens(mission: str) -> list[str]:
 
 
 def _missions(space: Any) -> Iterable[str]:
-    """Returns missions that have every placeholder in its place once."""
+    """Returns missions that contain every value of every placeholder."""
     lists = space.ordered_placeholders or []
     yield space.mission_func(*(choices[0] for choices in lists))
     for place, choices in enumerate(lists):

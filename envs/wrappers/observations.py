@@ -1,4 +1,4 @@
-"""Turns observations that a policy cannot read (Tuples, nested Dicts, symbolic grids) into ones that it can."""
+"""Converts observations that policies do not support: Tuples, nested Dicts, symbolic grids, missions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from ntm_rl.envs.wrappers.images import ImageReader
 from ntm_rl.envs.wrappers.missions import Mission, MissionReader, is_mission
 from ntm_rl.errors import InputError
 
-Path = tuple[str | int, ...]  # keys and numbers that lead to a part of an observation
+Path = tuple[str | int, ...]  # keys and indices of a part of an observation
 NUMERIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
-MAX_ELEMENTS = 2**25  # of one observation, one-hot parts included: more is a mistake, or a damaged or hostile file
+MAX_ELEMENTS = 2**25  # of an observation, one-hot parts included; guards against mistakes and damaged files
 
 
 class TupleToMultiDiscrete(TransformObservation[NDArray[np.int64], Any, Any], RecordConstructorArgs):
-    """Joins a Tuple of Discrete observations into one MultiDiscrete observation, all counted from 0."""
+    """Converts a Tuple of Discrete observations to a MultiDiscrete observation that starts at 0."""
 
     def __init__(self, env: gym.Env[Any, Any]):
         RecordConstructorArgs.__init__(self)
@@ -32,22 +32,21 @@ class TupleToMultiDiscrete(TransformObservation[NDArray[np.int64], Any, Any], Re
         TransformObservation.__init__(self, env, func=self.join, observation_space=joined)
 
     def join(self, observation: tuple[int, ...]) -> NDArray[np.int64]:
-        """Returns the numbers as one array."""
+        """Returns the observation as an array."""
         return np.array(observation, dtype=np.int64) - self._starts
 
 
 class GridFeatures(TransformObservation[NDArray[np.float32], Any, Any], RecordConstructorArgs):
-    """Turns MiniGrid's symbolic view into features: object, colour and state of every cell and the direction, one-hot.
+    """Encodes MiniGrid's symbolic view as one-hot features: object, colour and state of every cell, and the direction.
 
-    The mission's words follow, one-hot in their order, where it may change from episode to episode (see
-    `ntm_rl.envs.wrappers.missions`).
+    The words of the mission follow if it may change between episodes (see `ntm_rl.envs.wrappers.missions`).
 
     Args:
         env: The environment to wrap.
         mission: "auto", "words" or "none": see `MissionReader`.
     """
 
-    SIZES = (11, 6, 4)  # kinds of objects, colours and states
+    SIZES = (11, 6, 4)  # number of objects, colours and states
     DIRECTIONS = 4
 
     def __init__(self, env: gym.Env[Any, Any], mission: Mission = "auto"):
@@ -71,21 +70,21 @@ class GridFeatures(TransformObservation[NDArray[np.float32], Any, Any], RecordCo
 
     def changes(self) -> list[str]:
         """See `changes_of`."""
-        told = ["MiniGrid's symbolic view is read as one-hot objects, colours, states and direction"]
+        lines = ["MiniGrid's symbolic view is read as one-hot objects, colours, states and direction"]
         words = self._mission.words
         if words is not None:
-            told.append(f"mission: read as {words.places} words, one-hot out of {words.words}")
+            lines.append(f"mission: read as {words.places} words, one-hot out of {words.words}")
         else:
-            told.append("mission: left out, " + ("though it changes" if self._mission.changes else "it never changes"))
-        return told
+            lines.append("mission: left out, " + ("though it changes" if self._mission.changes else "it never changes"))
+        return lines
 
 
 class ReadableParts(TransformObservation[Any, Any, Any], RecordConstructorArgs):
-    """Makes every part of an observation one that a policy reads.
+    """Converts every part of an observation to a space that policies support.
 
-    Images become what `ImageReader` returns, missions words, and numbers that are not plain (not counted from 0, or in
-    more than one dimension) a Box in which discrete ones are one-hot. Dicts and Tuples within become parts of one Dict,
-    whose keys are joined by `/`, so that an image within stays an image.
+    `ImageReader` converts images and `MissionReader` missions; discrete parts that do not start at 0 or have several
+    dimensions become one-hot Boxes. Nested Dicts and Tuples become one Dict with keys joined by `/`, in which images
+    stay images.
 
     Args:
         env: The environment to wrap.
@@ -116,7 +115,7 @@ class ReadableParts(TransformObservation[Any, Any, Any], RecordConstructorArgs):
         TransformObservation.__init__(self, env, func=self.read, observation_space=space)
 
     def read(self, observation: Any) -> Any:
-        """Returns the parts of an observation."""
+        """Returns the converted observation."""
         parts = {key: reader.read(_at(observation, path)) for key, (path, reader) in self._parts.items()}
         return parts if self._is_nested else parts[""]
 
@@ -126,18 +125,18 @@ class ReadableParts(TransformObservation[Any, Any, Any], RecordConstructorArgs):
 
 
 class Reader(Protocol):
-    """Makes a part of an observation one that a policy reads."""
+    """Converts a part of an observation to a space that policies support."""
 
     @property
     def space(self) -> spaces.Space[Any]:
-        """Of what the policy reads."""
+        """Space of the converted part."""
 
     def read(self, observation: Any, /) -> Any:
-        """Returns what the policy reads."""
+        """Returns the converted part."""
 
 
 @dataclass
-class AsItIs:
+class Identity:
     """Leaves a part as it is."""
 
     space: spaces.Space[Any]
@@ -148,7 +147,7 @@ class AsItIs:
 
 
 class Flattened:
-    """Makes numbers a Box of one dimension, discrete ones one-hot."""
+    """Flattens a numeric part to a one-dimensional Box, with discrete elements one-hot."""
 
     def __init__(self, space: spaces.Space[Any]):
         self._original = space
@@ -156,12 +155,12 @@ class Flattened:
         self.space = spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
 
     def read(self, observation: Any) -> NDArray[np.float32]:
-        """Returns the numbers `[n]`."""
+        """Returns the flattened part, `[n]`."""
         return np.asarray(spaces.flatten(self._original, observation), dtype=np.float32)
 
 
 def _reader(space: spaces.Space[Any], mission: Mission) -> tuple[Reader | None, str]:
-    """Returns how a part is read, None where it is left out, and what is to be said about it."""
+    """Returns the reader of a part, None if it is dropped, and a description of the change."""
     if is_mission(space):
         missions = MissionReader(space, mission)
         if missions.words is None:
@@ -172,14 +171,13 @@ def _reader(space: spaces.Space[Any], mission: Mission) -> tuple[Reader | None, 
         image = ImageReader(space)  # type: ignore[arg-type]
         return image, f"image {_size(space)}, read as {_size(image.space)}" if image.changes else ""
     if is_plain(space) or not isinstance(space, NUMERIC):
-        return AsItIs(space), ""
-    return Flattened(
-        space
-    ), f"{' '.join(str(space).split())}, read as {spaces.flatdim(space)} numbers, discrete ones one-hot"
+        return Identity(space), ""
+    text = " ".join(str(space).split())
+    return Flattened(space), f"{text}, read as {spaces.flatdim(space)} numbers, discrete ones one-hot"
 
 
 def is_plain(space: spaces.Space[Any]) -> bool:
-    """Whether policies read or act in a space as it is: a Box, or numbers counted from 0 in at most one dimension."""
+    """Whether policies support a space unchanged: a Box, or discrete with start 0 and at most one dimension."""
     match space:
         case spaces.Discrete():
             return int(space.start) == 0
@@ -191,11 +189,11 @@ def is_plain(space: spaces.Space[Any]) -> bool:
 
 
 def is_grid(env: gym.Env[Any, Any]) -> bool:
-    """Whether an environment shows MiniGrid's symbols: an image of cells, and not of pixels, a direction, a mission."""
+    """Whether the observation is MiniGrid's symbolic view: an image of cells, a direction and a mission."""
     space = env.observation_space
     if not isinstance(space, spaces.Dict) or set(space.spaces) != {"image", "direction", "mission"}:
         return False
-    # A wrapper may have changed the size of the view; `SymbolicObsWrapper`, of other bounds, shows coordinates.
+    # Wrappers may change the view's size; `SymbolicObsWrapper`, with other bounds, contains coordinates.
     view, width, height = (
         env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
         for name in ("agent_view_size", "width", "height")
@@ -205,10 +203,10 @@ def is_grid(env: gym.Env[Any, Any]) -> bool:
 
 
 def make_readable(env: gym.Env[Any, Any], mission: Mission = "auto") -> gym.Env[Any, Any]:
-    """Wraps `env` so that a policy can read its observations, where that is needed and possible.
+    """Wraps `env` so that policies support its observations, if needed and possible.
 
-    A symbolic grid becomes `GridFeatures`, a Tuple of numbers one MultiDiscrete, whatever else is not plain
-    `ReadableParts`.
+    Symbolic grids are wrapped in `GridFeatures`, Tuples of Discrete in `TupleToMultiDiscrete`, and others that policies
+    do not support in `ReadableParts`.
     """
     space = env.observation_space
     if is_grid(env):
@@ -220,24 +218,24 @@ def make_readable(env: gym.Env[Any, Any], mission: Mission = "auto") -> gym.Env[
 
 
 def changes_of(env: gym.Env[Any, Any]) -> list[str]:
-    """Returns what the wrappers of an environment make of its observations, a line each: what a user should know."""
-    told: list[str] = []
+    """Describes the changes that the wrappers of an environment make to its observations, a line each."""
+    lines: list[str] = []
     while isinstance(env, gym.Wrapper):
         if isinstance(env, (GridFeatures, ReadableParts)):
-            told += env.changes()
+            lines += env.changes()
         env = env.env
-    return told
+    return lines
 
 
 def _is_read_as_it_is(space: spaces.Space[Any]) -> bool:
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        return not all(isinstance(part, NUMERIC) or is_mission(part) for _, part in _leaves(space))  # refused as it is
+        return not all(isinstance(part, NUMERIC) or is_mission(part) for _, part in _leaves(space))  # rejected later
     reader, change = _reader(space, "auto")
-    return isinstance(reader, AsItIs) or (isinstance(reader, ImageReader) and not change)
+    return isinstance(reader, Identity) or (isinstance(reader, ImageReader) and not change)
 
 
 def _leaves(space: spaces.Space[Any], path: Path = ()) -> Iterator[tuple[Path, spaces.Space[Any]]]:
-    """Returns the parts of a space that are neither Dict nor Tuple, and the way to each."""
+    """Yields the path and space of every part that is neither a Dict nor a Tuple."""
     if isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
             yield from _leaves(part, (*path, key))
@@ -259,7 +257,7 @@ def _size(space: spaces.Space[Any]) -> str:
 
 
 def row(observations: Any, index: int) -> Any:
-    """Returns a copy of one environment's part of batched observations, as Gymnasium batches them."""
+    """Returns a copy of one sub-environment's observation from Gymnasium's batched observations."""
     if isinstance(observations, dict):
         return {key: row(part, index) for key, part in observations.items()}
     if isinstance(observations, tuple):

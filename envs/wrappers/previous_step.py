@@ -1,4 +1,4 @@
-"""Lets the previous action and reward join the observation."""
+"""Adds the previous action and reward to the observation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,16 +17,16 @@ from ntm_rl.errors import InputError
 
 
 class PreviousStepEncoding:
-    """The space of observations that hold the previous step, and how steps are written into them, one or many at once.
+    """The space and encoding of observations with the previous step, for single and batched observations.
 
     Args:
-        observation_space: Of one environment.
-        action_space: Of one environment.
+        observation_space: Observation space of a single environment.
+        action_space: Action space of a single environment.
         action: Add the previous action.
         reward: Add the previous reward.
 
     Raises:
-        InputError: the observation already has a part of that name.
+        InputError: the observation already has a key of that name.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class PreviousStepEncoding:
         self.action_space, self.action_size = action_space, int(spaces.flatdim(action_space))
         for name, wanted in (("previous_action", action), ("previous_reward", reward)):
             if wanted and name in parts:
-                raise InputError(f"{name} = True: the observation already has a part of that name: {list(parts)}")
+                raise InputError(f"{name} = True: the observation already has a key of that name: {list(parts)}")
         if action:
             low, high = np.zeros(self.action_size), np.ones(self.action_size)
-            if isinstance(action_space, spaces.Box):  # its bounds, and zero, which stands for "none yet"
+            if isinstance(action_space, spaces.Box):  # includes 0, the value before the first action
                 low, high = np.minimum(action_space.low.ravel(), 0), np.maximum(action_space.high.ravel(), 0)
             parts["previous_action"] = spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
         if reward:
@@ -52,7 +52,7 @@ class PreviousStepEncoding:
         self._one_hot = np.eye(self.action_size if isinstance(action_space, spaces.Discrete) else 0, dtype=np.float32)
 
     def encode(self, actions: Any) -> NDArray[np.float32]:
-        """Returns actions `[n, ...]` as numbers `[n, action_size]`: one-hot where they are discrete."""
+        """Encodes actions `[n, ...]` as floats `[n, action_size]`; discrete actions are one-hot."""
         actions = np.asarray(actions)
         if isinstance(self.action_space, spaces.Discrete):
             rows: NDArray[np.float32] = self._one_hot[actions - self.action_space.start]
@@ -67,7 +67,7 @@ class PreviousStepEncoding:
         return numbers
 
     def join(self, observation: Any, actions: NDArray[np.float32], rewards: NDArray[np.float32]) -> dict[str, Any]:
-        """Returns the observation with the encoded previous action and the reward joined."""
+        """Returns the observation with the encoded previous action and the reward added."""
         joined = dict(observation) if self.is_dict else {"observation": observation}
         if self.action:
             joined["previous_action"] = actions
@@ -77,10 +77,10 @@ class PreviousStepEncoding:
 
 
 class PreviousStep(gym.Wrapper[dict[str, Any], Any, Any, Any], RecordConstructorArgs):
-    """Makes the observation a Dict that also holds what the agent did last, and what it got for it.
+    """Adds the previous action and reward to the observation, which becomes a Dict.
 
-    Keys: `observation` (or the keys of a Dict observation), `previous_action` (one-hot for discrete actions, as it is
-    for Box actions) and `previous_reward` `[1]`. All are zero at the start of an episode.
+    Keys: `observation` (or the keys of a Dict observation), `previous_action` (discrete ones are one-hot, Box actions
+    unchanged) and `previous_reward` `[1]`. Both are zero at the start of an episode.
 
     Args:
         env: The environment to wrap.
@@ -88,7 +88,7 @@ class PreviousStep(gym.Wrapper[dict[str, Any], Any, Any, Any], RecordConstructor
         reward: Add the previous reward.
 
     Raises:
-        InputError: the observation already has a part of that name.
+        InputError: the observation already has a key of that name.
     """
 
     def __init__(self, env: gym.Env[Any, Any], action: bool = True, reward: bool = True):
@@ -98,13 +98,13 @@ class PreviousStep(gym.Wrapper[dict[str, Any], Any, Any, Any], RecordConstructor
         self.observation_space = self._encoding.space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], Any]:
-        """Starts an episode with no previous step."""
+        """Resets the environment, with zeros for the previous step."""
         observation, info = self.env.reset(seed=seed, options=options)
         nothing = np.zeros(self._encoding.action_size, dtype=np.float32)
         return self._encoding.join(observation, nothing, np.zeros(1, dtype=np.float32)), info
 
     def step(self, action: Any) -> tuple[dict[str, Any], Any, bool, bool, dict[str, Any]]:
-        """Steps, and remembers the action and its reward."""
+        """Steps the environment and adds the action and its reward."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         taken = self._encoding.encode(np.asarray(action)[None])[0]
         joined = self._encoding.join(observation, taken, np.array([reward], dtype=np.float32))
@@ -112,7 +112,7 @@ class PreviousStep(gym.Wrapper[dict[str, Any], Any, Any, Any], RecordConstructor
 
 
 class PreviousStepVector(VectorWrapper[dict[str, Any], Any, Any, Any, Any]):
-    """`PreviousStep` for a vector environment: the same observations, all copies at once, in every autoreset mode.
+    """`PreviousStep` for vector environments, with the same observations in every autoreset mode.
 
     Args:
         envs: The vector environment to wrap.
@@ -120,7 +120,7 @@ class PreviousStepVector(VectorWrapper[dict[str, Any], Any, Any, Any, Any]):
         reward: Add the previous reward.
 
     Raises:
-        InputError: the observation already has a part of that name.
+        InputError: the observation already has a key of that name.
     """
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], action: bool = True, reward: bool = True):
@@ -136,15 +136,15 @@ class PreviousStepVector(VectorWrapper[dict[str, Any], Any, Any, Any, Any]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Starts episodes with no previous step, where `options["reset_mask"]` says so or everywhere."""
+        """Resets all sub-environments or those of `options["reset_mask"]`, with zeros for the previous step."""
         started = (options or {}).get("reset_mask", slice(None))
         observations, info = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]  # VectorEnv: int
-        self._actions, self._rewards = self._actions.copy(), self._rewards.copy()  # the caller may hold the old ones
+        self._actions, self._rewards = self._actions.copy(), self._rewards.copy()  # the caller may hold the old arrays
         self._actions[started], self._rewards[started], self._ended[started] = 0, 0, False
         return self._encoding.join(observations, self._actions, self._rewards), info
 
     def step(self, actions: Any) -> tuple[dict[str, Any], Any, Any, Any, dict[str, Any]]:
-        """Steps, and remembers the actions and their rewards."""
+        """Steps the environments and adds the actions and their rewards."""
         observations, rewards, terminated, truncated, info = self.env.step(actions)
         self._actions = self._encoding.encode(actions)
         self._rewards = np.asarray(rewards, dtype=np.float32)[:, None].copy()
@@ -171,13 +171,13 @@ class PreviousStepVector(VectorWrapper[dict[str, Any], Any, Any, Any, Any]):
         actions = array_of(state, "actions", self._actions)
         rewards, ended = array_of(state, "rewards", self._rewards), array_of(state, "ended", self._ended)
         if not isinstance(self.env, Resumable):
-            raise InputError(f"{self.env}: its state cannot be put back")
+            raise InputError(f"{self.env}: its state cannot be restored")
         observations = self.env.set_state(part_of(state, "envs"))
         self._actions, self._rewards, self._ended = actions, rewards, ended
         return self._encoding.join(observations, self._actions, self._rewards)
 
     def _final(self, final: Any, ended: NDArray[np.bool_]) -> NDArray[np.object_]:
-        """Returns the last observations, a Dict in each row that ended, with the step that led there."""
+        """Returns the final observations with the last step added, an object array of Dicts."""
         joined = np.full(self.num_envs, None, dtype=object)
         for index in np.flatnonzero(ended).tolist():
             joined[index] = self._encoding.join(

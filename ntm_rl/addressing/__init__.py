@@ -1,1 +1,1 @@
-"""The equations of addressing as functions on tensors, one file a paper."""
+"""The equations of addressing as functions on tensors, one file per paper."""

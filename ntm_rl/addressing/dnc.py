@@ -3,7 +3,7 @@
 Read beside the methods of Graves et al. (2016), "Hybrid computing using a neural network with dynamic external memory",
 Nature 538, and section 3 of Csordás and Schmidhuber (2019), "Improving Differentiable Neural Computers Through Memory
 Masking, De-allocation, and Link Distribution Sharpness Control", arXiv:1904.10278.
-Letters: B batch, N memory slots, M slot width, R read heads. What is as in the NTM is in `addressing`.
+Letters: B batch, N memory slots, M slot width, R read heads. The NTM's equations are in `addressing/ntm.py`.
 """
 
 import torch
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from ntm_rl.addressing.ntm import NORM_EPSILON
 
-# Usage is kept above this for allocation: a product over exact zeros has no logarithm.
+# Lower bound of usage in the allocation, which has a logarithm.
 USAGE_EPSILON = 1e-6
-# By how much usage must differ from one slot to the next before the order of the free list follows it. Slots that
-# differ by rounding alone would else be allocated in an order that changes with the batch or the device.
+# Added to usage per slot in the free list, so that slots whose usage differs only by rounding have the same order on
+# every device and in every batch.
 TIE = 1e-6
 
 
 def retention(free_gates: Tensor, read_weightings: Tensor) -> Tensor:
-    """Returns psi: by how much each slot is not freed.
+    """Returns psi, the share of each slot that is not freed.
 
     Args:
         free_gates: f, `[B, R]` in (0, 1).
@@ -29,7 +29,7 @@ def retention(free_gates: Tensor, read_weightings: Tensor) -> Tensor:
         `[B, N]` in [0, 1].
     """
     first, *others = (1 - free_gates.unsqueeze(-1) * read_weightings).unbind(1)
-    for kept in others:  # torch's prod looks for zeros on the host
+    for kept in others:  # torch's prod needs a host-device synchronisation
         first = first * kept
     return first
 
@@ -46,16 +46,16 @@ def usage(last: Tensor, write_weighting: Tensor, kept: Tensor) -> Tensor:
 
 
 def free_list(usage: Tensor) -> Tensor:
-    """Returns the slots `[B, N]` from the least to the most used; of slots that are all but tied the first leads."""
+    """Returns the slots `[B, N]` in ascending order of usage; of nearly tied slots the first comes first."""
     order = usage.detach() + TIE * torch.arange(usage.shape[-1], dtype=usage.dtype, device=usage.device)
     return order.argsort(dim=-1, stable=True)
 
 
 def allocation(usage: Tensor) -> Tensor:
-    """Returns the allocation weighting a, `[B, N]`: where to write what belongs nowhere yet.
+    """Returns the allocation weighting a, `[B, N]`, over the least used slots.
 
-    Along the free list each slot takes its unused share of what the slots before it left. The order itself has no
-    gradient. The product of usages is a sum of logarithms: the gradient of torch's `cumprod` looks at values.
+    Along the free list each slot takes its unused share of the remaining weight. The order has no gradient. The product
+    of usages is a sum of logarithms, as the gradient of torch's `cumprod` needs a host-device synchronisation.
     """
     order = free_list(usage)
     used = (USAGE_EPSILON + (1 - USAGE_EPSILON) * usage).gather(-1, order)
@@ -77,7 +77,7 @@ def write(memory: Tensor, weighting: Tensor, erase: Tensor, add: Tensor, kept: T
         weighting: w^w, `[B, N]`.
         erase: `[B, M]` in (0, 1).
         add: v, `[B, M]`.
-        kept: `retention` `[B, N]`, if freed slots are to be wiped (Csordás and Schmidhuber, section 3.2).
+        kept: `retention` `[B, N]`, to wipe freed slots (Csordás and Schmidhuber, section 3.2).
     """
     column = weighting.unsqueeze(2)
     left = torch.addcmul(memory, memory, column * erase.unsqueeze(1), value=-1)
@@ -87,12 +87,12 @@ def write(memory: Tensor, weighting: Tensor, erase: Tensor, add: Tensor, kept: T
 
 
 def precedence(last: Tensor, write_weighting: Tensor) -> Tensor:
-    """Returns p `[B, N]`: how much each slot is the one written last; `last` and the weighting are `[B, N]`."""
+    """Returns p `[B, N]`: the degree to which each slot was written last; `last` and the weighting are `[B, N]`."""
     return torch.addcmul(write_weighting, 1 - write_weighting.sum(-1, keepdim=True), last)
 
 
 def links(last: Tensor, precedence: Tensor, write_weighting: Tensor) -> Tensor:
-    """Returns L `[B, N, N]`: `L[i, j]` says how much slot i was written right after slot j.
+    """Returns L `[B, N, N]`: `L[i, j]` is the degree to which slot i was written right after slot j.
 
     Args:
         last: links of the last step, `[B, N, N]`, zero on the diagonal.
@@ -101,19 +101,19 @@ def links(last: Tensor, precedence: Tensor, write_weighting: Tensor) -> Tensor:
     """
     slots = last.shape[-1]
     to, source = write_weighting.unsqueeze(2), write_weighting.unsqueeze(1)
-    kept = (1 - to - source).clamp_min(0)  # rounded, two halves may be more than 1; a link below 0 has no logarithm
+    kept = (1 - to - source).clamp_min(0)  # rounding may leave a link below 0, without a logarithm
     added = torch.baddbmm(last * kept, to, precedence.unsqueeze(1))
     itself = torch.eye(slots, dtype=torch.bool, device=last.device)
     return added.masked_fill(itself, 0)
 
 
 def forward_weightings(links: Tensor, read_weightings: Tensor) -> Tensor:
-    """Returns what was written after what was read last, `[B, R, N]`."""
+    """Returns f, the weightings `[B, R, N]` over slots written after those read last."""
     return torch.bmm(read_weightings, links.transpose(1, 2))
 
 
 def backward_weightings(links: Tensor, read_weightings: Tensor) -> Tensor:
-    """Returns what was written before what was read last, `[B, R, N]`."""
+    """Returns b, the weightings `[B, R, N]` over slots written before those read last."""
     return torch.bmm(read_weightings, links)
 
 
@@ -124,10 +124,10 @@ def read_weightings(backward: Tensor, content: Tensor, forward: Tensor, modes: T
 
 
 def masked_content_weighting(memory: Tensor, keys: Tensor, strengths: Tensor, masks: Tensor) -> Tensor:
-    """Content weighting in which each head looks at a part of the slots' width alone.
+    """Returns content weightings of which each head compares only a part of the slots' width.
 
-    That is the softmax of strength times the cosine between the masked key and each masked slot (Csordás and
-    Schmidhuber, section 3.1).
+    The softmax of strength times the cosine between the masked key and each masked slot (Csordás and Schmidhuber,
+    section 3.1).
 
     Args:
         memory: `[B, N, M]`.

@@ -7,14 +7,14 @@ from ntm_rl.addressing.dnc import free_list
 
 
 def decayed_usage(last: Tensor, read_weightings: Tensor, write_weightings: Tensor, decay: float) -> Tensor:
-    """Returns w^u `[B, N]` (equation 5) from the last one and the weightings `[B, R, N]` of this step."""
+    """Returns w^u `[B, N]` (equation 5) from the last usage and this step's weightings `[B, R, N]`."""
     return torch.add(torch.cat([read_weightings, write_weightings], dim=1).sum(1), last, alpha=decay)
 
 
 def least_used_weightings(usage: Tensor, heads: int) -> Tensor:
-    """Returns w^lu `[B, R, N]` (equation 6): all of head j's weight is on the slot of the j-th least usage.
+    """Returns w^lu `[B, R, N]` (equation 6): head j has all its weight on the slot with the j-th lowest usage.
 
-    The equation marks the R least used slots for every head alike, who would all write the same to all of them.
+    In the paper every head marks all R least used slots, so that all heads would write to all of them.
     """
     slots = free_list(usage)[:, :heads].unsqueeze(-1)
     return usage.new_zeros(len(usage), heads, usage.shape[1]).scatter(-1, slots, 1)

@@ -7,15 +7,15 @@ Letters: B batch, N memory slots, M slot width, K heads, S = 2k + 1 allowed shif
 import torch
 from torch import Tensor
 
-# Inside the square root of a vector's norm: bounds the gradient of the similarity at an empty slot (1.7e3, where the
-# usual epsilon on the product of norms gives 6.7e5).
+# Added inside the square root of a norm: bounds the gradient of the similarity at an empty slot to 1.7e3 (the usual
+# epsilon on the product of norms: 6.7e5).
 NORM_EPSILON = 1e-6
-# Added to a weighting before its logarithm: an exactly empty slot keeps a finite logarithm and a gradient.
+# Added to a weighting before its logarithm, so that a weight of 0 has a finite logarithm and a gradient.
 LOG_EPSILON = 1e-8
 
 
 def content_weighting(memory: Tensor, keys: Tensor, strengths: Tensor) -> Tensor:
-    """Focuses on slots similar to the key (equations 5 and 6).
+    """Returns weightings over slots similar to the key (equations 5 and 6).
 
     Args:
         memory: `[B, N, M]`.
@@ -80,7 +80,7 @@ def read(memory: Tensor, weightings: Tensor) -> Tensor:
 
 
 def write(memory: Tensor, weightings: Tensor, erases: Tensor, adds: Tensor) -> Tensor:
-    """Erases, then adds (equations 3 and 4); with several heads all erase before any adds, so their order is moot.
+    """Erases, then adds (equations 3 and 4); all heads erase before any adds, so their order does not matter.
 
     Args:
         memory: `[B, N, M]`.

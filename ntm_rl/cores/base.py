@@ -1,65 +1,137 @@
-"""The interface of every memory core, and the registry of cores by name."""
+"""The interface of every memory core."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, final
+from collections.abc import Mapping
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
+from ntm_rl.cores.devices import without_autocast
+from ntm_rl.cores.layout import StateLayout
 from ntm_rl.errors import InputError
 
-PRECISIONS = (torch.float32, torch.float64)  # a state in fewer bits would not count its steps, or keep its contents
+PRECISIONS = (torch.float32, torch.float64)  # half precision would lose step counts and the memory's contents
 NO_TENSOR = {
     "inputs": "pad a PackedSequence (torch.nn.utils.rnn.pad_packed_sequence) and run it as [T, B, I]",
     "state": "begin with core.initial_state(batch)",
 }
-# A trace keeps the number of steps and the resets of its example.
+# A trace would keep the number of steps and the resets of its example.
 NO_TORCHSCRIPT = "a core does not run in TorchScript (torch.jit); use torch.export.export or torch.compile"
 
 
 class MemoryCore(nn.Module, ABC):
-    """A recurrent network whose whole memory travels as one flat tensor.
+    """A recurrent network whose whole memory is one flat tensor, so that cores are interchangeable.
 
-    One tensor to store, reset, save or hand to another library is what makes cores interchangeable: nothing outside
-    a core's own file knows what is in its state. Element 0 of the state is the *alive* flag, 1 after any step, so an
-    all-zero state (what sb3-contrib's zeroing and `predict(state=None)` produce) means "the initial state", learned
-    or not.
+    Only the core itself knows what its state contains. Element 0 is the *alive* flag, 1 after any step: an all-zero
+    state (from sb3-contrib's zeroing and `predict(state=None)`) means "the initial state", learned or not.
+
+    A new core sets `input_size`, `output_size` and `layout` in its constructor and implements `_run`. Its module is
+    listed in `registry.py`.
 
     Attributes:
-        input_size: I, features a step.
-        output_size: O, features a step.
-        state_size: S, elements of the flat state of one sequence.
+        input_size: I, features per step.
+        output_size: O, features per step.
+        layout: Names and shapes of the state's parts.
     """
 
     input_size: int
     output_size: int
-    state_size: int
+    layout: StateLayout[Any]
 
-    @abstractmethod
+    @property
+    def state_size(self) -> int:
+        """S, elements of the flat state of one sequence."""
+        return self.layout.size
+
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Runs the core over a sequence; T calls of one step give the same as one call of T steps.
+
+        Everything runs in the parameters' precision, also under autocast.
 
         Args:
             inputs: `[T, B, I]`.
             state: `[B, S]`, from `initial_state` or an earlier call.
-            resets: `[T, B]` bool. `resets[t, b]` says that step t begins a new episode: the state is set to the
-                initial state before the step.
+            resets: `[T, B]` bool. `resets[t, b]`: step t begins a new episode, so the state is set to the initial
+                state before the step.
 
         Returns:
             Outputs `[T, B, O]` and the state `[B, S]` after the last step.
+
+        Raises:
+            InputError: arguments that do not fit each other or the core, more than one device, a core in half
+                precision, or `torch.jit.trace`.
         """
+        inputs, state = self._prepare(inputs, state, resets)
+        with without_autocast(inputs.device):
+            return self._run(inputs, state, resets)
 
-    def outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> Tensor:
-        """Returns the outputs of `forward` alone; a core may be quicker when nobody asks for the state after."""
-        return self.forward(inputs, state, resets)[0]
+    def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
+        """Returns each head's weighting of the memory's slots in a flat state `[B, S]`, for inspection and losses.
 
-    @abstractmethod
-    def unpack(self, state: Tensor) -> NamedTuple:
-        """Returns the named parts of a flat state `[B, S]`, for inspection."""
+        Returns:
+            Weightings `[B, N]` by the head's name, such as "read 1" or "write 1"; empty for a core without heads.
+        """
+        return {}
 
     @final
-    def check_shapes(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> None:
-        """Raises an `InputError` where the arguments of `forward` do not fit each other or the core."""
+    def has_weightings(self) -> bool:
+        """Whether the core has heads with weightings."""
+        return bool(self.weightings(self.initial_state(1)))
+
+    def memory(self, state: Tensor) -> Tensor | None:
+        """Returns the memory `[B, N, M]` of a flat state `[B, S]`; None for a core whose memory has no slots."""
+        return None
+
+    @final
+    def outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> Tensor:
+        """Returns the outputs of `forward` alone, which may be faster."""
+        inputs, state = self._prepare(inputs, state, resets)
+        with without_autocast(inputs.device):
+            return self._run_outputs(inputs, state, resets)
+
+    @abstractmethod
+    def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns what `forward` does, from checked arguments in the parameters' precision, without autocast."""
+
+    def _run_outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> Tensor:
+        """Returns the outputs of `_run` alone; a core may skip what only the state needs."""
+        return self._run(inputs, state, resets)[0]
+
+    def unpack(self, state: Tensor) -> Any:
+        """Returns the named parts of a flat state `[B, S]`, a NamedTuple of views."""
+        return self.layout.unpack(state)
+
+    @final
+    def initial_state(self, batch: int) -> Tensor:
+        """Returns the state `[batch, S]` in which an episode begins.
+
+        It is all zeros: `forward` replaces it by the (possibly learned) initial contents, so their gradient does not
+        depend on a rollout buffer in between.
+        """
+        weight = self._weight()
+        return torch.zeros(batch, self.state_size, dtype=weight.dtype, device=weight.device)
+
+    def _weight(self) -> Tensor:
+        """Returns a parameter, whose precision and device are the core's."""
+        return next(self.parameters())
+
+    def _prepare(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Checks the arguments of `forward`; returns inputs and state in the parameters' precision."""
+        if torch._C._get_tracing_state() is not None:
+            raise InputError(NO_TORCHSCRIPT)
+        self._check_shapes(inputs, state, resets)
+        weight = self._weight()
+        _require_one_device(inputs, state, resets, weight)
+        dtype = weight.dtype
+        if dtype not in PRECISIONS:
+            raise InputError(
+                f"core in {dtype}: must be in torch.float32 or torch.float64 (core.float()), in which it also runs "
+                "under autocast"
+            )
+        return inputs.to(dtype), state.to(dtype)
+
+    def _check_shapes(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> None:
         for name, value in (("inputs", inputs), ("state", state)):
             if not isinstance(value, Tensor):
                 raise InputError(f"{name} of type {type(value).__name__}: must be a tensor; {NO_TENSOR[name]}")
@@ -74,38 +146,13 @@ class MemoryCore(nn.Module, ABC):
             )
 
     @final
-    def prepare(self, inputs: Tensor, state: Tensor, resets: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns inputs and state in the precision of a `weight` of the core, once all is checked.
-
-        Raises:
-            InputError: arguments that do not fit each other or the core (`check_shapes`), more than one device, a core
-                in half precision, or `torch.jit.trace`.
-        """
-        if torch._C._get_tracing_state() is not None:
-            raise InputError(NO_TORCHSCRIPT)
-        self.check_shapes(inputs, state, resets)
-        _require_one_device(inputs, state, resets, weight)
-        dtype = weight.dtype
-        if dtype not in PRECISIONS:
-            raise InputError(
-                f"core in {dtype}: must be in torch.float32 or torch.float64 (core.float()), in which it also runs "
-                "under autocast"
-            )
-        return inputs.to(dtype), state.to(dtype)
-
-    @final
     def __prepare_scriptable__(self) -> nn.Module:
         raise InputError(NO_TORCHSCRIPT)
 
-    @final
-    def initial_state(self, batch: int) -> Tensor:
-        """Returns the state `[batch, S]` in which an episode begins.
 
-        It is all zeros: `forward` puts the (possibly learned) initial contents in its place, so their gradient
-        survives a rollout buffer in between.
-        """
-        parameter = next(self.parameters())
-        return torch.zeros(batch, self.state_size, dtype=parameter.dtype, device=parameter.device)
+def named_heads(kind: str, weightings: Tensor) -> dict[str, Tensor]:
+    """Returns the weightings `[B, K, N]` of K heads by name, such as "read 1", for `MemoryCore.weightings`."""
+    return {f"{kind} {number}": head for number, head in enumerate(weightings.unbind(1), start=1)}
 
 
 def _require_one_device(inputs: Tensor, state: Tensor, resets: Tensor | None, weight: Tensor) -> None:

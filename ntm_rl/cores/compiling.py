@@ -1,4 +1,4 @@
-"""A core's step under torch.compile, and what happens where that cannot work."""
+"""A core's step under torch.compile, with a fallback to eager."""
 
 import warnings
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from ntm_rl.errors import InputError
 
 
 class CompiledStep:
-    """A method `step(from_input, last)` of a core from one NamedTuple of tensors to the next, compiled at first use.
+    """A method `step(from_input, last)` of a core on NamedTuples of tensors, compiled at first use.
 
     Args:
         step: The method.
-        device: Where it will run.
-        is_required: Whether a failing compiler is an error; else the step runs eagerly, after one warning.
+        device: Device on which it runs.
+        is_required: Whether a failure of the compiler is an error; else the step runs eagerly after one warning.
     """
 
     def __init__(self, step: Callable[[Tensor, Any], Any], device: torch.device, is_required: bool):
@@ -29,31 +29,34 @@ class CompiledStep:
         """Runs the step.
 
         Raises:
-            InputError: torch.compile fails, and is required.
+            InputError: torch.compile fails and is required.
         """
         if self._has_failed:
             return self._step(from_input, last)
-        # Cloned: a CUDA graph writes over what its last replay returned. Contiguous: or each layout is compiled anew.
+        # Cloned: a CUDA graph overwrites the outputs of its last replay. Contiguous: each layout would be recompiled.
         given = type(last)(*(part.clone(memory_format=torch.contiguous_format) for part in last))
         try:
             return self._compiled(from_input, given)
-        except Exception as error:  # whatever a user's compiler says
-            after = self._step(from_input, last)  # raises what is wrong with the arguments
+        except Exception as error:  # compilers raise many types
+            after = self._step(from_input, last)  # raises the error of invalid arguments
             self._give_up(error)
             return after
 
     def _give_up(self, error: Exception) -> None:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         if self._is_required:
-            raise InputError(f"backend = 'compile': torch.compile fails here; use auto or eager ({reason})") from error
-        warnings.warn(f"torch.compile fails here; the core runs eagerly: {reason}", stacklevel=2)
+            raise InputError(
+                f"backend = 'compile': torch.compile fails on this machine; use auto or eager ({reason})"
+            ) from error
+        warnings.warn(f"torch.compile fails on this machine; the core runs eagerly: {reason}", stacklevel=2)
         self._has_failed = True
 
 
 def _with_own_code(step: Any) -> MethodType:
-    """Returns a method with a code object of its own: torch.compile counts recompilations by code object.
+    """Returns a method with its own code object.
 
-    All cores of a process would else share one limit, beyond which they run eagerly.
+    torch.compile limits recompilations per code object; beyond the limit, which all cores of a process would share,
+    they run eagerly.
     """
     function = step.__func__
     own = FunctionType(

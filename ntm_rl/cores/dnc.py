@@ -1,6 +1,6 @@
 """The Differentiable Neural Computer core: Graves et al. (2016), Nature 538, with the fixes of arXiv:1904.10278."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple, get_args
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor
 from ntm_rl.addressing import dnc as dnc_addressing
 from ntm_rl.addressing import ntm as addressing
 from ntm_rl.checks import require_at_least, require_bool, require_one_of
-from ntm_rl.cores.devices import without_autocast
+from ntm_rl.cores.base import named_heads
+from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.lstm_memory import SteppedLstmMemory
 from ntm_rl.cores.registry import register_core
 from ntm_rl.kernels.fused import is_fused, run_fused
@@ -18,7 +19,7 @@ from ntm_rl.transforms import with_weights
 
 Backend = Literal["auto", "eager", "fused"]
 
-KERNEL_CONTROLLER = 3  # kLstmMemory in kernels/controllers.h
+KERNEL_CONTROLLER = 0  # kLstm in kernels/controllers.h
 KERNEL_WEIGHTS = (  # in the order in which the kernel takes them
     *(f"controller.{name}" for name in ("weight_input", "bias", "weight_feedback")),
     *(f"interface_layer.{name}" for name in ("weight", "bias")),
@@ -52,14 +53,14 @@ class DncState(NamedTuple):
 
 
 class DncInterface(NamedTuple):
-    """What the controller says to the memory in one step; K = R + 1 heads, of which the write head comes last.
+    """Interface parameters of one step, each within its valid range; K = R + 1 heads, the write head last.
 
     Attributes:
         keys: `[B, K, M]`.
         add: v, `[B, M]`.
         modes: pi, `[B, R, 3]` on the simplex: backward, content, forward.
         strengths: beta, `[B, K]`, at least 1.
-        sharpness: of the backward and then of the forward weightings, `[B, 2 R]`, at least 1.
+        sharpness: of the backward, then of the forward weightings, `[B, 2 R]`, at least 1.
         erase: `[B, M]` in (0, 1).
         free_gates: f, `[B, R]` in (0, 1).
         allocation_gate: g^a, `[B, 1]` in (0, 1).
@@ -83,13 +84,11 @@ class DncInterface(NamedTuple):
 class Dnc(SteppedLstmMemory):
     """Differentiable Neural Computer: an LSTM with one write head and R read heads on an `[N, M]` memory.
 
-    One step: the controller sees the input and the last read vectors; slots just read are freed as the free gates
-    say; the write head writes to the least used slots or to slots like its key; a link matrix `[N, N]` notes which
-    slot was written after which; each read head goes on from where it read last, backward or forward along the links,
-    or to slots like its key. `dnc_addressing` has the equations.
+    In each step the controller reads the input and the last read vectors; the free gates free slots that were just
+    read; the write head writes to the least used slots or to slots similar to its key; a link matrix `[N, N]` records
+    the order of writes; each read head moves backward or forward along the links from where it read last, or to slots
+    similar to its key. `addressing/dnc.py` has the equations.
     """
-
-    parts = DncState
 
     def __init__(
         self,
@@ -99,11 +98,11 @@ class Dnc(SteppedLstmMemory):
         width: Annotated[int, "Width M of a slot."] = 16,
         read_heads: Annotated[int, "Read heads R."] = 1,
         hidden_size: Annotated[int, "Units H of the LSTM controller."] = 128,
-        mask_content: Annotated[bool, "Let each head look at a part of the slots' width alone."] = False,
+        mask_content: Annotated[bool, "Let each head compare only a part of the slots' width."] = False,
         wipe_freed: Annotated[bool, "Wipe the contents of slots that are freed."] = False,
         sharpen_links: Annotated[bool, "Sharpen the forward and backward weightings."] = False,
-        clip: Annotated[float, "Range to which the controller's output to the memory is clipped."] = 20.0,
-        backend: Annotated[Backend, "How it runs: eager, fused (C++, on a CPU), or auto."] = "auto",
+        clip: Annotated[float, "Range to which interface parameters are clipped."] = 20.0,
+        backend: Annotated[Backend, "Implementation: eager, fused (C++, on a CPU), or auto."] = "auto",
     ):
         super().__init__()
         require_at_least(
@@ -114,7 +113,7 @@ class Dnc(SteppedLstmMemory):
         self.backend = backend
         self.slots, self.width, self.read_heads, self.heads = slots, width, read_heads, read_heads + 1
         self.mask_content, self.wipe_freed, self.sharpen_links = mask_content, wipe_freed, sharpen_links
-        # Of the groups that one softplus and one sigmoid serve, in the order of DncInterface.
+        # Sizes of the groups that share one softplus and one sigmoid, in the order of DncInterface.
         self._positive_sizes = [self.heads, 2 * read_heads if sharpen_links else 0]
         self._gate_sizes = [width, read_heads, 1, 1, self.heads * width if mask_content else 0]
         interface = {
@@ -124,45 +123,51 @@ class Dnc(SteppedLstmMemory):
             "positive": sum(self._positive_sizes),
             "gates": sum(self._gate_sizes),
         }
-        shapes = {
-            "memory": (slots, width),
-            "usage": (slots,),
-            "links": (slots, slots),
-            "precedence": (slots,),
-            "write_weighting": (slots,),
-            "read_weightings": (read_heads, slots),
-        }
-        self._build(input_size, hidden_size, (read_heads, width), interface, shapes, clip)
+        layout = StateLayout(
+            DncState,
+            memory=(slots, width),
+            usage=(slots,),
+            links=(slots, slots),
+            precedence=(slots,),
+            write_weighting=(slots,),
+            read_weightings=(read_heads, slots),
+            reads=(read_heads, width),
+            hidden=(hidden_size,),
+            cell=(hidden_size,),
+        )
+        self._build(input_size, hidden_size, layout, interface, clip)
         options = map(int, (mask_content, wipe_freed, sharpen_links))
         self._kernel_sizes = (slots, width, read_heads, *options, hidden_size, KERNEL_CONTROLLER)
 
-    def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """See `MemoryCore.forward`."""
-        controller, layer = self.controller, self.interface_layer
-        inputs, state = self.prepare(inputs, state, resets, controller.bias)
+    def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         if not is_fused(self.backend, inputs.device):
-            return super().forward(inputs, state, resets)
+            return super()._run(inputs, state, resets)
+        controller, layer = self.controller, self.interface_layer
         gates = (controller.weight_input, controller.bias, controller.weight_feedback)
         tensors = (inputs, state, None, resets, *gates, layer.weight, layer.bias)
-        with without_autocast(inputs.device):
-            return run_fused("dnc", tensors, self._kernel_sizes, self.clip, self._plain)
+        return run_fused("dnc", tensors, self._kernel_sizes, self.clip, self._plain)
 
     def _plain(
         self, inputs: Tensor, state: Tensor, _: None, resets: Tensor | None, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The kernel's sequence as plain operators, with the weights that it was given."""
+        """The kernel's sequence as plain operators, with the given weights."""
         named = dict(zip(KERNEL_WEIGHTS, weights, strict=True))
-        found: tuple[Tensor, Tensor] = with_weights(super().forward, self, named, (inputs, state, resets))
+        found: tuple[Tensor, Tensor] = with_weights(super()._run, self, named, (inputs, state, resets))
         return found
 
-    def outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> Tensor:
-        """See `MemoryCore.outputs`."""
-        is_quick = is_fused(self.backend, self.controller.bias.device)
-        return self.forward(inputs, state, resets)[0] if is_quick else super().outputs(inputs, state, resets)
+    def _run_outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> Tensor:
+        if is_fused(self.backend, inputs.device):
+            return self._run(inputs, state, resets)[0]
+        return super()._run_outputs(inputs, state, resets)
+
+    def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
+        """See `MemoryCore.weightings`; each sums to at most 1."""
+        parts: DncState = self.unpack(state)
+        return {**named_heads("read", parts.read_weightings), "write 1": parts.write_weighting}
 
     def interface(self, hidden: Tensor) -> DncInterface:
-        """Returns what a controller output `[B, H]` says to the memory."""
-        keys, add, modes, positive, gates = self._interface(hidden)
+        """Returns the interface parameters from a controller output `[B, H]`."""
+        keys, add, modes, positive, gates = self._interface_groups(hidden)
         strengths, sharpness = (1 + F.softplus(positive)).split(self._positive_sizes, dim=1)
         erase, free_gates, allocation_gate, write_gate, masks = torch.sigmoid(gates).split(self._gate_sizes, dim=1)
         return DncInterface(
@@ -179,33 +184,33 @@ class Dnc(SteppedLstmMemory):
         )
 
     def _step(self, hidden: Tensor, cell: Tensor, last: DncState) -> DncState:
-        said = self.interface(hidden)
-        read_heads, write_head = zip(*map(self._by_kind, (said.keys, said.strengths, said.masks)), strict=True)
+        interface = self.interface(hidden)
+        heads = (interface.keys, interface.strengths, interface.masks)
+        read_heads, write_head = zip(*map(self._by_kind, heads), strict=True)
 
-        kept = dnc_addressing.retention(said.free_gates, last.read_weightings)
+        kept = dnc_addressing.retention(interface.free_gates, last.read_weightings)
         usage = dnc_addressing.usage(last.usage, last.write_weighting, kept)
         allocation = dnc_addressing.allocation(usage)
         similar = self._content(last.memory, *write_head)[:, 0]
-        written = dnc_addressing.write_weighting(similar, allocation, said.allocation_gate, said.write_gate)
-        memory = dnc_addressing.write(
-            last.memory, written, said.erase, said.add, kept=kept if self.wipe_freed else None
-        )
+        written = dnc_addressing.write_weighting(similar, allocation, interface.allocation_gate, interface.write_gate)
+        kept_contents = kept if self.wipe_freed else None
+        memory = dnc_addressing.write(last.memory, written, interface.erase, interface.add, kept=kept_contents)
         links = dnc_addressing.links(last.links, last.precedence, written)
         precedence = dnc_addressing.precedence(last.precedence, written)
 
         backward = dnc_addressing.backward_weightings(links, last.read_weightings)
         forward = dnc_addressing.forward_weightings(links, last.read_weightings)
         if self.sharpen_links:
-            directions = torch.cat([backward, forward], dim=1).clamp_min(0)  # rounded, a link may be below 0
-            directions = addressing.sharpen(directions, said.sharpness)
+            directions = torch.cat([backward, forward], dim=1).clamp_min(0)  # rounding may leave a link below 0
+            directions = addressing.sharpen(directions, interface.sharpness)
             backward, forward = directions.chunk(2, dim=1)
         content = self._content(memory, *read_heads)
-        weightings = dnc_addressing.read_weightings(backward, content, forward, said.modes)
+        weightings = dnc_addressing.read_weightings(backward, content, forward, interface.modes)
         reads = addressing.read(memory, weightings)
         return DncState(memory, usage, links, precedence, written, weightings, reads, hidden, cell)
 
     def _by_kind(self, part: Tensor) -> Sequence[Tensor | None]:
-        """Returns what is said to the read heads and to the write head, of `[B, K, ...]`."""
+        """Splits interface parameters `[B, K, ...]` into those of the read heads and of the write head."""
         return (None, None) if part.shape[1] == 0 else part.split([self.read_heads, 1], dim=1)
 
     def _content(self, memory: Tensor, keys: Tensor, strengths: Tensor, masks: Tensor | None) -> Tensor:

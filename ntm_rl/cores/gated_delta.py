@@ -9,24 +9,25 @@ from torch import Tensor, nn
 
 from ntm_rl.checks import require_at_least
 from ntm_rl.cores.base import MemoryCore
-from ntm_rl.cores.devices import without_autocast
-from ntm_rl.cores.episodes import Recent, episode_numbers, spoil, take_out
+from ntm_rl.cores.episodes import Recent, episode_numbers, poison, remove_non_finite
+from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.registry import register_core
 from ntm_rl.transforms import differentiate, is_backward_transformed, is_transformed
 
-CHUNK = 32  # steps that are computed at once
-NORM_EPSILON = 1e-6  # added to a key's squared length: a key of zeros has a gradient
-# A step forgets all but 2e-9 at most: sums of logarithms over a chunk keep their digits.
+CHUNK = 32  # steps that are computed in parallel
+NORM_EPSILON = 1e-6  # added to a key's squared norm, so that a zero key has a gradient
+# Bounds the decay of a step to 2e-9, so that sums of logarithms over a chunk stay accurate.
 LEAST_LOG_DECAY = -20.0
-SLOWEST, FASTEST = 1e-3, 0.1  # range of the first time steps, and of the decay rates (Gu and Dao 2023, section 3.6)
-FIRST_RATES = (1.0, 16.0)
+# Ranges of the initial time steps and decay rates (Gu and Dao 2023, section 3.6).
+SLOWEST, FASTEST = 1e-3, 0.1
+INITIAL_RATES = (1.0, 16.0)
 
 
 class GatedDeltaState(NamedTuple):
     """Parts of the state.
 
     Attributes:
-        memory: Of each head the matrix from keys to values, transposed (S^T), `[B, layers, heads, M, M]`.
+        memory: Each head's matrix from keys to values, transposed (S^T), `[B, layers, heads, M, M]`.
         recent: Keys, queries and values of the last steps before the convolution, `[B, layers, C - 1, 3 * heads * M]`.
     """
 
@@ -35,13 +36,13 @@ class GatedDeltaState(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What the delta rule is told in T steps, for each of B sequences and K heads.
+    """Inputs of the delta rule for T steps, B sequences and K heads.
 
     Attributes:
         queries: `[T, B, K, M]`.
-        keys: `[T, B, K, M]`, of length at most 1.
+        keys: `[T, B, K, M]`, of norm at most 1.
         values: `[T, B, K, M]`.
-        rates: beta, the share of what stands under a key that is replaced, `[T, B, K]` in (0, 1).
+        rates: beta, the share of a key's value that is replaced, `[T, B, K]` in (0, 1).
         log_decays: log alpha, `[T, B, K]`, not above 0.
     """
 
@@ -53,10 +54,10 @@ class Rule(NamedTuple):
 
 
 def delta_step(rule: Rule, memory: Tensor) -> tuple[Tensor, Tensor]:
-    """One step (T = 1) of the gated delta rule, equation 10 of the paper.
+    """Runs one step (T = 1) of the gated delta rule (equation 10).
 
     Args:
-        rule: Of one step.
+        rule: Inputs of the step.
         memory: S^T, `[B, K, M, M]`.
 
     Returns:
@@ -65,23 +66,23 @@ def delta_step(rule: Rule, memory: Tensor) -> tuple[Tensor, Tensor]:
     queries, keys, values = (each[0].unsqueeze(3) for each in rule[:3])  # [B, K, M, 1]
     rates, decays = rule.rates[0].unsqueeze(2), rule.log_decays[0].exp()
     memory = memory * decays.view(*decays.shape, 1, 1)
-    # Sums of products: for so many small matrices quicker than their product.
+    # Sums of products are faster than matrix products for many small matrices.
     changes = rates * (values.squeeze(3) - (keys * memory).sum(2))  # [B, K, M]
     memory = memory + keys * changes.unsqueeze(2)
     return (queries * memory).sum(2).unsqueeze(0), memory
 
 
 def delta_chunks(rule: Rule, memory: Tensor, episodes: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
-    """T steps of the gated delta rule, C at a time: section 3.3 of the paper, with episodes that begin anywhere.
+    """Runs T steps of the gated delta rule in chunks of C (section 3.3), with resets at any step.
 
     Within a chunk the memory is S_t = gamma_t S_0 + sum over i <= t of gamma_t / gamma_i u_i k_i^T, gamma being the
-    running product of alpha. What a step writes, u_t, depends on the u_i before it: one triangular system. Between
-    two steps of different episodes, or a step and a memory from before its episode, the decay is 0.
+    cumulative product of alpha. Each u_t depends on the earlier u_i: one triangular system. The decay is 0 between
+    steps of different episodes, and between a step and a memory from before its episode.
 
     Args:
-        rule: Of T steps.
-        memory: S^T before the first, `[B, K, M, M]`.
-        episodes: Of each step, `[T, B]`, from `episode_numbers`.
+        rule: Inputs of T steps.
+        memory: S^T before the first step, `[B, K, M, M]`.
+        episodes: Episode number of each step, `[T, B]`, from `episode_numbers`.
         chunk: C.
 
     Returns:
@@ -92,16 +93,16 @@ def delta_chunks(rule: Rule, memory: Tensor, episodes: Tensor, chunk: int = CHUN
     rates = rates.unsqueeze(4)
     numbers = _cut(episodes.unsqueeze(2), chunk, repeat_last=True)  # [n, B, 1, C]
     last = numbers[..., -1:]
-    before = torch.cat([torch.zeros_like(last[:1]), last[:-1]])  # number of the step before each chunk
+    before = torch.cat([torch.zeros_like(last[:1]), last[:-1]])  # episode of the step before each chunk
     later = torch.ones(chunk, chunk, dtype=torch.bool, device=keys.device).triu(1)
     apart = later | (numbers.unsqueeze(4) != numbers.unsqueeze(3))  # [n, B, 1, C, C]
-    # log gamma, [n, B, K, C], of each episode's own steps: those of others have exactly no gradient.
+    # log gamma, [n, B, K, C], within each episode: the gradient of other episodes is exactly 0.
     log_products = log_decays @ (~apart).squeeze(2).to(log_decays.dtype).mT
     from_start = (log_products + _barrier(numbers != before, keys)).exp().unsqueeze(4)  # gamma_t
     between = (log_products.unsqueeze(4) - log_products.unsqueeze(3) + _barrier(apart, keys)).exp()  # gamma_t / gamma_i
 
     writing = rates * keys
-    coupling = between * (writing @ keys.transpose(3, 4))  # of which the solver sees what is below the diagonal
+    coupling = between * (writing @ keys.transpose(3, 4))  # the solver uses only the part below the diagonal
     known = torch.cat([rates * values, from_start * writing], dim=4)
     solved = torch.linalg.solve_triangular(coupling, known, upper=False, unitriangular=True)
     fresh, taken = solved.chunk(2, dim=4)  # u = fresh - taken S_0^T
@@ -117,7 +118,7 @@ def delta_chunks(rule: Rule, memory: Tensor, episodes: Tensor, chunk: int = CHUN
 
 
 def _cut(steps: Tensor, chunk: int, repeat_last: bool = False) -> Tensor:
-    """`[T, B, K, ...]` -> `[n, B, K, chunk, ...]`; steps that fill the last chunk up are 0: they leave all as it is."""
+    """`[T, B, K, ...]` -> `[n, B, K, chunk, ...]`; the last chunk is padded with 0, which changes nothing."""
     missing = -len(steps) % chunk
     if missing:
         fill = steps[-1:].expand(missing, *steps.shape[1:])
@@ -127,12 +128,12 @@ def _cut(steps: Tensor, chunk: int, repeat_last: bool = False) -> Tensor:
 
 
 def _barrier(where: Tensor, like: Tensor) -> Tensor:
-    """Returns what added to a logarithm makes it that of 0 `where` it says so; quicker than to fill in all heads."""
+    """Returns -inf where the mask is set, else 0: added to logarithms, faster than filling those of all heads."""
     return torch.zeros(where.shape, dtype=like.dtype, device=like.device).masked_fill(where, -torch.inf)
 
 
 def _convolve(steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
-    """Returns the sum over lags of `kernel[lag]` times the step before, `[T, B, F]`, of `[C - 1 + T, B, F]`."""
+    """Returns the sum over lags of `kernel[lag]` times the step `lag` ago, `[T, B, F]`, of `[C - 1 + T, B, F]`."""
     if is_transformed():
         return _plain_convolution(steps, episodes, kernel)
     convolved: Tensor = _Convolution.apply(steps, episodes, kernel)  # type: ignore[no-untyped-call]
@@ -145,7 +146,7 @@ def _plain_convolution(steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tenso
 
 
 class _Convolution(torch.autograd.Function):
-    """Depthwise convolution over the last steps of an episode, summed up in place, without autograd's many copies."""
+    """Depthwise convolution over the last steps of an episode, accumulated in place without autograd's copies."""
 
     @staticmethod
     def forward(ctx: Any, steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
@@ -188,21 +189,21 @@ class _Layer(nn.Module):
         self.heads, self.width, self.convolution = heads, width, convolution
         inner = heads * width
         self.norm = nn.LayerNorm(hidden_size)
-        # Of queries, keys, values, output gates, rates and time steps, in this order.
+        # Of queries, keys and values; output gates; rates; time steps.
         self.sizes = (3 * inner, inner, heads, heads)
         self.project = nn.Linear(hidden_size, sum(self.sizes), bias=False)
         bound = 1 / math.sqrt(convolution)
         self.kernel = nn.Parameter(torch.empty(convolution, 3 * inner).uniform_(-bound, bound))
         self.output_norm = nn.LayerNorm(width)
         self.output = nn.Linear(inner, hidden_size, bias=False)
-        self.log_rates = nn.Parameter(torch.empty(heads).uniform_(*FIRST_RATES).log_())
+        self.log_rates = nn.Parameter(torch.empty(heads).uniform_(*INITIAL_RATES).log_())
         time_steps = torch.empty(heads).uniform_(math.log(SLOWEST), math.log(FASTEST)).exp_()
-        self.time_bias = nn.Parameter(time_steps + torch.log(-torch.expm1(-time_steps)))  # softplus's inverse
+        self.time_bias = nn.Parameter(time_steps + torch.log(-torch.expm1(-time_steps)))  # inverse of softplus
 
     def forward(self, x: Tensor, memory: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the layer's outputs `[T, B, hidden]`, the memory and the recent projections after the last step.
 
-        Where T = 1, memory and projections are already those of the step's episode.
+        If T = 1, memory and projections must belong to the step's episode.
         """
         mixed, gates, rates, time_steps = self.project(self.norm(x)).split(self.sizes, dim=2)
         convolve = self._convolve_step if len(x) == 1 else self._convolve
@@ -234,10 +235,8 @@ class _Layer(nn.Module):
 class GatedDelta(MemoryCore):
     """Gated delta net: in each head a matrix from keys to values that forgets (alpha), erases and writes (beta).
 
-    S_t = alpha_t S_{t-1} (I - beta_t k_t k_t^T) + beta_t v_t k_t^T, o_t = S_t q_t. A rollout's step computes just
-    that; a sequence is computed by chunks, whose steps run side by side.
-
-    Everything runs in the parameters' precision, also under autocast.
+    S_t = alpha_t S_{t-1} (I - beta_t k_t k_t^T) + beta_t v_t k_t^T, o_t = S_t q_t. A single step computes this
+    directly; a sequence is computed in chunks, whose steps run in parallel.
     """
 
     def __init__(
@@ -248,49 +247,40 @@ class GatedDelta(MemoryCore):
         heads: Annotated[int, "Heads K, each with a memory matrix."] = 4,
         width: Annotated[int, "Width M of a head's queries, keys and values."] = 16,
         layers: Annotated[int, "Stacked layers."] = 1,
-        convolution: Annotated[int, "Steps over which queries, keys and values are convolved; 1: none."] = 4,
+        convolution: Annotated[int, "Steps over which queries, keys and values are convolved; 1: no convolution."] = 4,
     ):
         super().__init__()
         require_at_least(1, input_size=input_size, hidden_size=hidden_size, heads=heads)
         require_at_least(1, width=width, layers=layers, convolution=convolution)
         self.input_size, self.output_size, self.layers = int(input_size), int(hidden_size), int(layers)
-        self._memory = (self.layers, int(heads), int(width), int(width))
-        self._recent = (self.layers, int(convolution) - 1, 3 * int(heads) * int(width))
-        self._part_sizes = (1, math.prod(self._memory), math.prod(self._recent))
-        self.state_size = sum(self._part_sizes)
+        self.layout = StateLayout(
+            GatedDeltaState,
+            memory=(layers, heads, width, width),
+            recent=(layers, convolution - 1, 3 * heads * width),
+        )
         self.embed = nn.Linear(self.input_size, self.output_size)
         self.stack = nn.ModuleList(
             _Layer(self.output_size, int(heads), int(width), int(convolution)) for _ in range(self.layers)
         )
         self.norm = nn.LayerNorm(self.output_size)
 
-    def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """See `MemoryCore.forward`."""
-        inputs, state = self.prepare(inputs, state, resets, self.embed.weight)
-        with without_autocast(inputs.device):
-            return self._run(inputs, state, episode_numbers(inputs, resets))
-
-    def unpack(self, state: Tensor) -> GatedDeltaState:
-        """Returns the parts of a flat state `[B, S]`."""
-        _, memory, recent = state.split(self._part_sizes, dim=1)
-        return GatedDeltaState(memory.unflatten(1, self._memory), recent.unflatten(1, self._recent))
-
-    def _run(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
-        if len(inputs) > 1:
-            inputs, state, spoiled = take_out(inputs, state, episodes)
-            outputs, after = self._run_layers(inputs, state, episodes)
-            after = torch.cat([after[:, :1], spoil(after[:, 1:], spoiled[-1].unsqueeze(1))], dim=1)
-            return spoil(outputs, spoiled.unsqueeze(2)), after
-        return self._run_layers(inputs, state.masked_fill(episodes.t() > 0, 0), episodes)
+    def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        episodes = episode_numbers(inputs, resets)
+        if len(inputs) == 1:
+            return self._run_layers(inputs, state.masked_fill(episodes.t() > 0, 0), episodes)
+        inputs, state, poisoned = remove_non_finite(inputs, state, episodes)
+        outputs, after = self._run_layers(inputs, state, episodes)
+        after = torch.cat([after[:, :1], poison(after[:, 1:], poisoned[-1].unsqueeze(1))], dim=1)
+        return poison(outputs, poisoned.unsqueeze(2)), after
 
     def _run_layers(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
-        x, before = self.embed(inputs), self.unpack(state)
+        x, before = self.embed(inputs), self.layout.unpack(state)
         memories, recents = [], []
         for layer, memory, recent in zip(self.stack, before.memory.unbind(1), before.recent.unbind(1), strict=True):
             x, memory, recent = layer(x, memory, recent, episodes)
-            memories.append(memory.flatten(1))
-            recents.append(recent.flatten(1))
-        return self.norm(x), torch.cat([torch.ones_like(state[:, :1]), *memories, *recents], dim=1)
+            memories.append(memory)
+            recents.append(recent)
+        return self.norm(x), self.layout.pack([*memories, *recents])
 
 
 def _normalize(vectors: Tensor) -> Tensor:

@@ -9,21 +9,21 @@ from torch import Tensor, nn
 
 from ntm_rl.checks import require_at_least
 from ntm_rl.cores.base import MemoryCore
-from ntm_rl.cores.devices import without_autocast
-from ntm_rl.cores.episodes import episode_numbers, spoil, take_out
+from ntm_rl.cores.episodes import episode_numbers, poison, remove_non_finite
+from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.registry import register_core
 
-FIRST_GATE_BIAS = 2.0  # a layer begins near the identity: the paper's b_g
+INITIAL_GATE_BIAS = 2.0  # a layer starts near the identity: the paper's b_g
 LONGEST_PERIOD = 10_000.0  # of the sinusoids of distances, as in "Attention is all you need", section 3.5
-BEFORE_EPISODE = -1  # number of the episode of rows that hold nothing yet
+BEFORE_EPISODE = -1  # episode number of empty rows
 
 
 class GtrxlState(NamedTuple):
     """Parts of the state.
 
     Attributes:
-        filled: How many steps of the window hold something, `[B, 1]`; they are the last.
-        window: Inputs of each layer in the last steps, `[B, layers, window, hidden]`.
+        filled: Number of steps in the window, `[B, 1]`; they are its last rows.
+        window: Each layer's inputs in the last steps, `[B, layers, window, hidden]`.
     """
 
     filled: Tensor
@@ -31,17 +31,17 @@ class GtrxlState(NamedTuple):
 
 
 class GruGate(nn.Module):
-    """Gating in place of a residual connection, as a gated recurrent unit (section 3.2 of the paper)."""
+    """A gate in place of a residual connection, in the form of a gated recurrent unit (section 3.2)."""
 
     def __init__(self, size: int):
         super().__init__()
         self.from_update = nn.Linear(size, 3 * size, bias=False)  # W_r, W_z, W_g
         self.from_stream = nn.Linear(size, 2 * size, bias=False)  # U_r, U_z
         self.from_reset = nn.Linear(size, size, bias=False)  # U_g
-        self.bias = nn.Parameter(torch.full((size,), FIRST_GATE_BIAS))
+        self.bias = nn.Parameter(torch.full((size,), INITIAL_GATE_BIAS))
 
     def forward(self, stream: Tensor, update: Tensor) -> Tensor:
-        """Returns what of the stream x stays and what of a sublayer's output y comes in, `[..., size]` as both."""
+        """Mixes the stream x and a sublayer's output y, both `[..., size]`."""
         reset, gate, candidate = self.from_update(update).chunk(3, dim=-1)
         stream_reset, stream_gate = self.from_stream(stream).chunk(2, dim=-1)
         reset = torch.sigmoid(reset + stream_reset)
@@ -69,11 +69,11 @@ class RelativeAttention(nn.Module):
         self.merge = nn.Linear(inner, size, bias=False)
 
     def forward(self, context: Tensor, visible: Tensor, distances: Tensor) -> Tensor:
-        """Lets each of the last T steps look at the W steps before it and at itself.
+        """Lets each of the last T steps attend to the W steps before it and to itself.
 
         Args:
             context: `[B, W + T, size]`.
-            visible: Whether a step may look at another, `[B, 1, T, W + T]`.
+            visible: Whether a step may attend to another, `[B, 1, T, W + T]`.
             distances: Sinusoids of the distances from W to 0, `[W + 1, size]`.
 
         Returns:
@@ -86,20 +86,20 @@ class RelativeAttention(nn.Module):
         distance_keys = self.distance(distances).unflatten(1, (self.heads, self.width))  # [W + 1, K, M]
         scores = _to_positions(torch.einsum("bktm,dkm->bktd", by_distance, distance_keys))  # [B, K, T, W + T]
         scores = scores.masked_fill(~visible, -torch.inf)
-        look = self._look_once if steps == 1 else self._look
-        merged: Tensor = self.merge(look(context, by_content, scores))
+        attend = self._attend_once if steps == 1 else self._attend
+        merged: Tensor = self.merge(attend(context, by_content, scores))
         return merged
 
-    def _look(self, context: Tensor, queries: Tensor, scores: Tensor) -> Tensor:
+    def _attend(self, context: Tensor, queries: Tensor, scores: Tensor) -> Tensor:
         scores = scores + queries @ self._by_head(self.key(context)).mT
         means = torch.softmax(scores, dim=3) @ self._by_head(self.value(context))
         return means.transpose(1, 2).flatten(2)
 
-    def _look_once(self, context: Tensor, queries: Tensor, scores: Tensor) -> Tensor:
-        """One step's attention: the query and the mean go through the projections, not all W + 1 steps."""
+    def _attend_once(self, context: Tensor, queries: Tensor, scores: Tensor) -> Tensor:
+        """Attention of one step: projects its query and mean instead of all W + 1 steps."""
         key, value = (layer.weight.unflatten(0, (self.heads, self.width)) for layer in (self.key, self.value))
-        asked = torch.einsum("bktm,kms->bks", queries, key)
-        scores = scores.squeeze(2) + asked @ context.mT  # [B, K, W + 1]
+        projected = torch.einsum("bktm,kms->bks", queries, key)
+        scores = scores.squeeze(2) + projected @ context.mT  # [B, K, W + 1]
         means = torch.softmax(scores, dim=2) @ context
         return torch.einsum("bks,kms->bkm", means, value).flatten(1).unsqueeze(1)
 
@@ -109,7 +109,7 @@ class RelativeAttention(nn.Module):
 
 
 def _to_positions(scores: Tensor) -> Tensor:
-    """Moves row t of scores by distance `[..., T, W + 1]` right by t: scores by position `[..., T, W + T]`."""
+    """Shifts row t of scores by distance `[..., T, W + 1]` right by t: scores by position `[..., T, W + T]`."""
     steps, distances = scores.shape[-2:]
     total = distances + steps - 1
     moved: Tensor = F.pad(scores, (0, steps)).flatten(-2)[..., : steps * total].unflatten(-1, (steps, total))
@@ -150,10 +150,8 @@ class _Layer(nn.Module):
 class Gtrxl(MemoryCore):
     """Gated Transformer-XL: each step attends to the `window` steps before it, within its episode.
 
-    The state holds what each layer saw in these steps, as Transformer-XL's memory does; gradients reach it where it
-    requires them. In L layers a step sees as far as L windows back.
-
-    Everything runs in the parameters' precision, also under autocast.
+    As in Transformer-XL, the state contains each layer's inputs in these steps; unlike there, gradients flow into it if
+    it requires them. With L layers a step depends on at most L windows of past steps.
     """
 
     def __init__(
@@ -171,45 +169,35 @@ class Gtrxl(MemoryCore):
         require_at_least(1, width=width, layers=layers, window=window)
         self.input_size, self.output_size = int(input_size), int(hidden_size)
         self.layers, self.window = int(layers), int(window)
-        self.state_size = 2 + self.layers * self.window * self.output_size
+        self.layout = StateLayout(GtrxlState, filled=(1,), window=(self.layers, self.window, self.output_size))
         self.embed = nn.Linear(self.input_size, self.output_size)
         self.stack = nn.ModuleList(_Layer(self.output_size, int(heads), int(width)) for _ in range(self.layers))
 
-    def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """See `MemoryCore.forward`."""
-        inputs, state = self.prepare(inputs, state, resets, self.embed.weight)
-        with without_autocast(inputs.device):
-            return self._run(inputs, state, episode_numbers(inputs, resets))
-
-    def unpack(self, state: Tensor) -> GtrxlState:
-        """Returns the parts of a flat state `[B, S]`."""
-        window = state[:, 2:].unflatten(1, (self.layers, self.window, self.output_size))
-        return GtrxlState(state[:, 1:2], window)
-
-    def _run(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
+    def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        episodes = episode_numbers(inputs, resets)
         if len(inputs) == 1:
             return self._run_layers(inputs, state, episodes)
-        inputs, state, spoiled = take_out(inputs, state, episodes)
+        inputs, state, poisoned = remove_non_finite(inputs, state, episodes)
         outputs, after = self._run_layers(inputs, state, episodes)
-        after = torch.cat([after[:, :2], spoil(after[:, 2:], spoiled[-1].unsqueeze(1))], dim=1)
-        return spoil(outputs, spoiled.unsqueeze(2)), after
+        after = torch.cat([after[:, :2], poison(after[:, 2:], poisoned[-1].unsqueeze(1))], dim=1)
+        return poison(outputs, poisoned.unsqueeze(2)), after
 
     def _run_layers(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
-        before, episodes = self.unpack(state), episodes.t()
+        before, episodes = self.layout.unpack(state), episodes.t()
         place = torch.arange(self.window + episodes.shape[1], device=inputs.device)
         empty = place[: self.window] < self.window - before.filled.round()  # [B, W]
         numbers = torch.cat([torch.where(empty, BEFORE_EPISODE, 0), episodes], dim=1)  # [B, W + T]
-        past = place - place[: episodes.shape[1]].unsqueeze(1)  # from 0, the farthest seen, to W, the step itself
+        past = place - place[: episodes.shape[1]].unsqueeze(1)  # from 0, the farthest visible, to W, the step itself
         near = (past >= 0) & (past <= self.window)
         visible = (near & (numbers.unsqueeze(1) == episodes.unsqueeze(2))).unsqueeze(1)  # [B, 1, T, W + T]
-        unseen = (numbers[:, : self.window] != episodes[:, :1]).unsqueeze(2)  # what is not of the first step's episode
-        kept = numbers[:, -self.window :] == numbers[:, -1:]  # what of the window is of the last step's
+        hidden = (numbers[:, : self.window] != episodes[:, :1]).unsqueeze(2)  # rows not of the first step's episode
+        kept = numbers[:, -self.window :] == numbers[:, -1:]  # rows of the last step's episode
         distances = sinusoids(self.window, state, self.output_size)
 
         x, windows = self.embed(inputs).transpose(0, 1), []
         for layer, rows in zip(self.stack, before.window.unbind(1), strict=True):
-            context = torch.cat([rows.masked_fill(unseen, 0), x], dim=1)
-            windows.append(context[:, -self.window :].masked_fill(~kept.unsqueeze(2), 0).flatten(1))
+            context = torch.cat([rows.masked_fill(hidden, 0), x], dim=1)
+            windows.append(context[:, -self.window :].masked_fill(~kept.unsqueeze(2), 0))
             x = layer(context, visible, distances)
         filled = kept.sum(1, keepdim=True).to(state.dtype)
-        return x.transpose(0, 1), torch.cat([torch.ones_like(filled), filled, *windows], dim=1)
+        return x.transpose(0, 1), self.layout.pack([filled, *windows])

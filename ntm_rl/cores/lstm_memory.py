@@ -1,9 +1,9 @@
-"""What cores share that put an LSTM controller before a memory of their own."""
+"""Base classes of cores with an LSTM controller and an external memory."""
 
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from ntm_rl.checks import require_positive
 from ntm_rl.cores.base import MemoryCore
-from ntm_rl.cores.devices import host_sees, without_autocast
+from ntm_rl.cores.devices import can_read_values
+from ntm_rl.cores.layout import StateLayout
+from ntm_rl.cores.lstm_step import lstm_step
 
 
 class LstmController(nn.Module):
-    """One LSTM layer on an input and the last read vectors.
+    """The parameters of an LSTM layer on an input and the feedback (see `feedback_of`).
 
     Args:
         input_size: I.
@@ -25,140 +27,112 @@ class LstmController(nn.Module):
 
     def __init__(self, input_size: int, reads_size: int, hidden_size: int):
         super().__init__()
-        bound = 1 / math.sqrt(hidden_size)
-
-        def uniform(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
-
-        # Gates in the order i, f, o, g, so that one sigmoid serves three.
-        self.weight_input = uniform(4 * hidden_size, input_size)
-        self.weight_feedback = uniform(4 * hidden_size, hidden_size + reads_size)
-        self.bias = uniform(4 * hidden_size)
+        self.weight_input = uniform_parameter(hidden_size, 4 * hidden_size, input_size)
+        self.bias = uniform_parameter(hidden_size, 4 * hidden_size)
+        self.weight_feedback = uniform_parameter(hidden_size, 4 * hidden_size, reads_size + hidden_size)
 
     def project(self, inputs: Tensor) -> Tensor:
         """Returns the inputs' share in the gates, `[T, B, 4 H]`, in one product for all steps."""
         return F.linear(inputs, self.weight_input, self.bias)
 
-    def forward(self, from_input: Tensor, feedback: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """Runs one step.
 
-        Args:
-            from_input: `[B, 4 H]`, of `project`.
-            feedback: the last hidden state beside the last read vectors, `[B, H + R * M]`.
-            cell: the last cell state, `[B, H]`.
+def uniform_parameter(hidden_size: int, *shape: int) -> nn.Parameter:
+    """Returns a parameter that is initialised as those of PyTorch's recurrent layers."""
+    bound = 1 / math.sqrt(hidden_size)
+    return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
 
-        Returns:
-            Hidden and cell state, `[B, H]`.
-        """
-        size = cell.shape[1]
-        gates = torch.addmm(from_input, feedback, self.weight_feedback.t())
-        opened, candidate = gates.split([3 * size, size], dim=1)
-        input_gate, forget_gate, output_gate = torch.sigmoid(opened).chunk(3, dim=1)
-        cell = torch.addcmul(forget_gate * cell, input_gate, torch.tanh(candidate))
-        return output_gate * torch.tanh(cell), cell
+
+def feedback_of(reads: Tensor, hidden: Tensor) -> Tensor:
+    """Returns a controller's feedback `[B, R * M + H]`: read vectors `[B, R, M]`, then the hidden state `[B, H]`."""
+    return torch.cat([reads.flatten(1), hidden], dim=1)
+
+
+def output_of(hidden: Tensor, reads: Tensor) -> Tensor:
+    """Returns a core's output `[B, H + R * M]`: the hidden state, then the read vectors."""
+    return torch.cat([hidden, reads.flatten(1)], dim=1)
 
 
 class LstmMemory(MemoryCore):
     """An LSTM controller, one linear layer from its hidden state to the memory's interface, and a memory.
 
-    The output is the hidden state beside the read vectors, `[H + R * M]`: any linear layer on it is the papers' output
-    layer. An episode begins with everything at zero. Everything runs in the parameters' precision, also under autocast.
+    The output is the hidden state followed by the read vectors, `[H + R * M]`: any linear layer on it is the papers'
+    output layer. The initial state is all zeros.
     """
 
-    parts: Any  # the NamedTuple class of the state's parts
-
     def _build(
-        self,
-        input_size: int,
-        hidden_size: int,
-        reads: tuple[int, int],
-        interface: Mapping[str, int],
-        shapes: Mapping[str, tuple[int, ...]],
-        clip: float,
+        self, input_size: int, hidden_size: int, layout: StateLayout[Any], interface: Mapping[str, int], clip: float
     ) -> None:
-        """Makes the controller, the interface of the named sizes, and a state of parts of the named shapes.
+        """Makes the controller and the interface layer.
 
-        `reads` is heads and width of the read vectors; read vectors, hidden and cell state are the last three parts.
+        Args:
+            input_size: I.
+            hidden_size: H.
+            layout: Of a state whose last three parts are the read vectors, the hidden and the cell state.
+            interface: Size of each group of interface parameters.
+            clip: Range to which these are clipped.
         """
         require_positive(clip=clip)
-        self.clip = clip
-        shapes = {**shapes, "reads": reads, "hidden": (hidden_size,), "cell": (hidden_size,)}
-        self._shapes = tuple(tuple(map(int, shape)) for shape in shapes.values())
-        self._sizes = tuple(math.prod(shape) for shape in self._shapes)
+        self.clip, self.layout = clip, layout
         self._interface_sizes = list(interface.values())
         self.input_size, self.hidden_size = int(input_size), int(hidden_size)
-        self.state_size = 1 + sum(self._sizes)
-        self.output_size = self.hidden_size + math.prod(reads)
-        self.controller = LstmController(self.input_size, math.prod(reads), self.hidden_size)
+        reads_size = layout.sizes[-3]
+        self.output_size = self.hidden_size + reads_size
+        self.controller = LstmController(self.input_size, reads_size, self.hidden_size)
         self.interface_layer = nn.Linear(self.hidden_size, sum(self._interface_sizes))
 
-    def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """See `MemoryCore.forward`."""
-        outputs, parts = self._run_checked(inputs, state, resets)
-        return outputs, self._join(parts)
+    def _weight(self) -> Tensor:
+        return self.controller.bias
 
-    def outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> Tensor:
-        """See `MemoryCore.outputs`."""
-        return self._run_checked(inputs, state, resets)[0]
+    def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        outputs, parts = self._run_parts(inputs, self.layout.unpack(state), resets)
+        return outputs, self.layout.pack(parts)
 
-    def unpack(self, state: Tensor) -> NamedTuple:
-        """Returns the parts of a flat state `[B, S]`."""
-        parts: NamedTuple = self._split(state)
-        return parts
+    def memory(self, state: Tensor) -> Tensor:
+        """See `MemoryCore.memory`."""
+        memory: Tensor = self.unpack(state).memory
+        return memory
 
-    def _run_checked(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Any]:
-        inputs, state = self.prepare(inputs, state, resets, self.controller.bias)
-        with without_autocast(inputs.device):
-            return self._run(inputs, self._split(state), resets)
+    def _run_outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> Tensor:
+        return self._run_parts(inputs, self.layout.unpack(state), resets)[0]
 
     @abstractmethod
-    def _run(self, inputs: Tensor, parts: Any, resets: Tensor | None) -> tuple[Tensor, Any]:
-        """Returns outputs and the state's parts after the last step; all is checked and in one precision."""
+    def _run_parts(self, inputs: Tensor, parts: Any, resets: Tensor | None) -> tuple[Tensor, Any]:
+        """Returns the outputs and the state's parts after the last step."""
 
-    def _interface(self, hidden: Tensor) -> tuple[Tensor, ...]:
-        """Returns what a hidden state `[B, H]` says to the memory, in the interface's order, clipped."""
-        said: Tensor = self.interface_layer(hidden)
-        return torch.split(said.clamp(-self.clip, self.clip), self._interface_sizes, dim=1)
-
-    def _split(self, state: Tensor) -> Any:
-        """Returns the parts of a flat state `[B, S]`."""
-        parts = state[:, 1:].split(self._sizes, dim=1)
-        return self.parts(*(part.unflatten(1, shape) for part, shape in zip(parts, self._shapes, strict=True)))
-
-    def _join(self, parts: Any) -> Tensor:
-        alive = parts.hidden.new_ones(len(parts.hidden), 1)
-        return torch.cat([alive, *(part.flatten(1) for part in parts)], dim=1)
+    def _interface_groups(self, hidden: Tensor) -> tuple[Tensor, ...]:
+        """Returns the clipped groups of interface parameters from a hidden state `[B, H]`."""
+        raw: Tensor = self.interface_layer(hidden)
+        return torch.split(raw.clamp(-self.clip, self.clip), self._interface_sizes, dim=1)
 
 
 class SteppedLstmMemory(LstmMemory):
-    """An `LstmMemory` that runs step by step, with autograd's own tape."""
+    """An `LstmMemory` that runs step by step, differentiated by autograd."""
 
     @abstractmethod
     def _step(self, hidden: Tensor, cell: Tensor, last: Any) -> Any:
-        """Returns the state's parts after a step, from the controller's new state and the parts before the step."""
+        """Returns the state's parts after a step from the controller's new state and the parts before the step."""
 
     @final
-    def _run(self, inputs: Tensor, parts: Any, resets: Tensor | None) -> tuple[Tensor, Any]:
-        begins, outputs = steps_to_reset(resets, len(inputs)), []
-        output = torch.cat([parts.hidden, parts.reads.flatten(1)], dim=1)
+    def _run_parts(self, inputs: Tensor, parts: Any, resets: Tensor | None) -> tuple[Tensor, Any]:
+        has_reset, outputs = steps_with_resets(resets, len(inputs)), []
+        weight_feedback = self.controller.weight_feedback.t()
         for step, from_input in enumerate(self.controller.project(inputs)):
-            if resets is not None and begins[step]:
-                output, *parts = (_zeroed(part, resets[step]) for part in (output, *parts))
-                parts = self.parts(*parts)
-            hidden, cell = self.controller(from_input, output, parts.cell)
-            parts = self._step(hidden, cell, parts)
-            output = torch.cat([parts.hidden, parts.reads.flatten(1)], dim=1)
-            outputs.append(output)
+            if resets is not None and has_reset[step]:
+                parts = type(parts)(*(_zero_where(resets[step], part) for part in parts))
+            gates = torch.addmm(from_input, feedback_of(parts.reads, parts.hidden), weight_feedback)
+            control = lstm_step(gates, parts.cell)
+            parts = self._step(control.hidden, control.cell, parts)
+            outputs.append(output_of(parts.hidden, parts.reads))
         return torch.stack(outputs), parts
 
 
-def steps_to_reset(resets: Tensor | None, steps: int) -> list[bool]:
-    """Says of each step whether `resets` `[T, B]` must be applied: where the host does not see them, at every step."""
-    if resets is None or not host_sees(resets.device):
+def steps_with_resets(resets: Tensor | None, steps: int) -> list[bool]:
+    """Returns for each step whether `resets` `[T, B]` must be applied: where they cannot be read, at every step."""
+    if resets is None or not can_read_values(resets.device):
         return [resets is not None] * steps
-    begins: list[bool] = resets.any(1).tolist()
-    return begins
+    has_reset: list[bool] = resets.any(1).tolist()
+    return has_reset
 
 
-def _zeroed(part: Tensor, where: Tensor) -> Tensor:
-    return part.masked_fill(where.view(-1, *[1] * (part.dim() - 1)), 0)
+def _zero_where(resets: Tensor, part: Tensor) -> Tensor:
+    return part.masked_fill(resets.view(-1, *[1] * (part.dim() - 1)), 0)

@@ -1,5 +1,6 @@
-"""The MANN core: a memory written by least recently used access (Santoro et al. 2016, arXiv:1605.06065)."""
+"""The MANN core with least recently used access: Santoro et al. (2016), arXiv:1605.06065."""
 
+from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor
 from ntm_rl.addressing import ntm as addressing
 from ntm_rl.addressing.mann import decayed_usage, least_used_weightings, write, write_weightings
 from ntm_rl.checks import require_at_least
+from ntm_rl.cores.base import named_heads
+from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.lstm_memory import SteppedLstmMemory
 from ntm_rl.cores.registry import register_core
 from ntm_rl.errors import InputError
@@ -37,12 +40,10 @@ class MannState(NamedTuple):
 class Mann(SteppedLstmMemory):
     """Memory-augmented neural network with least recently used access: an LSTM with R heads on an `[N, M]` memory.
 
-    One step: the controller sees the input and the last read vectors and says a key for each head. Each head writes
-    its key to where it read last or to a slot of those that were least used, which is wiped first; then it reads by
+    In each step the controller reads the input and the last read vectors and emits a key for each head. Each head
+    writes its key to where it read last or to one of the least used slots, which is wiped first; then it reads by
     similarity to its key.
     """
-
-    parts = MannState
 
     def __init__(
         self,
@@ -52,21 +53,33 @@ class Mann(SteppedLstmMemory):
         width: Annotated[int, "Width M of a slot."] = 16,
         heads: Annotated[int, "Heads R, each of which reads and writes."] = 1,
         hidden_size: Annotated[int, "Units H of the LSTM controller."] = 128,
-        usage_decay: Annotated[float, "What is left of a slot's usage after a step."] = 0.95,
-        clip: Annotated[float, "Range to which the controller's output to the memory is clipped."] = 20.0,
+        usage_decay: Annotated[float, "Share of a slot's usage that remains after a step."] = 0.95,
+        clip: Annotated[float, "Range to which interface parameters are clipped."] = 20.0,
     ):
         super().__init__()
         require_at_least(1, input_size=input_size, width=width, heads=heads, hidden_size=hidden_size)
-        require_at_least(heads, " = heads", slots=slots)
+        require_at_least(heads, " (heads)", slots=slots)
         if not isinstance(usage_decay, int | float) or isinstance(usage_decay, bool) or not 0 <= usage_decay < 1:
             raise InputError(f"usage_decay = {usage_decay!r}: must be a number of at least 0 and below 1")
         self.slots, self.width, self.heads, self.usage_decay = slots, width, heads, usage_decay
         interface = {"keys": heads * width, "gates": heads}
-        shapes = {"memory": (slots, width), "usage": (slots,), "read_weightings": (heads, slots)}
-        self._build(input_size, hidden_size, (heads, width), interface, shapes, clip)
+        layout = StateLayout(
+            MannState,
+            memory=(slots, width),
+            usage=(slots,),
+            read_weightings=(heads, slots),
+            reads=(heads, width),
+            hidden=(hidden_size,),
+            cell=(hidden_size,),
+        )
+        self._build(input_size, hidden_size, layout, interface, clip)
+
+    def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
+        """See `MemoryCore.weightings`: where each head reads; the state does not keep where it wrote."""
+        return named_heads("read", self.unpack(state).read_weightings)
 
     def _step(self, hidden: Tensor, cell: Tensor, last: MannState) -> MannState:
-        raw_keys, raw_gates = self._interface(hidden)
+        raw_keys, raw_gates = self._interface_groups(hidden)
         keys = raw_keys.unflatten(1, (self.heads, self.width))
         least_used = least_used_weightings(last.usage, self.heads)
         written = write_weightings(last.read_weightings, least_used, torch.sigmoid(raw_gates))

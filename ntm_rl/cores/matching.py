@@ -1,4 +1,4 @@
-"""Sizes at which cores have the same number of parameters, so that a comparison is one of kinds."""
+"""Options with which cores have the same number of parameters, for comparisons."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from ntm_rl.cores.registry import core_options, make_core
 from ntm_rl.errors import InputError
 
 SIZE, LAYERS = "hidden_size", "layers"  # the options that are changed
-TOLERANCE = 0.1  # share of the wanted parameters by which a core may miss them
+TOLERANCE = 0.1  # largest relative difference from the target
 
 
 def parameter_count(core: str, input_size: int, **options: Any) -> int:
-    """Returns the parameters of a core, which is built on meta: without cost.
+    """Returns the number of parameters of a core, which is built on the meta device.
 
     Raises:
         InputError: as `make_core`.
@@ -23,26 +23,26 @@ def parameter_count(core: str, input_size: int, **options: Any) -> int:
 
 
 def matched_options(core: str, input_size: int, parameters: int) -> dict[str, Any]:
-    """Returns the `hidden_size` at which a core, otherwise at its defaults, comes closest to so many parameters.
+    """Returns the `hidden_size` with which a core, otherwise at its defaults, comes closest to a number of parameters.
 
-    A perceptron of one layer would take so many units that what reads them had more parameters than itself: where the
-    units are more than the square root of the parameters there are two `layers`.
+    If that exceeds the square root of `parameters`, as for a perceptron of one layer, two `layers` are used: the
+    policy's layers on the output would have more parameters than the core.
 
     Args:
         core: Name of a registered core.
         input_size: I.
-        parameters: Wanted.
+        parameters: Target number of parameters.
 
     Returns:
         Options for `make_core` or a policy's `core_kwargs`.
 
     Raises:
-        InputError: unknown core, one without a `hidden_size`, or one that misses the wanted number by more than 10%.
+        InputError: unknown core, a core without `hidden_size`, or one that differs from the target by more than 10%.
     """
     require_at_least(1, parameters=parameters)
     valid = core_options(core)
     if SIZE not in valid:
-        raise InputError(f"core = {core!r}: cannot be matched: it has no option {SIZE}, only {', '.join(valid)}")
+        raise InputError(f"core = {core!r}: cannot be matched because it has no option {SIZE}, only {', '.join(valid)}")
     options = _closest(core, input_size, parameters, {})
     if LAYERS in valid and options[SIZE] ** 2 > parameters:
         options = _closest(core, input_size, parameters, {LAYERS: 2})
@@ -56,7 +56,7 @@ def matched_options(core: str, input_size: int, parameters: int) -> dict[str, An
 
 
 def _closest(core: str, input_size: int, parameters: int, options: dict[str, Any]) -> dict[str, Any]:
-    """Returns options with the `hidden_size` at which the parameters are closest to those wanted."""
+    """Returns options with the `hidden_size` whose number of parameters is closest to `parameters`."""
 
     def count(size: int) -> int:
         return parameter_count(core, input_size, **options, **{SIZE: size})

@@ -1,8 +1,8 @@
 """The Neural Turing Machine core: Graves, Wayne and Danihelka (2014), arXiv:1410.5401."""
 
 import math
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from ntm_rl.addressing import ntm as addressing
 from ntm_rl.checks import require_at_least, require_bool, require_one_of, require_positive
-from ntm_rl.cores.base import MemoryCore
+from ntm_rl.cores.base import MemoryCore, named_heads
 from ntm_rl.cores.compiling import CompiledStep
-from ntm_rl.cores.devices import host_sees, without_autocast
-from ntm_rl.cores.lstm_memory import steps_to_reset
+from ntm_rl.cores.devices import can_read_values
+from ntm_rl.cores.layout import StateLayout
+from ntm_rl.cores.lstm_memory import feedback_of, output_of, steps_with_resets, uniform_parameter
+from ntm_rl.cores.lstm_step import lstm_step
 from ntm_rl.cores.ntm_heads import CONTENT_SPREAD, HeadParameters, Init, bias_heads
 from ntm_rl.cores.registry import register_core
 from ntm_rl.errors import InputError
@@ -27,7 +29,7 @@ MemoryInit = Literal["constant", "learned", "positional", "random"]
 Backend = Literal["auto", "eager", "compile", "fused"]
 
 GATES = {"lstm": 4, "gru": 3, "feedforward": 1}  # rows of hidden_size in the controller's weights
-SLOWEST_WAVE, SLOTS_OF_FASTEST_WAVE = 4, 16  # lengths, in memories and in slots, of what a memory may begin as
+SLOWEST_WAVE, FASTEST_WAVE = 4, 16  # wavelengths of a positional memory, in memories and in slots
 BLANK = 1e-6  # contents of a constant initial memory (Collier and Beel 2018, section 3.1)
 
 
@@ -56,12 +58,10 @@ Step = Callable[[Tensor, NtmState], NtmState]
 class Ntm(MemoryCore):
     """Neural Turing Machine: a controller with read and write heads on an `[N, M]` memory.
 
-    One step: the controller sees the input and the last read vectors; one linear layer turns its output into the
-    parameters of all heads; every head addresses the memory as the last step left it; the write heads write; the read
-    heads read what is there then. The output is the controller's hidden state beside the new read vectors
-    `[H + R * M]`: any linear layer on it is the paper's output layer.
-
-    Everything runs in the parameters' precision, also under autocast: a weighting has no bits to spare.
+    In each step the controller reads the input and the last read vectors; one linear layer maps its output to the
+    parameters of all heads; every head addresses the memory of the last step; the write heads write; the read heads
+    read from the new memory. The output is the controller's hidden state followed by the read vectors `[H + R * M]`:
+    any linear layer on it is the paper's output layer.
     """
 
     def __init__(
@@ -72,31 +72,31 @@ class Ntm(MemoryCore):
         width: Annotated[int, "Width M of a slot."] = 16,
         read_heads: Annotated[int, "Read heads R."] = 1,
         write_heads: Annotated[int, "Write heads W."] = 1,
-        controller: Annotated[Controller, "Kind of the controller."] = "lstm",
+        controller: Annotated[Controller, "Type of the controller."] = "lstm",
         hidden_size: Annotated[int, "Units H of the controller."] = 128,
         shift_range: Annotated[int, "Largest circular shift k of a head in one step; heads shift by -k to k."] = 1,
         memory_init: Annotated[
             MemoryInit,
-            "Contents of the first memory: 1e-6 everywhere, a parameter that begins at random (learned) or as waves "
-            "over the slots, neighbours alike (positional), or random and fixed.",
+            "Contents of the initial memory: 1e-6 everywhere (constant), a parameter that is initialised at random "
+            "(learned) or as waves over the slots, so that neighbours are similar (positional), or random constants.",
         ] = "constant",
-        learned_start: Annotated[bool, "Learn the first weightings and read vectors."] = False,
+        learned_start: Annotated[bool, "Learn the initial weightings and read vectors."] = False,
         init: Annotated[
             Init,
-            "How heads begin: plain, content (sharp look-ups of a memory whose slots differ), or tape (they step by "
-            "one slot, each its own way, and the first read weighting is learned).",
+            "Initialisation of the heads: plain, content (sharp content addressing of a memory with distinct slots), "
+            "or tape (each head moves by one slot per step, and the initial read weighting is learned).",
         ] = "plain",
         tape_logit: Annotated[
-            float, "Of init tape: the logit by which heads keep to their location, and by which they step."
+            float, "With init = tape: the logit of location addressing and of the shift by one slot."
         ] = 4.0,
         start_scale: Annotated[
             float,
-            "Times the pace of other weights at which learned first weightings change: over N slots they are sharp at "
-            "logits of some log N.",
+            "Factor on the learning rate of learned initial weightings: over N slots they are sharp at logits of about "
+            "log N.",
         ] = 10.0,
-        clip: Annotated[float, "Range to which the controller's output to the heads is clipped."] = 20.0,
+        clip: Annotated[float, "Range to which head parameters are clipped."] = 20.0,
         backend: Annotated[
-            Backend, "How it runs: eager, compile (torch.compile of a step), fused (C++, on a CPU), or auto."
+            Backend, "Implementation: eager, compile (torch.compile of a step), fused (C++, on a CPU), or auto."
         ] = "auto",
     ):
         super().__init__()
@@ -110,15 +110,15 @@ class Ntm(MemoryCore):
         )
         require_positive(tape_logit=tape_logit, start_scale=start_scale, clip=clip)
         if init == "tape":
-            require_at_least(1, " where init = 'tape'", shift_range=shift_range)
+            require_at_least(1, " (with init = 'tape')", shift_range=shift_range)
         require_at_least(0, shift_range=shift_range)
-        require_at_least(2 * shift_range + 1, " = 2 * shift_range + 1", slots=slots)
+        require_at_least(2 * shift_range + 1, " (2 * shift_range + 1)", slots=slots)
         require_one_of(get_args(Controller), controller=controller)
         require_one_of(get_args(MemoryInit), memory_init=memory_init)
         require_one_of(get_args(Init), init=init)
         require_one_of(get_args(Backend), backend=backend)
         if init == "content" and memory_init == "constant":
-            raise InputError("memory_init = 'constant': must be learned, positional or random where init = 'content'")
+            raise InputError("memory_init = 'constant': must be learned, positional or random with init = 'content'")
         require_bool(learned_start=learned_start)
         self.input_size, self.hidden_size, self.slots, self.width = input_size, hidden_size, slots, width
         self.read_heads, self.write_heads, self.heads = read_heads, write_heads, read_heads + write_heads
@@ -126,12 +126,18 @@ class Ntm(MemoryCore):
         self.start_scale = start_scale
 
         cell_size = hidden_size if controller == "lstm" else 0
-        self._part_sizes = (1, slots * width, self.heads * slots, read_heads * width, hidden_size, cell_size)
-        self.state_size = sum(self._part_sizes)
+        self.layout = StateLayout(
+            NtmState,
+            memory=(slots, width),
+            weightings=(self.heads, slots),
+            reads=(read_heads, width),
+            hidden=(hidden_size,),
+            cell=(cell_size,),
+        )
         self.output_size = hidden_size + read_heads * width
         controller_code = tuple(GATES).index(controller)
         self._kernel_sizes = (slots, width, read_heads, write_heads, self.shifts, hidden_size, controller_code)
-        # Of each group of head parameters the number, in the order of HeadParameters.
+        # Size of each group in HeadParameters.
         self._head_sizes = (
             *(self.heads * size for size in (width, 1, 1, self.shifts, 1)),
             *(write_heads * width for _ in ("erases", "adds")),
@@ -149,34 +155,44 @@ class Ntm(MemoryCore):
             tape_logit,
         )
 
-    def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """See `MemoryCore.forward`."""
-        inputs, state = self.prepare(inputs, state, resets, self.bias)
-        with without_autocast(inputs.device):
-            if not is_fused(self.backend, inputs.device):
-                return self._unroll(inputs, state, self._start(), resets)
-            head = self.head_layer
-            tensors = (inputs, state, self._start(), resets, *self._gate_weights(), head.weight, head.bias)
-            return run_fused("ntm", tensors, self._kernel_sizes, self.clip, self._plain)
-
     def unpack(self, state: Tensor) -> NtmState:
         """Returns the parts of a flat state `[B, S]`; of a state before its first step, the initial ones."""
-        return self._split(torch.where(state[:, :1] == 0, self._start(), state))
+        parts: NtmState = self.layout.unpack(torch.where(state[:, :1] == 0, self._start(), state))
+        return parts
+
+    def _weight(self) -> Tensor:
+        return self.bias
+
+    def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        if not is_fused(self.backend, inputs.device):
+            return self._unroll(inputs, state, self._start(), resets)
+        head = self.head_layer
+        tensors = (inputs, state, self._start(), resets, *self._gate_weights(), head.weight, head.bias)
+        return run_fused("ntm", tensors, self._kernel_sizes, self.clip, self._plain)
+
+    def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
+        """See `MemoryCore.weightings`."""
+        read, write = self.unpack(state).weightings.split([self.read_heads, self.write_heads], dim=1)
+        return {**named_heads("read", read), **named_heads("write", write)}
+
+    def memory(self, state: Tensor) -> Tensor:
+        """See `MemoryCore.memory`."""
+        return self.unpack(state).memory
 
     def _plain(
         self, inputs: Tensor, state: Tensor, start: Tensor, resets: Tensor | None, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The kernel's sequence as plain operators, with the weights that it was given."""
+        """The kernel's sequence as plain operators, with the given weights."""
         *gates, head_weight, head_bias = weights
         named = {**self._named(*gates), "head_layer.weight": head_weight, "head_layer.bias": head_bias}
         found: tuple[Tensor, Tensor] = with_weights(self._unroll, self, named, (inputs, state, start, resets))
         return found
 
     def _gate_weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns what inputs `[G, I]`, bias `[G]`, and read vectors and hidden state `[G, F]` do to the gates."""
+        """Returns the kernel's weights of inputs `[G, I]`, bias `[G]` and weights of the feedback `[G, F]`."""
         if self.controller != "gru":
             return self.weight_input, self.bias, self.weight_feedback
-        # Four blocks instead of three: the candidate's share of the hidden state is kept apart.
+        # Four blocks instead of three: the hidden state's share in the candidate is separate.
         size = self.hidden_size
         inputs, reads = (F.pad(weight, (0, 0, 0, size)) for weight in (self.weight_input, self.weight_read))
         gates, candidate = self.weight_hidden.split([2 * size, size])
@@ -184,7 +200,7 @@ class Ntm(MemoryCore):
         return inputs, torch.cat([self.bias, self.bias_candidate]), torch.cat([reads, hidden], dim=1)
 
     def _named(self, inputs: Tensor, bias: Tensor, feedback: Tensor) -> dict[str, Tensor]:
-        """The inverse of `_gate_weights`: the controller's weights by their names."""
+        """The inverse of `_gate_weights`: the controller's parameters by name."""
         if self.controller != "gru":
             return {"weight_input": inputs, "bias": bias, "weight_feedback": feedback}
         size = self.hidden_size
@@ -201,20 +217,20 @@ class Ntm(MemoryCore):
         fresh = state[:, :1] == 0
         if resets is not None:
             fresh = fresh | resets[0].unsqueeze(1)
-        parts = self._split(torch.where(fresh, start, state))
-        start_parts = self._split(start)
+        parts = self.layout.unpack(torch.where(fresh, start, state))
+        start_parts = self.layout.unpack(start)
         projected = F.linear(inputs, self.weight_input, self.bias)  # [T, B, G], one product for all steps
         run_step = self._step_for(inputs.device)
-        begins, outputs = steps_to_reset(resets, len(inputs)), []
+        has_reset, outputs = steps_with_resets(resets, len(inputs)), []
         for step, from_input in enumerate(projected):
-            if resets is not None and step > 0 and begins[step]:
+            if resets is not None and step > 0 and has_reset[step]:
                 parts = _where(resets[step], start_parts, parts)
             parts = run_step(from_input, parts)
-            outputs.append(torch.cat([parts.hidden, parts.reads.flatten(1)], dim=1))
-        return torch.stack(outputs), self._join(parts)
+            outputs.append(output_of(parts.hidden, parts.reads))
+        return torch.stack(outputs), self.layout.pack(parts)
 
     def _step_for(self, device: torch.device) -> Step:
-        """Returns a step as it is, or compiled, which is done once for a kind of device."""
+        """Returns the eager step, or the compiled one, which is compiled once per device type."""
         is_best = self.backend == "auto" and device.type == "cuda" and _has_triton()
         if (self.backend != "compile" and not is_best) or torch.compiler.is_compiling() or is_transformed():
             return self._step
@@ -223,7 +239,7 @@ class Ntm(MemoryCore):
         return self._compiled_steps[device.type]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_compiled_steps": {}}  # they hold this very core; a copy of it compiles its own
+        return {**self.__dict__, "_compiled_steps": {}}  # they refer to this core; a copy compiles its own
 
     def _step(self, from_input: Tensor, last: NtmState) -> NtmState:
         hidden, cell = self._control(from_input, last)
@@ -236,14 +252,13 @@ class Ntm(MemoryCore):
         return NtmState(memory, weightings, reads, hidden, cell)
 
     def _control(self, from_input: Tensor, last: NtmState) -> tuple[Tensor, Tensor]:
+        if self.controller == "lstm":
+            feedback = feedback_of(last.reads, last.hidden)
+            step = lstm_step(torch.addmm(from_input, feedback, self.weight_feedback.t()), last.cell)
+            return step.hidden, step.cell
         reads = last.reads.flatten(1)
         if self.controller == "feedforward":
             return torch.tanh(torch.addmm(from_input, reads, self.weight_feedback.t())), last.cell
-        if self.controller == "lstm":
-            gates = torch.addmm(from_input, torch.cat([reads, last.hidden], dim=1), self.weight_feedback.t())
-            input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=1)
-            cell = torch.sigmoid(forget_gate) * last.cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
-            return torch.sigmoid(output_gate) * torch.tanh(cell), cell
         gates = torch.addmm(from_input, reads, self.weight_read.t())
         from_hidden = F.linear(last.hidden, self.weight_hidden)
         reset_gate, update_gate = torch.sigmoid(
@@ -254,7 +269,7 @@ class Ntm(MemoryCore):
         return torch.lerp(candidate, last.hidden, update_gate), last.cell
 
     def head_parameters(self, hidden: Tensor) -> HeadParameters:
-        """Returns what a controller output `[B, H]` says to the heads."""
+        """Returns the head parameters from a controller output `[B, H]`."""
         raw = self.head_layer(hidden).clamp(-self.clip, self.clip).split(self._head_sizes, dim=1)
         keys, strengths, gates, shifts, exponents, erases, adds = raw
         return HeadParameters(
@@ -267,20 +282,6 @@ class Ntm(MemoryCore):
             adds=adds.unflatten(1, (self.write_heads, self.width)),
         )
 
-    def _split(self, state: Tensor) -> NtmState:
-        _, memory, weightings, reads, hidden, cell = state.split(self._part_sizes, dim=1)
-        return NtmState(
-            memory.unflatten(1, (self.slots, self.width)),
-            weightings.unflatten(1, (self.heads, self.slots)),
-            reads.unflatten(1, (self.read_heads, self.width)),
-            hidden,
-            cell,
-        )
-
-    def _join(self, parts: NtmState) -> Tensor:
-        alive = parts.hidden.new_ones(len(parts.hidden), 1)
-        return torch.cat([alive, *(part.flatten(1) for part in parts)], dim=1)
-
     def _start(self) -> Tensor:
         """Returns the state in which an episode begins, `[1, S]`, differentiable where it is learned."""
         parts = [self.start_memory, self.start_reads, self.start_read_logits, self.start_write_logits]
@@ -288,45 +289,40 @@ class Ntm(MemoryCore):
         learned = any(part.requires_grad for part in given)
         if (learned and torch.is_grad_enabled()) or not all(map(_can_be_compared, given)):
             return self._make_start()
-        # Kept for the sake of single steps; not as a buffer, which `to_empty` would leave with anything in it.
+        # Cached for single steps; not as a buffer, which `to_empty` would leave uninitialised.
         if self._kept_start is None or not all(map(_is_same, self._kept_start[0], given)):
-            with torch.inference_mode(False), torch.no_grad():  # made in inference mode it is of no use to a training
+            with torch.inference_mode(False), torch.no_grad():  # an inference tensor cannot be used in training
                 self._kept_start = [part.clone() for part in given], self._make_start()
         return self._kept_start[1]
 
     def _make_start(self) -> Tensor:
-        read_weightings = self._first_weightings(self.start_read_logits, self.read_heads)
-        write_weightings = self._first_weightings(self.start_write_logits, self.write_heads)
+        read_weightings = self._initial_weightings(self.start_read_logits, self.read_heads)
+        write_weightings = self._initial_weightings(self.start_write_logits, self.write_heads)
         weightings = torch.cat([read_weightings, write_weightings]).unsqueeze(0)
         memory = self.start_memory
         if memory is None:
             memory = self.bias.new_full((self.slots, self.width), BLANK)
-        controller = weightings.new_zeros(1, self._part_sizes[-2] + self._part_sizes[-1])
-        hidden, cell = controller.split(self._part_sizes[-2:], dim=1)
-        return self._join(NtmState(memory.unsqueeze(0), weightings, self.start_reads.unsqueeze(0), hidden, cell))
+        controller = weightings.new_zeros(1, sum(self.layout.sizes[-2:]))  # hidden and cell state
+        return self.layout.pack([memory.unsqueeze(0), weightings, self.start_reads.unsqueeze(0), controller])
 
-    def _first_weightings(self, logits: Tensor | None, heads: int) -> Tensor:
+    def _initial_weightings(self, logits: Tensor | None, heads: int) -> Tensor:
         if logits is not None:
             return torch.softmax(self.start_scale * logits, dim=-1)
-        # Not uniform: over identical slots a uniform weighting could never become anything else.
+        # Not uniform: over identical slots a uniform weighting would stay uniform.
         return torch.cat([self.bias.new_ones(heads, 1), self.bias.new_zeros(heads, self.slots - 1)], dim=1)
 
     def _build_controller(self) -> None:
-        """Makes the controller's weights; gates in torch's order (i, f, g, o; r, z, n)."""
+        """Makes the controller's parameters; gates in PyTorch's order (i, f, g, o; r, z, n)."""
         rows = GATES[self.controller] * self.hidden_size
-        bound = 1 / math.sqrt(self.hidden_size)
-
-        def uniform(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(*shape).uniform_(-bound, bound))
-
+        uniform = partial(uniform_parameter, self.hidden_size)
         reads = self.read_heads * self.width
         self.weight_input = uniform(rows, self.input_size)
         self.bias = uniform(rows)
-        if self.controller == "gru":  # its reset gate comes between the hidden state and the candidate
+        if self.controller == "gru":  # the reset gate applies to the hidden state's share in the candidate
             self.weight_read = uniform(rows, reads)
             self.weight_hidden = uniform(rows, self.hidden_size)
             self.bias_candidate = uniform(self.hidden_size)
-        else:  # read vectors, and the LSTM's hidden state behind them
+        else:  # of an LSTM also the hidden state, see `feedback_of`
             self.weight_feedback = uniform(rows, reads + (self.hidden_size if self.controller == "lstm" else 0))
 
     def _build_start(self, memory_init: MemoryInit, learned_start: bool, init: Init) -> None:
@@ -340,7 +336,7 @@ class Ntm(MemoryCore):
         else:
             bound = spread / math.sqrt(self.slots + self.width)
             random = torch.empty(self.slots, self.width).uniform_(-bound, bound)
-            # A constant is no part of what is saved: weights of a random beginning do not load in its place.
+            # A constant is not saved, so that it is not replaced by loading random contents.
             self.register_buffer("start_memory", random if memory_init == "random" else None)
         reads = torch.zeros(self.read_heads, self.width)
         if learned_start:
@@ -364,23 +360,23 @@ def _has_triton() -> bool:
 
 
 def _waves(slots: int, width: int) -> Tensor:
-    """Returns contents `[N, M]` of mean square 1: columns are cosines of the slot, from slow to fast, of random phase.
+    """Returns contents `[N, M]` of mean square 1: columns are cosines over the slots, from slow to fast.
 
-    What a key names then is a place, and a slightly different key names a place nearby.
+    Their phases are random. A key then refers to a position, and a similar key to a nearby one.
     """
-    ends = math.log(1 / SLOWEST_WAVE), math.log(max(slots / SLOTS_OF_FASTEST_WAVE, 1 / SLOWEST_WAVE))
-    waves = torch.exp(torch.linspace(*ends, width))  # that fit into the memory
+    ends = math.log(1 / SLOWEST_WAVE), math.log(max(slots / FASTEST_WAVE, 1 / SLOWEST_WAVE))
+    waves = torch.exp(torch.linspace(*ends, width))  # periods in the memory
     turns = torch.linspace(0, 1, slots + 1)[:-1, None] * waves + torch.rand(width)
     return math.sqrt(2) * torch.cos(2 * math.pi * turns)
 
 
 def _can_be_compared(given: Tensor) -> bool:
-    """Whether a tensor's contents can be compared at no cost: not a subclass's, which may have none."""
-    return host_sees(given.device) and type(given) in (Tensor, nn.Parameter)
+    """Whether a tensor can be compared without a host-device synchronisation; subclasses may have no values."""
+    return can_read_values(given.device) and type(given) in (Tensor, nn.Parameter)
 
 
 def _is_same(kept: Tensor, given: Tensor) -> bool:
-    """Whether a tensor is as it was kept; by its contents, as not every optimizer counts up its version."""
+    """Whether a tensor equals its cached copy; by value, as not every optimizer increments its version."""
     return kept.dtype == given.dtype and kept.device == given.device and torch.equal(kept, given)
 
 

@@ -1,4 +1,4 @@
-"""What an NTM's controller says to its heads, and how that begins."""
+"""The parameters of an NTM's heads and their initialisation."""
 
 from itertools import cycle
 from typing import Literal, NamedTuple
@@ -10,15 +10,15 @@ Init = Literal["plain", "content", "tape"]
 
 TAPE_SHARP = 2.0
 TAPE_WEIGHT_SCALE = 0.1
-TAPE_DIRECTIONS = (1, -1, 0)  # of the first, second and third read or write head, and so on: none is another's twin
+TAPE_DIRECTIONS = (1, -1, 0)  # of the first, second, third ... read or write head, so that heads differ
 
-# Slots are told apart at a glance, by contents alone, and a write leaves most of the contents by which they are found.
+# Sharp content addressing without shifts, and writes that keep most of the contents by which slots are found.
 CONTENT_STRENGTH, CONTENT_LOOK_UP, CONTENT_STAY, CONTENT_KEEP = 6.0, 2.0, 2.0, -3.0
-CONTENT_SPREAD = 10.0  # times the plain spread of the first memory's contents: what is written must not drown them
+CONTENT_SPREAD = 10.0  # factor on the spread of the initial memory's contents, so that writes do not mask them
 
 
 class HeadParameters(NamedTuple):
-    """What the controller says to the heads in one step, each within its valid range (section 3.3).
+    """Head parameters of one step, each within its valid range (section 3.3).
 
     Attributes:
         keys: `[B, K, M]`.
@@ -41,18 +41,18 @@ class HeadParameters(NamedTuple):
 
 @torch.no_grad()
 def bias_heads(init: Init, weight: HeadParameters, bias: HeadParameters, read_heads: int, tape_logit: float) -> None:
-    """Changes the layer that speaks to the heads as `init` says; plain leaves it as it is.
+    """Initialises the layer of head parameters; plain leaves it unchanged.
 
-    content: heads look up by contents, decidedly (sharp key strength, open gates, no shift), and writes erase little.
-    tape: heads keep to their location and step by one slot a step, the first of each kind on, the second back, the
-    third not at all, and so forth; write heads are sharp, read heads as soft as they begin.
+    content: heads address sharply by content (large key strength, open gates, no shift), and writes erase little.
+    tape: heads address by location and move by one slot per step: the first of each type forward, the second backward,
+    the third not at all, and so on; write heads are sharp, read heads are not.
 
     Args:
-        init: Which.
-        weight: The rows of the layer's weight, by what they say.
-        bias: The layer's bias likewise; read heads come before write heads.
-        read_heads: How many of the heads read.
-        tape_logit: Of a step in a tape's shift, against none; its negative is that of the interpolation gate.
+        init: Type of initialisation.
+        weight: Rows of the layer's weight for each group of head parameters.
+        bias: The layer's bias for each group; read heads come before write heads.
+        read_heads: Number of read heads.
+        tape_logit: Logit of a tape's shift by one slot; its negative is that of the interpolation gate.
     """
     heads = len(bias.gates)
     shifts = bias.shifts.view(heads, -1)
@@ -70,6 +70,6 @@ def bias_heads(init: Init, weight: HeadParameters, bias: HeadParameters, read_he
         for kind in shifts.split([read_heads, heads - read_heads]):
             for head, direction in zip(kind, cycle(TAPE_DIRECTIONS), strict=False):
                 head[still + direction] = tape_logit
-        # As soft as it stays on location: sharpening makes up for the share of contents that an open gate lets in.
+        # Sharpening compensates for the content weighting's share through the gate, so it has the gate's logit.
         bias.exponents[:read_heads] = -tape_logit
         bias.exponents[read_heads:] = TAPE_SHARP

@@ -1,4 +1,4 @@
-"""Cuts sequences at their resets into pieces that run side by side."""
+"""Cuts sequences at their resets into pieces that run in parallel."""
 
 import itertools
 from typing import NamedTuple
@@ -6,17 +6,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# A call of a torch module costs about as much as so many steps of one sequence (measured forward and backward).
-STEPS_OF_A_CALL = 100
+# Steps of one sequence that cost as much as a call of a torch module (measured forward and backward).
+STEPS_PER_CALL = 100
 
 
 class _Band(NamedTuple):
-    """Some rows of the block of pieces: step numbers counted from each piece's own beginning.
+    """Consecutive rows of the block of pieces; row i has step i of each piece.
 
     Attributes:
         source: index in the flattened `[T * B]` sequences, `[rows, width]`.
-        is_over: whether a piece has ended before, `[rows, width, 1]`.
-        width: pieces that are run in these rows; those that are done are left out.
+        is_over: whether a piece has ended, `[rows, width, 1]`.
+        width: pieces that have not ended before these rows.
         ending: sequences whose last piece ends with the last row.
     """
 
@@ -26,36 +26,36 @@ class _Band(NamedTuple):
     ending: Tensor
 
 
-class _Pieces:
-    """Where the pieces of `[T, B]` sequences lie that begin at t = 0 or at a reset; the longest come first.
+class Pieces:
+    """The pieces of `[T, B]` sequences, which start at t = 0 or at a reset, in descending order of length.
 
     Attributes:
         lengths: steps of each piece.
-        first_of_sequence: for each of the B sequences the piece that begins at t = 0.
+        first_of_sequence: for each of the B sequences the piece that starts at t = 0.
         last_of_sequence: for each of the B sequences the piece that ends at t = T - 1.
-        bands: rows that are run in one call. A new band begins where leaving out the pieces that are done spares
-            more than a call costs, and after each end of a sequence if `at_ends`, where a state has to be taken out.
-        position: for each of the `[T * B]` steps the index in the outputs of all bands, flattened and joined.
-        order_of_ends: for each of the B sequences its place among the bands' `ending`.
+        bands: rows that run in one call. A new band starts where skipping the ended pieces saves more than a call
+            costs, and if `at_ends` after each end of a sequence, where its state is read.
+        position: for each of the `[T * B]` steps the index in the concatenated outputs of all bands.
+        order_of_ends: for each of the B sequences its index among the bands' `ending`.
     """
 
     def __init__(self, resets: Tensor, at_ends: bool):
         steps, batch = resets.shape
-        begins = resets.clone()
-        begins[0] = True
-        sequence, start = begins.t().nonzero(as_tuple=True)  # sequence by sequence, in time order
+        starts = resets.clone()
+        starts[0] = True
+        sequence, start = starts.t().nonzero(as_tuple=True)  # sequence by sequence, in time order
         end = torch.full_like(start, steps)
         end[:-1] = torch.where(sequence[1:] == sequence[:-1], start[1:], steps)
         self.lengths, by_length = (end - start).sort(descending=True)
         rank = by_length.argsort()
-        per_sequence = begins.sum(0)
+        per_sequence = starts.sum(0)
         last = per_sequence.cumsum(0) - 1
         first = last - per_sequence + 1
         self.first_of_sequence, self.last_of_sequence = rank[first], rank[last]
 
         sequence_ends = self.lengths[self.last_of_sequence]
         time = torch.arange(steps, device=resets.device)
-        active = (self.lengths > time.unsqueeze(1)).sum(1).tolist()  # pieces not yet done, by row
+        active = (self.lengths > time.unsqueeze(1)).sum(1).tolist()  # pieces that have not ended, by row
         rows = _band_rows(active, set(sequence_ends.tolist()) if at_ends else set())
         source = (start[by_length] + time.unsqueeze(1)).clamp(max=steps - 1) * batch + sequence[by_length]
         is_over = (self.lengths <= time.unsqueeze(1)).unsqueeze(2)
@@ -71,13 +71,13 @@ class _Pieces:
         if at_ends:
             self.order_of_ends = torch.cat([band.ending for band in self.bands]).argsort()
         offsets = [0, *itertools.accumulate(active[top] for top, bottom in rows for _ in range(top, bottom))]
-        piece = first + begins.cumsum(0) - 1  # [T, B]
+        piece = first + starts.cumsum(0) - 1  # [T, B]
         row = time.unsqueeze(1) - start[piece]
         self.position = (torch.tensor(offsets, device=resets.device)[row] + rank[piece]).flatten()
 
 
 def _band_rows(active: list[int], ends: set[int]) -> list[tuple[int, int]]:
-    """Cuts the rows that have active pieces into bands `[top, bottom)`: at `ends`, and where it spares enough steps."""
+    """Cuts the rows with active pieces into bands `[top, bottom)`: at `ends`, and where that saves enough steps."""
     longest = sum(count > 0 for count in active)
     return [
         band
@@ -87,9 +87,9 @@ def _band_rows(active: list[int], ends: set[int]) -> list[tuple[int, int]]:
 
 
 def _cut(active: list[int], top: int, bottom: int) -> list[tuple[int, int]]:
-    spared = [(active[top] - active[row]) * (bottom - row) for row in range(top, bottom)]
-    most = max(spared)
-    if most <= STEPS_OF_A_CALL:
+    saved = [(active[top] - active[row]) * (bottom - row) for row in range(top, bottom)]
+    most = max(saved)
+    if most <= STEPS_PER_CALL:
         return [(top, bottom)]
-    row = top + spared.index(most)
+    row = top + saved.index(most)
     return [*_cut(active, top, row), *_cut(active, row, bottom)]

@@ -9,31 +9,38 @@ from torch import Tensor, nn
 
 from ntm_rl.checks import require_at_least
 from ntm_rl.cores.base import MemoryCore
-from ntm_rl.cores.devices import host_sees, without_autocast
-from ntm_rl.cores.pieces import _Pieces
+from ntm_rl.cores.devices import can_read_values
+from ntm_rl.cores.layout import StateLayout
+from ntm_rl.cores.lstm_step import lstm_step
+from ntm_rl.cores.pieces import Pieces
 from ntm_rl.cores.registry import register_core
 from ntm_rl.errors import InputError
 from ntm_rl.kernels.fused import is_fused, run_lstm
 from ntm_rl.transforms import is_transformed
 
-# Up to so many sequences a single step is quicker in the kernel, which does not lay its weights out, than in torch.
-FEW = 32
+FEW = 32  # largest batch at which a step in the kernel, which does not lay out its weights, is faster than in torch
 
 
 class RecurrentState(NamedTuple):
-    """Parts of the state: `hidden` and, for the LSTM, `cell`, both `[B, layers, H]`."""
+    """Parts of the state: `hidden`, `[B, layers, H]`."""
 
     hidden: Tensor
-    cell: Tensor | None
+
+
+class LstmState(NamedTuple):
+    """Parts of an LSTM's state: `hidden` and `cell`, each `[B, layers, H]`."""
+
+    hidden: Tensor
+    cell: Tensor
 
 
 class _TorchRecurrentCore(MemoryCore):
-    """What these cores share: a torch module run over whole sequences, resets included.
+    """Base class: a torch module over whole sequences, resets included.
 
-    Where no reset falls the sequence is one call. Otherwise it is cut at the resets into pieces that do not know of
-    each other, and all pieces run side by side as one padded block: still no loop over steps. (torch's own packed
-    sequences would save the padding but take four times as long on a CPU.) To find the resets the host must look at
-    them; on a device where it would have to wait for that, sequences with resets run step by step.
+    A sequence without resets is one call. Otherwise it is cut at the resets into independent pieces, which run in
+    parallel as one padded block without a loop over steps. (torch's packed sequences avoid the padding but take four
+    times as long on a CPU.) To find the resets the host must read them; where that needs a host-device
+    synchronisation, sequences with resets run step by step.
     """
 
     parts: int  # state tensors of the torch module: 2 for the LSTM, 1 for the others
@@ -42,52 +49,43 @@ class _TorchRecurrentCore(MemoryCore):
 
     def _set_sizes(self, input_size: int, hidden_size: int, layers: int) -> None:
         require_at_least(1, input_size=input_size, hidden_size=hidden_size, layers=layers)
-        # torch's modules refuse NumPy's integers, of which sizes of Gymnasium's spaces are made.
+        # torch's modules reject NumPy integers, which sizes of Gymnasium's spaces may be.
         self.input_size, self.output_size, self.layers = int(input_size), int(hidden_size), int(layers)
-        self.state_size = 1 + self.parts * self.layers * self.output_size
+        shape = (self.layers, self.output_size)
+        self.layout = (
+            StateLayout(LstmState, hidden=shape, cell=shape)
+            if self.parts == 2
+            else StateLayout(RecurrentState, hidden=shape)
+        )
 
-    def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """See `MemoryCore.forward`."""
-        outputs, after = self._run(inputs, state, resets, wants_state=True)
+    def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        outputs, after = self._run_sequence(inputs, state, resets, needs_state=True)
         assert after is not None
         return outputs, after
 
-    def outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> Tensor:
-        """See `MemoryCore.outputs`."""
-        return self._run(inputs, state, resets, wants_state=False)[0]
-
-    def unpack(self, state: Tensor) -> RecurrentState:
-        """Returns the hidden (and cell) state of a flat state `[B, S]`."""
-        parts = state[:, 1:].unflatten(1, (self.parts, self.layers, self.output_size))
-        return RecurrentState(parts[:, 0], parts[:, 1] if self.parts == 2 else None)
-
-    def _run(
-        self, inputs: Tensor, state: Tensor, resets: Tensor | None, wants_state: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        inputs, state = self.prepare(inputs, state, resets, next(self.parameters()))
-        with without_autocast(inputs.device):
-            return self._run_sequence(inputs, state, resets, wants_state)
+    def _run_outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> Tensor:
+        return self._run_sequence(inputs, state, resets, needs_state=False)[0]
 
     def _run_sequence(
-        self, inputs: Tensor, state: Tensor, resets: Tensor | None, wants_state: bool
+        self, inputs: Tensor, state: Tensor, resets: Tensor | None, needs_state: bool
     ) -> tuple[Tensor, Tensor | None]:
         if resets is not None:
             state = state.masked_fill(resets[0].unsqueeze(-1), 0)
         if len(inputs) == 1 and not torch.is_grad_enabled():
             output, after = self._step(inputs[0], state)
             return output.unsqueeze(0), after
-        if is_transformed():  # vmap knows cells, not torch's modules
+        if is_transformed():  # vmap supports cells, not torch's modules
             return self._run_steps(inputs, state, resets)
         if resets is not None and len(inputs) > 1:
-            if not host_sees(resets.device):
+            if not can_read_values(resets.device):
                 return self._run_steps(inputs, state, resets)
             if bool(resets[1:].any()):
-                return self._run_pieces(inputs, state, resets, wants_state)
+                return self._run_pieces(inputs, state, resets, needs_state)
         outputs, last = self.network(inputs, self._split(state))
         return outputs, self._join(last)
 
     def _step(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """One step by torch's cell functions, which spare a rollout the overhead of the sequence module."""
+        """Runs one step by torch's cell functions, which have less overhead than the sequence module."""
         last = state[:, 1:].chunk(self.parts * self.layers, dim=1)
         hiddens, cells = [], []
         run_lstm_cell = _plain_lstm_cell if is_transformed() else torch.lstm_cell
@@ -98,7 +96,7 @@ class _TorchRecurrentCore(MemoryCore):
             else:
                 inputs = self.run_cell(inputs, last[layer], *weights)
             hiddens.append(inputs)
-        return inputs, torch.cat([torch.ones_like(state[:, :1]), *hiddens, *cells], dim=1)
+        return inputs, self.layout.pack([*hiddens, *cells])
 
     def _run_steps(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         outputs = []
@@ -110,31 +108,32 @@ class _TorchRecurrentCore(MemoryCore):
         return torch.stack(outputs), state
 
     def _run_pieces(
-        self, inputs: Tensor, state: Tensor, resets: Tensor, wants_state: bool
+        self, inputs: Tensor, state: Tensor, resets: Tensor, needs_state: bool
     ) -> tuple[Tensor, Tensor | None]:
-        pieces = _Pieces(resets, wants_state)
+        pieces = Pieces(resets, needs_state)
         flat = inputs.flatten(0, 1)
         begin = state.new_zeros(len(pieces.lengths), self.state_size)
         begin[pieces.first_of_sequence] = state
         running, blocks, ended = self._split(begin), [], []
         for band in pieces.bands:
             running = _narrow(running, band.width)
-            # Past a piece's end comes 0: its gradient is 0 then, which times NaN it were not.
+            # 0 after a piece's end: a gradient of 0 times NaN would be NaN.
             output, running = self.network(flat[band.source].masked_fill(band.is_over, 0), running)
             blocks.append(output.flatten(0, 1))
-            if wants_state and len(band.ending):
+            if needs_state and len(band.ending):
                 ended.append(self._join(running)[pieces.last_of_sequence[band.ending]])
         outputs = torch.cat(blocks)[pieces.position].unflatten(0, resets.shape)
-        return outputs, torch.cat(ended)[pieces.order_of_ends] if wants_state else None
+        return outputs, torch.cat(ended)[pieces.order_of_ends] if needs_state else None
 
     def _split(self, state: Tensor) -> Any:
-        parts = state[:, 1:].unflatten(1, (self.parts, self.layers, self.output_size)).permute(1, 2, 0, 3)
-        return tuple(part.contiguous() for part in parts) if self.parts == 2 else parts[0].contiguous()
+        """Returns the torch module's state from a flat state."""
+        parts = tuple(part.transpose(0, 1).contiguous() for part in self.layout.unpack(state))
+        return parts if self.parts == 2 else parts[0]
 
     def _join(self, after: Any) -> Tensor:
-        parts = torch.stack(after) if self.parts == 2 else after.unsqueeze(0)  # [parts, layers, B, H]
-        flat = parts.permute(2, 0, 1, 3).flatten(1)
-        return torch.cat([flat.new_ones(len(flat), 1), flat], dim=1)
+        """Returns the flat state from the torch module's state."""
+        parts = after if self.parts == 2 else (after,)
+        return self.layout.pack([part.transpose(0, 1) for part in parts])
 
 
 def _plain_lstm_cell(
@@ -145,12 +144,11 @@ def _plain_lstm_cell(
     bias_input: Tensor,
     bias_hidden: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """`torch.lstm_cell`, whose weights vmap cannot batch, as operators that it can."""
+    """`torch.lstm_cell` with batched weights, which vmap does not support there."""
     hidden, cell = last
     gates = F.linear(inputs, weight_input, bias_input) + F.linear(hidden, weight_hidden, bias_hidden)
-    input_gate, forget_gate, candidate, output_gate = gates.chunk(4, dim=1)
-    cell = torch.sigmoid(forget_gate) * cell + torch.sigmoid(input_gate) * torch.tanh(candidate)
-    return torch.sigmoid(output_gate) * torch.tanh(cell), cell
+    step = lstm_step(gates, cell)
+    return step.hidden, step.cell
 
 
 def _narrow(states: Any, width: int) -> Any:
@@ -163,8 +161,8 @@ def _narrow(states: Any, width: int) -> Any:
 class Lstm(_TorchRecurrentCore):
     """Long short-term memory (Hochreiter and Schmidhuber 1997), `torch.nn.LSTM`.
 
-    On a CPU sequences are run by a fused kernel, resets inside, for which the torch module holds the weights; it is
-    also the kernel's specification, and what runs elsewhere and where no compiler is.
+    On a CPU a fused kernel runs whole sequences with resets; the torch module holds its weights, is its specification,
+    and runs on other devices and without a compiler.
     """
 
     parts = 2
@@ -181,30 +179,31 @@ class Lstm(_TorchRecurrentCore):
         self.network = nn.LSTM(self.input_size, self.output_size, self.layers)
 
     def _run_sequence(
-        self, inputs: Tensor, state: Tensor, resets: Tensor | None, wants_state: bool
+        self, inputs: Tensor, state: Tensor, resets: Tensor | None, needs_state: bool
     ) -> tuple[Tensor, Tensor | None]:
         if not is_fused("auto", inputs.device):
-            return super()._run_sequence(inputs, state, resets, wants_state)
+            return super()._run_sequence(inputs, state, resets, needs_state)
         if len(inputs) == 1 and not torch.is_grad_enabled():
             if len(state) > FEW:
-                return super()._run_sequence(inputs, state, resets, wants_state)
+                return super()._run_sequence(inputs, state, resets, needs_state)
             weights = [weight for layer in self.network.all_weights for weight in layer]
             stepped: tuple[Tensor, Tensor] = torch.ops.ntm_rl.lstm_step.default(inputs, state, resets, weights)
             return stepped
         last = state[:, 1:].chunk(2 * self.layers, dim=1)
         hiddens, cells = [], []
         for layer, (weight_input, weight_hidden, bias_input, bias_hidden) in enumerate(self.network.all_weights):
-            if (
-                bias_input.shape != bias_hidden.shape or bias_input.dtype != bias_hidden.dtype
-            ):  # their sum would broadcast
+            # Their sum would broadcast.
+            if bias_input.shape != bias_hidden.shape or bias_input.dtype != bias_hidden.dtype:
                 shown = " and ".join(f"{list(bias.shape)}, {bias.dtype}" for bias in (bias_input, bias_hidden))
-                raise InputError(f"biases of layer {layer} of shape {shown}: must be alike, [{4 * self.output_size}]")
+                raise InputError(
+                    f"biases of layer {layer} of shape {shown}: must be [{4 * self.output_size}] and of one type"
+                )
             arguments = (inputs, last[layer], last[self.layers + layer], resets, weight_input, weight_hidden)
             inputs, cell = run_lstm(*arguments, bias_input + bias_hidden)
-            if wants_state:
+            if needs_state:
                 hiddens.append(inputs[-1])
                 cells.append(cell)
-        return inputs, torch.cat([torch.ones_like(state[:, :1]), *hiddens, *cells], dim=1) if wants_state else None
+        return inputs, self.layout.pack([*hiddens, *cells]) if needs_state else None
 
 
 @register_core("gru")
@@ -228,7 +227,7 @@ class Gru(_TorchRecurrentCore):
 
 @register_core("elman")
 class Elman(_TorchRecurrentCore):
-    """Elman's simple recurrent network (1990), `torch.nn.RNN`: one tanh layer that sees its last output."""
+    """Elman's simple recurrent network (1990), `torch.nn.RNN` with tanh."""
 
     parts = 1
     run_cell = staticmethod(torch.rnn_tanh_cell)

@@ -9,7 +9,6 @@ from ntm_rl.errors import InputError, did_you_mean
 
 _CORES: dict[str, type[MemoryCore]] = {}
 
-
 _BUILT_IN_MODULES = (
     "ntm_rl.cores.ntm",
     "ntm_rl.cores.recurrent",
@@ -23,9 +22,11 @@ _BUILT_IN_MODULES = (
 
 
 def register_core(name: str) -> Callable[[type[MemoryCore]], type[MemoryCore]]:
-    """Class decorator: makes a core available by `name` to policies, configs and the command line.
+    """Class decorator that makes a core available by `name` to policies, configs and the command line.
 
-    The constructor takes `input_size` and keyword arguments annotated `Annotated[type, "one sentence"]`.
+    A core sets `input_size`, `output_size` and `layout` in a constructor that takes `input_size` and keyword arguments
+    annotated `Annotated[type, "one sentence"]`, and implements `_run`. The module of a built-in core is listed in
+    `_BUILT_IN_MODULES`, which is the only other file to change.
     """
 
     def register(core: type[MemoryCore]) -> type[MemoryCore]:
@@ -42,21 +43,27 @@ def core_names() -> tuple[str, ...]:
     return tuple(_CORES)
 
 
+def is_built_in(name: str) -> bool:
+    """Whether `name` is a registered core of this package."""
+    return name in core_names() and _CORES[name].__module__ in _BUILT_IN_MODULES
+
+
 def core_class(name: str) -> type[MemoryCore]:
     """Returns the core registered as `name`.
 
     Raises:
-        InputError: there is no such core.
+        InputError: unknown core.
     """
     names = core_names()
     if name not in names:
         raise InputError(
-            f"core = {name!r}: unknown core; valid are {', '.join(names)}.{did_you_mean(str(name), names)}"
+            f"core = {name!r}: unknown core; valid are {', '.join(names)}."
+            f"{did_you_mean(str(name), names) or ' Import the module that registers a core of your own first.'}"
         )
     return _CORES[name]
 
 
-def make_core(name: str, input_size: int, **kwargs: Any) -> MemoryCore:
+def make_core(name: str, input_size: int, /, **kwargs: Any) -> MemoryCore:
     """Builds the core registered as `name`.
 
     Raises:

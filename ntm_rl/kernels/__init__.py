@@ -1,1 +1,1 @@
-"""Fused sequence kernels; each has an eager reference that is its specification."""
+"""Fused sequence kernels; each has an eager implementation as its specification."""

@@ -1,6 +1,6 @@
-"""The machine's C++ compiler: which one it is, what it builds for, and why it fails.
+"""Finds and calls the machine's C++ compiler, and explains its failures.
 
-It is called without a shell, so that paths may hold spaces and quotes, and without ninja or setuptools.
+It is called without a shell, so that paths may contain spaces and quotes, and without ninja or setuptools.
 """
 
 import os
@@ -19,49 +19,49 @@ import torch
 FLAGS = ["-std=c++20", "-fPIC", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
 ABI = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
 TORCH = Path(torch.__file__).parent
-LONGEST_BUILD = 600.0  # seconds that compilers have, and that a process waits for another one's build
+BUILD_TIMEOUT = 600.0  # seconds, also for waiting on another process's build
 
 
 class BuildError(RuntimeError):
-    """The library cannot be built: what the compiler said, in one line."""
+    """The library cannot be built; the message is one line of the compiler's output."""
 
 
 def find_compiler() -> list[str]:
     """Returns the compiler's program and arguments: those of CXX, else the first of c++, g++ and clang++.
 
     Raises:
-        BuildError: there is none.
+        BuildError: no compiler.
     """
     named = os.environ.get("CXX", "").strip()
-    for program, *arguments in _words_of(named) if named else [["c++"], ["g++"], ["clang++"]]:
+    for program, *arguments in _commands_of(named) if named else [["c++"], ["g++"], ["clang++"]]:
         if found := shutil.which(program):
             return [found, *arguments]
     if named:
-        raise BuildError(f"CXX = {named!r} names no program; unset it or name a C++ compiler")
-    raise BuildError("there is no C++ compiler on PATH; install one (apt install g++) or name one in CXX")
+        raise BuildError(f"CXX = {named!r}: no such program; unset it or set it to a C++ compiler")
+    raise BuildError("no C++ compiler on PATH; install one (apt install g++) or set CXX")
 
 
-def _words_of(command: str) -> Iterator[list[str]]:
-    yield [command]  # a path may hold spaces
-    with suppress(ValueError):  # an open quote
+def _commands_of(command: str) -> Iterator[list[str]]:
+    yield [command]  # a path may contain spaces
+    with suppress(ValueError):  # unbalanced quotes
         yield shlex.split(command)
 
 
 def target_of(compiler: list[str]) -> str:
-    """Returns what the compiler predefines: its version and what -march=native means here; empty if it fails."""
+    """Returns the compiler's predefined macros, with its version and the target of -march=native; empty if it fails."""
     command = [*compiler, *FLAGS, "-dM", "-E", "-x", "c++", os.devnull]
     try:
-        said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60).stdout
+        macros = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=60).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
-    return said.decode(errors="replace")
+    return macros.decode(errors="replace")
 
 
 def build_library(compiler: list[str], sources: list[Path], library: Path, log: Path) -> None:
-    """Compiles all sources at the same time and links them; everything temporary lies in the library's folder.
+    """Compiles all sources in parallel and links them, with temporary files in the library's folder.
 
     Raises:
-        BuildError: with the compiler's reason and the path of `log`, which then holds all that it wrote.
+        BuildError: with the compiler's reason and the path of `log`, to which its output is written.
     """
     folder = library.parent
     includes = [ABI, "-isystem", str(TORCH / "include")]
@@ -76,8 +76,8 @@ def build_library(compiler: list[str], sources: list[Path], library: Path, log: 
 
 
 def _run(commands: list[list[str]], folder: Path, log: Path) -> None:
-    """Runs all commands at the same time; the first that fails or does not end stops the others."""
-    deadline = time.monotonic() + LONGEST_BUILD
+    """Runs all commands in parallel; the first one that fails or times out stops the others."""
+    deadline = time.monotonic() + BUILD_TIMEOUT
     with _running(commands, folder) as processes:
         for index, process in enumerate(processes):
             try:
@@ -85,7 +85,7 @@ def _run(commands: list[list[str]], folder: Path, log: Path) -> None:
                     continue
             except subprocess.TimeoutExpired:
                 command = shlex.join(commands[index])
-                raise BuildError(f"the compiler does not end within {LONGEST_BUILD:.0f} s: {command}") from None
+                raise BuildError(f"the compiler did not finish within {BUILD_TIMEOUT:.0f} s: {command}") from None
             output = _output(folder, index).read_text(errors="replace")
             log.write_text(f"{shlex.join(commands[index])}\n{output}", errors="replace")
             raise BuildError(f"{_reason(output, process.returncode)}; full log: {log}")
@@ -93,7 +93,7 @@ def _run(commands: list[list[str]], folder: Path, log: Path) -> None:
 
 @contextmanager
 def _running(commands: list[list[str]], folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    # Reasons are looked for in English, and what a killed compiler leaves is deleted with the folder.
+    # Errors are searched for in English; files of a killed compiler are deleted with the folder.
     environment = {**os.environ, "LC_ALL": "C", "TMPDIR": str(folder)}
     processes: list[subprocess.Popen[bytes]] = []
     try:
@@ -104,7 +104,7 @@ def _running(commands: list[list[str]], folder: Path) -> Iterator[list[subproces
     finally:
         for process in processes:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # and what it has started: the compiler behind its driver
+                os.killpg(process.pid, signal.SIGKILL)  # with its children: the driver starts the compiler
                 process.wait()
 
 
@@ -119,7 +119,7 @@ def _start(command: list[str], output: int, environment: dict[str, str]) -> subp
             process_group=0,
         )
     except OSError as error:
-        raise BuildError(f"{command[0]} does not run: {error.strerror}") from error
+        raise BuildError(f"cannot run {command[0]}: {error.strerror}") from error
 
 
 def _output(folder: Path, index: int) -> Path:
@@ -127,11 +127,11 @@ def _output(folder: Path, index: int) -> Path:
 
 
 def _reason(output: str, returncode: int) -> str:
-    """Returns the line of a compiler's or linker's output that says what is wrong."""
+    """Returns the line with the error in a compiler's or linker's output."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     error = re.compile(r"error:|undefined reference|\bld(\.\w+)?: (?!.*(warning|in function))", re.IGNORECASE)
     if found := next(filter(error.search, lines), None):
         return found
     if returncode < 0:
         return f"the compiler was killed by {signal.Signals(-returncode).name}"
-    return lines[-1] if lines else f"the compiler ended with status {returncode} and said nothing"
+    return lines[-1] if lines else f"the compiler exited with status {returncode} and without output"

@@ -1,24 +1,16 @@
-// One step of an LSTM, a GRU or a feedforward layer for one batch element, once its gates' sums are known.
+// One step of an LSTM, a GRU or a feedforward layer for one batch element, from the sums of its gates.
 #pragma once
 
 #include "numerics.h"
 
 namespace ntm_rl {
 
-// kLstmMemory: an LSTM as ntm_rl/cores/lstm_memory.py has it, whose candidate is the last of its gates.
-enum Controller : int64_t { kLstm = 0, kGru = 1, kFeedforward = 2, kLstmMemory = 3 };
+enum Controller : int64_t { kLstm = 0, kGru = 1, kFeedforward = 2 };
 
-// Rows of the gates. The GRU has four, since its candidate's share of the hidden state is kept apart.
+// Rows of the gates, in PyTorch's order. The GRU has four: the hidden state's share in its candidate is separate.
 inline int64_t gate_rows(Controller controller, int64_t units) {
   return units * (controller == kFeedforward ? 1 : 4);
 }
-
-// Rows of an LSTM's candidate and output gate, behind those of its input and forget gate.
-struct LstmRows {
-  int64_t candidate, output;
-  LstmRows(Controller controller, int64_t units)
-      : candidate(units * (controller == kLstm ? 2 : 3)), output(5 * units - candidate) {}
-};
 
 // The gates g are activated in place; hidden and cell may be hidden_in and cell_in.
 template <typename s>
@@ -27,13 +19,12 @@ inline void control(Controller controller, int64_t H, s* __restrict g, const s* 
   if (controller == kFeedforward) {
 #pragma omp simd
     for (int64_t i = 0; i < H; ++i) hidden[i] = g[i] = tanh_(g[i]);
-  } else if (controller != kGru) {
-    const LstmRows at(controller, H);
+  } else if (controller == kLstm) {  // gates: input, forget, candidate, output
 #pragma omp simd
     for (int64_t i = 0; i < H; ++i) {
-      const s input = sigmoid(g[i]), forget = sigmoid(g[H + i]), candidate = tanh_(g[at.candidate + i]),
-              output = sigmoid(g[at.output + i]), new_cell = forget * cell_in[i] + input * candidate;
-      g[i] = input, g[H + i] = forget, g[at.candidate + i] = candidate, g[at.output + i] = output;
+      const s input = sigmoid(g[i]), forget = sigmoid(g[H + i]), candidate = tanh_(g[2 * H + i]),
+              output = sigmoid(g[3 * H + i]), new_cell = forget * cell_in[i] + input * candidate;
+      g[i] = input, g[H + i] = forget, g[2 * H + i] = candidate, g[3 * H + i] = output;
       cell[i] = new_cell;
       hidden[i] = output * tanh_(new_cell);
     }
@@ -47,8 +38,8 @@ inline void control(Controller controller, int64_t H, s* __restrict g, const s* 
   }
 }
 
-// Backward of `control`. d_cell: in, the gradient of this step's cell; out, of the one before. d_hidden likewise, of
-// what reaches the hidden state before other than through the gates.
+// Backward of `control`. d_cell: in, the gradient of this step's cell; out, of the last one. d_hidden: in, the gradient
+// of this step's hidden state; out, of the last one without the path through the gates.
 template <typename s>
 inline void control_backward(Controller controller, int64_t H, const s* __restrict g, const s* hidden_in,
                              const s* cell_in, const s* cell, s* __restrict d_hidden, s* __restrict d_cell,
@@ -59,17 +50,16 @@ inline void control_backward(Controller controller, int64_t H, const s* __restri
       d_gates[i] = d_hidden[i] * (1 - g[i] * g[i]);
       d_hidden[i] = 0;
     }
-  } else if (controller != kGru) {
-    const LstmRows at(controller, H);
+  } else if (controller == kLstm) {  // gates: input, forget, candidate, output
 #pragma omp simd
     for (int64_t i = 0; i < H; ++i) {
-      const s input = g[i], forget = g[H + i], candidate = g[at.candidate + i], output = g[at.output + i],
+      const s input = g[i], forget = g[H + i], candidate = g[2 * H + i], output = g[3 * H + i],
               squashed = tanh_(cell[i]);
       const s d = d_cell[i] + d_hidden[i] * output * (1 - squashed * squashed);
       d_gates[i] = d * candidate * input * (1 - input);
       d_gates[H + i] = d * cell_in[i] * forget * (1 - forget);
-      d_gates[at.candidate + i] = d * input * (1 - candidate * candidate);
-      d_gates[at.output + i] = d_hidden[i] * squashed * output * (1 - output);
+      d_gates[2 * H + i] = d * input * (1 - candidate * candidate);
+      d_gates[3 * H + i] = d_hidden[i] * squashed * output * (1 - output);
       d_cell[i] = d * forget;
       d_hidden[i] = 0;
     }

@@ -41,13 +41,13 @@ struct DncMemory {
     lay_back_rows(z, 3 + z.N + z.R, from + z.L * z.M, to + z.N * z.M);
   }
 
-  // By how much each slot is not freed.
+  // Share of each slot that is not freed.
   template <typename s>
   static void retain(const Sizes& z, const DncRow<const s>& in, Scratch<s>& x) {
     std::fill(x.retention.begin(), x.retention.end(), s(1));
     for (int64_t r = 0; r < z.R; ++r)
 #pragma omp simd
-      for (int64_t n = 0; n < z.L; ++n) x.retention[n] *= 1 - x.said.free[r] * in.readings[r * z.L + n];
+      for (int64_t n = 0; n < z.L; ++n) x.retention[n] *= 1 - x.interface.free[r] * in.readings[r * z.L + n];
   }
 
   template <typename s>
@@ -55,31 +55,31 @@ struct DncMemory {
     const DncRow<const s> in(z, in_);
     const DncRow<s> out(z, out_);
     const DncKept<s> kept(z, kept_);
-    const Said<s>& said = x.said;
-    x.said.activate(z, raw);
+    const Interface<s>& interface = x.interface;
+    x.interface.activate(z, raw);
     retain(z, in, x);
 #pragma omp simd
     for (int64_t n = 0; n < z.L; ++n)
       out.usage[n] = (in.usage[n] + in.written[n] * (1 - in.usage[n])) * x.retention[n];
     allocate(z, out.usage, kept, x);
-    look_up(z, z.R, in.memory, said, kept);
-    const s gate = *said.write, *similar = kept.content + z.R * z.L;
+    look_up(z, z.R, in.memory, interface, kept);
+    const s gate = *interface.write, *similar = kept.content + z.R * z.L;
 #pragma omp simd
     for (int64_t n = 0; n < z.L; ++n)
-      out.written[n] = gate * ((1 - *said.allocate) * similar[n] + *said.allocate * kept.allocation[n]);
+      out.written[n] = gate * ((1 - *interface.allocate) * similar[n] + *interface.allocate * kept.allocation[n]);
     write(z, in, out, x);
     link(z, in, out, kept);
-    for (int64_t r = 0; r < z.R; ++r) look_up(z, r, out.memory, said, kept);
+    for (int64_t r = 0; r < z.R; ++r) look_up(z, r, out.memory, interface, kept);
     for (int64_t i = 0; z.sharpens && i < 2 * z.R; ++i) {
       s *sharpened = kept.sharpened + i * z.L, *plain = kept.directions + i * z.L;
 #pragma omp simd
       for (int64_t n = 0; n < z.N; ++n) sharpened[n] = log_(std::max(plain[n], s(0)) + s(kLogEpsilon));
-      softmax(sharpened, sharpened, said.sharpness[i], z.N);
+      softmax(sharpened, sharpened, interface.sharpness[i], z.N);
       std::fill(sharpened + z.N, sharpened + z.L, s(0));
     }
     for (int64_t r = 0; r < z.R; ++r) {
       const s *before = kept.sharpened + r * z.L, *after = before + z.R * z.L, *content = kept.content + r * z.L,
-              *mode = said.modes + 3 * r;
+              *mode = interface.modes + 3 * r;
       s* readings = out.readings + r * z.L;
 #pragma omp simd
       for (int64_t n = 0; n < z.L; ++n)
@@ -90,7 +90,7 @@ struct DncMemory {
 
   template <typename s>
   static void write(const Sizes& z, const DncRow<const s>& in, const DncRow<s>& out, const Scratch<s>& x) {
-    const s *erase = x.said.erase, *add = x.said.add;
+    const s *erase = x.interface.erase, *add = x.interface.add;
     for (int64_t n = 0; n < z.L; n += kLanes<s>) {
       const Vector<s> weights = load(out.written + n), kept = retained(z, x, n);
       for (int64_t m = 0; m < z.M; ++m) {
@@ -100,7 +100,7 @@ struct DncMemory {
     }
   }
 
-  // What a write keeps of the slots from n on.
+  // Share of a vector of slots from n on that a write keeps.
   template <typename s>
   static Vector<s> retained(const Sizes& z, const Scratch<s>& x, int64_t n) {
     return z.wipes ? load(&x.retention[n]) : Vector<s>{} + 1;
@@ -112,7 +112,7 @@ struct DncMemory {
     const DncRow<const s> in(z, in_);
     const DncRow<s> out(z, out_), d(z, d_row);
     const DncKept<s> kept(z, kept_);
-    x.said.activate(z, raw);
+    x.interface.activate(z, raw);
     retain(z, in, x);
     read_heads_backward(z, out, kept, d_reads, d, x);
     link_backward(z, in, out, x.d_directions.data(), d, d.readings);
@@ -127,10 +127,10 @@ struct DncMemory {
       d.written[n] = d_used * (1 - last);
     }
     retention_backward(z, in, d, x);
-    x.said.backward(z, raw, x.d_said, d_raw);
+    x.interface.backward(z, raw, x.d_interface, d_raw);
   }
 
-  // From what was read to the directions' gradients; adds to that of the memory.
+  // Gradients of the directions from those of the reads; adds to that of the memory.
   template <typename s>
   static void read_heads_backward(const Sizes& z, const DncRow<s>& out, const DncKept<s>& kept, const s* d_reads,
                                   const DncRow<s>& d, Scratch<s>& x) {
@@ -138,8 +138,8 @@ struct DncMemory {
       s *d_readings = d.readings + r * z.L, *d_before = &x.d_directions[r * z.L], *d_after = d_before + z.R * z.L,
         *d_content = x.d_content.data();
       read_backward(z, out.readings + r * z.L, out.memory, d_reads + r * z.M, d_readings, d.memory);
-      const s *before = kept.sharpened + r * z.L, *after = before + z.R * z.L, *mode = x.said.modes + 3 * r;
-      s* d_mode = x.d_said.modes + 3 * r;
+      const s *before = kept.sharpened + r * z.L, *after = before + z.R * z.L, *mode = x.interface.modes + 3 * r;
+      s* d_mode = x.d_interface.modes + 3 * r;
       d_mode[0] = dot(d_readings, before, z.L);
       d_mode[1] = dot(d_readings, kept.content + r * z.L, z.L);
       d_mode[2] = dot(d_readings, after, z.L);
@@ -152,7 +152,8 @@ struct DncMemory {
       look_up_backward(z, r, out.memory, kept, d_content, d.memory, x);
     }
     for (int64_t i = 0; z.sharpens && i < 2 * z.R; ++i) {
-      const s *sharpened = kept.sharpened + i * z.L, *plain = kept.directions + i * z.L, gamma = x.said.sharpness[i];
+      const s *sharpened = kept.sharpened + i * z.L, *plain = kept.directions + i * z.L,
+              gamma = x.interface.sharpness[i];
       s *d_direction = &x.d_directions[i * z.L], d_gamma = 0;
       const s mean = dot(sharpened, d_direction, z.L);
 #pragma omp simd reduction(+ : d_gamma)
@@ -161,15 +162,15 @@ struct DncMemory {
         d_gamma += d_power * log_(base);
         d_direction[n] = plain[n] < 0 ? s(0) : gamma * d_power / base;
       }
-      x.d_said.sharpness[i] = d_gamma;
+      x.d_interface.sharpness[i] = d_gamma;
     }
   }
 
-  // Adds to the gradient of the write weighting and begins that of the retention.
+  // Adds to the gradient of the write weighting and sets that of the retention.
   template <typename s>
   static void write_backward(const Sizes& z, const DncRow<const s>& in, const DncRow<s>& out, const DncRow<s>& d,
                              Scratch<s>& x) {
-    const s *erase = x.said.erase, *add = x.said.add;
+    const s *erase = x.interface.erase, *add = x.interface.add;
     for (int64_t m = 0; m < z.M; ++m) {
       Vector<s> d_add{}, d_erase{};
       for (int64_t n = 0; n < z.L; n += kLanes<s>) {
@@ -178,8 +179,8 @@ struct DncMemory {
         d_add += weighted;
         d_erase -= weighted * retained(z, x, n) * load(in.memory + i);
       }
-      x.d_said.add[m] = sum_of<s>(d_add);
-      x.d_said.erase[m] = sum_of<s>(d_erase);
+      x.d_interface.add[m] = sum_of<s>(d_add);
+      x.d_interface.erase[m] = sum_of<s>(d_erase);
     }
     for (int64_t n = 0; n < z.L; n += kLanes<s>) {
       const Vector<s> weights = load(out.written + n), kept = retained(z, x, n);
@@ -196,11 +197,11 @@ struct DncMemory {
     }
   }
 
-  // From the write weighting to its gates, and adds to the gradients of memory and usage.
+  // Gradients of the write weighting's gates; adds to those of memory and usage.
   template <typename s>
-  static void weighting_backward(const Sizes& z, const DncRow<const s>& in, const DncRow<s>& out, const DncKept<s>& kept,
-                                 const DncRow<s>& d, Scratch<s>& x) {
-    const s gate = *x.said.write, choice = *x.said.allocate, *similar = kept.content + z.R * z.L;
+  static void weighting_backward(const Sizes& z, const DncRow<const s>& in, const DncRow<s>& out,
+                                 const DncKept<s>& kept, const DncRow<s>& d, Scratch<s>& x) {
+    const s gate = *x.interface.write, choice = *x.interface.allocate, *similar = kept.content + z.R * z.L;
     s *d_content = x.d_content.data(), *d_allocation = x.d_allocation.data(), d_gate = 0, d_choice = 0;
 #pragma omp simd reduction(+ : d_gate, d_choice)
     for (int64_t n = 0; n < z.L; ++n) {
@@ -210,8 +211,8 @@ struct DncMemory {
       d_content[n] = (1 - choice) * d_mix;
       d_allocation[n] = choice * d_mix;
     }
-    *x.d_said.write = d_gate;
-    *x.d_said.allocate = d_choice;
+    *x.d_interface.write = d_gate;
+    *x.d_interface.allocate = d_choice;
     look_up_backward(z, z.R, in.memory, kept, d_content, d.memory, x);
     allocate_backward(z, out.usage, kept, d_allocation, d.usage, x);
   }
@@ -225,9 +226,9 @@ struct DncMemory {
       for (int64_t other = 0; other < z.R; ++other)
 #pragma omp simd
         for (int64_t n = 0; n < z.L; ++n)
-          others[n] *= other == r ? s(1) : 1 - x.said.free[other] * in.readings[other * z.L + n];
-      x.d_said.free[r] = -dot(others, in.readings + r * z.L, z.L);
-      add_scaled(d.readings + r * z.L, -x.said.free[r], others, z.L);
+          others[n] *= other == r ? s(1) : 1 - x.interface.free[other] * in.readings[other * z.L + n];
+      x.d_interface.free[r] = -dot(others, in.readings + r * z.L, z.L);
+      add_scaled(d.readings + r * z.L, -x.interface.free[r], others, z.L);
     }
   }
 };

@@ -10,23 +10,23 @@
 
 namespace ntm_rl {
 
-constexpr double kUsageEpsilon = 1e-6;  // dnc_addressing.USAGE_EPSILON
-constexpr double kTie = 1e-6;           // dnc_addressing.TIE
+constexpr double kUsageEpsilon = 1e-6;  // USAGE_EPSILON in addressing/dnc.py
+constexpr double kTie = 1e-6;           // TIE in addressing/dnc.py
 
-// R read heads; K = R + 1 with the write head, which comes last; P of what the controller says.
+// R read heads; K = R + 1 heads with the write head, which comes last; P interface parameters.
 struct DncSizes : SlotSizes {
   int64_t R, K, P;
   bool masks, wipes, sharpens;
-  double clip;  // of what the controller says
+  double clip;  // range of the interface parameters
 };
 
-// What the controller says to the memory, activated; in the order in which it says it. Without masks they are 1.
+// Activated interface parameters, in the order of the interface layer's rows. Without masks they are 1.
 template <typename s>
-struct Said {
-  std::vector<s> values, slopes, squares, masked;  // of the masks, and keys times those
+struct Interface {
+  std::vector<s> values, slopes, squares, masked;  // squares of the masks, and keys times squares
   s *keys, *add, *modes, *strengths, *sharpness, *erase, *free, *allocate, *write, *masks;
 
-  explicit Said(const DncSizes& z)
+  explicit Interface(const DncSizes& z)
       : values(z.P + (z.masks ? 0 : z.K * z.M), s(1)), slopes(z.P), squares(z.K * z.M), masked(z.K * z.M) {
     s* at = values.data();
     const auto take = [&](int64_t size) { return std::exchange(at, at + size); };
@@ -40,7 +40,7 @@ struct Said {
 #pragma omp simd
     for (int64_t i = 0; i < z.P; ++i) values[i] = clamp(raw[i], bound);
     for (int64_t r = 0; r < z.R; ++r) softmax(modes + 3 * r, modes + 3 * r, s(1), 3);
-    // The slopes come from the power exp(-|x|): a sigmoid near 1 has no digits left of what it lacks.
+    // The slopes come from the power exp(-|x|): one minus a sigmoid near 1 would cancel.
     const int64_t few = strengths - values.data(), positive = erase - strengths, gates = z.P - few - positive;
     s *x = strengths, *slope = &slopes[few];
 #pragma omp simd
@@ -63,8 +63,8 @@ struct Said {
     }
   }
 
-  // To d_raw, from the gradients of what was activated here from `raw`.
-  void backward(const DncSizes& z, const s* raw, Said& d, s* d_raw) {
+  // Writes d_raw from the gradients d of the parameters activated from `raw`.
+  void backward(const DncSizes& z, const s* raw, Interface& d, s* d_raw) {
     for (int64_t r = 0; r < z.R; ++r) {
       const s *mode = modes + 3 * r, mean = dot(mode, d.modes + 3 * r, 3);
       for (int64_t i = 0; i < 3; ++i) d.modes[3 * r + i] = mode[i] * (d.modes[3 * r + i] - mean);
@@ -78,12 +78,13 @@ struct Said {
 
 template <typename s>
 struct DncScratch {
-  Said<s> said, d_said;
-  std::vector<s> retention, d_retention, others, d_content, d_products, d_squares, d_allocation, d_directions, keys, left;
+  Interface<s> interface, d_interface;
+  std::vector<s> retention, d_retention, others, d_content, d_products, d_squares, d_allocation, d_directions, keys,
+      left;
   std::vector<int64_t> order;
 
   explicit DncScratch(const DncSizes& z)
-      : said(z), d_said(z), retention(z.L), d_retention(z.L), others(z.L), d_content(z.L), d_products(z.L),
+      : interface(z), d_interface(z), retention(z.L), d_retention(z.L), others(z.L), d_content(z.L), d_products(z.L),
         d_squares(z.L), d_allocation(z.L), d_directions(2 * z.R * z.L), keys(z.L), left(z.L), order(z.N) {}
 };
 
@@ -100,7 +101,7 @@ struct DncRow {
 };
 
 // What a step keeps: content weightings, similarities and the slots' norms, [K, L] each, the slots' places in the free
-// list and the allocation weighting, [L], and what is before and after what was read, [2 R, L], plain and sharpened.
+// list and the allocation weighting, [L], and the backward and forward weightings [2 R, L], plain and sharpened.
 template <typename s>
 struct DncKept {
   s *content, *similarity, *norms, *places, *allocation, *directions, *sharpened;
@@ -113,10 +114,10 @@ struct DncKept {
   static int64_t size(const DncSizes& z) { return z.L * (3 * z.K + 2 + (z.sharpens ? 4 : 2) * z.R); }
 };
 
-// Head k looks for slots like its key.
+// Content weighting of head k.
 template <typename s>
-void look_up(const DncSizes& z, int64_t k, const s* memory, const Said<s>& said, const DncKept<s>& to) {
-  const s *squares = &said.squares[k * z.M], *masked = &said.masked[k * z.M];
+void look_up(const DncSizes& z, int64_t k, const s* memory, const Interface<s>& interface, const DncKept<s>& to) {
+  const s *squares = &interface.squares[k * z.M], *masked = &interface.masked[k * z.M];
   s *content = to.content + k * z.L, *similarity = to.similarity + k * z.L, *norms = to.norms + k * z.L;
   for (int64_t n = 0; n < z.L; n += kLanes<s>) {
     Vector<s> products{}, sums{};
@@ -128,13 +129,13 @@ void look_up(const DncSizes& z, int64_t k, const s* memory, const Said<s>& said,
     store(similarity + n, products);
     store(norms + n, sums);
   }
-  const s inverse_norm = 1 / std::sqrt(dot(said.keys + k * z.M, masked, z.M) + s(kNormEpsilon));
+  const s inverse_norm = 1 / std::sqrt(dot(interface.keys + k * z.M, masked, z.M) + s(kNormEpsilon));
 #pragma omp simd
   for (int64_t n = 0; n < z.L; ++n) {
     norms[n] = std::sqrt(norms[n] + s(kNormEpsilon));
     similarity[n] *= inverse_norm / norms[n];
   }
-  softmax(content, similarity, said.strengths[k], z.N);
+  softmax(content, similarity, interface.strengths[k], z.N);
   std::fill(content + z.N, content + z.L, s(0));
 }
 
@@ -142,12 +143,12 @@ void look_up(const DncSizes& z, int64_t k, const s* memory, const Said<s>& said,
 template <typename s>
 void look_up_backward(const DncSizes& z, int64_t k, const s* memory, const DncKept<s>& of, const s* d_content,
                       s* d_memory, DncScratch<s>& x) {
-  const Said<s>& said = x.said;
+  const Interface<s>& interface = x.interface;
   const s *content = of.content + k * z.L, *similarity = of.similarity + k * z.L, *norms = of.norms + k * z.L,
-          *key = said.keys + k * z.M, *squares = &said.squares[k * z.M], *masked = &said.masked[k * z.M];
-  s *d_products = x.d_products.data(), *d_squares = x.d_squares.data();  // of the slots' squared norms
+          *key = interface.keys + k * z.M, *squares = &interface.squares[k * z.M], *masked = &interface.masked[k * z.M];
+  s *d_products = x.d_products.data(), *d_squares = x.d_squares.data();  // gradients of the slots' squared norms
   const s square = dot(key, masked, z.M) + s(kNormEpsilon), inverse_norm = 1 / std::sqrt(square);
-  const s mean = dot(content, d_content, z.L), beta = said.strengths[k];
+  const s mean = dot(content, d_content, z.L), beta = interface.strengths[k];
   s d_beta = 0, along_key = 0;
 #pragma omp simd reduction(+ : d_beta, along_key)
   for (int64_t n = 0; n < z.L; ++n) {
@@ -157,9 +158,9 @@ void look_up_backward(const DncSizes& z, int64_t k, const s* memory, const DncKe
     d_products[n] = d_similarity * inverse_norm / norms[n];
     d_squares[n] = -s(0.5) * d_similarity * similarity[n] / (norms[n] * norms[n]);
   }
-  x.d_said.strengths[k] = d_beta;
-  s *d_key = x.d_said.keys + k * z.M, *d_mask = x.d_said.masks + k * z.M;
-  const s of_norm = along_key / square;  // the share of the key in its own norm, times -1
+  x.d_interface.strengths[k] = d_beta;
+  s *d_key = x.d_interface.keys + k * z.M, *d_mask = x.d_interface.masks + k * z.M;
+  const s of_norm = along_key / square;  // minus the key's coefficient in the gradient through its norm
   for (int64_t m = 0; m < z.M; ++m) {
     Vector<s> along{}, along_square{};
     for (int64_t n = 0; n < z.L; n += kLanes<s>) {
@@ -171,12 +172,12 @@ void look_up_backward(const DncSizes& z, int64_t k, const s* memory, const DncKe
     }
     const s d_masked = sum_of<s>(along);
     d_key[m] = squares[m] * (d_masked - of_norm * key[m]);
-    d_mask[m] = 2 * said.masks[k * z.M + m] *
+    d_mask[m] = 2 * interface.masks[k * z.M + m] *
                 (key[m] * (d_masked - s(0.5) * of_norm * key[m]) + sum_of<s>(along_square));
   }
 }
 
-// Where to write what belongs nowhere yet. Places are found by counting: the links cost N squared anyway.
+// Allocation weighting. Places are found by counting: the links cost N squared anyway.
 template <typename s>
 void allocate(const DncSizes& z, const s* usage, const DncKept<s>& to, DncScratch<s>& x) {
   s *keys = x.keys.data(), *places = to.places;
@@ -203,7 +204,7 @@ void allocate(const DncSizes& z, const s* usage, const DncKept<s>& to, DncScratc
   std::fill(to.allocation + z.N, to.allocation + z.L, s(0));
 }
 
-// Adds to d_usage; the order itself has no gradient.
+// Backward of `allocate`; adds to d_usage. The order has no gradient.
 template <typename s>
 void allocate_backward(const DncSizes& z, const s* usage, const DncKept<s>& of, const s* d_allocation, s* d_usage,
                        DncScratch<s>& x) {
@@ -221,7 +222,7 @@ void allocate_backward(const DncSizes& z, const s* usage, const DncKept<s>& of, 
   }
 }
 
-// Links, precedence, and what is before and after what was read last.
+// Links, precedence, backward and forward weightings.
 template <typename s>
 void link(const DncSizes& z, const DncRow<const s>& in, const DncRow<s>& out, const DncKept<s>& to) {
   const int64_t L = z.L;
@@ -244,8 +245,8 @@ void link(const DncSizes& z, const DncRow<const s>& in, const DncRow<s>& out, co
   for (int64_t n = 0; n < L; ++n) out.precedence[n] = left * last[n] + written[n];
 }
 
-// Backward of `link`. d: in, the gradients of `out`; out, of links and precedence of `in`; adds to that of the write
-// weighting. d_readings [R, L]: of the last read weightings.
+// Backward of `link`. d: in, the gradients of `out`; out, those of links and precedence of `in`; adds to that of the
+// write weighting. d_readings [R, L]: gradients of the last read weightings.
 template <typename s>
 void link_backward(const DncSizes& z, const DncRow<const s>& in, const DncRow<s>& out, const s* d_directions,
                    const DncRow<s>& d, s* d_readings) {

@@ -10,17 +10,17 @@ from ntm_rl.errors import InputError
 from ntm_rl.kernels.loader import load_kernels
 from ntm_rl.transforms import differentiate, is_backward_transformed, is_transformed
 
-Plain = Callable[..., tuple[Tensor, Tensor]]  # a sequence as plain operators of torch
+Plain = Callable[..., tuple[Tensor, Tensor]]  # a sequence as plain operators
 
 
 def is_fused(backend: str, device: torch.device) -> bool:
-    """Whether a core with this option `backend` runs its kernel.
+    """Whether a core with this `backend` runs its kernel.
 
     Raises:
-        InputError: it must, and it cannot.
+        InputError: `backend` is fused and the kernel cannot run.
     """
     if backend == "fused" and device.type != "cpu":
-        raise InputError(f"backend = 'fused': runs on the CPU alone, and this is {device}; use auto or eager")
+        raise InputError(f"backend = 'fused': runs only on the CPU, not on {device}; use auto or eager")
     if backend not in ("auto", "fused") or device.type != "cpu" or is_transformed():
         return False
     if _load():
@@ -32,7 +32,7 @@ def is_fused(backend: str, device: torch.device) -> bool:
 
 def _load() -> bool:
     if torch.compiler.is_compiling():
-        from ntm_rl.kernels.operators import load_for_compile  # which imports torch.compile: seconds
+        from ntm_rl.kernels.operators import load_for_compile  # takes seconds: it imports torch.compile
 
         return bool(load_for_compile())
     return load_kernels()
@@ -41,7 +41,7 @@ def _load() -> bool:
 def run_fused(
     kind: str, tensors: Sequence[Tensor | None], sizes: tuple[int, ...], clip: float, plain: Plain
 ) -> tuple[Tensor, Tensor]:
-    """Runs the kernel of a kind of core over a whole sequence, as `FusedSequence` has it."""
+    """Runs the kernel of a `kind` of core over a whole sequence, see `FusedSequence`."""
     if not torch.is_grad_enabled():
         outputs, last, _ = getattr(torch.ops.ntm_rl, f"{kind}_forward").default(*tensors, sizes, clip, False)
     elif torch.compiler.is_compiling():
@@ -52,11 +52,11 @@ def run_fused(
 
 
 class FusedSequence(torch.autograd.Function):
-    """Runs a whole sequence in one call; the eager cores `ntm` and `dnc`, whose `kind` it is, are the specification.
+    """Runs a whole sequence in one call; the eager cores `ntm` and `dnc` are the specification.
 
-    Inputs: `inputs` `[T, B, I]`, `state` `[B, S]`, `start` `[1, S]` or None for zeros, `resets` `[T, B]` bool or None,
-    what inputs, bias and feedback do to the controller's gates, `[G, I]`, `[G]` and `[G, F]`, weight and bias of the
-    layer that speaks to the memory, the kind, the sizes, the clipping range, and the same sequence as plain operators,
+    Inputs: `inputs` `[T, B, I]`, `state` `[B, S]`, `start` `[1, S]` or None for zeros, `resets` `[T, B]` bool or None;
+    the controller's weight of inputs `[G, I]`, bias `[G]` and weight of the feedback `[G, F]`; weight and bias of the
+    interface layer; the kind ("ntm" or "dnc"), the sizes, the clipping range, and the same sequence as plain operators
     for second derivatives. Outputs: `[T, B, O]` and the last state `[B, S]`.
     """
 
@@ -94,16 +94,16 @@ def sequence_gradients(
     """Returns the gradients of the nine tensors of a sequence (see `FusedSequence`).
 
     Args:
-        kind: Of the core.
-        needs: Whether inputs, state and start need theirs.
-        saved: The nine tensors, the outputs and what the forward kept.
-        sizes: The kernel's.
+        kind: The core's.
+        needs: Whether inputs, state and start need a gradient.
+        saved: The nine tensors, the outputs and the tensor that the forward kept.
+        sizes: The kernel's sizes.
         clip: The clipping range.
         d_outputs: Gradient of the outputs, or None.
         d_last: Gradient of the last state, or None.
     """
-    inputs, state, start, resets, weight_input, _, feedback, head_weight, _, outputs, kept = saved
-    read = (inputs, state, start, resets, weight_input, feedback, head_weight, outputs, kept)
+    inputs, state, start, resets, weight_input, _, weight_feedback, weight_interface, _, outputs, kept = saved
+    read = (inputs, state, start, resets, weight_input, weight_feedback, weight_interface, outputs, kept)
     run_backward = getattr(torch.ops.ntm_rl, f"{kind}_backward").default
     d_inputs, d_state, d_start, *d_weights = run_backward(d_outputs, d_last, needs, *read, sizes, clip)
     given = (d_inputs, d_state, d_start.sum(0, keepdim=True))
@@ -112,7 +112,7 @@ def sequence_gradients(
 
 
 def run_lstm(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Runs a layer of an LSTM over a whole sequence, as `FusedLstm` has it."""
+    """Runs an LSTM layer over a whole sequence, see `FusedLstm`."""
     if torch.compiler.is_compiling() and _load():
         operator = torch.ops.ntm_rl.lstm_sequence if torch.is_grad_enabled() else torch.ops.ntm_rl.lstm_forward
         outputs, last_cell, *_ = operator.default(*tensors)
@@ -122,7 +122,7 @@ def run_lstm(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 class FusedLstm(torch.autograd.Function):
-    """Runs a layer of an LSTM over a whole sequence; `torch.nn.LSTM`, begun anew at each reset, is the specification.
+    """Runs an LSTM layer over a whole sequence; `torch.nn.LSTM`, restarted at each reset, is the specification.
 
     Inputs: `inputs` `[T, B, I]`, hidden and cell state `[B, H]`, `resets` `[T, B]` bool or None, torch's weights
     `[4 H, I]` and `[4 H, H]`, and the sum of its biases, `[4 H]`. Outputs: `[T, B, H]` and the last cell `[B, H]`.
@@ -148,7 +148,7 @@ class FusedLstm(torch.autograd.Function):
 def lstm_gradients(
     needs_inputs: bool, saved: Sequence[Any], d_outputs: Tensor | None, d_last_cell: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    """Returns the gradients of a layer's seven tensors (see `FusedLstm`); `saved`: these and what the forward kept."""
+    """Returns the gradients of a layer's seven tensors, from `saved`: these and those that the forward kept."""
     inputs, _, _, resets, weight_input, weight_hidden, _, *kept = saved
     d_inputs, *others = torch.ops.ntm_rl.lstm_backward.default(
         d_outputs, d_last_cell, needs_inputs, inputs, resets, weight_input, weight_hidden, *kept
@@ -166,7 +166,7 @@ def _plain_lstm(
     weight_hidden: Tensor,
     bias: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """`FusedLstm` as plain operators of torch."""
+    """`FusedLstm` as plain operators."""
     outputs = []
     for step, step_inputs in enumerate(inputs):
         if resets is not None:

@@ -1,4 +1,4 @@
-"""Builds the C++ kernels on first use, once a machine, however many processes ask for it."""
+"""Builds the C++ kernels on first use, once per machine for all processes."""
 
 import hashlib
 import os
@@ -16,24 +16,24 @@ from pathlib import Path
 
 import torch
 
-from ntm_rl.kernels.compiler import ABI, FLAGS, LONGEST_BUILD, BuildError, build_library, find_compiler, target_of
+from ntm_rl.kernels.compiler import ABI, BUILD_TIMEOUT, FLAGS, BuildError, build_library, find_compiler, target_of
 
 SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 HEADERS = sorted(Path(__file__).parent.glob("*.h"))
-# What tells kinds of CPU apart in /proc/cpuinfo, on x86, ARM, POWER and RISC-V; other lines change from core to core.
+# Lines of /proc/cpuinfo that identify a CPU model on x86, ARM, POWER and RISC-V; others differ between its cores.
 CPU_LINES = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features", "cpu", "isa")
 
 
 @cache
 def load_kernels() -> bool:
-    """Makes `torch.ops.ntm_rl` available; returns whether that worked, after one warning if it did not."""
+    """Loads `torch.ops.ntm_rl`; returns whether that worked, with a warning if not."""
     try:
         try:
             _load(_cache_folder())
         except OSError as error:
-            _say(f"the C++ kernels are kept in a temporary folder (set TORCH_EXTENSIONS_DIR to a better one): {error}")
+            _print(f"the C++ kernels go to a temporary folder (set TORCH_EXTENSIONS_DIR to a permanent one): {error}")
             _load(_temporary_folder())
-    except Exception as error:  # whatever a user's compiler says, the eager path remains
+    except Exception as error:  # the eager cores work without kernels
         reason = str(error).strip() or type(error).__name__
         consequence = "the eager cores are used, which are up to six times slower"
         warnings.warn(f"the C++ kernels could not be built; {consequence}: {reason}", stacklevel=2)
@@ -45,7 +45,7 @@ def _load(folder: Path) -> None:
     library = _build_once(_library(folder))
     try:
         torch.ops.load_library(str(library))
-    except OSError:  # it was built for other system libraries
+    except OSError:  # built for other system libraries
         _record(library).unlink(missing_ok=True)
         _load_new(_build_once(library))
 
@@ -54,14 +54,14 @@ def _load_new(library: Path) -> None:
     try:
         torch.ops.load_library(str(library))
     except OSError as error:
-        raise BuildError(f"a new library does not load: {error}") from error
+        raise BuildError(f"the new library does not load: {error}") from error
 
 
 def _cache_folder() -> Path:
-    """Returns where torch keeps extensions.
+    """Returns torch's folder of extensions.
 
     Raises:
-        OSError: there is no home folder.
+        OSError: no home folder.
     """
     named, cache_home = os.environ.get("TORCH_EXTENSIONS_DIR"), os.environ.get("XDG_CACHE_HOME")
     try:
@@ -72,10 +72,10 @@ def _cache_folder() -> Path:
 
 
 def _temporary_folder() -> Path:
-    """Returns a folder in the system's temporary one that nobody else can write to: what it holds is run.
+    """Returns a temporary folder that only the user can write to, since its contents are executed.
 
     Raises:
-        OSError: there is none, or others can write to it.
+        OSError: it cannot be created, or others can write to it.
     """
     folder = Path(tempfile.gettempdir()) / f"ntm_rl_{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -86,7 +86,7 @@ def _temporary_folder() -> Path:
 
 
 def _library(folder: Path | None = None) -> Path:
-    """Returns the library's path in `folder`, by default torch's own; its name holds all that it depends on."""
+    """Returns the library's path in `folder` (default: torch's); its name has a hash of all that it depends on."""
     folder = folder or _cache_folder()
     code = [file.read_bytes() for file in SOURCES + HEADERS]
     name = f"ntm_rl_{_digest(*code, torch.__version__, str(torch.version.git_version), ABI, *FLAGS, _cpu())[:16]}"
@@ -95,9 +95,9 @@ def _library(folder: Path | None = None) -> Path:
         target = target_of(compiler)
     except BuildError:
         target = ""
-    if not target:  # what is already built needs no compiler
+    if not target:  # an existing library needs no compiler
         built = (path / f"{path.name}.so" for path in sorted(folder.glob(f"{name}_*")))
-        return next(filter(_is_whole, built), folder / name / f"{name}.so")
+        return next(filter(_is_complete, built), folder / name / f"{name}.so")
     name += f"_{_digest(*compiler[1:], target)[:8]}"
     return folder / name / f"{name}.so"
 
@@ -117,37 +117,37 @@ def _record(library: Path) -> Path:
     return library.with_suffix(".sha256")
 
 
-def _is_whole(library: Path) -> bool:
-    """Whether the library is what was linked: loading one that was cut off can kill the process."""
+def _is_complete(library: Path) -> bool:
+    """Whether the library is complete: loading a truncated one can crash the process."""
     with suppress(OSError, UnicodeDecodeError):
         return _record(library).read_text() == hashlib.sha256(library.read_bytes()).hexdigest()
     return False
 
 
 def _build_once(library: Path) -> Path:
-    """Builds the library unless it is there or another process is building it, which is waited for.
+    """Builds the library unless it exists; waits if another process is building it.
 
     Raises:
         BuildError: the compiler fails.
-        OSError: its folder cannot be written, or nothing in it can be loaded.
+        OSError: its folder is not writable, or libraries in it cannot be loaded.
     """
-    if _is_whole(library):
+    if _is_complete(library):
         return library
     library.parent.mkdir(parents=True, exist_ok=True)
     if os.statvfs(library.parent).f_flag & getattr(os, "ST_NOEXEC", 0):
         raise PermissionError(f"{library.parent} is mounted noexec")
-    with _only_builder(library.parent / "building"):
-        if not _is_whole(library):
+    with _build_lock(library.parent / "building"):
+        if not _is_complete(library):
             _build(library)
     return library
 
 
 def _build(library: Path) -> None:
-    """Builds beside and moves: no process sees an unfinished library, and one that is in use stays as it is."""
+    """Builds in a temporary folder and moves the library, so that no process loads an incomplete one."""
     compiler, log = find_compiler(), library.parent / "build.log"
     with tempfile.TemporaryDirectory(prefix="build-", dir=library.parent, ignore_cleanup_errors=True) as folder:
         built = Path(folder) / library.name
-        _say(f"building the C++ kernels, once, which takes about a minute: {library.parent}")
+        _print(f"building the C++ kernels (once, about a minute) in {library.parent}")
         build_library(compiler, SOURCES, built, log)
         _record(built).write_text(hashlib.sha256(built.read_bytes()).hexdigest())
         _record(built).replace(_record(library))
@@ -156,30 +156,30 @@ def _build(library: Path) -> None:
 
 
 @contextmanager
-def _only_builder(lock: Path) -> Iterator[None]:
-    """Waits for the lock, which the system takes back from a process that dies, but not for ever."""
+def _build_lock(lock: Path) -> Iterator[None]:
+    """Waits for the lock, with a timeout; the system releases it when its process ends."""
     import fcntl
 
     with lock.open("w") as file:
-        deadline, waits = time.monotonic() + LONGEST_BUILD, False
+        deadline, waits = time.monotonic() + BUILD_TIMEOUT, False
         while time.monotonic() < deadline:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not waits:
-                    _say("waiting for the C++ kernels, which another process is building")
+                    _print("waiting for another process that is building the C++ kernels")
                 waits = True
                 time.sleep(0.1)
-            except OSError:  # a file system without locks: two builds at once do no harm
+            except OSError:  # a file system without locks: concurrent builds are harmless
                 break
             else:
-                for left in lock.parent.glob("build-*"):  # by builders that were killed
-                    shutil.rmtree(left, ignore_errors=True)
+                for folder in lock.parent.glob("build-*"):  # of killed builds
+                    shutil.rmtree(folder, ignore_errors=True)
                 break
         yield
 
 
-def _say(line: str) -> None:
-    with suppress(OSError, ValueError):  # standard error may be closed
+def _print(line: str) -> None:
+    with suppress(OSError, ValueError):  # stderr may be closed
         if sys.stderr:
             print(line, file=sys.stderr, flush=True)

@@ -1,9 +1,9 @@
-// A layer of an LSTM over whole sequences on a CPU, forward and backward; torch.nn.LSTM, run anew from each reset on, is
-// the specification.
+// An LSTM layer over whole sequences on a CPU, forward and backward; torch.nn.LSTM, restarted at each reset, is the
+// specification.
 //
-// T steps, B batch, I inputs, H units, G = 4 H rows of the gates, in torch's order. What the inputs do to the gates is one
-// product for all steps, and so are the weights' gradients; only the hidden state's share must be had step by step.
-// Sequences know nothing of each other: each thread takes some of the batch through all steps.
+// T steps, B batch, I inputs, H units, G = 4 H rows of the gates. The inputs' share in the gates is one product for all
+// steps, and so are the weights' gradients; only the hidden state's share is computed step by step.
+// Sequences are independent: each thread runs some of the batch through all steps.
 
 #include "controllers.h"
 #include "numerics.h"
@@ -32,14 +32,14 @@ namespace {
 
 using at::Tensor;
 
-// What a sequence computes, beside its outputs, and the backward needs.
+// What the backward needs besides the outputs.
 template <typename s>
 struct Kept {
   int64_t T, B, H, G;
   const bool* resets;  // [T, B], or null
-  s* gates;            // [T, B, G], in the forward at first the inputs' share in their sums
-  s* entered;          // [T, B, H], the hidden state that enters step t: zeros at a reset
-  s* cells;            // [T + 1, B, H], row t: after the step before t
+  s* gates;            // [T, B, G]; the forward starts with the inputs' share in their sums
+  s* entered;          // [T, B, H], hidden states that enter the steps: zeros at a reset
+  s* cells;            // [T + 1, B, H], cells that enter the steps, and the last ones
   std::vector<s> zeros;
 
   Kept(const Tensor& gates_, const Tensor& entered_, const Tensor& cells_, const std::optional<Tensor>& resets_)
@@ -53,7 +53,7 @@ struct Kept {
   s* cell_at(int64_t t, int64_t b) const { return cells + (t * B + b) * H; }
   const s* cell_entering(int64_t t, int64_t b) const { return resets_at(t, b) ? zeros.data() : cell_at(t, b); }
 
-  // Of sequences, those that are worth a thread.
+  // Least number of sequences per thread.
   int64_t grain() const { return std::max<int64_t>(1, (1 << 21) / std::max<int64_t>(1, T * G * H)); }
 };
 
@@ -74,8 +74,8 @@ void run(const Kept<s>& z, const s* hidden, const s* cell, const Strips<s>& weig
   }
 }
 
-// Backward of `run`. d_outputs may be null; d_hidden, zeros, and d_cell: in, the gradient of the last cells; out, of what
-// the sequences began with. d_gates: of the gates' sums.
+// Backward of `run`. d_outputs may be null. d_hidden and d_cell: in, zeros and the gradient of the last cells; out, the
+// gradients of the initial ones. d_gates: gradients of the gates' sums.
 template <typename s>
 void run_backward(const Kept<s>& z, const s* d_outputs, const Strips<s>& weight_hidden, s* d_gates, s* d_hidden,
                   s* d_cell, int64_t from, int64_t until) {
@@ -88,14 +88,14 @@ void run_backward(const Kept<s>& z, const s* d_outputs, const Strips<s>& weight_
     }
     weight_hidden.multiply(until - from, d_step + from * z.G, z.G, nullptr, 0, d_hidden + from * z.H, z.H);
     for (int64_t b = from; b < until; ++b) {
-      if (!z.resets_at(t, b)) continue;  // what came before is not its cause
+      if (!z.resets_at(t, b)) continue;  // no gradient flows to the episode before
       std::fill_n(d_hidden + b * z.H, z.H, s(0));
       std::fill_n(d_cell + b * z.H, z.H, s(0));
     }
   }
 }
 
-// Raises where a layer's weights are not what a kernel reads.
+// Raises for weights or resets of other shapes or types than the kernel reads.
 void check_layer(const Tensor& inputs, const Tensor& weight_input, const Tensor& weight_hidden,
                  const std::optional<Tensor>& resets) {
   TORCH_CHECK_VALUE(weight_hidden.dim() == 2, "weight_hh of shape ", weight_hidden.sizes(), ": must be [4 H, H]");
@@ -105,8 +105,8 @@ void check_layer(const Tensor& inputs, const Tensor& weight_input, const Tensor&
   check("resets", resets, {inputs.size(0), inputs.size(1)}, at::kBool);
 }
 
-// Returns outputs [T, B, H], the last cells [B, H], and what the backward needs: gates, hidden states and cells that
-// enter the steps (see `Kept`). `bias` [G] is the sum of torch's two.
+// Returns outputs [T, B, H], the last cells [B, H], and what the backward needs (see `Kept`). `bias` [G] is the sum of
+// torch's two biases.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(Tensor inputs, Tensor hidden, Tensor cell,
                                                                 const std::optional<Tensor>& resets_,
                                                                 const Tensor& weight_input, Tensor weight_hidden,
@@ -135,7 +135,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(Tensor inputs, T
   return {outputs, cells.select(0, T).clone(), gates, entered, cells};
 }
 
-// Raises where a step's tensors are not what the kernel reads.
+// Raises for tensors of a step of other shapes or types than the kernel reads.
 void check_step(const Tensor& inputs, const Tensor& state, const std::optional<Tensor>& resets,
                 const std::vector<Tensor>& weights, int64_t H) {
   const int64_t G = gate_rows(kLstm, H), I = inputs.size(2), layers = weights.size() / 4;
@@ -151,9 +151,9 @@ void check_step(const Tensor& inputs, const Tensor& state, const std::optional<T
   }
 }
 
-// One step of all layers without gradients. inputs [1, B, I], resets [1, B]; states as ntm_rl/cores/recurrent.py has them: the
-// alive flag, then the layers' hidden states, then their cells; weights: torch's four of each layer, which are used as
-// they lie. Returns outputs [1, B, H] and the states after.
+// One step of all layers without gradients. inputs [1, B, I], resets [1, B]; the state is that of cores/recurrent.py:
+// alive flag, the layers' hidden states, their cells; weights: torch's four of each layer, used in place. Returns
+// outputs [1, B, H] and the new state.
 std::tuple<Tensor, Tensor> lstm_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
                                      at::TensorList weights_) {
   const PlainOperators guard;
@@ -167,11 +167,11 @@ std::tuple<Tensor, Tensor> lstm_step(Tensor inputs, Tensor state, const std::opt
   const Tensor outputs = at::empty({1, B, H}, inputs.options()), after = at::empty({B, S}, inputs.options());
   AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "lstm_step", [&] {
     using s = scalar_t;
-    const bool* begins = data_or_null<bool>(resets);
-    if (begins && std::any_of(begins, begins + B, [](bool reset) { return reset; })) {
+    const bool* is_reset = data_or_null<bool>(resets);
+    if (is_reset && std::any_of(is_reset, is_reset + B, [](bool reset) { return reset; })) {
       state = state.clone();
       for (int64_t b = 0; b < B; ++b)
-        if (begins[b]) std::fill_n(state.data_ptr<s>() + b * S, S, s(0));
+        if (is_reset[b]) std::fill_n(state.data_ptr<s>() + b * S, S, s(0));
     }
     const int64_t grain = std::max<int64_t>(1, (1 << 21) / std::max<int64_t>(1, layers * G * (I + H)));
     at::parallel_for(0, B, grain, [&](int64_t from, int64_t until) {
@@ -202,7 +202,7 @@ std::tuple<Tensor, Tensor> lstm_step(Tensor inputs, Tensor state, const std::opt
   return {outputs, after};
 }
 
-// Returns gradients of inputs (empty where nobody `needs_inputs`), hidden, cell, weight_input, weight_hidden and bias.
+// Returns gradients of inputs (empty unless it `needs_inputs`), hidden, cell, weight_input, weight_hidden and bias.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward(
     const std::optional<Tensor>& d_outputs_, const std::optional<Tensor>& d_last_cell, bool needs_inputs, Tensor inputs,
     const std::optional<Tensor>& resets_, const Tensor& weight_input, Tensor weight_hidden, const Tensor& gates,

@@ -6,7 +6,7 @@
 namespace ntm_rl {
 namespace {
 
-// Its row: the memory in its layout and weightings [K, L]. Kept of a step: content weightings, similarities and norms.
+// See `sequence.h`. Its row: memory and weightings [K, L]. Kept of a step: content weightings, similarities and norms.
 struct NtmMemory {
   struct Sizes : MemorySizes {
     int64_t reads, parts, row, kept, work;
@@ -28,7 +28,7 @@ struct NtmMemory {
   template <typename s>
   using Scratch = ntm_rl::Scratch<s>;
 
-  // Between the share of a flat state and the row.
+  // From a flat state's parts to the row, and back.
   template <typename s>
   static void lay_out(const Sizes& z, const s* from, s* to) {
     lay_out_memory(z, from, to);
@@ -46,13 +46,13 @@ struct NtmMemory {
     return {row, row + z.L * z.M, kept, kept + z.K * z.L, kept + 2 * z.K * z.L};
   }
 
-  // A step from the row `in`, which may be `out`: writes out, kept and reads.
+  // Runs a step from the row `in`, which may be `out`; writes out, kept and reads.
   template <typename s>
   static void step(const Sizes& z, const s* in, const s* raw, s* out, s* kept, s* reads, Scratch<s>& scratch) {
     address(z, in, in + z.L * z.M, raw, of(z, out, kept), reads, scratch);
   }
 
-  // d_row: in, the gradient of `out`; out, of `in`. Writes d_raw.
+  // Backward of `step`. d_row: in, the gradient of `out`; out, of `in`. Writes d_raw.
   template <typename s>
   static void step_backward(const Sizes& z, const s* in, const s* raw, s* out, s* kept, const s* d_reads, s* d_row,
                             s* d_raw, Scratch<s>& scratch) {

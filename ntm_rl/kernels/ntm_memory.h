@@ -10,10 +10,10 @@ namespace ntm_rl {
 // R read and W write heads, K = R + W, S shifts, P head parameters.
 struct MemorySizes : SlotSizes {
   int64_t R, W, K, S, P;
-  double clip;  // of the head parameters
+  double clip;  // range of the head parameters
 };
 
-// What the controller says to the heads, activated.
+// Activated head parameters.
 template <typename s>
 struct Heads {
   std::vector<s> values, powers, softpluses;
@@ -35,7 +35,7 @@ struct Heads {
     const s bound = static_cast<s>(z.clip);
 #pragma omp simd
     for (int64_t i = 0; i < z.P; ++i) values[i] = clamp(raw[i], bound);
-    // Strengths, gates, shifts and exponents are few and lie together: whole vectors of them at a time.
+    // Strengths, gates, shifts and exponents are few and contiguous: processed together in whole vectors.
     s* x = strengths;
     for (int64_t k = 0; k < z.K; ++k) {
       s* shift = shifts + k * z.S;
@@ -73,8 +73,8 @@ struct Scratch {
         d_shifted(z.L), d_gated(z.L) {}
 };
 
-// What a step computes at the memory of one batch element: memory, weightings and content weightings [K, L], cosine
-// similarities [K, L] and the slots' norms [L].
+// Results of a step of one batch element: memory, weightings and content weightings [K, L], cosine similarities [K, L]
+// and the slots' norms [L].
 template <typename s>
 struct MemoryStep {
   s *memory, *weightings, *content, *similarity, *norms;
@@ -101,7 +101,7 @@ inline void multiply_slots(const MemorySizes& z, const s* key, const s* memory, 
   }
 }
 
-// A step from the memory and weightings in_memory and in_weightings, which may be those of `to`.
+// Runs a step from in_memory and in_weightings, which may be those of `to`.
 template <typename s>
 void address(const MemorySizes& z, const s* in_memory, const s* in_weightings, const s* raw, const MemoryStep<s>& to,
              s* reads, Scratch<s>& x) {
@@ -149,8 +149,9 @@ void address(const MemorySizes& z, const s* in_memory, const s* in_weightings, c
   for (int64_t r = 0; r < z.R; ++r) sum_slots(z, to.weightings + r * L, to.memory, reads + r * M);
 }
 
-// Backward of writing and reading, but for what the old memory has of it. d_memory: in, the gradient of the new
-// memory; out, with what the reads add. d_weightings: in, those of the step; out, with what reading and writing add.
+// Backward of writing and reading, without the gradient of the old memory. d_memory: in, the gradient of the new
+// memory; out, plus that through the reads. d_weightings: in, the step's gradients; out, plus those through reads and
+// writes.
 template <typename s>
 void write_read_backward(const MemorySizes& z, const s* in_memory, const MemoryStep<s>& of, const s* d_reads,
                          s* d_memory, s* d_weightings, const Heads<s>& heads, Heads<s>& d) {
@@ -161,7 +162,7 @@ void write_read_backward(const MemorySizes& z, const s* in_memory, const MemoryS
   const s* written = of.weightings + z.R * L;
   s* d_written = d_weightings + z.R * L;
   for (int64_t h = 0; h < z.W; ++h) {
-    // The gradient of what head h keeps of coordinate m: all that the other heads keep of it.
+    // Gradient of the share that head h keeps of coordinate m: the product of the other heads' shares.
     const auto d_kept = [&](int64_t n, int64_t m, const Vector<s>& d_slots) {
       Vector<s> kept = d_slots * load(in_memory + n * M + m * lanes);
       for (int64_t other = 0; other < z.W; ++other)
@@ -190,8 +191,8 @@ void write_read_backward(const MemorySizes& z, const s* in_memory, const MemoryS
   }
 }
 
-// Backward of head k's addressing. d_out [L]: in, the gradient of its weighting; out, of the one before. d_products
-// [L]: of key times slot. d_slots [L]: added to, of the slots' squared norms, times -2.
+// Backward of head k's addressing. d_out [L]: in, the gradient of its weighting; out, of its last weighting. d_products
+// [L]: gradients of key times slot. d_slots [L]: adds the gradients of the slots' squared norms, times -2.
 template <typename s>
 void addressing_backward(const MemorySizes& z, int64_t k, const s* in_weightings, const MemoryStep<s>& of, s* d_out,
                          s* d_products, s* d_slots, Scratch<s>& x) {
@@ -242,13 +243,14 @@ void addressing_backward(const MemorySizes& z, int64_t k, const s* in_weightings
     d_products[n] = d_similarity * inverse_norm / of.norms[n];
   }
   d.strengths[k] = d_beta;
-  x.along_keys[k] = along_key / square;  // the share of the key in its own norm, times -1
+  x.along_keys[k] = along_key / square;  // minus the key's coefficient in the gradient through its norm
 }
 
-// Backward of `address`. d_memory, d_weightings: in, gradients of this step's; out, of those that entered it.
+// Backward of `address`. d_memory, d_weightings: in, gradients after this step; out, before it.
 template <typename s>
 void address_backward(const MemorySizes& z, const s* in_memory, const s* in_weightings, const s* raw,
-                      const MemoryStep<s>& of, const s* d_reads, s* d_memory, s* d_weightings, s* d_raw, Scratch<s>& x) {
+                      const MemoryStep<s>& of, const s* d_reads, s* d_memory, s* d_weightings, s* d_raw,
+                      Scratch<s>& x) {
   constexpr int64_t lanes = kLanes<s>;
   const int64_t M = z.M, L = z.L;
   Heads<s>&heads = x.heads, &d = x.d_heads;
@@ -272,7 +274,7 @@ void address_backward(const MemorySizes& z, const s* in_memory, const s* in_weig
       store(d_memory + i, d_slot - of_norm * load(in_memory + i));
     }
   }
-  // Back through the activations. Softplus has the slope sigmoid, from the power exp(-|x|): 1 - exp(-softplus) cancels.
+  // The activations. The slope of softplus is a sigmoid, from the power exp(-|x|): 1 - exp(-softplus) would cancel.
   const s* few = raw + z.K * M;
   const auto slope = [&](int64_t i) { return (few[i] < 0 ? heads.powers[i] : s(1)) / (1 + heads.powers[i]); };
   for (int64_t k = 0; k < z.K; ++k) {

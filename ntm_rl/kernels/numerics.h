@@ -1,4 +1,4 @@
-// Vectors of the machine's width, elementary functions that the compiler turns into vector code, and loops over arrays.
+// Vectors of the machine's width, elementary functions that the compiler vectorises, and loops over arrays.
 #pragma once
 
 #include <algorithm>
@@ -26,7 +26,7 @@ using Vector = typename VectorOf<s, kVectorBytes>::type;
 template <typename s>
 constexpr int64_t kLanes = kVectorBytes / sizeof(s);
 
-// The least multiple of the lanes that is not below n.
+// n rounded up to a multiple of the lanes.
 template <typename s>
 constexpr int64_t padded(int64_t n) {
   return (n + kLanes<s> - 1) / kLanes<s> * kLanes<s>;
@@ -44,7 +44,7 @@ inline void store(s* to, const Vector<s>& vector) {
   std::memcpy(to, &vector, sizeof vector);
 }
 
-// The sum of a vector's lanes, by halves.
+// The sum of a vector's lanes.
 template <typename s, int64_t BYTES = kVectorBytes>
 [[gnu::always_inline]] inline s sum_of(typename VectorOf<s, BYTES>::type vector) {
   if constexpr (BYTES == sizeof(s)) {
@@ -56,8 +56,8 @@ template <typename s, int64_t BYTES = kVectorBytes>
   }
 }
 
-// exp and log as polynomials; errors below 2 units in the last place. NaN and infinity go in and come out as in torch;
-// powers that would be denormal, which some processors are slow at, are 0.
+// exp and log as polynomials; errors are below 2 units in the last place. NaN and infinity are handled as in torch;
+// denormal powers, which are slow on some processors, become 0.
 constexpr float kLeastExponent = -86.6f, kLargestExponent = 88.7228394f;
 
 [[gnu::always_inline]] inline float exp_(float x) {
@@ -71,7 +71,7 @@ constexpr float kLeastExponent = -86.6f, kLargestExponent = 88.7228394f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(n) + 126) << 23;  // of 2^(n - 1): 2^128 is no float
+  const int32_t bits = (static_cast<int32_t>(n) + 126) << 23;  // of 2^(n - 1): 2^128 is not a float
   float scale;
   std::memcpy(&scale, &bits, sizeof scale);
   const float power = (p + p) * scale;
@@ -84,7 +84,7 @@ constexpr float kLeastExponent = -86.6f, kLargestExponent = 88.7228394f;
   const float normal = is_denormal ? x * 8388608.0f : x;  // 2^23
   int32_t bits;
   std::memcpy(&bits, &normal, sizeof bits);
-  const int32_t shifted = bits - 0x3f3504f3;  // sqrt(1/2): mantissas end up in [sqrt(1/2), sqrt(2))
+  const int32_t shifted = bits - 0x3f3504f3;  // sqrt(1/2): mantissas lie in [sqrt(1/2), sqrt(2))
   const int32_t exponent = shifted >> 23;
   const int32_t mantissa_bits = bits - (exponent << 23);
   float m;
@@ -106,7 +106,7 @@ template <typename s>
 }
 
 template <typename s>
-[[gnu::always_inline]] inline s tanh_(s x) {  // by a polynomial where the formula would cancel
+[[gnu::always_inline]] inline s tanh_(s x) {  // a polynomial where the formula would cancel
   const s z = x * x;
   s p = s(-5.70498872745e-3);
   p = p * z + s(2.06390887954e-2);
@@ -123,7 +123,7 @@ template <>
 }
 
 template <typename s>
-[[gnu::always_inline]] inline s log1p_(s x) {  // x >= 0; the rounding of 1 + x is made good
+[[gnu::always_inline]] inline s log1p_(s x) {  // x >= 0; corrects the rounding of 1 + x
   const s rounded = 1 + x;
   return log_(rounded) + (x - (rounded - 1)) / rounded;
 }

@@ -1,4 +1,4 @@
-"""What torch.compile must know of the kernels to put them into a graph as they are; imported where it is at work."""
+"""Registers the kernels with torch.compile, so that graphs contain them; imported only while compiling."""
 
 from functools import cache
 from typing import Any
@@ -11,33 +11,32 @@ from ntm_rl.kernels.fused import lstm_gradients, sequence_gradients
 
 KINDS = ("ntm", "dnc")
 SEQUENCE = (
-    "(Tensor inputs, Tensor state, Tensor? start, Tensor? resets, Tensor weight_input, Tensor bias, Tensor feedback, "
-    "Tensor head_weight, Tensor head_bias, int[] shape, float clip) -> (Tensor, Tensor, Tensor)"
+    "(Tensor inputs, Tensor state, Tensor? start, Tensor? resets, Tensor weight_input, Tensor bias, "
+    "Tensor weight_feedback, Tensor weight_interface, Tensor bias_interface, int[] shape, float clip) "
+    "-> (Tensor, Tensor, Tensor)"
 )
-
-
 LSTM = (
     "(Tensor inputs, Tensor hidden, Tensor cell, Tensor? resets, Tensor weight_input, Tensor weight_hidden, "
     "Tensor bias) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile would trace the building
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile would trace the build
 def load_for_compile() -> bool:
-    """Loads the kernels and tells torch.compile of them; returns whether that worked."""
-    return loader.load_kernels() and _describe()
+    """Loads the kernels and registers them with torch.compile; returns whether that worked."""
+    return loader.load_kernels() and _register()
 
 
 @cache
-def _describe() -> bool:
+def _register() -> bool:
     for kind in KINDS:
-        _describe_sequence(kind)
-    _describe_lstm()
+        _register_sequence(kind)
+    _register_lstm()
     return True
 
 
-def _describe_sequence(kind: str) -> None:
-    """Makes `<kind>_sequence`, which is `<kind>_forward` with a gradient, and says of all what they return."""
+def _register_sequence(kind: str) -> None:
+    """Defines `<kind>_sequence`, `<kind>_forward` with a gradient, and registers the shapes of all results."""
     name = f"ntm_rl::{kind}_sequence"
     run_forward = getattr(torch.ops.ntm_rl, f"{kind}_forward").default
     sizes_of_kept = getattr(torch.ops.ntm_rl, f"{kind}_kept").default
@@ -48,20 +47,20 @@ def _describe_sequence(kind: str) -> None:
         return run_forward(*arguments, True)
 
     @torch.library.register_fake(f"ntm_rl::{kind}_forward")  # type: ignore[untyped-decorator]
-    def describe(inputs: Tensor, state: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def fake_forward(inputs: Tensor, state: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
         shape, _, keeps = others[-3:]
-        head_weight = others[-5]
+        weight_interface = others[-5]
         steps, batch, _ = inputs.shape
-        reads = shape[1] * shape[2]  # R * M, in all kinds of memory
+        reads = shape[1] * shape[2]  # M * R of every memory
         computed, entering, first = sizes_of_kept(shape, inputs.dtype)
         rows = steps if keeps else 1
         kept = batch * (rows * computed + (rows + keeps) * entering) + first
-        outputs = inputs.new_empty(steps, batch, head_weight.shape[1] + reads)
+        outputs = inputs.new_empty(steps, batch, weight_interface.shape[1] + reads)
         return outputs, torch.empty_like(state, memory_format=torch.contiguous_format), inputs.new_empty(kept)
 
     @torch.library.register_fake(name)  # type: ignore[untyped-decorator]
     def _(*arguments: Any) -> Any:
-        return describe(*arguments, True)
+        return fake_forward(*arguments, True)
 
     @torch.library.register_fake(f"ntm_rl::{kind}_backward")  # type: ignore[untyped-decorator]
     def _(d_outputs: Any, d_last: Any, needs: list[bool], *others: Any) -> tuple[Tensor, ...]:
@@ -84,14 +83,15 @@ def _describe_sequence(kind: str) -> None:
     torch.library.register_autograd(name, backward, setup_context=keep)
 
 
-def _weight_gradients(weight_input: Tensor, feedback: Tensor, head_weight: Tensor) -> tuple[Tensor, ...]:
-    """Returns empty tensors of the shapes of the gradients of a sequence's weights and biases, in their order."""
-    shapes = (weight_input.shape, weight_input.shape[:1], feedback.shape, head_weight.shape, head_weight.shape[:1])
+def _weight_gradients(weight_input: Tensor, weight_feedback: Tensor, weight_interface: Tensor) -> tuple[Tensor, ...]:
+    """Returns empty gradients of a sequence's weights and biases, in the order of its arguments."""
+    gates, interface = weight_input.shape[:1], weight_interface.shape[:1]
+    shapes = (weight_input.shape, gates, weight_feedback.shape, weight_interface.shape, interface)
     return tuple(weight_input.new_empty(shape) for shape in shapes)
 
 
-def _describe_lstm() -> None:
-    """Makes `lstm_sequence`, which is `lstm_forward` with a gradient, and says of all what they return."""
+def _register_lstm() -> None:
+    """Defines `lstm_sequence`, `lstm_forward` with a gradient, and registers the shapes of all results."""
     name = "ntm_rl::lstm_sequence"
     torch.library.define(name, LSTM)
 
@@ -100,12 +100,12 @@ def _describe_lstm() -> None:
         return torch.ops.ntm_rl.lstm_forward.default(*tensors)
 
     @torch.library.register_fake("ntm_rl::lstm_forward")  # type: ignore[untyped-decorator]
-    def describe(inputs: Tensor, hidden: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    def fake_forward(inputs: Tensor, hidden: Tensor, *others: Any) -> tuple[Tensor, ...]:
         steps, batch, units = *inputs.shape[:2], hidden.shape[1]
         shapes = ((steps, batch, units), (batch, units), (steps * batch, 4 * units))
         return tuple(inputs.new_empty(shape) for shape in (*shapes, (steps, batch, units), (steps + 1, batch, units)))
 
-    torch.library.register_fake(name, describe)
+    torch.library.register_fake(name, fake_forward)
 
     @torch.library.register_fake("ntm_rl::lstm_step")  # type: ignore[untyped-decorator]
     def _(inputs: Tensor, state: Tensor, resets: Any, weights: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-// Matrix products of few rows, as each step of a sequence has them; the weights are laid out once for all steps.
+// Matrix products with few rows, as in each step of a sequence; the weights are laid out once for all steps.
 #pragma once
 
 #include "numerics.h"
@@ -11,14 +11,14 @@
 
 namespace ntm_rl {
 
-// Sums of one block of a product, kRows x kStrips vectors: with what they are made from they fill the registers.
+// Size of a block of a product, kRows x kStrips vectors: with its operands it fills the registers.
 #if defined(__AVX512F__)
 constexpr int64_t kRows = 8, kStrips = 3;
 #else
 constexpr int64_t kRows = 4, kStrips = 3;
 #endif
 
-// Weights [k, n], laid out as strips of columns, [n / lanes, k, lanes], the last one filled up with zeros; or as they lie.
+// Weights [k, n] as strips of columns [n / lanes, k, lanes], the last one padded with zeros; or in place, as [n, k].
 template <typename s>
 class Strips {
  public:
@@ -26,7 +26,7 @@ class Strips {
 
   static int64_t size(int64_t k, int64_t n) { return k * padded<s>(n); }
 
-  // Lays them out in `to`; their rows lie `row` apart; transposed: they lie there as [n, k].
+  // Copies weights [k, n] (transposed: [n, k]), whose rows are `row` apart, to strips in `to`.
   Strips(const s* weights, int64_t k, int64_t n, int64_t row, bool transposed, s* to) : data(to), k(k), n(n) {
     constexpr int64_t lanes = kLanes<s>;
     const int64_t full = n / lanes * lanes;
@@ -44,11 +44,11 @@ class Strips {
         *strip = full + j >= n ? s(0) : weights[transposed ? (full + j) * row + i : i * row + full + j];
   }
 
-  // As they lie, [n, k]: slower, but a single product is done before they would be laid out.
+  // In place, [n, k]: slower, but a single product takes less time than the copy.
   Strips(const s* weights, int64_t k, int64_t n) : data(weights), k(k), n(n), is_laid_out(false) {}
 
-  // to [m, n] = from [m, n] + a [m, k] * weights, or without `from` a * weights. Rows lie a_row, from_row (0: there is
-  // one for all) and to_row apart.
+  // to [m, n] = from [m, n] + a [m, k] * weights, or without `from` a * weights. Rows are a_row, from_row (0: one row
+  // for all) and to_row apart.
   void multiply(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to, int64_t to_row) const {
     if (!is_laid_out) {
       int64_t j = 0;
@@ -78,15 +78,17 @@ class Strips {
     int64_t to_row;
   };
 
-  // COLUMNS columns from j on, as they lie.
+  // COLUMNS columns from j on of weights in place.
   template <int64_t COLUMNS>
   void dots_of_all(int64_t j, int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to,
                    int64_t to_row) const {
     int64_t i = 0;
     for (; i + 4 <= m; i += 4)
-      dots<4, COLUMNS>(j, a + i * a_row, a_row, from ? from + i * from_row : nullptr, from_row, to + i * to_row, to_row);
+      dots<4, COLUMNS>(j, a + i * a_row, a_row, from ? from + i * from_row : nullptr, from_row, to + i * to_row,
+                       to_row);
     for (; i < m; ++i)
-      dots<1, COLUMNS>(j, a + i * a_row, a_row, from ? from + i * from_row : nullptr, from_row, to + i * to_row, to_row);
+      dots<1, COLUMNS>(j, a + i * a_row, a_row, from ? from + i * from_row : nullptr, from_row, to + i * to_row,
+                       to_row);
   }
 
   template <int64_t ROWS, int64_t COLUMNS>
@@ -116,7 +118,7 @@ class Strips {
     }
   }
 
-  // The kernel reads and writes whole vectors: what does not fill them goes through a buffer.
+  // Columns that do not fill whole vectors go through a buffer.
   static void last_columns(Block block, int64_t m, int64_t columns) {
     constexpr int64_t width = kStrips * kLanes<s>;
     s buffer[kRows * width] = {};
@@ -182,9 +184,9 @@ class Strips {
   bool is_laid_out = true;
 };
 
-constexpr size_t kKeptBytes = 8 << 20;  // of laid out weights, by each thread
+constexpr size_t kKeptBytes = 8 << 20;  // of strips that each thread keeps
 
-// Weights as `lay_out` leaves them; in memory of their own where they are too large to be kept.
+// Weights from `lay_out`; `own` has those that are too large to be kept.
 template <typename s, size_t COUNT>
 struct LaidOut {
   std::array<Strips<s>, COUNT> strips;
@@ -192,16 +194,16 @@ struct LaidOut {
   const Strips<s>& operator[](size_t i) const { return strips[i]; }
 };
 
-// Lays out weights [n, k] (transposed) or [k, n], until the next call of this thread; those of a few rows in all only
-// if they are not transposed.
+// Lays out weights [n, k] (transposed) or [k, n], valid until this thread's next call; transposed weights stay in place
+// if the products have few rows.
 template <typename s, size_t COUNT>
 LaidOut<s, COUNT> lay_out(const std::array<const at::Tensor*, COUNT>& weights, bool transposed, int64_t rows) {
-  thread_local std::vector<s> kept;  // what is allocated anew comes without pages, and they cost more than this
+  thread_local std::vector<s> kept;  // faults of newly allocated pages cost more than the copy
   const auto columns = [&](size_t i) { return weights[i]->size(transposed ? 0 : 1); };
   const auto depth = [&](size_t i) { return weights[i]->size(transposed ? 1 : 0); };
   size_t size = 0;
-  const bool as_they_lie = transposed && rows <= 8;
-  for (size_t i = 0; !as_they_lie && i < COUNT; ++i) size += Strips<s>::size(depth(i), columns(i));
+  const bool in_place = transposed && rows <= 8;
+  for (size_t i = 0; !in_place && i < COUNT; ++i) size += Strips<s>::size(depth(i), columns(i));
   LaidOut<s, COUNT> laid_out;
   std::vector<s>& memory = size * sizeof(s) > kKeptBytes ? laid_out.own : kept;
   if (memory.size() < size) memory.resize(size);
@@ -209,7 +211,7 @@ LaidOut<s, COUNT> lay_out(const std::array<const at::Tensor*, COUNT>& weights, b
   s* to = memory.data();
   for (size_t i = 0; i < COUNT; ++i) {
     const s* from = weights[i]->template data_ptr<s>();
-    if (as_they_lie) {
+    if (in_place) {
       strips[i] = Strips<s>(from, depth(i), columns(i));
       continue;
     }

@@ -1,11 +1,12 @@
 // A controller with a memory over whole sequences on a CPU, forward and backward.
 //
-// Letters: T steps, B batch, I inputs, H units of the controller, P what it says to the memory, G rows of its gates,
-// F = R * M (+ H) what is fed back to it, O = H + R * M outputs.
-// A `Memory` is a class of static functions on one batch element, as `NtmMemory` has them (ntm.cpp), with `Sizes`: P, of
-// the read vectors the `reads`, of its share of a flat state the `parts` and in its own layout the `row`, of what else its
-// backward needs of a step the `kept`, and the `work` of a step. The state is: alive flag, parts, reads, hidden, cell.
-// Sequences know nothing of each other: each thread takes some of the batch through all steps.
+// Letters: T steps, B batch, I inputs, H units of the controller, P interface parameters, G rows of its gates,
+// F = R * M (+ H) feedback to the controller (read vectors, then the hidden state), O = H + R * M outputs.
+// A `Memory` is a class of static functions on one batch element, as `NtmMemory` (ntm.cpp). Its `Sizes` have P, the
+// elements of the read vectors (`reads`), of its share of a flat state (`parts`), of its internal layout (`row`) and of
+// what its backward needs of a step (`kept`), and the `work` of a step. A state is: alive flag, parts, reads, hidden,
+// cell.
+// Sequences are independent: each thread runs some of the batch through all steps.
 #pragma once
 
 #include "controllers.h"
@@ -34,41 +35,37 @@ using at::Tensor;
 template <class Memory>
 struct Sizes : Memory::Sizes {
   int64_t T, B, I, H, G, F, O, cell, state;
-  int64_t fed_hidden, fed_reads;  // where they lie in what is fed back
   Controller controller;
 
-  // shape: what the memory takes, then H and the controller.
+  // shape: the memory's sizes, then H and the controller.
   Sizes(at::IntArrayRef inputs, at::ScalarType type, at::IntArrayRef shape, double clip)
       : Memory::Sizes(shape, type == at::kFloat ? kLanes<float> : kLanes<double>, clip) {
     T = inputs[0], B = inputs[1], I = inputs[2], H = shape[shape.size() - 2];
     controller = static_cast<Controller>(shape.back());
     G = gate_rows(controller, H);
-    const int64_t reads = this->reads;
-    fed_hidden = controller == kLstmMemory ? 0 : reads;
-    fed_reads = controller == kLstmMemory ? H : 0;
-    F = reads + (controller == kFeedforward ? 0 : H);
-    O = H + reads;
-    cell = controller == kLstm || controller == kLstmMemory ? H : 0;
+    F = this->reads + (controller == kFeedforward ? 0 : H);
+    O = H + this->reads;
+    cell = controller == kLstm ? H : 0;
     state = cell_at() + cell;
   }
 
-  // Where the parts of a flat state begin.
+  // Offsets in a flat state.
   int64_t reads_at() const { return 1 + this->parts; }
   int64_t hidden_at() const { return reads_at() + this->reads; }
   int64_t cell_at() const { return hidden_at() + H; }
 
-  // Of what a step keeps: what it computes, and what enters it.
+  // Elements that are kept of a step: those that it computes, and those that enter it.
   int64_t computed() const { return G + F + this->P + this->kept; }
   int64_t entering() const { return this->row + cell; }
 
-  // Of sequences, those that are worth a thread.
+  // Least number of sequences per thread.
   int64_t grain() const {
     const int64_t each = T * (G * (I + F) + this->P * H + this->work);
     return std::max<int64_t>(1, (1 << 21) / std::max<int64_t>(1, each));
   }
 };
 
-// Rows of what a sequence computes, one a batch element; of every step, or of the last one alone (step = 0).
+// Rows that a sequence computes, one per batch element; of every step, or only of the last one (step = 0).
 template <typename s>
 struct Block {
   s* data;
@@ -76,12 +73,12 @@ struct Block {
   s* at(int64_t t, int64_t b) const { return data + t * step + b * row; }
 };
 
-// What the backward needs beside the outputs, in one tensor. Of memory and cell, row t is what enters step t. Without
-// gradients one step is kept of all, the last one.
+// What the backward needs besides the outputs, in one tensor. Row t of memory and cell enters step t. Without gradients
+// only the last step is kept.
 template <typename s>
 struct Blocks {
-  Block<s> gates, fed, raw, memory, cell, kept;
-  s* start;  // the memory's, in its layout
+  Block<s> gates, feedback, raw, memory, cell, kept;
+  s* start;  // the initial memory, in its layout
 
   template <class Z>
   static int64_t size(const Z& z, bool keeps) {
@@ -96,26 +93,26 @@ struct Blocks {
       at += z.B * row * (keeps ? z.T + enters : 1);
       return block;
     };
-    gates = take(z.G, false), fed = take(z.F, false), raw = take(z.P, false);
+    gates = take(z.G, false), feedback = take(z.F, false), raw = take(z.P, false);
     memory = take(z.row, true), cell = take(z.cell, true), kept = take(z.kept, false);
     start = at;
   }
 };
 
-// Where sequences begin, and begin anew.
+// The states with which episodes start.
 template <typename s>
 struct Episodes {
   const s *state, *start;
   const bool* resets;  // or null
   int64_t batch, size;
-  bool sees_alive;  // where the start is all zeros, a state that is not alive is none other
+  bool checks_alive;  // false where the initial state is all zeros, as is a state that is not alive
 
-  bool begins(int64_t t, int64_t b) const {
-    return (resets && resets[t * batch + b]) || (sees_alive && t == 0 && state[b * size] == 0);
+  bool starts(int64_t t, int64_t b) const {
+    return (resets && resets[t * batch + b]) || (checks_alive && t == 0 && state[b * size] == 0);
   }
 };
 
-// What enters a step of one batch element.
+// Inputs of a step of one batch element from the step before it.
 template <typename s>
 struct Entering {
   const s *memory, *reads, *hidden, *cell;
@@ -124,7 +121,7 @@ struct Entering {
 template <class Memory, typename s>
 Entering<s> entering(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episodes<s>& episodes, const s* outputs,
                      int64_t t, int64_t b) {
-  if (episodes.begins(t, b)) {
+  if (episodes.starts(t, b)) {
     const s* start = episodes.start;
     return {blocks.start, start + z.reads_at(), start + z.hidden_at(), start + z.cell_at()};
   }
@@ -135,8 +132,8 @@ Entering<s> entering(const Sizes<Memory>& z, const Blocks<s>& blocks, const Epis
 // Runs the sequences [from, until) and writes their last state.
 template <class Memory, typename s>
 void run(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episodes<s>& episodes, const s* inputs,
-         const Strips<s>& weight_input, const s* bias, const Strips<s>& feedback, const Strips<s>& head_weight,
-         const s* head_bias, s* outputs, s* last, int64_t from, int64_t until) {
+         const Strips<s>& weight_input, const s* bias, const Strips<s>& weight_feedback,
+         const Strips<s>& weight_interface, const s* bias_interface, s* outputs, s* last, int64_t from, int64_t until) {
   typename Memory::template Scratch<s> scratch(z);
   const int64_t rows = until - from;
   for (int64_t b = from; b < until; ++b) {
@@ -147,17 +144,17 @@ void run(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episodes<s>& epi
   for (int64_t t = 0; t < z.T; ++t) {
     for (int64_t b = from; b < until; ++b) {
       const Entering<s> in = entering(z, blocks, episodes, outputs, t, b);
-      s* fed = blocks.fed.at(t, b);
-      std::copy_n(in.reads, z.reads, fed + z.fed_reads);
-      std::copy_n(in.hidden, z.F - z.reads, fed + z.fed_hidden);
+      s* feedback = blocks.feedback.at(t, b);
+      std::copy_n(in.reads, z.reads, feedback);
+      std::copy_n(in.hidden, z.F - z.reads, feedback + z.reads);
     }
     s *gates = blocks.gates.at(t, from), *out = outputs + (t * z.B + from) * z.O;
     weight_input.multiply(rows, inputs + (t * z.B + from) * z.I, z.I, bias, 0, gates, z.G);
-    feedback.multiply(rows, blocks.fed.at(t, from), z.F, gates, z.G, gates, z.G);
+    weight_feedback.multiply(rows, blocks.feedback.at(t, from), z.F, gates, z.G, gates, z.G);
     for (int64_t b = from; b < until; ++b)
-      control(z.controller, z.H, blocks.gates.at(t, b), blocks.fed.at(t, b) + z.fed_hidden,
+      control(z.controller, z.H, blocks.gates.at(t, b), blocks.feedback.at(t, b) + z.reads,
               entering(z, blocks, episodes, outputs, t, b).cell, out + (b - from) * z.O, blocks.cell.at(t + 1, b));
-    head_weight.multiply(rows, out, z.O, head_bias, 0, blocks.raw.at(t, from), z.P);
+    weight_interface.multiply(rows, out, z.O, bias_interface, 0, blocks.raw.at(t, from), z.P);
     for (int64_t b = from; b < until; ++b)
       Memory::step(z, entering(z, blocks, episodes, outputs, t, b).memory, blocks.raw.at(t, b),
                    blocks.memory.at(t + 1, b), blocks.kept.at(t, b), out + (b - from) * z.O + z.H, scratch);
@@ -189,27 +186,27 @@ struct Flow {
   }
 
   void give(const Sizes<Memory>& z, s* state) const {
-    *state = 0;  // nothing depends on the alive flag's size
+    *state = 0;  // the alive flag has no gradient
     Memory::lay_back(z, memory, state + 1);
     std::copy_n(reads, z.reads + z.H + z.cell, state + z.reads_at());
   }
 };
 
-// What the backward of the steps writes: gradients of the sums behind gates and what is said to the memory, [T, B, G] and
-// [T, B, P], and where they are asked for of inputs, state and start (a row a batch element), else null.
+// Gradients that the backward of the steps writes: of the sums of gates [T, B, G] and interface parameters [T, B, P],
+// and where they are needed of inputs, state and start (a row per batch element), else null.
 template <typename s>
 struct Gradients {
   s *gates, *raw, *inputs, *state, *start;
 };
 
-// Backward of `run`; d_outputs and d_last may be null. The weights are those of the products backwards.
+// Backward of `run`; d_outputs and d_last may be null. The weights are laid out for the backward products.
 template <class Memory, typename s>
 void run_backward(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episodes<s>& episodes, const s* outputs,
-                  const s* d_outputs, const s* d_last, const Strips<s>& weight_input, const Strips<s>& feedback,
-                  const Strips<s>& head_weight, const Gradients<s>& d, int64_t from, int64_t until) {
+                  const s* d_outputs, const s* d_last, const Strips<s>& weight_input, const Strips<s>& weight_feedback,
+                  const Strips<s>& weight_interface, const Gradients<s>& d, int64_t from, int64_t until) {
   typename Memory::template Scratch<s> scratch(z);
   const int64_t rows = until - from, size = Flow<Memory, s>::size(z);
-  std::vector<s> flows(rows * size), starts(d.start ? rows * size : 0), d_fed(rows * z.F);
+  std::vector<s> flows(rows * size), starts(d.start ? rows * size : 0), d_feedback(rows * z.F);
   const auto flow = [&](int64_t b) { return Flow<Memory, s>(z, &flows[(b - from) * size]); };
   for (int64_t b = from; d_last && b < until; ++b) flow(b).take(z, d_last + b * z.state);
   for (int64_t t = z.T - 1; t >= 0; --t) {
@@ -225,20 +222,20 @@ void run_backward(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episode
                             d.raw + row * z.P, scratch);
     }
     s *d_hidden = flow(from).hidden, *d_gates = d.gates + (t * z.B + from) * z.G;
-    head_weight.multiply(rows, d.raw + (t * z.B + from) * z.P, z.P, d_hidden, size, d_hidden, size);
+    weight_interface.multiply(rows, d.raw + (t * z.B + from) * z.P, z.P, d_hidden, size, d_hidden, size);
     for (int64_t b = from; b < until; ++b)
-      control_backward(z.controller, z.H, blocks.gates.at(t, b), blocks.fed.at(t, b) + z.fed_hidden,
+      control_backward(z.controller, z.H, blocks.gates.at(t, b), blocks.feedback.at(t, b) + z.reads,
                        entering(z, blocks, episodes, outputs, t, b).cell, blocks.cell.at(t + 1, b), flow(b).hidden,
                        flow(b).cell, d_gates + (b - from) * z.G);
-    feedback.multiply(rows, d_gates, z.G, nullptr, 0, d_fed.data(), z.F);
+    weight_feedback.multiply(rows, d_gates, z.G, nullptr, 0, d_feedback.data(), z.F);
     if (d.inputs)
       weight_input.multiply(rows, d_gates, z.G, nullptr, 0, d.inputs + (t * z.B + from) * z.I, z.I);
     for (int64_t b = from; b < until; ++b) {
       const Flow<Memory, s> carried = flow(b);
-      const s* fed = &d_fed[(b - from) * z.F];
-      std::copy_n(fed + z.fed_reads, z.reads, carried.reads);
-      add_scaled(carried.hidden, s(1), fed + z.fed_hidden, z.F - z.reads);
-      if (episodes.begins(t, b)) {  // what came before is not its cause
+      const s* d_row = &d_feedback[(b - from) * z.F];
+      std::copy_n(d_row, z.reads, carried.reads);
+      add_scaled(carried.hidden, s(1), d_row + z.reads, z.F - z.reads);
+      if (episodes.starts(t, b)) {  // no gradient flows to the episode before
         if (d.start) add_scaled(&starts[(b - from) * size], s(1), carried.memory, size);
         std::fill_n(carried.memory, size, s(0));
       }
@@ -249,40 +246,41 @@ void run_backward(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episode
     Flow<Memory, s>(z, &starts[(b - from) * size]).give(z, d.start + b * z.state);
 }
 
-// Raises where a tensor is not what a kernel reads.
+// Raises for tensors of other shapes, types or devices than the kernel reads.
 template <class Memory>
 void check_all(const Sizes<Memory>& z, const Tensor& inputs, const Tensor& state, const std::optional<Tensor>& start,
-               const std::optional<Tensor>& resets, const Tensor& weight_input, const Tensor& feedback,
-               const Tensor& head_weight) {
+               const std::optional<Tensor>& resets, const Tensor& weight_input, const Tensor& weight_feedback,
+               const Tensor& weight_interface) {
   const at::ScalarType type = inputs.scalar_type();
   check("state", state, {z.B, z.state}, type);
-  check("the first state", start, {1, z.state}, type);
+  check("the initial state", start, {1, z.state}, type);
   check("resets", resets, {z.T, z.B}, at::kBool);
   check("the controller's weight of inputs", weight_input, {z.G, z.I}, type);
-  check("the controller's weight of what is fed back", feedback, {z.G, z.F}, type);
-  check("the weight of the layer that speaks to the memory", head_weight, {z.P, z.H}, type);
+  check("the controller's weight of the feedback", weight_feedback, {z.G, z.F}, type);
+  check("the weight of the interface layer", weight_interface, {z.P, z.H}, type);
 }
 
-// Of what the forward keeps, in elements: [of a step, what enters a step, of the first memory], see `Blocks`.
+// Elements that the forward keeps: [computed by a step, entering a step, of the initial memory], see `Blocks`.
 template <class Memory>
 std::vector<int64_t> sequence_kept(at::IntArrayRef shape, at::ScalarType type) {
   const Sizes<Memory> z({0, 0, 0}, type, shape, 0);
   return {z.computed(), z.entering(), z.row};
 }
 
-// Returns outputs [T, B, O], the last state [B, state] and, where it `keeps` it, what the backward needs. Without a start
-// [1, state] episodes begin with zeros.
+// Returns outputs [T, B, O], the last state [B, state] and, if `keeps`, what the backward needs. Without a start
+// [1, state] episodes start with zeros.
 template <class Memory>
 std::tuple<Tensor, Tensor, Tensor> sequence_forward(Tensor inputs, Tensor state, const std::optional<Tensor>& start_,
                                                     const std::optional<Tensor>& resets_, Tensor weight_input,
-                                                    Tensor bias, Tensor feedback, Tensor head_weight, Tensor head_bias,
+                                                    Tensor bias, Tensor weight_feedback, Tensor weight_interface,
+                                                    Tensor bias_interface,
                                                     at::IntArrayRef shape, double clip, bool keeps) {
   const PlainOperators guard;
   const Sizes<Memory> z(inputs.sizes(), inputs.scalar_type(), shape, clip);
-  check_all(z, inputs, state, start_, resets_, weight_input, feedback, head_weight);
+  check_all(z, inputs, state, start_, resets_, weight_input, weight_feedback, weight_interface);
   check("the controller's bias", bias, {z.G}, inputs.scalar_type());
-  check("the bias of the layer that speaks to the memory", head_bias, {z.P}, inputs.scalar_type());
-  make_contiguous({&inputs, &state, &weight_input, &bias, &feedback, &head_weight, &head_bias});
+  check("the bias of the interface layer", bias_interface, {z.P}, inputs.scalar_type());
+  make_contiguous({&inputs, &state, &weight_input, &bias, &weight_feedback, &weight_interface, &bias_interface});
   const std::optional<Tensor> resets = contiguous(resets_);
   const auto options = inputs.options();
   const Tensor start = start_ ? start_->contiguous() : at::zeros({1, z.state}, options);
@@ -295,73 +293,74 @@ std::tuple<Tensor, Tensor, Tensor> sequence_forward(Tensor inputs, Tensor state,
     const Episodes<s> episodes{state.data_ptr<s>(), start.data_ptr<s>(), data_or_null<bool>(resets),
                                z.B,                 z.state,             start_.has_value()};
     Memory::lay_out(z, episodes.start + 1, blocks.start);
-    const auto weights = lay_out<s, 3>({&weight_input, &feedback, &head_weight}, true, z.T * z.B);
+    const auto weights = lay_out<s, 3>({&weight_input, &weight_feedback, &weight_interface}, true, z.T * z.B);
     at::parallel_for(0, z.B, z.grain(), [&](int64_t from, int64_t until) {
       run(z, blocks, episodes, inputs.data_ptr<s>(), weights[0], bias.data_ptr<s>(), weights[1], weights[2],
-          head_bias.data_ptr<s>(), outputs.data_ptr<s>(), last.data_ptr<s>(), from, until);
+          bias_interface.data_ptr<s>(), outputs.data_ptr<s>(), last.data_ptr<s>(), from, until);
     });
   });
   return {outputs, last, kept};
 }
 
-// Returns gradients of inputs, state and start (a row a batch element), each empty where nobody `needs` it, then of
-// weight_input, bias, feedback, head_weight and head_bias.
+// Returns gradients of inputs, state and start (a row per batch element), each empty unless it `needs` one, then of
+// weight_input, bias, weight_feedback, weight_interface and bias_interface.
 template <class Memory>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sequence_backward(
     const std::optional<Tensor>& d_outputs_, const std::optional<Tensor>& d_last_, c10::List<bool> needs, Tensor inputs,
     Tensor state, const std::optional<Tensor>& start_, const std::optional<Tensor>& resets_, Tensor weight_input,
-    Tensor feedback, Tensor head_weight, const Tensor& outputs, const Tensor& kept, at::IntArrayRef shape, double clip) {
+    Tensor weight_feedback, Tensor weight_interface, const Tensor& outputs, const Tensor& kept, at::IntArrayRef shape,
+    double clip) {
   const PlainOperators guard;
   const Sizes<Memory> z(inputs.sizes(), inputs.scalar_type(), shape, clip);
-  check_all(z, inputs, state, start_, resets_, weight_input, feedback, head_weight);
+  check_all(z, inputs, state, start_, resets_, weight_input, weight_feedback, weight_interface);
   check("the gradient of the outputs", d_outputs_, {z.T, z.B, z.O}, inputs.scalar_type());
   check("the gradient of the last state", d_last_, {z.B, z.state}, inputs.scalar_type());
-  make_contiguous({&inputs, &state, &weight_input, &feedback, &head_weight});
+  make_contiguous({&inputs, &state, &weight_input, &weight_feedback, &weight_interface});
   const std::optional<Tensor> resets = contiguous(resets_), d_outputs = contiguous(d_outputs_),
                               d_last = contiguous(d_last_);
   const auto options = inputs.options();
   const Tensor start = start_ ? start_->contiguous() : at::zeros({1, z.state}, options);
   const int64_t rows = z.T * z.B;
-  const auto where = [&](bool is_needed, at::IntArrayRef sizes) {
+  const auto empty_if = [&](bool is_needed, at::IntArrayRef sizes) {
     return is_needed ? at::empty(sizes, options) : at::empty({0}, options);
   };
   Tensor d_gates = at::empty({rows, z.G}, options), d_raw = at::empty({rows, z.P}, options),
-         d_inputs = where(needs[0], {z.T, z.B, z.I}), d_state = where(needs[1], {z.B, z.state}),
-         d_start = where(needs[2], {z.B, z.state});
+         d_inputs = empty_if(needs[0], {z.T, z.B, z.I}), d_state = empty_if(needs[1], {z.B, z.state}),
+         d_start = empty_if(needs[2], {z.B, z.state});
   AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "sequence_backward", [&] {
     using s = scalar_t;
     const Blocks<s> blocks(z, kept.data_ptr<s>(), true);
     const Episodes<s> episodes{state.data_ptr<s>(), start.data_ptr<s>(), data_or_null<bool>(resets),
                                z.B,                 z.state,             start_.has_value()};
-    const auto asked = [](bool is_needed, Tensor& tensor) { return is_needed ? tensor.data_ptr<s>() : nullptr; };
-    const Gradients<s> d{d_gates.data_ptr<s>(), d_raw.data_ptr<s>(), asked(needs[0], d_inputs),
-                         asked(needs[1], d_state), asked(needs[2], d_start)};
-    const auto weights = lay_out<s, 3>({&weight_input, &feedback, &head_weight}, false, rows);
+    const auto data_if = [](bool is_needed, Tensor& tensor) { return is_needed ? tensor.data_ptr<s>() : nullptr; };
+    const Gradients<s> d{d_gates.data_ptr<s>(), d_raw.data_ptr<s>(), data_if(needs[0], d_inputs),
+                         data_if(needs[1], d_state), data_if(needs[2], d_start)};
+    const auto weights = lay_out<s, 3>({&weight_input, &weight_feedback, &weight_interface}, false, rows);
     at::parallel_for(0, z.B, z.grain(), [&](int64_t from, int64_t until) {
       run_backward(z, blocks, episodes, outputs.data_ptr<s>(), data_or_null<s>(d_outputs), data_or_null<s>(d_last),
                    weights[0], weights[1], weights[2], d, from, until);
     });
   });
-  const Tensor fed = kept.narrow(0, rows * z.G, rows * z.F).view({rows, z.F}),  // as `Blocks` has them
+  const Tensor feedback = kept.narrow(0, rows * z.G, rows * z.F).view({rows, z.F}),  // as `Blocks` has them
       hidden = outputs.view({rows, z.O}).narrow(1, 0, z.H), of_gates = d_gates.t();
-  return {d_inputs, d_state, d_start, of_gates.mm(inputs.view({rows, z.I})), d_gates.sum(0), of_gates.mm(fed),
+  return {d_inputs, d_state, d_start, of_gates.mm(inputs.view({rows, z.I})), d_gates.sum(0), of_gates.mm(feedback),
           d_raw.t().mm(hidden), d_raw.sum(0)};
 }
 
-// Makes all available as `name`_forward, `name`_backward and `name`_kept.
+// Registers the operators `name`_forward, `name`_backward and `name`_kept.
 template <class Memory>
 void define_sequence(torch::Library& library, const std::string& name) {
   library.def(
       (name +
        "_forward(Tensor inputs, Tensor state, Tensor? start, Tensor? resets, Tensor weight_input, Tensor bias, "
-       "Tensor feedback, Tensor head_weight, Tensor head_bias, int[] shape, float clip, bool keeps) -> (Tensor, "
-       "Tensor, Tensor)")
+       "Tensor weight_feedback, Tensor weight_interface, Tensor bias_interface, int[] shape, float clip, bool keeps) "
+       "-> (Tensor, Tensor, Tensor)")
           .c_str());
   library.def(
       (name +
        "_backward(Tensor? d_outputs, Tensor? d_last, bool[] needs, Tensor inputs, Tensor state, Tensor? start, "
-       "Tensor? resets, Tensor weight_input, Tensor feedback, Tensor head_weight, Tensor outputs, Tensor kept, "
-       "int[] shape, float clip) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)")
+       "Tensor? resets, Tensor weight_input, Tensor weight_feedback, Tensor weight_interface, Tensor outputs, "
+       "Tensor kept, int[] shape, float clip) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)")
           .c_str());
   library.def((name + "_kept(int[] shape, ScalarType type) -> int[]").c_str(), sequence_kept<Memory>);
   library.impl((name + "_forward").c_str(), torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(sequence_forward<Memory>)));

@@ -1,7 +1,7 @@
-// A memory of N slots of width M in its own layout, of one batch element.
+// The memory of one batch element, N slots of width M, in its internal layout.
 //
-// What belongs to the N slots lies in rows of L, the multiple of a vector's lanes that holds them; what is past N is 0.
-// The memory lies as [L / lanes, M, lanes], so that a vector is one coordinate of `lanes` slots.
+// Rows over slots have length L, N rounded up to a multiple of a vector's lanes; elements past N are 0. The memory has
+// the layout [L / lanes, M, lanes], so that a vector is one coordinate of `lanes` slots.
 #pragma once
 
 #include "numerics.h"
@@ -9,14 +9,14 @@
 
 namespace ntm_rl {
 
-constexpr double kNormEpsilon = 1e-6;  // addressing.NORM_EPSILON
-constexpr double kLogEpsilon = 1e-8;   // addressing.LOG_EPSILON
+constexpr double kNormEpsilon = 1e-6;  // NORM_EPSILON in addressing/ntm.py
+constexpr double kLogEpsilon = 1e-8;   // LOG_EPSILON in addressing/ntm.py
 
 struct SlotSizes {
   int64_t N, M, L;
 };
 
-// sums[m] = sum over the slots of weights [L] * memory.
+// sums [M] = weights [L] * memory.
 template <typename s>
 inline void sum_slots(const SlotSizes& z, const s* weights, const s* memory, s* sums) {
   for (int64_t m = 0; m < z.M; ++m) {
@@ -42,7 +42,7 @@ inline void read_backward(const SlotSizes& z, const s* weighting, const s* memor
   }
 }
 
-// Between [N, M] and the memory's own layout.
+// From [N, M] to the internal layout, and back.
 template <typename s>
 inline void lay_out_memory(const SlotSizes& z, const s* from, s* to) {
   Strips<s>(from, z.M, z.N, z.M, true, to);
@@ -55,7 +55,7 @@ inline void lay_back_memory(const SlotSizes& z, const s* from, s* to) {
       to[n * z.M + m] = from[(n / kLanes<s> * z.M + m) * kLanes<s> + n % kLanes<s>];
 }
 
-// Between `count` rows of N and of L.
+// From `count` rows of length N to length L, and back.
 template <typename s>
 inline void lay_out_rows(const SlotSizes& z, int64_t count, const s* from, s* to) {
   for (int64_t k = 0; k < count; ++k) {

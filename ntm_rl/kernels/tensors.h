@@ -1,4 +1,4 @@
-// What kernels do to the tensors they are given.
+// Checks and conversions of tensors.
 #pragma once
 
 #include <ATen/core/LegacyTypeDispatch.h>
@@ -14,20 +14,21 @@
 
 namespace ntm_rl {
 
-// Calls of torch's operators below it are not recorded for gradients, and are not in autocast's precision.
+// While it exists, torch's operators run without autograd and autocast.
 struct PlainOperators {
   const at::AutoDispatchBelowADInplaceOrView no_gradients;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
 };
 
-// Kernels read what a tensor must have, whatever it has.
+// Raises for a tensor of another shape, type or device, which a kernel would read out of bounds.
 inline void check(const char* name, const at::Tensor& tensor, at::IntArrayRef shape, at::ScalarType type) {
   TORCH_CHECK_VALUE(tensor.sizes() == shape, name, " of shape ", tensor.sizes(), ": must be ", shape);
   TORCH_CHECK_VALUE(tensor.scalar_type() == type, name, " of type ", tensor.scalar_type(), ": must be ", type);
   TORCH_CHECK_VALUE(tensor.is_cpu(), name, " on ", tensor.device(), ": must be on the CPU");
 }
 
-inline void check(const char* name, const std::optional<at::Tensor>& tensor, at::IntArrayRef shape, at::ScalarType type) {
+inline void check(const char* name, const std::optional<at::Tensor>& tensor, at::IntArrayRef shape,
+                  at::ScalarType type) {
   if (tensor) check(name, *tensor, shape, type);
 }
 
@@ -44,8 +45,8 @@ s* data_or_null(const std::optional<at::Tensor>& tensor) {
   return tensor ? tensor->data_ptr<s>() : nullptr;
 }
 
-// What is too large for malloc to hand out again comes from the system each time, and in small pages its faults cost more
-// than what a kernel does in it.
+// Tensors too large for malloc to reuse are mapped anew each time, and the faults of small pages cost more than the
+// kernel.
 inline void use_large_pages([[maybe_unused]] const at::Tensor& fresh) {
 #if defined(__linux__)
   constexpr uintptr_t page = 1 << 12, reused = 32 << 20;  // glibc's largest M_MMAP_THRESHOLD

@@ -1,4 +1,4 @@
-"""Ids that are meant by names that are none."""
+"""Suggested ids for unknown ones."""
 
 import subprocess
 import sys
@@ -40,15 +40,15 @@ PONG = [
         ("my_gym:Pong-v5", "ALE/Pong-v5"),
     ],
 )
-def test_the_id_that_is_meant_is_suggested(name, env_id):
+def test_the_most_similar_id_is_suggested(name, env_id):
     assert suggest_id(name) == f" Did you mean {env_id}?"
 
 
-def test_nothing_is_suggested_for_what_resembles_nothing():
+def test_a_name_without_a_similar_id_has_no_suggestion():
     assert suggest_id("qwertyuiop-v0") == ""
 
 
-def test_families_that_nobody_imported_are_searched():
+def test_suggestions_include_families_that_are_not_imported():
     code = "from ntm_rl.envs.names import suggest_id; print(suggest_id('pong'), suggest_id('MemoryS7'))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.split() == ["Did", "you", "mean", "ALE/Pong-v5?", "Did", "you", "mean", "MiniGrid-MemoryS7-v0?"]

@@ -79,7 +79,7 @@ def by_cloudpickle(env):
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, by_pickle, by_cloudpickle])
 @pytest.mark.parametrize("env_id", OWN)
-def test_a_copy_of_an_environment_plays_on_as_the_environment_itself(env_id, copied):
+def test_a_deep_copy_of_an_environment_plays_the_same_episode(env_id, copied):
     env = gym.make(env_id)
     env.action_space.seed(0)
     env.reset(seed=0)
@@ -92,7 +92,7 @@ def test_a_copy_of_an_environment_plays_on_as_the_environment_itself(env_id, cop
 
 
 @pytest.mark.parametrize("env_id", DRAWN)
-def test_sb3_makes_an_id_whose_pictures_have_one_size_over_all_episodes(env_id):
+def test_images_have_one_size_over_all_episodes(env_id):
     venv = make_vec_env(env_id, n_envs=4, seed=0)
     venv.reset()
     shape, ends = venv.render().shape, 0
@@ -106,7 +106,7 @@ def test_sb3_makes_an_id_whose_pictures_have_one_size_over_all_episodes(env_id):
 
 
 @pytest.mark.parametrize("env_id", DRAWN)
-def test_a_native_vector_environment_draws_each_copy(env_id):
+def test_a_native_vector_environment_renders_every_sub_environment(env_id):
     envs = gym.make_vec(env_id, 3, render_mode="rgb_array")
     envs.reset(seed=0)
     single = gym.make(env_id, render_mode="rgb_array")
@@ -116,7 +116,7 @@ def test_a_native_vector_environment_draws_each_copy(env_id):
 
 
 @pytest.mark.parametrize("env_id", ["ntm_rl/Copy-v0", "ntm_rl/MemoryChain-v0"])
-def test_films_of_several_episodes_are_written(env_id, tmp_path):
+def test_videos_of_several_episodes_are_written(env_id, tmp_path):
     pytest.importorskip("moviepy")
     env = RecordVideo(gym.make(env_id, render_mode="rgb_array"), str(tmp_path), video_length=60, disable_logger=True)
     venv = VecVideoRecorder(make_vec_env(env_id, 2), str(tmp_path), lambda step: step == 0, video_length=60)

@@ -1,4 +1,4 @@
-"""States of vector environments: what is put back plays on to the last bit, and nothing else is accepted."""
+"""States of vector environments: bit-identical continuation, and rejection of invalid states."""
 
 import copy
 
@@ -48,8 +48,8 @@ def play(venv, rng: np.random.Generator, steps: int) -> list:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda each: each.id)
-def test_an_environment_in_the_state_of_another_plays_the_same_to_the_last_bit(settings, monkeypatch):
-    monkeypatch.setattr(atari, "RESEED_AFTER", 150)  # so that ALE's copies are seeded anew on the way
+def test_a_restored_state_continues_bit_identically(settings, monkeypatch):
+    monkeypatch.setattr(atari, "MAX_STEPS_FROM_SEED", 150)  # so that ALE's copies are seeded anew on the way
     venv, other = make_vec_env(settings, 3, 5), make_vec_env(settings, 3, 77)
     venv.reset(), other.reset()
     seen = play(venv, np.random.default_rng(0), 333)[-1][0]
@@ -72,15 +72,15 @@ def test_an_environment_in_the_state_of_another_plays_the_same_to_the_last_bit(s
     venv.close(), other.close()
 
 
-def test_a_copy_of_a_game_that_was_seeded_late_is_played_again_from_there(monkeypatch):
-    monkeypatch.setattr(atari, "RESEED_AFTER", 100)
+def test_a_resume_replays_a_game_from_its_last_seed(monkeypatch):
+    monkeypatch.setattr(atari, "MAX_STEPS_FROM_SEED", 100)
     envs = atari.AtariVectorEnv(2, game="breakout", noop_max=3)
     envs.reset(seed=3)
     rng, counts = np.random.default_rng(0), []
     for _ in range(600):
         *_, terminated, truncated, _ = envs.step(rng.integers(0, 4, 2))
         envs.reset(options={"reset_mask": terminated | truncated})
-        counts.append(envs.get_state()["played"].copy())
+        counts.append(envs.get_state()["steps"].copy())
     counts = np.array(counts)
     assert (np.diff(counts, axis=0) < 0).any(axis=0).all()  # both were seeded anew
     assert counts[-1][0] != counts[-1][1] and counts.max() < 600
@@ -124,12 +124,12 @@ def with_entry(number):
         ("ntm_rl/Copy-v0", ("envs", "playback", "targets"), with_entry(2)),
         ("ntm_rl/Copy-v0", ("envs", "generators"), []),
         ("ALE/Pong-v5", ("envs", "actions"), with_entry(6)),
-        ("ALE/Pong-v5", ("envs", "played"), with_entry(10**9)),
+        ("ALE/Pong-v5", ("envs", "steps"), with_entry(10**9)),
         ("ALE/Pong-v5", ("envs", "seeds"), with_entry(-1)),
     ],
     ids=lambda value: None if callable(value) else str(value),
 )
-def test_what_is_no_state_is_refused_and_changes_nothing(env_id, path, value):
+def test_an_invalid_state_is_refused_and_changes_nothing(env_id, path, value):
     venv = make_vec_env(EnvSettings(env_id), 2, 0)
     venv.reset()
     play(venv, np.random.default_rng(0), 5)
@@ -141,7 +141,7 @@ def test_what_is_no_state_is_refused_and_changes_nothing(env_id, path, value):
     venv.close()
 
 
-def test_environments_whose_state_cannot_be_had_say_so():
+def test_environments_that_cannot_save_their_state_return_none():
     import gymnasium as gym
 
     from ntm_rl.envs.sb3.adapter import VectorEnvAdapter

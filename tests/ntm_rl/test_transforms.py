@@ -1,4 +1,4 @@
-"""Second derivatives, vmap, export and torch.compile of every core, and what is changed before the backward pass."""
+"""Second derivatives, vmap, export and torch.compile of every core, and modifications before the backward pass."""
 
 import pytest
 import torch
@@ -133,7 +133,7 @@ def test_an_exported_core_gives_the_same(name):
 
 @compiles
 @pytest.mark.parametrize("name", ["ntm", "dnc"])
-def test_torch_compile_puts_the_kernel_into_its_graph_as_it_is(name):
+def test_the_graph_of_torch_compile_contains_the_kernel(name):
     core, inputs, state, resets = build(name, {"hidden_size": 3, **SLOTS})
     operators = []
 
@@ -171,7 +171,7 @@ def test_transforms_inside_torch_compile_give_the_same(name):
 
 
 @pytest.mark.parametrize("name", ["ntm", "dnc", "lstm"])
-def test_a_counter_of_operations_sees_into_a_kernel(name):
+def test_a_flop_counter_counts_the_operations_of_a_kernel(name):
     core, inputs, state, resets = build(name, {"hidden_size": 3, **SMALL.get(name, {})})
     with FlopCounterMode(display=False) as counter:
         core(inputs, state, resets)
@@ -189,7 +189,7 @@ def test_a_core_runs_on_fake_tensors(name):
 
 @every_core
 @pytest.mark.parametrize("changed", ["inputs", "state", "resets", "weights"])
-def test_what_is_changed_before_the_backward_pass_is_an_error_or_changes_nothing(name, options, changed):
+def test_tensors_modified_before_the_backward_pass_are_an_error_or_change_nothing(name, options, changed):
     gradients = []
     for change in (False, True):
         core, inputs, state, resets = build(name, options)
@@ -219,16 +219,18 @@ def test_a_weight_of_another_shape_is_an_error(name, weight, with_gradients):
         torch.func.functional_call(core, wrong, (inputs[:1], state, resets[:1]))
 
 
-def test_a_bias_of_one_element_is_not_spread_over_the_gates_of_an_lstm():
+def test_a_bias_of_one_element_is_not_broadcast_over_the_gates_of_an_lstm():
     core, inputs, state, resets = build("lstm", {"hidden_size": 3})
     wrong = {"network.bias_hh_l0": torch.zeros(1).double()}
-    with pytest.raises(InputError, match=r"biases of layer 0 of shape \[12\], .* and \[1\], .*: must be alike, \[12\]"):
+    with pytest.raises(
+        InputError, match=r"biases of layer 0 of shape \[12\], .* and \[1\], .*: must be \[12\] and of one type"
+    ):
         torch.func.functional_call(core, wrong, (inputs, state, resets))
 
 
 @every_core
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_refused(name, options, dtype):
+def test_half_precision_is_an_error(name, options, dtype):
     core, inputs, _, _ = build(name, options)
     core.to(dtype)
     with pytest.raises(InputError, match=rf"core in {dtype}: must be in torch.float32 or torch.float64"):
@@ -236,7 +238,7 @@ def test_half_precision_is_refused(name, options, dtype):
 
 
 @every_core
-def test_a_packed_sequence_is_refused_with_the_way_out(name, options):
+def test_a_packed_sequence_is_an_error_with_the_fix(name, options):
     core, inputs, state, _ = build(name, options)
     with pytest.raises(InputError, match="inputs of type PackedSequence: must be a tensor; pad"):
         core(pack_sequence([inputs[:, 0], inputs[:3, 1]]), state)

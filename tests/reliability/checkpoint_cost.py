@@ -14,7 +14,7 @@ import time
 from stable_baselines3.common.callbacks import CallbackList
 
 from ntm_rl.agents.ppo.callbacks import CheckpointCallback
-from ntm_rl.agents.ppo.training import make_model
+from ntm_rl.agents.ppo.making import make_model
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.settings.schema import PpoTrainingSettings

@@ -33,8 +33,9 @@ import torch
 import torch._dynamo  # imported once, for all forked processes: every optimizer wants it, which takes seconds
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import ntm_rl.agents.ppo.training  # noqa: F401  (imported once, as above)
-from ntm_rl.agents.cli.main import CANNOT_WRITE, main
+import ntm_rl.agents.training  # noqa: F401  (imported once, as above)
+from ntm_rl.agents.cli.exit_codes import CANNOT_WRITE
+from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.tensors import read_tensors
 from ntm_rl.agents.tracking.csv_log import read_table

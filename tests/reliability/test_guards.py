@@ -18,7 +18,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ntm_rl.agents import MemoryPPO
-from ntm_rl.agents.cli.main import CANNOT_WRITE, NOT_FINITE, main
+from ntm_rl.agents.cli.exit_codes import CANNOT_WRITE, NOT_FINITE
+from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.runs.nonfinite import NonFiniteError
 from ntm_rl.agents.storage.tensors import read_tensors
 from ntm_rl.agents.tracking.csv_log import read_table

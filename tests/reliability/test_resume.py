@@ -92,7 +92,7 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_anew(tmp_path, capsy
     for folder in ("checkpoints", "agent"):
         shutil.rmtree(run / folder)
     assert main(["resume", str(run)]) == 0
-    assert "begins anew: the run has no checkpoint yet" in capsys.readouterr().err
+    assert "starts again: the run has no checkpoint yet" in capsys.readouterr().err
     after = read_table(run / "progress.csv")[1]
     clocks = ("time/fps", "time/time_elapsed")
     same = [[{**row, **dict.fromkeys(clocks)} for row in table] for table in (before, after)]
@@ -116,5 +116,5 @@ def test_events_after_the_checkpoint_and_half_written_ones_are_cut_off(tmp_path)
 def test_a_file_that_holds_no_events_is_named(tmp_path):
     path = tmp_path / "events.out.tfevents.1"
     path.write_bytes(b"\x04\0\0\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff\0\0\0\0")
-    with pytest.raises(StorageError, match=r"events\.out\.tfevents\.1: no TensorBoard events"):
+    with pytest.raises(StorageError, match=r"events\.out\.tfevents\.1: not a TensorBoard event file"):
         drop_events_after(path, 3)

@@ -1,4 +1,4 @@
-"""The memory benchmark's grid on trainings of a few hundred steps: it is finished once, whatever comes between."""
+"""The grid of the memory benchmark, on trainings of a few hundred steps."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def runs() -> list[Path]:
     return sorted(OUT.glob("*/*/*/*-seed*"))
 
 
-def test_a_grid_is_every_core_on_every_task_with_every_seed_at_about_the_same_size():
+def test_a_grid_has_every_core_task_and_seed_at_about_the_same_size():
     planned = cells("ntm,lstm,gru,lstm", seeds=2, tasks=["length-5", TASK])
     assert [(cell.seed, cell.task, cell.core) for cell in planned] == [
         (seed, task, core) for seed in (0, 1) for task in ("length-5", TASK) for core in ("ntm", "lstm", "gru")
@@ -73,7 +73,7 @@ def test_a_grid_is_every_core_on_every_task_with_every_seed_at_about_the_same_si
         assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
 
 
-def test_a_tiny_grid_is_trained_reported_and_not_trained_again(capsys):
+def test_a_finished_grid_is_reported_and_not_trained_again(capsys):
     assert main(command("--seeds=2", "--json")) == 0
     report = json.loads(capsys.readouterr().out)
     assert report.keys() == {"suite", "report", "interquartile_means", "cells"}
@@ -95,28 +95,28 @@ def test_a_tiny_grid_is_trained_reported_and_not_trained_again(capsys):
     before = runs()
     assert main(command("--seeds=2")) == 0
     printed = capsys.readouterr()
-    assert "4 of 4 trainings are finished already" in printed.err and "# memory_len" in printed.out
+    assert "4 of 4 trainings are already finished" in printed.err and "# memory_len" in printed.out
     assert runs() == before and len(before) == 4
     # A grid may grow by seeds and cores.
     assert main(command("--seeds=1", cores="gru")) == 0
     assert len(runs()) == 5 and len(read_results(SUITE, OUT)) == 5
 
 
-def test_a_signal_ends_the_grid_after_the_cell_and_the_same_call_goes_on():
+def test_a_signal_stops_the_grid_and_the_same_call_continues_it():
     lines = []
 
     def stop(line):
         lines.append(line)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    assert run_grid(cells(), OUT, tell=stop) is signal.SIGTERM
+    assert run_grid(cells(), OUT, log=stop) is signal.SIGTERM
     assert len(lines) == 1 and lines[0].startswith("1 of 2: length-2, ntm, seed 0: MMER ")
     assert [result.core for result in read_results(SUITE, OUT)] == ["ntm"]
     assert run_grid(cells(), OUT) is None
     assert [result.core for result in read_results(SUITE, OUT)] == ["ntm", "lstm"]
 
 
-def test_a_killed_grid_keeps_finished_cells_and_resumes_the_unfinished_from_its_checkpoint(capsys):
+def test_a_killed_grid_keeps_finished_cells_and_resumes_unfinished_ones(capsys):
     budget = 256 * 50  # some seconds, of which the second cell does not see the end
     process = subprocess.Popen(
         [sys.executable, "-m", "ntm_rl.agents", *command(timesteps=budget)],
@@ -142,14 +142,14 @@ def test_a_killed_grid_keeps_finished_cells_and_resumes_the_unfinished_from_its_
     assert [int(step) for step in steps[1:]] == list(range(256, budget + 1, 256))  # nothing twice, nothing lost
 
 
-def test_a_run_killed_before_its_first_checkpoint_is_trained_anew():
+def test_a_run_killed_before_its_first_checkpoint_is_restarted():
     (cell,) = cells("lstm")
     left = Run.create(cell.settings(OUT), cell.name)
     assert run_grid([cell], OUT) is None
     assert len(runs()) == 2 and not (left.path / "cell.json").exists()
 
 
-def test_several_trainings_at_once_give_what_one_after_the_other_does():
+def test_parallel_trainings_give_the_same_results_as_sequential_ones():
     one, several = Path("one"), Path("several")
     assert run_grid(cells(), one) is None
     assert run_grid(cells(), several, jobs=2) is None
@@ -159,7 +159,7 @@ def test_several_trainings_at_once_give_what_one_after_the_other_does():
     assert sorted(scores[0]) == sorted(scores[1])
 
 
-def test_a_training_that_fails_in_a_process_of_its_own_is_named(capfd):
+def test_a_training_that_fails_in_its_process_is_named(capfd):
     (cell,) = cells("lstm")
     broken = Cell(cell.suite, cell.task, cell.core, 0, cell.config, (*cell.overrides, "policy.init_from=nowhere"))
     with pytest.raises(InputError, match=r"memory_len/length-2/lstm, seed 0: the training failed, see above"):
@@ -170,21 +170,21 @@ def test_a_training_that_fails_in_a_process_of_its_own_is_named(capfd):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("ppo.learning_rate=0.5",), r"out = 'out': holds another grid, whose .*ppo.learning_rate = 0.001 and not 0.5"),
-        (("env.kwargs.length=3",), r"env.kwargs.length = 2 and not 3; choose another folder"),
+        (("ppo.learning_rate=0.5",), r"out = 'out': contains another grid: .*ppo.learning_rate = 0.001 instead of 0.5"),
+        (("env.kwargs.length=3",), r"env.kwargs.length = 2 instead of 3; choose another folder"),
     ],
 )
-def test_a_folder_of_another_grid_is_refused(overrides, message):
+def test_a_folder_of_another_grid_is_rejected(overrides, message):
     (cell,) = cells("lstm")
     Run.create(cell.settings(OUT), cell.name)
     with pytest.raises(InputError, match=message):
         run_grid(cells("lstm", overrides=overrides), OUT)
-    with pytest.raises(InputError, match=r"total_timesteps = 512 and not 1024"):
+    with pytest.raises(InputError, match=r"total_timesteps = 512 instead of 1024"):
         run_grid(cells("lstm", timesteps=1024), OUT)
-    with pytest.raises(InputError, match=r"whose memory_len/length-2/lstm has total_timesteps = 512 and not 1024"):
+    with pytest.raises(InputError, match=r"memory_len/length-2/lstm has total_timesteps = 512 instead of 1024"):
         run_grid(cells("ntm", timesteps=1024), OUT)  # another core, but another budget too
     other = plan("tmaze", ["lstm"], 1, tasks=["length-20"], overrides=TINY)
-    with pytest.raises(InputError, match=r"out = 'out': holds a grid of the suite 'memory_len'"):
+    with pytest.raises(InputError, match=r"out = 'out': contains a grid of the suite 'memory_len'"):
         run_grid(other, OUT)
     grid.check_folder(cells("gru,lstm", 2, overrides=("checkpoint.every=999", "device=cpu")), OUT)  # the same grid
 
@@ -192,8 +192,8 @@ def test_a_folder_of_another_grid_is_refused(overrides, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--suite", "memory"], "suite = 'memory': no such suite; valid are popgym-small, minigrid, algorithmic"),
-        (["--suite", "tmaze", "--tasks", "length-21"], "task = 'length-21': not in the suite, which has length-20"),
+        (["--suite", "memory"], "suite = 'memory': unknown suite; valid are popgym-small, minigrid, algorithmic"),
+        (["--suite", "tmaze", "--tasks", "length-21"], "task = 'length-21': unknown task; the suite has length-20"),
         (["--suite", "tmaze", "--cores", "lstn"], "core = 'lstn': unknown core; valid are ntm, lstm, gru"),
         (
             ["--suite", "tmaze", "--timesteps", "4000"],
@@ -202,10 +202,10 @@ def test_a_folder_of_another_grid_is_refused(overrides, message):
         (["--suite", "tmaze", "--seeds", "0"], "seeds = 0, cores = 'ntm,lstm,gru': must be at least one of each"),
         (["--suite", "tmaze", "--jobs", "0", "--tasks", "length-20"], "jobs = 0: must be at least 1"),
         (["--suite", "tmaze", "--set", "ppo.gama=1"], "Did you mean ppo.gamma?"),
-        (["--suite", "tmaze", "--report-only"], "no finished training of the suite 'tmaze' in it"),
+        (["--suite", "tmaze", "--report-only"], "contains no finished training of the suite 'tmaze'"),
     ],
 )
-def test_mistakes_are_one_message_and_nothing_left_behind(arguments, message, capsys):
+def test_invalid_input_is_one_message_and_creates_nothing(arguments, message, capsys):
     assert main(["benchmark", "memory", *arguments]) == 2
     printed = capsys.readouterr()
     assert message in printed.err and printed.out == ""
@@ -216,5 +216,5 @@ def test_a_damaged_result_is_named():
     (cell,) = cells("lstm")
     folder = Run.create(cell.settings(OUT), cell.name).path
     (folder / "cell.json").write_text('{"suite": ')
-    with pytest.raises(InputError, match=r"cell.json: cannot be read: .*delete it to train the rest again"):
+    with pytest.raises(InputError, match=r"cell.json: cannot be read: .*delete it and run the command again"):
         read_results(SUITE, OUT)

@@ -1,4 +1,4 @@
-"""The memory benchmark's report, of results made by hand."""
+"""The report of the memory benchmark, on constructed results."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ntm_rl.agents.benchmark.cells import Result
-from ntm_rl.agents.benchmark.report import aggregate, render, write_report
+from ntm_rl.agents.benchmark.report import aggregate, render, write_benchmark_report
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.tracking.csv_log import write_table
 
@@ -39,7 +39,7 @@ def write_runs(out: Path) -> None:
         write_table(folder / "progress.csv", ["time/total_timesteps", "rollout/ep_rew_mean"], rows)
 
 
-def test_tables_hold_means_ranges_and_published_scores():
+def test_tables_have_means_ranges_and_published_scores():
     lines = render(SUITE, RESULTS, aggregate(RESULTS)).splitlines()
     assert lines[0] == "# popgym-small: Eight games of POPGym (Morad et al. 2023)"
     assert lines[2].startswith("Trainings by MemoryPPO: 5. Tasks: 2. Cores: ntm, lstm. Seeds: 0, 1. Written on ")
@@ -59,7 +59,7 @@ def test_tables_hold_means_ranges_and_published_scores():
     ]
 
 
-def test_a_core_counts_over_all_tasks_with_the_seeds_that_all_of_its_tasks_have():
+def test_the_mean_of_a_core_uses_the_seeds_that_all_its_tasks_have():
     assert aggregate([*RESULTS, result("ConcentrationEasy", "lstm", 1, 0.0)]).keys() == {"ntm"}
     overall = aggregate([*RESULTS, result("ConcentrationEasy", "lstm", 0, 0.75)])
     assert overall["lstm"].estimate == pytest.approx(0.25)
@@ -72,12 +72,12 @@ def test_a_suite_without_published_scores_has_no_column_for_them():
     assert "POPGym's GRU" not in text and "| length-20 | 0.500 |" in text and "Over all tasks" not in text
 
 
-def test_the_report_is_written_again_from_what_is_there(tmp_path, capsys):
+def test_report_only_writes_the_report_of_finished_trainings(tmp_path, capsys):
     write_runs(tmp_path)
     assert main(["benchmark", "memory", "--suite", SUITE, "--out", str(tmp_path), "--report-only"]) == 0
     printed = capsys.readouterr().out
     assert printed == (tmp_path / "report.md").read_text()
-    report = write_report(SUITE, tmp_path)
+    report = write_benchmark_report(SUITE, tmp_path)
     assert len(report["cells"]) == 5 and report["interquartile_means"].keys() == {"ntm"}
     with Image.open(tmp_path / "curves.png") as curves, Image.open(tmp_path / "intervals.png") as intervals:
         assert curves.width > 500 and intervals.width > 400
@@ -98,7 +98,7 @@ def test_curves_show_the_median_and_the_range_of_the_seeds(tmp_path):
 
 
 @pytest.mark.parametrize(("package", "names"), [("rliable", "stats"), ("matplotlib", "plot")])
-def test_what_is_not_installed_is_told_before_anything_is_trained(package, names, monkeypatch, tmp_path, capsys):
+def test_a_missing_package_is_reported_before_anything_is_trained(package, names, monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, "rliable.library", raising=False)
     out = tmp_path / "out"

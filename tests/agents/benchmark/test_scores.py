@@ -1,4 +1,4 @@
-"""Scores on numbers made by hand."""
+"""Scores on constructed numbers."""
 
 import sys
 
@@ -24,7 +24,7 @@ def test_epochs_are_equal_parts_of_the_training():
     np.testing.assert_allclose(np.diff(epoch_returns(Curve(steps, steps))), 1e6 / 15, atol=10_000)
 
 
-def test_a_training_shorter_than_an_epoch_is_one_and_epochs_without_episodes_are_left_out():
+def test_a_short_training_is_one_epoch_and_epochs_without_episodes_are_skipped():
     assert epoch_returns(Curve(np.array([512.0, 1024.0]), np.array([0.0, 1.0]))).tolist() == [0.5]
     late = Curve(np.array([150_000.0, 196_608.0]), np.array([0.2, 0.4]))  # of three epochs the last alone
     np.testing.assert_allclose(epoch_returns(late), [0.3])
@@ -40,7 +40,7 @@ def test_curves_and_speeds_are_read_from_the_log_of_a_run(tmp_path):
 
 
 def test_a_training_in_which_no_episode_ended_has_no_score(tmp_path):
-    with pytest.raises(InputError, match="no episode ended in this training: raise timesteps"):
+    with pytest.raises(InputError, match="no episode ended in this training; raise timesteps"):
         read_curve(tmp_path)
 
 
@@ -60,7 +60,7 @@ def test_intervals_resample_the_seeds_of_each_task():
     assert interquartile_means({"strata": [[0.0, 1.0], [0.0, 1.0]]})["strata"] == pytest.approx((0.5, 0.5, 0.5))
 
 
-def test_a_seed_makes_intervals_repeatable():
+def test_a_seed_makes_intervals_reproducible():
     scores = {"a": np.random.default_rng(0).random((3, 5)).tolist()}
     assert interquartile_means(scores) == interquartile_means(scores)
 

@@ -1,4 +1,4 @@
-"""The memory benchmark's suites name trainings that can be made."""
+"""The suites of the memory benchmark."""
 
 import gymnasium as gym
 import popgym  # noqa: F401  (registers its ids)
@@ -60,7 +60,7 @@ def test_no_task_is_both_for_development_and_for_the_test():
     assert len(games) == 42 and len(rewriting) == 31
 
 
-def test_minigrids_view_does_not_reach_back_to_the_first_object():
+def test_the_view_in_minigrid_does_not_reach_the_first_object():
     assert [made.env.kwargs for made in settings("minigrid").values()] == [{"agent_view_size": 3}] * 2
 
 
@@ -69,7 +69,7 @@ def test_algorithmic_tasks_are_measured_at_fixed_difficulty():
 
 
 @pytest.mark.parametrize("suite", ["tmaze", "memory_len"])
-def test_an_episode_fits_into_the_sequence_through_which_gradients_flow(suite):
+def test_an_episode_fits_into_a_sequence(suite):
     for name, made in settings(suite).items():
         assert name == f"length-{made.env.kwargs['length']}"
         env, steps, ended = gym.make(made.env.id, **made.env.kwargs), 0, False
@@ -81,26 +81,26 @@ def test_an_episode_fits_into_the_sequence_through_which_gradients_flow(suite):
 
 
 @pytest.mark.parametrize("length", [250, 500])
-def test_a_rollout_of_a_long_tmaze_is_one_episode_of_each_copy(length):
+def test_a_rollout_of_a_long_tmaze_is_one_episode_per_environment(length):
     made = settings("tmaze")[f"length-{length}"]
     assert made.ppo.n_steps == made.ppo.sequence_length == length + 1  # by hand: `length` to the junction, one to turn
     assert made.n_envs * made.ppo.n_steps == 4 * made.ppo.batch_size
 
 
-def test_the_entropy_bonus_is_the_smaller_the_less_a_step_aside_costs():
+def test_the_entropy_coefficient_is_proportional_to_the_cost_of_a_step():
     costs = {made.ppo.ent_coef: 1 / made.env.kwargs["length"] for made in settings("tmaze").values()}
     assert list(costs) == pytest.approx([0.15 * cost for cost in costs.values()])
     assert load_settings("memory/passive_tmaze").ppo.ent_coef in costs
 
 
-def test_tasks_can_be_chosen_in_an_order_of_ones_own():
+def test_tasks_are_returned_in_the_given_order():
     suite = find_suite("tmaze")
     assert [task.name for task in choose_tasks(suite, ["length-100", "length-20"])] == ["length-100", "length-20"]
     assert choose_tasks(suite, None) == list(suite.tasks)
 
 
-def test_unknown_names_are_refused_with_the_valid_ones():
-    with pytest.raises(InputError, match=r"suite = 'popgyn': no such suite; valid are popgym-small, popgym, .*mean"):
+def test_unknown_names_are_rejected_with_the_valid_ones():
+    with pytest.raises(InputError, match=r"suite = 'popgyn': unknown suite; valid are popgym-small, popgym, "):
         find_suite("popgyn")
-    with pytest.raises(InputError, match=r"task = 'MemoryS8': not in the suite, which has MemoryS7, MemoryS9"):
+    with pytest.raises(InputError, match=r"task = 'MemoryS8': unknown task; the suite has MemoryS7, MemoryS9"):
         choose_tasks(find_suite("minigrid"), ["MemoryS8"])

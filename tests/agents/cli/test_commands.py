@@ -50,7 +50,7 @@ def train(capsys, *overrides: str) -> dict:
     return json.loads(out)
 
 
-def test_a_training_leaves_everything_in_its_folder_and_can_be_evaluated_and_resumed(capsys):
+def test_a_run_directory_is_complete_and_can_be_evaluated_and_resumed(capsys):
     result = train(capsys)
     assert result.keys() == {"run", "mean_return", "timesteps", "steps_per_second"}
     assert result["timesteps"] == 768 and -1 <= result["mean_return"] <= 1
@@ -119,7 +119,7 @@ def test_lists_show_and_copy(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "popgym/nothing"], "config = 'popgym/nothing': no such file and no such packaged config"),
+        (["train", "popgym/nothing"], "config = 'popgym/nothing': no such file or packaged config"),
         (["train", CONFIG, "ppo.gama=1"], "Did you mean ppo.gamma?"),
         (["train", CONFIG, "env.id=Nothing-v0"], "env.id = 'Nothing-v0': unknown environment"),
         (["train", CONFIG, "env.id=Pendulum-v1", "env.vectorization=native"], "env.vectorization = 'native'"),
@@ -127,7 +127,7 @@ def test_lists_show_and_copy(capsys):
         (["resume", "."], "run = '.': not a run: it has no config.yaml"),
     ],
 )
-def test_mistakes_are_one_message_code_2_and_nothing_left_behind(capsys, arguments, message):
+def test_invalid_input_is_one_message_with_code_2_and_creates_nothing(capsys, arguments, message):
     code, out, error = run(capsys, *arguments)
     assert (code, out) == (2, "")
     assert message in error and "Traceback" not in error
@@ -138,12 +138,12 @@ def test_an_interrupt_outside_a_training_is_one_message(capsys, monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ntm_rl.agents.cli.main._cores", interrupt)
+    monkeypatch.setattr("ntm_rl.agents.cli.list_names._cores", interrupt)
     code, _, error = run(capsys, "list", "cores")
     assert code == 130 and error.startswith("interrupted") and "Traceback" not in error
 
 
-def test_a_folder_that_cannot_be_made_is_one_message(capsys):
+def test_a_run_directory_that_cannot_be_created_is_one_message(capsys):
     Path("runs").write_text("a file where the folder should be")
     code, _, error = run(capsys, "train", CONFIG, *TINY)
     assert code == 3 and "run_dir = 'runs'" in error and "cannot be made" in error
@@ -157,7 +157,7 @@ def test_a_log_that_cannot_be_opened_is_one_message(capsys, monkeypatch):
     assert code == 2 and error.splitlines()[-1] == f"{folder.resolve()}/progress.csv: Is a directory"
 
 
-def test_a_full_disk_stops_a_training_with_one_message_and_the_old_checkpoint_in_place(capsys, monkeypatch):
+def test_a_full_disk_stops_a_training_with_one_message_and_keeps_the_checkpoints(capsys, monkeypatch):
     folder = Path(train(capsys)["run"])
     before = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
 
@@ -166,7 +166,7 @@ def test_a_full_disk_stops_a_training_with_one_message_and_the_old_checkpoint_in
 
     monkeypatch.setattr("os.fsync", full)
     code, _, error = run(capsys, "resume", str(folder), "total_timesteps=2000")
-    assert code == 3 and "No space left on device; what was there before is untouched" in error
+    assert code == 3 and "No space left on device; an older file is untouched" in error
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
 
 
@@ -183,7 +183,7 @@ def test_damaged_checkpoints_and_agents_are_one_message(capsys):
     assert code == 2 and "no usable checkpoint" in error
 
 
-def test_a_terminated_process_says_how_to_go_on_and_the_run_goes_on():
+def test_a_terminated_training_prints_the_resume_command_which_works():
     command = [sys.executable, "-m", "ntm_rl.agents", "train", CONFIG, *TINY, "total_timesteps=100000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + 60

@@ -48,7 +48,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     ],
     ids=" ".join,
 )
-def test_every_option_trains_evaluates_and_goes_on(capsys, overrides):
+def test_every_option_trains_evaluates_and_resumes(capsys, overrides):
     assert main(["train", CONFIG, *TINY, *overrides, "--json"]) == 0
     run = json.loads(capsys.readouterr().out)["run"]
     assert main(["evaluate", run, "--episodes", "2", "--json"]) == 0

@@ -1,4 +1,4 @@
-"""Every command and option of the command line once, end to end, on a tiny run of each kind."""
+"""Every command and option of the command line, end to end, on a tiny run of each kind."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ import torch
 from ntm_rl.agents import MemoryPPO
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.settings.loading import config_names, config_text
-from ntm_rl.agents.speed import comparisons as benchmarks
+from ntm_rl.agents.speed import comparisons
 from ntm_rl.agents.speed.comparisons import Row
 from ntm_rl.agents.tracking.csv_log import read_table
 
@@ -65,14 +65,14 @@ def as_json(capsys, *arguments: str):
     return json.loads(done(capsys, *arguments, "--json"))
 
 
-def test_a_training_leaves_what_the_readme_lists(ppo_run):
+def test_a_run_directory_has_the_documented_files(ppo_run):
     assert {path.name for path in Path(ppo_run).iterdir()} == {
         *("config.yaml", "progress.csv", "tensorboard", "checkpoints", "agent", "best"),
     }
 
 
 @pytest.mark.parametrize("options", [[], ["--stochastic"], ["--best"], ["--best", "--stochastic"]])
-def test_evaluate_plays_as_many_episodes_as_it_is_told(ppo_run, options, capsys):
+def test_evaluate_plays_the_requested_number_of_episodes(ppo_run, options, capsys):
     row = as_json(capsys, "evaluate", ppo_run, "--episodes", "3", "--seed", "5", *options)
     assert row["run"] == ppo_run and row["episodes"] == 3
     assert row["mean_return"] == row["mean_length"] >= 8  # CartPole pays 1 a step, and falls in no fewer
@@ -80,7 +80,7 @@ def test_evaluate_plays_as_many_episodes_as_it_is_told(ppo_run, options, capsys)
     assert done(capsys, "evaluate", ppo_run, "--episodes", "3", *options).startswith("3 episodes: mean return ")
 
 
-def test_evaluate_is_the_same_with_the_same_seed(ppo_run, capsys):
+def test_evaluate_is_reproducible_with_a_seed(ppo_run, capsys):
     first, again = (as_json(capsys, "evaluate", ppo_run, "--episodes", "4", "--seed", "5") for _ in range(2))
     assert first == again
 
@@ -99,82 +99,84 @@ def refused(capsys, *arguments: str) -> str:
     return line
 
 
-def test_a_difficulty_is_for_supervised_runs(ppo_run, capsys):
+def test_a_difficulty_is_rejected_for_ppo_runs(ppo_run, capsys):
     line = refused(capsys, "evaluate", ppo_run, "--difficulty", "length=1")
-    assert line == "--difficulty length=1: only runs of supervised tasks take one"
+    assert line == "--difficulty length=1: only for runs of supervised tasks; leave it out"
 
 
-def test_one_learning_curve_is_not_drawn_of_both_kinds_of_run(copy_run, ppo_run, capsys):
+def test_one_learning_curve_of_both_kinds_of_run_is_rejected(copy_run, ppo_run, capsys):
     line = refused(capsys, "inspect", copy_run, ppo_run)
-    assert ppo_run in line and line.endswith("one panel shows supervised runs or runs of PPO, not both")
+    assert ppo_run in line and line.endswith("a figure shows supervised runs or PPO runs, not both")
 
 
 @pytest.mark.parametrize("options", [["--stochastic"], ["--max-steps", "3"]])
-def test_what_is_for_environments_is_refused_for_supervised_runs(copy_run, options, capsys):
-    assert "only runs with an environment take them" in refused(capsys, "evaluate", copy_run, *options)
+def test_options_for_environments_are_rejected_for_supervised_runs(copy_run, options, capsys):
+    assert "only for runs with an environment" in refused(capsys, "evaluate", copy_run, *options)
 
 
-def test_a_sequence_that_fits_into_no_memory_is_refused(copy_run, capsys):
+def test_a_sequence_too_long_for_memory_is_rejected(copy_run, capsys):
     capsys.readouterr()
     assert main(["evaluate", copy_run, "--difficulty", "length=99999999999"]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "length = 99999999999: must be at most 100,000"
 
 
 @pytest.mark.parametrize("command", ["evaluate", "record", "inspect", "resume"])
-def test_a_name_that_is_too_long_for_a_run_is_a_mistake_in_the_input(command, capsys):
+def test_a_file_name_that_is_too_long_is_invalid_input(command, capsys):
     assert refused(capsys, command, "x" * 300).endswith("': File name too long")
 
 
-def test_a_finished_agent_is_not_replaced_where_the_checkpoints_are_gone(ppo_run, copy_run, tmp_path, capsys):
+def test_a_finished_agent_without_checkpoints_is_not_replaced(ppo_run, copy_run, tmp_path, capsys):
     for run in (ppo_run, copy_run):
         copy = shutil.copytree(run, tmp_path / Path(run).parent.name)
         shutil.rmtree(copy / "checkpoints")
         before = (copy / "agent" / "weights.safetensors").read_bytes()
-        assert "no checkpoint to go on from, and a new training would replace" in refused(capsys, "resume", str(copy))
+        assert "no checkpoint to resume from, and restarting the training would replace" in refused(
+            capsys, "resume", str(copy)
+        )
         assert (copy / "agent" / "weights.safetensors").read_bytes() == before
 
 
-def test_a_resume_says_where_it_begins_and_what_changes(ppo_run, tmp_path, capsys):
+def test_resume_prints_its_first_step_and_the_changed_settings(ppo_run, tmp_path, capsys):
     copy = str(shutil.copytree(ppo_run, tmp_path / "copy"))
     assert main(["resume", copy]) == 0
-    assert "goes on from 128 of 128; nothing is left to train\n" in capsys.readouterr().err
+    assert "resumes at 128 of 128; nothing is left to train\n" in capsys.readouterr().err
     assert main(["resume", copy, "total_timesteps=192", "ppo.gamma=0.5"]) == 0
     error = capsys.readouterr().err
-    assert "goes on from 128 of 192\n" in error and "ppo.gamma = 0.5 (was 0.99)\n" in error
+    assert "resumes at 128 of 192\n" in error and "ppo.gamma = 0.5 (was 0.99)\n" in error
 
 
-def test_a_learning_curve_of_words_is_refused(ppo_run, tmp_path, capsys):
+def test_a_learning_curve_with_text_is_rejected(ppo_run, tmp_path, capsys):
     copy = shutil.copytree(ppo_run, tmp_path / "copy")
     (copy / "progress.csv").write_text("rollout/ep_rew_mean,time/total_timesteps\n1,x\n")
     assert "must be numbers: could not convert" in refused(capsys, "inspect", str(copy))
 
 
 @pytest.mark.parametrize("options", [[], ["--stochastic", "--best"]])
-def test_record_films_as_many_episodes_as_it_is_told(ppo_run, options, tmp_path, capsys):
+def test_record_films_the_requested_number_of_episodes(ppo_run, options, tmp_path, capsys):
     film = as_json(capsys, "record", ppo_run, "--out", "film.mp4", "--episodes", "2", "--seed", "3", *options)
     assert Path(film["path"]) == Path("film.mp4") and len(film["returns"]) == 2
     assert len(iio.imread(tmp_path / "film.mp4")) == film["steps"] == sum(film["returns"])
     assert "exists already" in refused(capsys, "record", ppo_run, "--out", "film.mp4")
 
 
-def test_record_puts_a_film_into_the_run_where_nothing_is_said(ppo_run, capsys):
+def test_record_writes_into_the_run_by_default(ppo_run, capsys):
     text = done(capsys, "record", ppo_run)
     (film,) = (Path(ppo_run) / "videos").iterdir()
     assert text.startswith(f"{film}: ") and film.suffix == ".mp4"
 
 
-def test_inspect_draws_a_run_of_ppo_beside_others(ppo_run, capsys):
+def test_inspect_draws_several_ppo_runs(ppo_run, capsys):
     assert done(capsys, "inspect", ppo_run, ppo_run) == f"{ppo_run}/figures/learning_curve.png\n"
     assert as_json(capsys, "inspect", ppo_run) == {"learning_curve": f"{ppo_run}/figures/learning_curve.png"}
 
 
-def test_a_resume_keeps_the_folder_of_a_module_absolute(ppo_run, tmp_path):
+def test_resume_makes_the_path_of_a_module_absolute(ppo_run, tmp_path):
     copy = shutil.copytree(ppo_run, tmp_path / "copy")
     assert main(["resume", str(copy), "total_timesteps=256", "env.path=.", "--trust"]) == 0
     assert f"path: {tmp_path}\n" in (copy / "config.yaml").read_text()
 
 
-def test_resume_trains_on_and_prints_as_train_does(ppo_run, copy_run, capsys):
+def test_resume_prints_the_same_result_as_train(ppo_run, copy_run, capsys):
     row = as_json(capsys, "resume", ppo_run, "--total-timesteps", "192")
     assert (row["run"], row["timesteps"]) == (ppo_run, 192)
     assert [int(each["time/total_timesteps"]) for each in read_table(Path(ppo_run, "progress.csv"))[1]] == [
@@ -188,11 +190,11 @@ def test_resume_trains_on_and_prints_as_train_does(ppo_run, copy_run, capsys):
 
 
 @pytest.mark.parametrize("what", ["envs", "cores", "configs"])
-def test_list_prints_the_same_as_lines_and_as_json(what, capsys):
+def test_list_prints_the_same_names_as_lines_and_json(what, capsys):
     assert as_json(capsys, "list", what) == done(capsys, "list", what).splitlines()
 
 
-def test_show_prints_what_train_would_take_and_copy_the_text_itself(capsys):
+def test_show_prints_the_resolved_config_and_copy_the_original_text(capsys):
     shown = done(capsys, "show", "algorithmic/copy", "--core", "gru", "memory.gru.hidden_size=7")
     Path("shown.yaml").write_text(shown)
     assert done(capsys, "show", "shown.yaml") == shown and "core: gru" in shown
@@ -202,7 +204,7 @@ def test_show_prints_what_train_would_take_and_copy_the_text_itself(capsys):
         assert Path(f"my copy {number}.yaml").read_text() == config_text(config)
 
 
-def test_convert_makes_an_agents_files_of_a_zip(capsys):
+def test_convert_writes_agent_files(capsys):
     kwargs = dict(core="lstm", core_kwargs=dict(hidden_size=4))
     MemoryPPO("MlpNtmPolicy", "CartPole-v1", n_steps=16, batch_size=16, policy_kwargs=kwargs).save("agent.zip")
     assert done(capsys, "convert", "agent.zip", "agent", "--trust").startswith("agent: load it with ")
@@ -211,7 +213,7 @@ def test_convert_makes_an_agents_files_of_a_zip(capsys):
 
 def test_benchmark_speed_prints_each_row(monkeypatch, capsys):
     row = Row("copy", 200.0, 100.0, "steps/s", 2.0, ">= 1.5", True, 1)
-    monkeypatch.setattr(benchmarks, "speed", lambda only: [row] if only in (None, "copy") else [])
+    monkeypatch.setattr(comparisons, "speed", lambda only: [row] if only in (None, "copy") else [])
     assert done(capsys, "benchmark", "speed", "--only", "copy").startswith(
         "copy: 200 steps/s against 100 steps/s, ratio 2"
     )

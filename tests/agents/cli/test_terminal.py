@@ -1,4 +1,4 @@
-"""The command's streams and its first seconds: closed, full, without letters, interrupted; and no password shown."""
+"""Closed, full and limited streams, early interrupts, warnings, and passwords in messages."""
 
 import os
 import signal
@@ -10,7 +10,8 @@ import warnings
 import pytest
 
 from ntm_rl.agents.cli import terminal
-from ntm_rl.agents.cli.main import CANNOT_WRITE, main
+from ntm_rl.agents.cli.exit_codes import CANNOT_WRITE
+from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.cli.terminal import OutputClosedError, say
 from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.agents.settings.environment_variables import check_environment_variables, without_passwords
@@ -25,13 +26,13 @@ def shell(script: str, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, timeout=120)
 
 
-def test_results_reach_standard_output_alone_where_standard_error_is_closed():
+def test_results_go_to_standard_output_if_standard_error_is_closed():
     printed = shell(f"{COMMAND} list cores --json 2>&-; echo $?")
     cores, code = printed.stdout.splitlines()
     assert cores.startswith('["ntm", "lstm"') and code == "0"
 
 
-def test_a_reader_that_leaves_is_no_error_and_a_full_disk_is_one():
+def test_a_closed_pipe_is_no_error_but_a_full_disk_is():
     printed = shell(f"{COMMAND} list envs | head -1; echo ${{PIPESTATUS[0]}}; {COMMAND} list envs >/dev/full; echo $?")
     assert printed.stdout.splitlines()[1:] == ["0", str(CANNOT_WRITE)]
     (line,) = printed.stderr.splitlines()
@@ -47,7 +48,7 @@ class Broken:
     flush = fileno = isatty = write
 
 
-def test_only_our_own_broken_output_ends_a_command_quietly(monkeypatch, capsys):
+def test_only_a_closed_standard_output_ends_a_command_silently(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", Broken())
     with pytest.raises(OutputClosedError):
         say("x")
@@ -55,18 +56,18 @@ def test_only_our_own_broken_output_ends_a_command_quietly(monkeypatch, capsys):
     def environment_fails():
         raise BrokenPipeError(32, "an environment's pipe")
 
-    monkeypatch.setattr("ntm_rl.agents.cli.main._cores", environment_fails)
+    monkeypatch.setattr("ntm_rl.agents.cli.list_names._cores", environment_fails)
     with pytest.raises(BrokenPipeError, match="an environment's pipe"):
         main(["list", "cores"])
 
 
-def test_nothing_that_standard_error_refuses_ends_a_command(monkeypatch):
+def test_errors_of_standard_error_are_ignored(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Broken())
     assert main(["list", "nothing"]) == 2
     assert isinstance(sys.stderr, Broken)
 
 
-def test_a_terminal_without_a_letter_shows_its_number(monkeypatch, tmp_path):
+def test_characters_missing_in_the_encoding_are_escaped(monkeypatch, tmp_path):
     code = "from ntm_rl.agents.cli.terminal import *\nwith usable_streams(): say('9 ± 1', '\\udcff')"
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True
@@ -74,7 +75,7 @@ def test_a_terminal_without_a_letter_shows_its_number(monkeypatch, tmp_path):
     assert printed.stdout == b"9 \\xb1 1\n\\udcff\n"
 
 
-def test_streams_that_were_closed_before_the_start_are_opened_where_nothing_is_kept(monkeypatch):
+def test_streams_closed_before_the_start_are_redirected_to_the_null_device(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     monkeypatch.setattr(terminal.os, "dup2", lambda *_: None)  # pytest's own is open
     with terminal.usable_streams():
@@ -83,7 +84,7 @@ def test_streams_that_were_closed_before_the_start_are_opened_where_nothing_is_k
 
 
 @pytest.mark.parametrize("delay", [0.5, 1.2, 2.0])
-def test_ctrl_c_in_the_first_seconds_is_one_line_and_leaves_nothing(delay, tmp_path):
+def test_ctrl_c_in_the_first_seconds_prints_no_traceback(delay, tmp_path):
     arguments = ["train", "popgym/repeat_previous_easy", f"run_dir={tmp_path}", "wandb=disabled"]
     process = subprocess.Popen(
         [sys.executable, "-m", "ntm_rl", *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -94,10 +95,10 @@ def test_ctrl_c_in_the_first_seconds_is_one_line_and_leaves_nothing(delay, tmp_p
     assert process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in error
     runs = list(tmp_path.glob("*/*/*"))
-    assert all((run / "checkpoints").is_dir() for run in runs)  # it had begun, and ended with a checkpoint
+    assert all((run / "checkpoints").is_dir() for run in runs)  # the training had started, and saved a checkpoint
 
 
-def test_a_signal_between_two_listeners_counts_for_the_inner_one():
+def test_a_signal_received_by_an_outer_listener_counts_for_the_inner_one():
     with SignalListener() as outer:
         os.kill(os.getpid(), signal.SIGTERM)
         with SignalListener() as inner:
@@ -122,7 +123,7 @@ def test_a_hangup_stays_ignored_under_nohup():
         ("/home/me/coin.py", "warning: two lines (UserWarning at /home/me/coin.py:7)\n"),
     ],
 )
-def test_a_warning_is_one_line_and_names_the_place_in_code_of_others(file, shown):
+def test_a_warning_is_one_line_and_names_the_source_of_foreign_code(file, shown):
     before = warnings.formatwarning
     with terminal.usable_streams():
         assert warnings.formatwarning(UserWarning("two\nlines"), UserWarning, file, 7) == shown

@@ -1,4 +1,4 @@
-"""Evaluations: what is played, what is counted, and what is said of episodes that do not end."""
+"""Evaluations: which episodes are played and counted, and what is reported of episodes that do not end."""
 
 import json
 import shutil
@@ -13,11 +13,11 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.inspection.evaluation import evaluate, play_episodes, prepare, seeded
-from ntm_rl.agents.ppo.environment_states import curricula
-from ntm_rl.agents.ppo.training import train
+from ntm_rl.agents.ppo.vec_env_state import curricula
 from ntm_rl.agents.runs.loading import load_run_agent
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import load_settings
+from ntm_rl.agents.training import train
 from ntm_rl.envs import EnvSettings, make_vec_env
 from ntm_rl.errors import InputError
 
@@ -26,7 +26,7 @@ TINY += ["core=lstm", "memory.lstm.hidden_size=8", "wandb=disabled"]
 
 
 class Walk(gym.Env):
-    """Pays what its generator draws; a share of its episodes never ends, the others take 3 steps."""
+    """Random rewards; a share of its episodes never ends, the others take 3 steps."""
 
     def __init__(self, endless: float = 0.0):
         self.endless = endless
@@ -60,7 +60,7 @@ def walk(tmp_path_factory) -> Run:
 
 @pytest.fixture
 def unfinished(walk, tmp_path) -> Run:
-    """As a killed training leaves it."""
+    """A run as a killed training leaves it."""
     run = Run.open(shutil.copytree(walk.path, tmp_path / "run"))
     shutil.rmtree(run.agent)
     return run
@@ -92,7 +92,7 @@ def test_sampled_actions_follow_the_seed(walk, monkeypatch):
     assert seen[:48] == seen[48:96] != seen[96:]
 
 
-def test_state_dependent_exploration_is_of_the_seed_and_of_each_copy(tmp_path):
+def test_state_dependent_exploration_follows_the_seed_and_differs_between_sub_environments(tmp_path):
     run = train_tiny(tmp_path, "env.id=Pendulum-v1", "ppo.use_sde=true")
     first, again, other = (evaluate(run, 2, seed=5, deterministic=each).mean_return for each in (False, False, True))
     assert first == again != other
@@ -109,7 +109,7 @@ def test_sampling_leaves_torchs_generator_alone(walk):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_never_ends_is_given_up_and_nothing_is_reported_for_it(endless, capsys):
+def test_an_endless_episode_is_stopped_and_no_return_is_reported(endless, capsys):
     result = evaluate(endless, 3, max_steps=20)
     assert (result.ended, result.mean_return, result.std_return, result.mean_length) == (0, None, None, None)
     assert result.mean_return_so_far == 20
@@ -137,7 +137,7 @@ class Idle(SimpleNamespace):
 
 
 def waits(*lengths: int) -> DummyVecEnv:
-    """Copies whose episodes have fixed lengths and pay 1 a step."""
+    """Sub-environments whose episodes have fixed lengths and a reward of 1 per step."""
 
     class Waits(Walk):
         def __init__(self, length):
@@ -165,10 +165,10 @@ def test_short_episodes_do_not_count_more_often():
 
 def test_an_episode_may_take_as_many_steps_as_the_limit_says():
     played = play_episodes(Idle(), waits(5, 6), 4, 5, True, show_progress=False)
-    assert played.returns == [5, 5] and played.lengths == [5, 5] and played.given_up == [5]
+    assert played.returns == [5, 5] and played.lengths == [5, 5] and played.stopped == [5]
 
 
-def test_the_mean_of_some_episodes_is_said_to_be_of_the_short_ones(tmp_path, capsys):
+def test_the_mean_of_the_ended_episodes_is_labelled_as_that_of_the_short_ones(tmp_path, capsys):
     run = train_tiny(tmp_path, "env.kwargs.endless=0.5")
     assert main(["evaluate", str(run.path), "--episodes", "16", "--max-steps", "9"]) == 0
     out = capsys.readouterr().out
@@ -193,7 +193,7 @@ def test_bad_input_is_named(walk, options, message):
 def test_an_agent_is_not_played_in_an_environment_of_other_actions(unfinished):
     text = unfinished.config_file.read_text()
     unfinished.config_file.write_text(text.replace("id: tests/Walk-v0", "id: Acrobot-v1"))
-    with pytest.raises(InputError, match=r"acts in Discrete\(2\); the environment .* takes Discrete\(3\)"):
+    with pytest.raises(InputError, match=r"the agent's spaces are .*Discrete\(2\), those of .*Discrete\(3\)"):
         evaluate(unfinished, 1)
 
 
@@ -210,7 +210,9 @@ def test_an_environment_that_cannot_be_closed_costs_no_result(walk, monkeypatch,
 def test_an_agent_is_not_played_on_other_observations(unfinished):
     text = unfinished.config_file.read_text()
     unfinished.config_file.write_text(text.replace("id: tests/Walk-v0", "id: CartPole-v1"))
-    with pytest.raises(InputError, match=r"its agent sees Box\(.*\(1,\).* shows Box\(.*\(4,\).*was env changed"):
+    with pytest.raises(
+        InputError, match=r"the agent's spaces are Box\(.*\(1,\).* those of .* Box\(.*\(4,\).*was env changed"
+    ):
         evaluate(unfinished, 1)
 
 

@@ -1,4 +1,4 @@
-"""What environments show: every kind of frame as one kind of picture, and every way of asking for them."""
+"""Frames of every format as RGB pictures, and environments with every kind of render mode."""
 
 import gymnasium as gym
 import numpy as np
@@ -50,10 +50,10 @@ def test_frames_of_all_kinds_become_pictures_of_bytes(frame, expected):
         (np.zeros((6, 5, 7)), r"shape \(6, 5, 7\): must be \[height, width\]"),
         (np.zeros((2, 4, 5, 3)), r"shape \(2, 4, 5, 3\)"),
         (np.zeros(9), r"shape \(9,\)"),
-        (np.array([["x", "y"]]), "which is no picture"),
+        (np.array([["x", "y"]]), "not a picture"),
     ],
 )
-def test_what_is_no_picture_is_told_as_it_is(frame, message):
+def test_what_is_not_a_picture_is_described(frame, message):
     with pytest.raises(FrameError, match=message):
         Frames().picture(frame)
 
@@ -72,7 +72,7 @@ def test_a_missing_frame_shows_the_last_one_again():
     assert frames.missing == 1
 
 
-def test_huge_frames_are_thinned_out():
+def test_huge_frames_are_subsampled():
     frame = np.broadcast_to(np.uint8(9), (10_000, 30_000, 3))
     assert Frames().picture(frame).nbytes < 2 * 10**7
 
@@ -153,35 +153,33 @@ for kind in (Lamp, AlwaysDraws, Lists, NeedsAMode, Broken, Blind, FailsToStart):
         ("NeedsAMode", {"render_mode": "rgb_array"}),
     ],
 )
-def test_every_environment_that_draws_is_filmed_whatever_its_config_says(name, kwargs, capsys):
+def test_every_environment_that_renders_is_recorded_whatever_its_config_says(name, kwargs, capsys):
     filmed = make_filmed(EnvSettings(f"tests/{name}-v0", kwargs), seed=0)
     filmed.env.reset()
     np.testing.assert_array_equal(filmed.show(), Lamp.light)
     assert filmed.fps == (15 if name in ("AlwaysDraws", "Lists") else 10)
     err = capsys.readouterr().err
-    assert ("render_mode = 'human' in the run's config: filmed with" in err) == (kwargs.get("render_mode") == "human")
+    assert ("render_mode = 'human' in the run's config: recorded with" in err) == (kwargs.get("render_mode") == "human")
     assert ("metadata['render_fps'] = 'fast'" in err) == (name == "Lists")
     filmed.env.close()
 
 
-def test_what_draws_nothing_says_what_came_of_each_way():
-    with pytest.raises(
-        InputError, match=r"it shows no pictures:\n  with render_mode = 'rgb_array': render\(\) returned"
-    ):
+def test_an_environment_that_does_not_render_lists_each_try():
+    with pytest.raises(InputError, match=r"does not render:\n  with render_mode = 'rgb_array': render\(\) returned"):
         make_filmed(EnvSettings("tests/Blind-v0"), seed=0)
 
 
-def test_an_error_of_render_is_told_with_its_place():
+def test_an_error_of_render_has_its_file_and_line():
     with pytest.raises(
         InputError, match=r"render raised an error: .*test_filming.py, line \d+, in render: KeyError: 'bulb\'"
     ):
         make_filmed(EnvSettings("tests/Broken-v0"), seed=0)
 
 
-def test_what_cannot_be_made_is_told_as_without_pictures():
+def test_an_environment_that_cannot_be_made_has_its_usual_error():
     with pytest.raises(InputError, match="no current") as caught:
         make_filmed(EnvSettings("tests/FailsToStart-v0"), seed=0)
-    assert "pictures" not in str(caught.value)
+    assert "render" not in str(caught.value)
 
 
 def test_the_programs_render_mode_wins_over_the_configs():
@@ -200,7 +198,7 @@ def test_a_time_limit_among_the_keyword_arguments_is_the_time_limit(env_id, vect
 
 def test_of_two_time_limits_the_environments_key_wins_and_says_so():
     settings = EnvSettings("tests/Lamp-v0", {"max_episode_steps": 3}, max_episode_steps=2)
-    with pytest.warns(UserWarning, match=r"env.kwargs.max_episode_steps = 3: env.max_episode_steps = 2 is taken"):
+    with pytest.warns(UserWarning, match=r"env.kwargs.max_episode_steps = 3: env.max_episode_steps = 2 is used"):
         env = make_env(settings)
     env.reset()
     assert [env.step(0)[3] for _ in range(2)] == [False, True]

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
+from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.inspection import video as recording
+from ntm_rl.agents.inspection.plotting import pool_slots
 from ntm_rl.agents.inspection.video import HEIGHT, PANEL, draw, record
-from ntm_rl.agents.ppo.training import train
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import load_settings
+from ntm_rl.agents.training import train
 from ntm_rl.errors import InputError
 
 iio = pytest.importorskip("imageio.v3")
@@ -42,12 +44,10 @@ def test_an_atari_film_shows_the_game_and_ends_at_its_limit(tmp_path):
     assert iio.imread(film.path).shape == (film.steps, HEIGHT, HEIGHT + PANEL, 3)
 
 
-def test_strips_show_where_each_head_was_with_the_newest_step_on_the_right():
-    weightings = np.zeros((2, 2, 4))
-    weightings[0, :, 0] = 1  # both heads on the first slot
-    weightings[1, 0, 3] = 1  # then the read head on the last,
-    weightings[1, 1, 1] = 1  # the write head on the second
-    picture = draw(np.zeros((10, 10, 3), dtype=np.uint8), HEIGHT, ["one line"], weightings, read_heads=1)
+def test_strips_show_the_weightings_of_each_head_with_the_newest_step_on_the_right():
+    first, last, second = np.eye(4, dtype=np.float32)[[0, 3, 1]]
+    heads = {"read 1": np.stack([first, last]), "write 1": np.stack([first, second])}
+    picture = draw(np.zeros((10, 10, 3), dtype=np.uint8), HEIGHT, ["one line"], heads)
     newest, before = HEIGHT + 8 + recording.HISTORY - 1, HEIGHT + 8 + recording.HISTORY - 2
     top, tall = 32, (HEIGHT - 32) // 2
     bright = [
@@ -58,6 +58,37 @@ def test_strips_show_where_each_head_was_with_the_newest_step_on_the_right():
         for head in range(2)
     ]
     assert bright == [[0, 3], [0, 1]]
+
+
+@pytest.mark.parametrize(("slots", "rows"), [(3, 3), (8, 8), (9, 5), (1000, 8)])
+def test_a_single_slot_of_many_stays_visible(slots, rows):
+    pooled = pool_slots(np.eye(slots, dtype=np.float32), 8)
+    assert pooled.shape == (slots, rows)
+    assert np.array_equal(pooled.argmax(axis=1), np.arange(slots) // -(-slots // 8)) and (pooled.sum(axis=1) == 1).all()
+
+
+CORES = {
+    "ntm": ("memory.ntm.init=tape", "memory.ntm.read_heads=2"),  # its first weightings are learned
+    "dnc": (),
+    "sam": ("memory.sam.slots=2000",),
+    "mann": (),
+}
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_the_command_line_films_the_weightings_of_every_core_that_has_some(core, tmp_path, capsys):
+    run = train_tiny(tmp_path, "algorithmic/copy_ppo", f"core={core}", *CORES[core])
+    assert main(["record", str(run), "--out", str(tmp_path / "film.mp4")]) == 0
+    assert "no weightings" not in capsys.readouterr().err
+    strips = iio.imread(tmp_path / "film.mp4")[-1, recording.TOP :, -PANEL + 8 : -8]
+    assert strips.max() > 30  # not black: encoders blur
+
+
+def test_a_film_of_a_core_without_weightings_says_so(tmp_path, capsys):
+    run = train_tiny(tmp_path, "algorithmic/copy_ppo", "core=lstm")
+    assert main(["record", str(run), "--out", str(tmp_path / "film.mp4")]) == 0
+    assert "note: core 'lstm' has no weightings: the video shows none" in capsys.readouterr().err
+    assert iio.imread(tmp_path / "film.mp4")[-1, recording.TOP :, -PANEL + 8 : -8].max() < 30
 
 
 @pytest.mark.parametrize(
@@ -107,5 +138,5 @@ def test_missing_packages_are_named_with_their_remedy(copy_run, monkeypatch):
 
 def test_environments_without_pictures_are_named(tmp_path):
     run = train_tiny(tmp_path, "popgym/repeat_previous_easy")
-    with pytest.raises(InputError, match="shows no pictures"):
+    with pytest.raises(InputError, match="does not render"):
         record(Run.open(run))

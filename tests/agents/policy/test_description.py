@@ -1,4 +1,4 @@
-"""What is said of an agent's spaces where a training begins, and what is warned of."""
+"""The description of an agent at the start of a training, and the warnings about its spaces."""
 
 import json
 import warnings
@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from ntm_rl import MemoryPPO
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.policy.description import SuspiciousSpaces, describe
-from ntm_rl.agents.ppo.training import policy_name
+from ntm_rl.agents.policy.policies import policy_class_for
 from ntm_rl.envs import EnvSettings, make_vec_env
 
 TINY = {
@@ -50,7 +50,7 @@ def block(env_id="Anything-v0", /, observation_space=None, action_space=COIN, **
     env = make_vec_env(made, 2, 0)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", SuspiciousSpaces)
-        model = MemoryPPO(policy_name(env.observation_space), env, **TINY)
+        model = MemoryPPO(policy_class_for(env.observation_space), env, **TINY)
     lines = describe(model.policy, model.get_env(), made)
     return lines, [str(each.message) for each in told if each.category is SuspiciousSpaces]
 
@@ -58,12 +58,14 @@ def block(env_id="Anything-v0", /, observation_space=None, action_space=COIN, **
 def test_an_ordinary_environment_is_described_without_a_warning():
     lines, told = block("Pendulum-v1", normalize_observation=True, previous_action=True)
     assert lines == [
-        "The agent reads",
+        "Observations:",
         "  observation: vector [3] float32, normalised by running statistics",
         "  previous_action: vector [1] float32, normalised by running statistics",
-        "and does",
-        "  Box [1] float32 in [-2, 2]: sampled around 0 with a deviation of 1 at the start, clipped to these bounds",
-        "with MultiInputNtmPolicy, core lstm, shared critic, in 2 environments that are stepped one by one.",
+        "Actions:",
+        "  Box [1] float32 in [-2, 2]: Gaussian, at the start with mean 0 and standard deviation 1, clipped to these "
+        "bounds",
+        "Policy: MultiInputNtmPolicy, core lstm, shared critic",
+        "Environments: 2, stepped in turn",
     ]
     assert told == []
 
@@ -98,10 +100,10 @@ def test_images_say_their_network_and_vectors_how_they_are_scaled():
 @pytest.mark.parametrize(
     ("observation", "action", "message"),
     [
-        (spaces.Box(0, 1, (40, 40)), COIN, "looks like an image [40, 40], and is read as 1,600 numbers"),
+        (spaces.Box(0, 1, (40, 40)), COIN, "looks like an image [40, 40], but is read as 1,600 numbers"),
         (spaces.Box(-np.inf, np.inf, (40, 40, 3)), COIN, "CNNs read uint8 with bounds 0 and 255, and floats"),
         (spaces.Dict(v=spaces.Box(0, 9, (40, 40, 3))), COIN, "observation 'v' looks like an image [40, 40, 3]"),
-        (spaces.Box(0, 255, (128,), np.uint8), COIN, "values up to 255, which a perceptron reads as they are"),
+        (spaces.Box(0, 255, (128,), np.uint8), COIN, "values up to 255, which an MLP reads unscaled"),
         (COIN, spaces.Box(0, 10_000, (1,)), "bounds [0, 10000] are far from [-1, 1]"),
         (COIN, spaces.Box(100, 101, (2,)), "use env.rescale_action=true"),
         (COIN, spaces.Box(-0.01, 0.01, (2,)), "use env.rescale_action=true"),
@@ -109,13 +111,13 @@ def test_images_say_their_network_and_vectors_how_they_are_scaled():
     ],
     ids=str,
 )
-def test_what_looks_wrong_is_warned_of_in_the_block_and_in_python(observation, action, message):
+def test_suspicious_spaces_are_warned_of_in_the_description_and_in_python(observation, action, message):
     lines, told = block("Anything-v0", observation, action)
     assert len(told) == 1 and message in told[0]
     assert f"warning: {told[0]}" in lines
 
 
-def test_scaled_actions_are_said_and_not_warned_of():
+def test_scaled_actions_are_described_without_a_warning():
     lines, told = block("Anything-v0", COIN, spaces.Box(0, 10_000, (1,)), rescale_action=True)
     assert told == [] and "then scaled to the environment's (env.rescale_action)" in lines[3]
 
@@ -123,32 +125,35 @@ def test_scaled_actions_are_said_and_not_warned_of():
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (BYTES, "use CnnNtmPolicy, and ntm_rl.envs.make_vec_env"),
-        (PIXELS, "use CnnNtmPolicy, and ntm_rl.envs.make_vec_env"),
+        (BYTES, "use CnnNtmPolicy and ntm_rl.envs.make_vec_env"),
+        (PIXELS, "use CnnNtmPolicy and ntm_rl.envs.make_vec_env"),
     ],
     ids=str,
 )
-def test_images_that_a_users_own_vector_environment_shows_a_perceptron_are_warned_of(space, message):
+def test_images_in_a_users_own_vector_environment_for_an_mlp_are_warned_of(space, message):
     with pytest.warns(SuspiciousSpaces, match=message):
         MemoryPPO("MlpNtmPolicy", DummyVecEnv([lambda: Anything(space)]), **TINY)
 
 
-def test_images_that_vecnormalize_made_numbers_are_warned_of():
+def test_images_normalised_by_vecnormalize_are_warned_of():
     env = VecNormalize(DummyVecEnv([lambda: Anything(spaces.Dict(v=spaces.Box(0, 255, (40, 40, 3), np.uint8)))]))
-    with pytest.warns(SuspiciousSpaces, match=r"'v' looks like an image.*VecNormalize must leave them out"):
+    with pytest.warns(SuspiciousSpaces, match=r"'v' looks like an image.*exclude images from VecNormalize"):
         MemoryPPO("MultiInputNtmPolicy", env, **TINY)
 
 
-def test_missions_are_read_or_said_to_be_left_out():
+def test_missions_are_read_or_described_as_left_out():
     lines, _ = block("MiniGrid-GoToDoor-5x5-v0")
     assert "    mission: read as 6 words, one-hot out of 18" in lines
     lines, _ = block("MiniGrid-GoToDoor-5x5-v0", mission="none")
-    assert "warning: the agent does not see the mission, which changes; env.mission=auto shows it" in lines
+    assert "warning: the agent does not read the mission, which changes; use env.mission=auto" in lines
     assert "    mission: left out, it never changes" in block("MiniGrid-MemoryS7-v0")[0]
 
 
-def test_normalisation_of_nothing_is_warned_of():
-    assert any("normalises nothing here" in line for line in block("Anything-v0", BYTES, normalize_observation=True)[0])
+def test_normalisation_without_effect_is_warned_of():
+    assert any(
+        "env.normalize_observation = true has no effect" in line
+        for line in block("Anything-v0", BYTES, normalize_observation=True)[0]
+    )
 
 
 def test_a_training_on_the_command_line_begins_with_the_block(tmp_path, capsys):
@@ -164,9 +169,7 @@ def test_a_training_on_the_command_line_begins_with_the_block(tmp_path, capsys):
     ]
     assert main(["train", str(file), *small]) == 0
     told = capsys.readouterr().err
-    assert (
-        told.index("The agent reads") < told.index("  Box [1] float32 in [-1, 1]: sampled") < told.index("MlpNtmPolicy")
-    )
+    assert told.index("Observations:") < told.index("  Box [1] float32 in [-1, 1]: ") < told.index("MlpNtmPolicy")
 
 
 class Minimap(Anything):
@@ -204,6 +207,6 @@ def test_nature_is_refused_for_a_small_image_by_the_name_of_the_observation(tmp_
     assert told.startswith("observation 'view.top': extractor = 'nature': images of 10 x 10 are too small")
 
 
-def test_extractors_of_images_are_refused_where_there_is_none(tmp_path, capsys):
+def test_image_extractors_are_refused_without_images(tmp_path, capsys):
     assert main(["train", "popgym/repeat_previous_easy", "policy.extractor=impala", f"run_dir={tmp_path}"]) == 2
     assert "policy.extractor = 'impala'" in capsys.readouterr().err.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Exported agents: they act as the model did, and whatever else lies in their files is one clear error."""
+"""Agent files: a loaded agent acts as its model did, and any other content is one clear error."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ from ntm_rl.agents.policy.files import load_agent, save_agent
 from ntm_rl.agents.policy.policies import POLICIES, MlpNtmPolicy
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.tensors import read_tensors, write_tensors
-from ntm_rl.cores.registry import core_names
+from ntm_rl.cores.registry import core_names, core_options
 from ntm_rl.errors import InputError
 
 SMALL = dict(core_kwargs=dict(slots=5, width=3, hidden_size=8), net_arch=dict(pi=[8], vf=[8]))
@@ -60,7 +60,7 @@ def test_every_core_and_critic_is_exported(core, critic, tmp_path):
         assert torch.equal(expected, found), name
 
 
-def test_what_no_card_can_express_is_refused_when_saving(tmp_path):
+def test_an_argument_that_no_card_can_express_is_refused_when_saving(tmp_path):
     class Mine(torch.nn.Tanh):
         pass
 
@@ -73,6 +73,10 @@ def test_what_no_card_can_express_is_refused_when_saving(tmp_path):
     "spoil",
     [
         lambda tensors, card: card.update(kind="checkpoint"),
+        lambda tensors, card: card.update(format=1),
+        lambda tensors, card: card.update(normalization=None),
+        lambda tensors, card: card["normalization"].update(clip=-1),
+        lambda tensors, card: tensors.update({"statistics.b.mean": tensors["statistics.observation.mean"].clone()}),
         lambda tensors, card: card.update(policy="os.system"),
         lambda tensors, card: card["arguments"].update(activation_fn={"class": "Popen"}),
         lambda tensors, card: card["arguments"].update(core_kwargs={"hidden_size": 10**6, "slots": 10**6}),
@@ -83,7 +87,7 @@ def test_what_no_card_can_express_is_refused_when_saving(tmp_path):
     ],
 )
 def test_hostile_or_broken_agents_are_one_clear_error(trained, tmp_path, spoil):
-    save_agent(trained.policy, tmp_path)
+    save_agent(trained.policy, tmp_path, trained.get_vec_normalize_env())
     tensors, card = read_tensors(tmp_path / "weights.safetensors")
     spoil(tensors, card)
     write_tensors(tmp_path / "weights.safetensors", tensors, card)
@@ -209,12 +213,14 @@ def test_truncated_or_altered_agents_are_one_clear_error(saved, tmp_path, data):
         load_agent(tmp_path, "cpu")
 
 
-def test_folder_arguments_are_paths(tmp_path: Path):
+def test_the_folder_may_be_a_path_or_its_name(trained, tmp_path: Path):
+    save_agent(trained.policy, str(tmp_path / "agent"))
+    assert load_agent(str(tmp_path / "agent"), "cpu").card == load_agent(tmp_path / "agent", "cpu").card
     with pytest.raises(StorageError, match=r"weights\.safetensors: no such file"):
         load_agent(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("core", ["lstm", "gru", "elman", "feedforward", "frame_stack", "gtrxl", "gated_delta"])
+@pytest.mark.parametrize("core", [core for core in core_names() if "layers" in core_options(core)])
 @pytest.mark.parametrize("layers", [20_000, 10**6, 2**24, 10**9])
 def test_a_card_that_claims_layers_without_weights_costs_no_time(saved, tmp_path, core, layers):
     card = copy.deepcopy(saved[1])

@@ -1,4 +1,4 @@
-"""The policies: every space, their states, and their life inside the unmodified algorithms of others."""
+"""The policies: every space, memory states, and the unmodified algorithms of SB3 and sb3-contrib."""
 
 import gymnasium as gym
 import numpy as np
@@ -229,7 +229,7 @@ def test_dict_policy_keeps_feature_extractors_apart_when_asked():
     [
         (dict(core="ntn"), r"core = 'ntn': unknown core; valid are .*Did you mean ntm\?"),
         (dict(core_kwargs=dict(slotz=4)), r"slotz: core 'ntm' has no such option.*Did you mean slots\?"),
-        (dict(core_kwargs=dict(slots=0)), "slots = 0: must be at least 3"),
+        (dict(core_kwargs=dict(slots=0)), "slots = 0: must be an integer of at least 3"),
         (dict(critic="shard"), r"critic = 'shard': must be one of .*Did you mean shared\?"),
         (dict(share_features_extractor=False), "share_features_extractor = False.*critic = 'separate'"),
     ],

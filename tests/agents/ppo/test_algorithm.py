@@ -156,7 +156,7 @@ def test_the_same_seed_gives_the_same_rollout_and_the_same_weights_twice():
     assert torch.equal(first[1], second[1])
 
 
-def test_a_saved_model_goes_on_training_and_predicts_the_same(tmp_path):
+def test_a_saved_model_continues_training_and_predicts_the_same(tmp_path):
     model = make_model(recompute_states=True).learn(32)
     model.save(tmp_path / "model.zip")
     loaded = MemoryPPO.load(tmp_path / "model.zip", env=make_vec_env("CartPole-v1", 3))

@@ -1,4 +1,4 @@
-"""What MemoryPPO and its policies are given: wrong values end in one line, and what is changed later is kept to."""
+"""Arguments of MemoryPPO, its policies and `predict`: wrong values are one clear error."""
 
 import gymnasium as gym
 import numpy as np
@@ -37,7 +37,7 @@ def make_model(env=CARTPOLE, policy="MlpNtmPolicy", policy_kwargs=TINY, **kwargs
         ("gae_lambda", -0.1, "must be a number from 0 to 1"),
         ("ent_coef", "auto", "must be a number"),
         ("vf_coef", None, "must be a number of at least 0"),
-        ("max_grad_norm", None, r"must be a number above 0; float\('inf'\) clips nothing"),
+        ("max_grad_norm", None, r"must be a number above 0; float\('inf'\) disables clipping"),
         ("target_kl", 0.0, "must be a number above 0, or None"),
         ("n_steps", True, "must be an integer of at least 1"),
         ("batch_size", "64", "must be an integer of at least 1, or None"),
@@ -59,7 +59,7 @@ def test_numpys_floats_are_taken():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
-def test_a_cuda_that_is_not_there_is_said():
+def test_a_missing_cuda_device_is_warned_of():
     with pytest.warns(UserWarning, match="device = 'cuda': torch sees no CUDA device, so the CPU is used"):
         assert make_model(device="cuda").device == torch.device("cpu")
 
@@ -94,7 +94,7 @@ class Shows(gym.Env):
         (Shows(spaces.Dict()), r"observation space = Dict\(\): is empty"),
     ],
 )
-def test_what_is_no_environment_is_answered_with_what_is_meant(env, message):
+def test_a_wrong_environment_is_an_error_with_a_hint(env, message):
     with pytest.raises(InputError, match=message):
         make_model(env)
 
@@ -105,7 +105,7 @@ def test_an_id_is_taken_by_set_env_and_load_too(tmp_path):
     model.learn(8)
     model.save(tmp_path / "model")
     MemoryPPO.load(tmp_path / "model", env=CARTPOLE).learn(8)
-    with pytest.raises(InputError, match="env = None: give the model one"):
+    with pytest.raises(InputError, match="env = None: set one with"):
         MemoryPPO.load(tmp_path / "model").learn(8)
 
 
@@ -115,10 +115,10 @@ def test_an_id_is_taken_by_set_env_and_load_too(tmp_path):
         (dict(slots=64), r"slots: is an option of the core 'ntm': policy_kwargs=dict\(core_kwargs=dict\(slots=64\)\)"),
         (dict(activation=torch.nn.ReLU), "activation: MlpNtmPolicy has no such option.*Did you mean activation_fn"),
         (dict(core_kwargs=[1]), "core_kwargs = .*must be a dict"),
-        (dict(optimizer_kwargs=dict(foo=1)), "optimizer_kwargs.foo: not for Adam, which takes here betas"),
-        (dict(optimizer_kwargs=dict(lr=1)), "optimizer_kwargs.lr: not for Adam"),
+        (dict(optimizer_kwargs=dict(foo=1)), "optimizer_kwargs.foo: not valid for Adam; valid are betas"),
+        (dict(optimizer_kwargs=dict(lr=1)), "optimizer_kwargs.lr: not valid for Adam"),
         (dict(optimizer_class="adam"), "optimizer_class = 'adam': must be a class"),
-        (dict(features_extractor_kwargs=dict(dim=3)), "features_extractor_kwargs.dim: not for FlattenExtractor"),
+        (dict(features_extractor_kwargs=dict(dim=3)), "features_extractor_kwargs.dim: not valid for FlattenExtractor"),
         (dict(activation_fn="relu"), "activation_fn = 'relu': must be a class, such as torch.nn.ReLU"),
         (dict(activation_fn=torch.nn.ReLU()), "activation_fn = .*must be a class"),
         (dict(net_arch="small"), "net_arch = 'small': must be a list of layer sizes"),
@@ -157,12 +157,12 @@ def test_clip_ranges_that_a_callback_sets_are_used(value):
 def test_another_number_of_steps_is_refused_rather_than_played_into_the_old_rollout(n_steps):
     model = make_model()
     model.n_steps = n_steps
-    with pytest.raises(InputError, match=rf"n_steps = {n_steps}: was 8 when the model was made"):
+    with pytest.raises(InputError, match=rf"n_steps = {n_steps}: must be 8, as when the model was made"):
         model.learn(16)
 
 
 @pytest.mark.parametrize("steps", ["100", None, -1, float("nan")])
-def test_timesteps_are_a_number(steps):
+def test_total_timesteps_must_be_a_number(steps):
     with pytest.raises(InputError, match=r"total_timesteps = .*: must be a number of at least 0"):
         make_model().learn(steps)
 
@@ -178,7 +178,7 @@ VECTOR, NUMBER = spaces.Box(-1, 1, (3,)), spaces.Discrete(4)
         (VECTOR, None, "observation of type NoneType: must be numbers"),
         (VECTOR, "abc", "observation of type str: must be numbers"),
         (VECTOR, [[1.0], [1.0, 2.0]], "observation of type list: must be numbers"),
-        (VECTOR, np.array([0, np.nan, 0]), "observation = .*holds a number that is not finite"),
+        (VECTOR, np.array([0, np.nan, 0]), "observation = .*contains a number that is not finite"),
         (NUMBER, 4, r"observation = 4: must be in Discrete\(4\)"),
         (NUMBER, np.array([0, -1]), r"must be in Discrete\(4\)"),
         (spaces.MultiDiscrete([2, 3]), np.array([1, 3]), "must be in MultiDiscrete"),
@@ -188,7 +188,7 @@ VECTOR, NUMBER = spaces.Box(-1, 1, (3,)), spaces.Discrete(4)
         (spaces.Dict(a=NUMBER), {"a": 9}, r"observation\['a'\] = 9: must be in"),
     ],
 )
-def test_predict_says_what_is_wrong_with_an_observation(space, observation, message):
+def test_predict_names_the_problem_of_an_observation(space, observation, message):
     kind = MultiInputNtmPolicy if isinstance(space, spaces.Dict) else MlpNtmPolicy
     policy = kind(space, spaces.Discrete(2), lambda _: 1e-3, **TINY)
     with pytest.raises(InputError, match=message):
@@ -198,17 +198,17 @@ def test_predict_says_what_is_wrong_with_an_observation(space, observation, mess
 @pytest.mark.parametrize(
     "state", [np.zeros((1, 1, 8)), (np.zeros((1, 1, 8)),), "ab", (np.zeros((1, 1, 8)), np.zeros(3)), 5]
 )
-def test_predict_says_what_is_wrong_with_a_state(state):
-    with pytest.raises(InputError, match=r"^state of .*give back what the last predict returned"):
+def test_predict_names_the_problem_of_a_state(state):
+    with pytest.raises(InputError, match=r"^state of .*pass on the state that the last predict returned"):
         make_model().predict(np.zeros(4), state)
 
 
 def test_predict_refuses_a_text_for_an_episode_start():
-    with pytest.raises(InputError, match="episode_start = 'False': must be a truth value"):
+    with pytest.raises(InputError, match="episode_start = 'False': must be a bool"):
         make_model().predict(np.zeros(4), None, "False")
 
 
-def test_statistics_that_overflow_are_told():
+def test_statistics_that_overflow_are_an_error():
     huge = Shows(spaces.Box(-np.inf, np.inf, (2,)), np.array([1e38, 0], np.float32))
     env = VecNormalize(DummyVecEnv([lambda: huge, lambda: Shows(huge.observation_space, np.zeros(2, np.float32))]))
     with np.errstate(all="ignore"), pytest.raises(NonFiniteError, match="running variance of the observation is not"):
@@ -219,7 +219,7 @@ def test_statistics_that_overflow_are_told():
 def test_a_cnn_that_reads_large_floats_is_warned_of(recwarn, high, is_warned_of):
     image = spaces.Box(0, high, (3, 40, 40), np.float32)
     make_model(Shows(image, image.sample()), "CnnNtmPolicy")
-    told = [str(each.message) for each in recwarn if "which the CNN reads as they are" in str(each.message)]
+    told = [str(each.message) for each in recwarn if "which the CNN reads unscaled" in str(each.message)]
     assert bool(told) == is_warned_of and all("values up to 255" in each for each in told)
 
 
@@ -237,9 +237,9 @@ class EndsBadly(Shows):
 
 
 @pytest.mark.parametrize("is_normalized", [False, True])
-def test_a_last_observation_that_is_not_a_number_is_blamed_and_not_the_reward(is_normalized):
+def test_a_terminal_observation_that_is_not_finite_is_named_instead_of_the_reward(is_normalized):
     space = spaces.Box(-1, 1, (2,))
     copies = [kind(space, np.zeros(2, np.float32)) for kind in (Shows, EndsBadly)]
     env = DummyVecEnv([lambda: copies[0], lambda: copies[1]])
-    with pytest.raises(NonFiniteError, match="last observation of environment 1 at step 2 of the rollout is nan"):
+    with pytest.raises(NonFiniteError, match="terminal observation of environment 1 at step 2 of the rollout is nan"):
         make_model(VecNormalize(env) if is_normalized else env).learn(16)

@@ -15,7 +15,8 @@ from ntm_rl.agents import MemoryPPO
 from ntm_rl.agents.policy.files import load_agent, save_agent
 from ntm_rl.agents.ppo.callbacks import BestAgentCallback, CheckpointCallback, StopOnSignal
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint
-from ntm_rl.agents.ppo.environment_states import curricula
+from ntm_rl.agents.ppo.vec_env_state import curricula
+from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.agents.storage.checkpoints import latest_checkpoint
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.envs import EnvSettings
@@ -49,16 +50,17 @@ def test_callbacks_save_when_due_the_best_and_on_a_signal(tmp_path):
     model = make_model()
     best = BestAgentCallback(tmp_path / "best", episodes=3)
     checkpoints = CheckpointCallback(tmp_path / "checkpoints", every=64, keep=2, best=best)
-    stop = StopOnSignal(checkpoints)
+    signals = SignalListener()
+    stop = StopOnSignal(signals, checkpoints)
 
     def interrupt(local_variables, _):
         if local_variables["self"].num_timesteps == 5 * 32 + 8:
             signal.raise_signal(signal.SIGTERM)
         return True
 
-    with stop:
+    with signals:
         model.learn(10_000, CallbackList([checkpoints, best, stop, ConvertCallback(interrupt)]))
-    assert stop.received is not None
+    assert signals.received is not None
     steps = [int(path.stem.removeprefix("step-")) for path in sorted((tmp_path / "checkpoints").iterdir())]
     assert steps == [128, 192]  # at 64 too, which two newer ones replaced; 192 is where the rollout under way ended
     assert best.best > 0
@@ -82,10 +84,11 @@ def test_a_training_stopped_inside_a_rollout_is_not_saved_with_counters_that_dis
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_last_rollout_loses_nothing(tmp_path, number):
     checkpoints = CheckpointCallback(tmp_path, every=10**6, keep=1)
-    with StopOnSignal(checkpoints) as stop:
+    with SignalListener() as signals:
+        stop = StopOnSignal(signals, checkpoints)
         interrupt = at(2 * ROLLOUT - 4, lambda: os.kill(os.getpid(), number))
         make_model().learn(2 * ROLLOUT, CallbackList([checkpoints, stop, interrupt]))
-    assert stop.received is number
+    assert signals.received is number
     assert steps_saved(tmp_path) == [2 * ROLLOUT] == [checkpoints.saved_at]
 
 
@@ -98,7 +101,8 @@ def test_a_second_signal_ends_the_training_at_once_and_old_handlers_come_back(tm
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(KeyboardInterrupt), StopOnSignal(checkpoints) as stop:
+    with pytest.raises(KeyboardInterrupt), SignalListener() as signals:
+        stop = StopOnSignal(signals, checkpoints)
         model.learn(10 * ROLLOUT, CallbackList([checkpoints, stop, at(ROLLOUT + 4, twice)]))
     assert model.num_timesteps == ROLLOUT + 4
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
@@ -107,8 +111,8 @@ def test_a_second_signal_ends_the_training_at_once_and_old_handlers_come_back(tm
 def test_trainings_in_other_threads_run_without_signals(tmp_path):
     def train():
         checkpoints = CheckpointCallback(tmp_path, every=10**6, keep=1)
-        with StopOnSignal(checkpoints) as stop:
-            make_model().learn(ROLLOUT, CallbackList([checkpoints, stop]))
+        with SignalListener() as signals:
+            make_model().learn(ROLLOUT, CallbackList([checkpoints, StopOnSignal(signals, checkpoints)]))
 
     thread = threading.Thread(target=train)
     thread.start()

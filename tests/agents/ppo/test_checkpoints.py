@@ -18,7 +18,7 @@ from ntm_rl.agents import MemoryPPO
 from ntm_rl.agents.policy.files import checkpoint_agent
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint, save_checkpoint
-from ntm_rl.agents.ppo.environment_states import curricula
+from ntm_rl.agents.ppo.vec_env_state import curricula
 from ntm_rl.agents.storage.checkpoints import latest_checkpoint
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.tensors import read_tensors, write_tensors

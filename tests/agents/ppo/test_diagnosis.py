@@ -1,4 +1,4 @@
-"""Numbers that are not finite: the environment that gave them is named, whatever is between it and the policy."""
+"""Values that are not finite: errors name the environment and the step, behind any wrapper."""
 
 import gymnasium as gym
 import numpy as np
@@ -78,7 +78,7 @@ def test_the_environment_and_the_step_of_a_bad_reward_are_named(wrapper):
 
 @pytest.mark.parametrize("wrapper", ["plain", "normalised"])
 @pytest.mark.parametrize(("when", "step"), [(0, 0), (16, 16), (32, 16)])
-def test_the_first_and_the_last_observation_of_a_rollout_are_looked_at(wrapper, when, step):
+def test_the_first_and_the_last_observation_of_a_rollout_are_checked(wrapper, when, step):
     model = make_model(WRAPPERS[wrapper], bad_observation=when)
     with pytest.raises(NonFiniteError, match=rf"observation of environment 2 at step {step} of the rollout is nan"):
         model.learn(480)

@@ -1,9 +1,9 @@
-"""Infos that look like an episode's statistics, and are none."""
+"""Infos with other values under the keys that SB3 reserves for statistics."""
 
 import numpy as np
 import pytest
 
-from ntm_rl.agents.ppo.episode_infos import with_statistics
+from ntm_rl.agents.ppo.episode_infos import valid_infos
 
 
 @pytest.mark.parametrize(
@@ -14,13 +14,13 @@ from ntm_rl.agents.ppo.episode_infos import with_statistics
     ],
     ids=str,
 )
-def test_what_sb3_would_take_for_statistics_is_left_out_with_a_warning(key, value):
-    with pytest.warns(UserWarning, match=rf"info\['{key}'\] .* is left out of the statistics: .*use another key"):
-        assert with_statistics([{key: value, "mine": 1}, {}]) == [{"mine": 1}, {}]
+def test_invalid_statistics_are_ignored_with_a_warning(key, value):
+    with pytest.warns(UserWarning, match=rf"info\['{key}'\] .* is ignored: .*use another key"):
+        assert valid_infos([{key: value, "mine": 1}, {}]) == [{"mine": 1}, {}]
 
 
 @pytest.mark.parametrize(
     "info", [{"episode": {"r": np.array(1.0), "l": 2, "t": 0.1}}, {"is_success": np.True_}, {"episode": None}, {"a": 1}]
 )
-def test_statistics_and_success_are_handed_on(info):
-    assert with_statistics([info]) == [info]
+def test_valid_statistics_and_success_are_kept(info):
+    assert valid_infos([info]) == [info]

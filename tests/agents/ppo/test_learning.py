@@ -9,8 +9,8 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
 import ntm_rl.agents  # noqa: F401  (registers the policies by name)
-from ntm_rl.agents.ppo.training import train
 from ntm_rl.agents.settings.loading import load_settings
+from ntm_rl.agents.training import train
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def test_the_ntm_begins_to_remember_four_cards_back(tmp_path):
     overrides = ["total_timesteps=160000", "wandb=disabled", f"run_dir={tmp_path}", "threads=1"]
     settings = load_settings("popgym/repeat_previous_easy", overrides)
     result = train(settings, "popgym/repeat_previous_easy", show_progress=False)
-    assert result.mean_return > 0  # -0.5 is chance, and what a policy without memory stays at
+    assert result.score > 0  # -0.5 is chance, and what a policy without memory stays at
 
 
 @pytest.mark.slow
@@ -34,7 +34,7 @@ def test_the_ntm_begins_to_remember_four_cards_back(tmp_path):
 def test_repeat_previous_is_solved_within_a_million_steps(core, seed, tmp_path):
     overrides = [f"core={core}", f"seed={seed}", "wandb=disabled", f"run_dir={tmp_path}", "threads=1"]
     settings = load_settings("popgym/repeat_previous_easy", overrides)
-    assert train(settings, "popgym/repeat_previous_easy", show_progress=False).mean_return >= 0.95
+    assert train(settings, "popgym/repeat_previous_easy", show_progress=False).score >= 0.95
 
 
 @pytest.mark.slow
@@ -42,7 +42,7 @@ def test_repeat_previous_is_solved_within_a_million_steps(core, seed, tmp_path):
 @pytest.mark.parametrize("config", ["memory/passive_tmaze", "memory/memory_chain"])
 def test_what_was_told_once_is_remembered_over_10_and_20_steps(config, core, tmp_path):
     settings = load_settings(config, [f"core={core}", "wandb=disabled", f"run_dir={tmp_path}", "threads=1"])
-    assert train(settings, config, show_progress=False).mean_return >= 0.95  # 0.5 and 0 without memory
+    assert train(settings, config, show_progress=False).score >= 0.95  # 0.5 and 0 without memory
 
 
 @pytest.mark.slow
@@ -50,7 +50,7 @@ def test_what_was_told_once_is_remembered_over_10_and_20_steps(config, core, tmp
 def test_the_gated_delta_rule_solves_repeat_previous_in_a_quarter_of_a_million_steps(seed, tmp_path):
     overrides = ["core=gated_delta", f"seed={seed}", "total_timesteps=250000", "wandb=disabled", f"run_dir={tmp_path}"]
     settings = load_settings("popgym/repeat_previous_easy", overrides)
-    assert train(settings, "popgym/repeat_previous_easy", show_progress=False).mean_return >= 0.95
+    assert train(settings, "popgym/repeat_previous_easy", show_progress=False).score >= 0.95
 
 
 @pytest.mark.slow

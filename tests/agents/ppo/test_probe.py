@@ -13,9 +13,10 @@ import torch
 from gymnasium import spaces
 
 from ntm_rl import MemoryPPO
-from ntm_rl.agents.cli.main import BAD_INPUT, ENVIRONMENT_FAILED, main
+from ntm_rl.agents.cli.exit_codes import BAD_INPUT, ENVIRONMENT_FAILED
+from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.policy.files import load_agent, save_agent
-from ntm_rl.agents.ppo.training import policy_name
+from ntm_rl.agents.policy.policies import policy_class_for
 from ntm_rl.agents.storage.tensors import read_tensors
 from ntm_rl.envs import EnvSettings, make_vec_env
 from ntm_rl.envs.foreign import ForeignError
@@ -113,14 +114,14 @@ def test_numbers_for_a_box_of_one_element_train_the_same(capsys, value):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Show(spaces.Dict({1: BOX})), "its observation 1: the keys of a Dict must be text"),
+        (lambda: Show(spaces.Dict({1: BOX})), "its observation 1: the keys of a Dict must be strings"),
         (lambda: Show(spaces.Dict({})), "its observation space Dict() is empty"),
         (
             lambda: Show(spaces.Dict(a=spaces.Box(0, 1, (0,)))),
             "its observation 'a' Box([], [], (0,), float32) must have",
         ),
         (lambda: Show(spaces.Discrete(2**26)), "must have 1 to 33554432 elements"),
-        (lambda: Show(BOX, SEEN), "reset returned what its observation_space is not: observation has shape (3,)"),
+        (lambda: Show(BOX, SEEN), "reset returned an observation outside its space: observation has shape (3,)"),
         (lambda: Show(spaces.Text(3)), "observation space Text"),
         (lambda: gym.Env(), "its observation_space is None; its constructor must set one"),
     ],
@@ -180,8 +181,8 @@ def test_the_probe_changes_nothing_of_a_seeded_training(capsys, monkeypatch):
     weights = []
     for is_probed in (True, False):
         if not is_probed:
-            monkeypatch.setattr("ntm_rl.agents.ppo.training.probe_environment", lambda *_: None)
-            monkeypatch.setattr("ntm_rl.agents.ppo.training.probe_agent", lambda *_: None)
+            monkeypatch.setattr("ntm_rl.agents.ppo.trainer.probe_environment", lambda *_: None)
+            monkeypatch.setattr("ntm_rl.agents.ppo.trainer.probe_agent", lambda *_: None)
         code, out, _ = train(capsys, Show, "env.normalize_observation=true")
         del gym.registry["Mine-v0"]
         weights.append(read_tensors(Path(json.loads(out)["run"], "agent/weights.safetensors"))[0])
@@ -195,7 +196,7 @@ def test_normalisation_takes_the_boxes_and_leaves_the_rest(capsys):
     venv = make_vec_env(EnvSettings("Mine-v0", normalize_observation=True), 2, 0)
     assert list(venv.obs_rms) == ["b"]
     assert venv.reset()["i"].dtype == np.uint8
-    model = MemoryPPO(policy_name(venv.observation_space), venv, n_steps=8, batch_size=16, device="cpu")
+    model = MemoryPPO(policy_class_for(venv.observation_space), venv, n_steps=8, batch_size=16, device="cpu")
     save_agent(model.policy, Path("agent"), venv)
     assert {name.partition(".")[0] for name in load_agent(Path("agent"), "cpu").statistics} == {"b"}
 

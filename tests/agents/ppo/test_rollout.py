@@ -132,5 +132,5 @@ def test_observations_of_another_size_are_refused_and_not_spread(shape):
     rollout = Rollout(
         spaces.Box(-1, 1, (2,)), spaces.Discrete(2), n_steps=2, n_envs=2, sequence_length=2, state_size=1, device="cpu"
     )
-    with pytest.raises(InputError, match=r"observations have shape .*, and \(2,\) each in the observation space"):
+    with pytest.raises(InputError, match=r"observations have shape .*, but \(2,\) each in the observation space"):
         rollout.store_observation(0, np.zeros(shape, np.float32))

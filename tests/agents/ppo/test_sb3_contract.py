@@ -1,4 +1,4 @@
-"""What users of stable-baselines3 and sb3-contrib bring along: arguments, sizes, files, callbacks, predict, names."""
+"""MemoryPPO as a replacement of RecurrentPPO: arguments, sizes, files, predict, environments, names, callbacks."""
 
 import inspect
 import warnings
@@ -54,7 +54,7 @@ def test_positional_arguments_mean_what_they_mean_in_recurrent_ppo():
         (np.int64(16), 1, np.int32(8), np.int16(8), [8], [8, 8]),
     ],
 )
-def test_sizes_that_fit_are_derived_without_a_word(n_steps, n_envs, batch_size, sequence_length, lengths, sizes):
+def test_sizes_that_fit_give_no_warning(n_steps, n_envs, batch_size, sequence_length, lengths, sizes):
     sizes_given = dict(n_steps=n_steps, batch_size=batch_size, sequence_length=sequence_length)
     model = make_model(make_vec_env(CARTPOLE, n_envs), **sizes_given)
     assert found_sizes(model) == (lengths, sizes)
@@ -71,9 +71,7 @@ def test_sizes_that_fit_are_derived_without_a_word(n_steps, n_envs, batch_size, 
         (16, 2, 16, 5, [5, 1], [15, 15, 2], "3 mini-batches of 15 or 2"),
     ],
 )
-def test_sizes_that_do_not_fit_are_told_and_trained_with(
-    n_steps, n_envs, batch_size, sequence_length, lengths, sizes, told
-):
+def test_sizes_that_do_not_fit_train_with_a_warning(n_steps, n_envs, batch_size, sequence_length, lengths, sizes, told):
     sizes_given = dict(n_steps=n_steps, batch_size=batch_size, sequence_length=sequence_length)
     with pytest.warns(UserWarning, match=rf"mini-batch size of {batch_size}, .*there will be {told} transitions"):
         model = make_model(make_vec_env(CARTPOLE, n_envs), **sizes_given)
@@ -136,8 +134,12 @@ def test_custom_objects_replace_what_a_file_holds(tmp_path):
 # Predict.
 
 
+def test_user_code_recognises_a_recurrent_algorithm_and_passes_its_state_on():
+    assert isinstance(make_model(), RecurrentPPO)
+
+
 @pytest.mark.parametrize("start", [True, np.True_, [True], (1,), np.ones(1), np.ones((1, 1), np.uint8), 1])
-def test_an_episode_start_may_be_a_truth_value_of_any_kind(start):
+def test_an_episode_start_may_be_a_bool_of_any_type(start):
     model = make_model()
     observation = np.ones(4, np.float32)
     first, state = model.predict(observation, deterministic=True)
@@ -149,7 +151,7 @@ def test_an_episode_start_may_be_a_truth_value_of_any_kind(start):
 
 
 @pytest.mark.parametrize("start", [False, None, [False], 0.0])
-def test_an_episode_goes_on_where_none_starts(start):
+def test_an_episode_continues_without_an_episode_start(start):
     model = make_model()
     _, state = model.predict(np.ones(4, np.float32))
     expected = model.predict(np.ones(4, np.float32), state, episode_start=np.zeros(1, dtype=bool))[1]
@@ -157,7 +159,7 @@ def test_an_episode_goes_on_where_none_starts(start):
     np.testing.assert_array_equal(expected[0], found[0])
 
 
-def test_one_truth_value_starts_a_whole_batch_and_a_list_its_own():
+def test_one_bool_applies_to_the_whole_batch_and_a_list_to_each_observation():
     model = make_model()
     batch = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     actions, state = model.predict(batch)
@@ -177,7 +179,7 @@ def test_states_and_starts_of_another_number_of_observations_are_refused():
         InputError, match=r"state of shapes \[1, 2, \d+\] and .*: must be two of \[1, 3, \d+\] for 3 observation"
     ):
         model.predict(batch, state)
-    with pytest.raises(InputError, match="episode_start of 2 values: must be one truth value, or one for each of 3"):
+    with pytest.raises(InputError, match="episode_start of 2 values: must be one bool, or one for each of 3"):
         model.predict(batch, episode_start=[True, False])
 
 
@@ -232,25 +234,27 @@ def test_gymnasiums_vector_environments_are_trained_in_as_given(mode):
 
 @pytest.mark.parametrize("algorithm", [MemoryPPO, RecurrentPPO])
 @pytest.mark.parametrize(
-    ("options", "meant"),
+    ("options", "equivalent"),
     [
         (dict(lstm_hidden_size=64), r"core='lstm', core_kwargs=dict\(hidden_size=64\)\)$"),
         (dict(n_lstm_layers=2), r"core_kwargs=dict\(layers=2\)"),
         (dict(shared_lstm=True, enable_critic_lstm=False), "critic='detached'"),
         (dict(enable_critic_lstm=True), "critic='separate'"),
-        (dict(enable_critic_lstm=False), "a critic without a memory is not among critic='shared'"),
-        (dict(lstm_kwargs=dict(dropout=0.1)), "`ntm-rl list cores` shows what core_kwargs there are"),
+        (dict(enable_critic_lstm=False), "a critic without memory does not exist here; critic must be 'shared'"),
+        (dict(lstm_kwargs=dict(dropout=0.1)), "`ntm-rl list cores` shows the core_kwargs"),
     ],
 )
-def test_options_of_lstm_policies_are_answered_with_those_that_are_meant(algorithm, options, meant):
+def test_options_of_lstm_policies_are_answered_with_our_equivalents(algorithm, options, equivalent):
     key = next(iter(options))
-    with pytest.raises(InputError, match=rf"{key} = .*: for sb3-contrib's LSTM policies; .*policy_kwargs=.*{meant}"):
+    with pytest.raises(
+        InputError, match=rf"{key} = .*: for sb3-contrib's LSTM policies; .*policy_kwargs=.*{equivalent}"
+    ):
         make_model(algorithm=algorithm, policy_kwargs=options)
 
 
-def test_what_is_meant_by_lstm_options_builds_that_lstm():
-    meant = dict(core="lstm", core_kwargs=dict(hidden_size=64, layers=2), critic="separate")
-    policy = make_model(policy_kwargs=meant).policy
+def test_our_equivalents_of_lstm_options_build_that_lstm():
+    options = dict(core="lstm", core_kwargs=dict(hidden_size=64, layers=2), critic="separate")
+    policy = make_model(policy_kwargs=options).policy
     assert policy.core.network.hidden_size == policy.critic_core.network.hidden_size == 64
     assert policy.core.network.num_layers == 2
 
@@ -392,7 +396,7 @@ def test_rewards_that_a_callback_changes_are_learned_from_as_in_sb3():
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_buffer_says_what_it_has_where_a_name_is_unknown():
+def test_the_buffer_lists_its_attributes_for_an_unknown_name():
     buffer = make_model(n_steps=8).rollout_buffer
     with pytest.raises(AttributeError, match=r"rollout_buffer.hidden_states_pi: .*observations, actions, rewards"):
         buffer.hidden_states_pi  # noqa: B018

@@ -37,7 +37,7 @@ def test_nothing_in_a_zip_runs_without_trust(tmp_path, capsys):
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("data", json.dumps({"policy_class": {":type:": "x", ":serialized:": serialized}}))
     assert main(["convert", str(file), str(tmp_path / "agent")]) == 2
-    assert "runs whatever code is in it; say --trust" in capsys.readouterr().err
+    assert "runs any code in it; pass --trust" in capsys.readouterr().err
     assert not hit.exists() and not (tmp_path / "agent").exists()
     assert main(["convert", str(file), str(tmp_path / "agent"), "--trust"]) == 2  # it is no agent
     assert hit.exists()  # and this is why trust is asked for

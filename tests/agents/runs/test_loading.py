@@ -8,13 +8,12 @@ import torch
 
 import ntm_rl.agents
 from ntm_rl.agents import load_run_agent
-from ntm_rl.agents.ppo.training import train
 from ntm_rl.agents.runs import loading
 from ntm_rl.agents.runs.loading import available_device, load_run_network
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.storage.tensors import read_tensors, write_tensors
-from ntm_rl.agents.supervised.training import train_supervised
+from ntm_rl.agents.training import train
 from ntm_rl.errors import InputError
 
 TINY = [
@@ -68,7 +67,7 @@ def acts(agent) -> tuple[np.ndarray, np.ndarray]:
 def test_a_checkpoint_gives_the_agent_that_the_training_wrote_out_at_the_same_step(run):
     written = load_run_agent(run)
     assert (written.origin.step, written.origin.is_checkpoint) == (96, False)
-    assert "step 96, as written out by the training" in str(written.origin)
+    assert "step 96, saved by the training" in str(written.origin)
     shutil.rmtree(run.agent)
     unfinished = load_run_agent(run.path)
     assert (unfinished.origin.step, unfinished.origin.path.name) == (96, "step-000000000096.safetensors")
@@ -130,7 +129,7 @@ def test_a_run_of_another_machine_plays_on_the_cpu_with_a_note(run, device, monk
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     edit(run, "device: auto", f"device: {device}")
     assert load_run_agent(run).policy.device.type == "cpu"
-    assert f"note: device = '{device}' in the run's config is not on this machine" in capsys.readouterr().err
+    assert f"note: device = '{device}' of the run's config is not available" in capsys.readouterr().err
 
 
 def test_devices_that_are_there_are_taken_as_they_are(monkeypatch, capsys):
@@ -138,13 +137,13 @@ def test_devices_that_are_there_are_taken_as_they_are(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     found = [str(available_device(name)) for name in ("cuda", "cuda:1", "cuda:2", "cpu", "auto")]
     assert found == ["cuda", "cuda:1", "cpu", "cpu", "cuda"]
-    assert capsys.readouterr().err.count("not on this machine") == 1
+    assert capsys.readouterr().err.count("is not available") == 1
 
 
 def test_a_supervised_checkpoint_gives_the_network_that_the_training_wrote_out(tmp_path):
     overrides = ["total_sequences=40", "log_every=20", "validation.every=20", "validation.sequences=4"]
     overrides += ["validation.longer=[]", "memory.ntm.slots=8", "wandb=disabled", f"run_dir={tmp_path}"]
-    run = Run.open(train_supervised(load_settings("algorithmic/copy", overrides), "copy", show_progress=False).run)
+    run = Run.open(train(load_settings("algorithmic/copy", overrides), "copy", show_progress=False).run)
     written, origin = load_run_network(run)
     assert (origin.step, origin.is_checkpoint) == (40, False)
     shutil.rmtree(run.agent)
@@ -152,7 +151,7 @@ def test_a_supervised_checkpoint_gives_the_network_that_the_training_wrote_out(t
     assert (origin.step, origin.is_checkpoint) == (40, True)
     for (name, expected), (_, found) in zip(written.named_parameters(), unfinished.named_parameters(), strict=True):
         assert torch.equal(expected, found), name
-    with pytest.raises(InputError, match="a supervised run has no agent"):
+    with pytest.raises(InputError, match="a supervised run plays no episodes and has no agent"):
         load_run_agent(run)
 
 

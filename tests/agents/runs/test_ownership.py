@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,8 +52,8 @@ def made(env_id: str = "CartPole-v1") -> Run:
     return Run.create(load_settings("popgym/repeat_previous_easy", [*SMALL, f"env.id={env_id}"]), "task")
 
 
-def said(capsys, *arguments: str) -> str:
-    """Runs a command that is refused and returns the one line that it says."""
+def refusal(capsys, *arguments: str) -> str:
+    """Runs a command that is refused and returns its one line of error."""
     assert main(arguments) == 2
     printed = capsys.readouterr()
     (line,) = printed.err.splitlines()
@@ -79,7 +80,7 @@ def busy_run():
 
 def test_a_second_training_is_refused_with_process_and_host_until_the_first_is_gone(busy_run, capsys):
     run, process = busy_run
-    line = said(capsys, "resume", str(run.path))
+    line = refusal(capsys, "resume", str(run.path))
     assert f"is being trained by process {process.pid} on host {os.uname().nodename}" in line
     assert run.settings().total_timesteps == 64  # others may read meanwhile
     process.kill()
@@ -145,7 +146,7 @@ def test_a_resume_goes_on_with_the_same_wandb_run(way, monkeypatch, capsys):
     assert names == {f"run-{run.parent.name}-{run.name}"}
 
 
-def test_what_a_resume_is_told_takes_effect_is_kept_and_recorded(capsys):
+def test_overrides_of_a_resume_take_effect_and_are_kept_and_recorded(capsys):
     run = train(capsys)
     told = ["total_timesteps=192", "ppo.learning_rate=1e-5", "ppo.adam_epsilon=0.01", "checkpoint.every=64"]
     assert main(["resume", str(run), *told]) == 0
@@ -179,20 +180,20 @@ def test_a_supervised_resume_takes_its_optimizers_settings(name, capsys):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("core=ntm", "core = 'ntm': is what the run's weights were made with"),
-        ("memory.lstm.hidden_size=8", "memory.lstm.hidden_size = 8: is what the run's weights were made with"),
-        ("policy.activation=ReLU", "policy.activation = 'ReLU': is what"),
-        ("policy.net_arch=[8]", "policy.net_arch.pi = [8]: is what"),
-        ("seed=5", "seed = 5: a resumed training goes on with the random numbers of its checkpoint"),
+        ("core=ntm", "core = 'ntm': the run's weights were made with the old value"),
+        ("memory.lstm.hidden_size=8", "memory.lstm.hidden_size = 8: the run's weights were made with the old value"),
+        ("policy.activation=ReLU", "policy.activation = 'ReLU': the run's weights"),
+        ("policy.net_arch=[8]", "policy.net_arch.pi = [8]: the run's weights"),
+        ("seed=5", "seed = 5: a resumed training uses the random states of its checkpoint"),
         ("run_dir=elsewhere", "run_dir = 'elsewhere': a run stays in its folder"),
-        ("total_timesteps=10", "total_timesteps = 10: the run has 64 already; valid is more than that"),
-        ("env.id=Acrobot-v1", "env.id = 'Acrobot-v1': with that the run's checkpoint does not fit"),
-        ("env.normalize_observation=true", "env.normalize_observation = True: with that the run's checkpoint does not"),
+        ("total_timesteps=10", "total_timesteps = 10: must be more than the 64 of the run so far"),
+        ("env.id=Acrobot-v1", "env.id = 'Acrobot-v1': the run's checkpoint does not fit"),
+        ("env.normalize_observation=true", "env.normalize_observation = True: the run's checkpoint does not fit"),
         ("ppo.n_steps=33", "ppo.sequence_length = 32: must divide ppo.n_steps = 33"),
         ("nonsense", "must be key=value"),
     ],
 )
-def test_what_can_have_no_effect_is_refused_and_changes_nothing(trained, capsys, override, message):
+def test_an_override_without_effect_is_refused_and_changes_nothing(trained, capsys, override, message):
     before = (trained / "config.yaml").read_bytes()
     assert main(["resume", str(trained), override]) == 2
     printed = capsys.readouterr()
@@ -215,11 +216,30 @@ def test_a_device_that_is_not_here_can_be_replaced_on_a_resume(capsys):
     assert main(["resume", str(run), "device=cpu", "total_timesteps=128"]) == 0
 
 
-def test_a_damaged_history_is_named(capsys):
-    run = train(capsys)
+def damage_csv(run: Path) -> None:
+    (run / "progress.csv").write_text("a,time/total_timesteps\n1,2\n3,many\n")
+
+
+def damage_table(run: Path) -> None:
+    (run / "progress.csv").write_text("a,b\n1,2,3\n")
+
+
+def damage_events(run: Path) -> None:
+    (run / "tensorboard" / "events.out.tfevents.9").write_bytes(b"\x04" + bytes(11) + b"\xff" * 4 + bytes(4))
+
+
+def damage_history(run: Path) -> None:
     (run / "config.history.yaml").write_text("a: [")
-    line = said(capsys, "resume", str(run), "total_timesteps=128")
-    assert "config.history.yaml: cannot be read" in line and "move it away" in line
+
+
+@pytest.mark.parametrize("damage", [damage_csv, damage_table, damage_events, damage_history])
+def test_a_resume_refused_for_a_damaged_file_changes_nothing(trained, tmp_path, capsys, damage):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    damage(run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert "move it away" in refusal(capsys, "resume", str(run), "total_timesteps=128")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 LINKS = [
@@ -242,7 +262,7 @@ def test_no_training_writes_through_a_link(name, tmp_path, capsys):
     place.unlink(missing_ok=True)
     place.symlink_to(victim)
     before = list(victim.iterdir()) if victim.is_dir() else victim.read_bytes()
-    assert f"{place}: a link to {victim}" in said(capsys, "resume", str(run.path))
+    assert f"{place}: a link to {victim}" in refusal(capsys, "resume", str(run.path))
     assert (list(victim.iterdir()) if victim.is_dir() else victim.read_bytes()) == before
 
 
@@ -252,7 +272,7 @@ def test_no_picture_is_written_through_a_link(command, trained, tmp_path, capsys
     victim.mkdir()
     folder.symlink_to(victim)
     try:
-        assert f"{folder}: a link to {victim}" in said(capsys, command, str(trained))
+        assert f"{folder}: a link to {victim}" in refusal(capsys, command, str(trained))
     finally:
         folder.unlink()
     assert not list(victim.iterdir())
@@ -261,7 +281,7 @@ def test_no_picture_is_written_through_a_link(command, trained, tmp_path, capsys
 def test_a_pipe_in_a_run_is_not_waited_for(capsys):
     run = made()
     os.mkfifo(run.path / "progress.csv")
-    assert "progress.csv: no file" in said(capsys, "resume", str(run.path))
+    assert "progress.csv: not a regular file" in refusal(capsys, "resume", str(run.path))
 
 
 def test_wandbs_own_links_are_no_reason_to_refuse():
@@ -281,7 +301,7 @@ def test_a_run_of_others_imports_nothing_unasked(command, tmp_path, capsys, monk
     monkeypatch.syspath_prepend(tmp_path)
     run = made("hostile_module:CartPole-v1")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "of another user"))
-    line = said(capsys, command, str(run.path))
+    line = refusal(capsys, command, str(run.path))
     assert "it imports module 'hostile_module'" in line and line.endswith("add --trust")
 
 
@@ -300,7 +320,7 @@ def test_a_changed_module_is_no_longer_trusted(capsys):
     run = made(MODULE)
     text = run.config_file.read_text()
     run.config_file.write_text(text.replace(MODULE, "other_module:CartPole-v1"))
-    assert "imports module 'other_module'" in said(capsys, "evaluate", str(run.path))
+    assert "imports module 'other_module'" in refusal(capsys, "evaluate", str(run.path))
 
 
 def test_a_module_that_the_user_names_on_a_resume_is_trusted_from_then_on(capsys):
@@ -317,7 +337,7 @@ def test_ordinary_runs_need_no_key(tmp_path):
 def test_no_forged_origin_is_believed(text, capsys):
     run = made(MODULE)
     (run.path / "origin.json").write_text(text)
-    assert "add --trust" in said(capsys, "evaluate", str(run.path))
+    assert "add --trust" in refusal(capsys, "evaluate", str(run.path))
 
 
 def test_the_key_is_this_users_alone_and_a_home_that_cannot_keep_it_is_a_warning(tmp_path, monkeypatch):
@@ -373,5 +393,5 @@ def test_pictures_leave_alone_up_to_where_wandb_has_the_rows(monkeypatch):
 def test_a_file_where_a_run_keeps_a_folder_is_named_with_the_way_out():
     run = made()
     (run.path / "videos").write_text("")
-    with pytest.raises(WriteError, match="videos: must be a folder and is a file; move it away"):
+    with pytest.raises(WriteError, match="videos: must be a folder but is a file; move it away"):
         run.make_folder("videos")

@@ -1,4 +1,4 @@
-"""Configurations: packaged ones, overrides, and what is said about mistakes."""
+"""Packaged configs, overrides and error messages."""
 
 import pytest
 
@@ -11,19 +11,19 @@ CONFIG = "popgym/repeat_previous_easy"
 
 @pytest.mark.parametrize("core", core_names())
 @pytest.mark.parametrize("config", config_names())
-def test_every_packaged_config_is_valid_with_every_core_and_survives_being_written_down(config, core, tmp_path):
+def test_every_packaged_config_is_valid_with_every_core_and_survives_a_round_trip(config, core, tmp_path):
     settings = load_settings(config, [f"core={core}"])
     (tmp_path / "config.yaml").write_text(to_yaml(settings))
     assert load_settings(str(tmp_path / "config.yaml")) == settings
 
 
-def test_the_nine_configs_of_the_toolkit_are_there():
+def test_the_core_configs_are_packaged():
     names = {"repeat_previous_easy", "repeat_first_easy", "count_recall_easy", "concentration_easy", "autoencode_easy"}
     expected = {f"popgym/{name}" for name in names} | {"minigrid/memory_s7", "minigrid/memory_s9"}
     assert expected | {"control/cartpole_no_velocity", "control/pendulum_no_velocity"} <= set(config_names())
 
 
-def test_overrides_win_and_numbers_are_read_as_numbers():
+def test_overrides_replace_values_with_their_types():
     settings = load_settings(CONFIG, ["ppo.learning_rate=1e-4", "core=gru", "memory.gru.hidden_size=7", "wandb=null"])
     assert settings.ppo.learning_rate == 1e-4
     assert settings.core_kwargs == {"hidden_size": 7, "layers": 1}
@@ -50,21 +50,21 @@ def test_overrides_win_and_numbers_are_read_as_numbers():
         ("device=gpu", "command line: device = 'gpu': "),
         ("n_envs=0", "command line: n_envs = 0: must be greater than or equal to 1"),
         ("core=ntn", f"core = 'ntn': unknown core; valid are {', '.join(core_names())}. Did you mean ntm?"),
-        ("memory.ntm.slots=2", "memory.ntm.slots = 2: must be at least 3"),
+        ("memory.ntm.slots=2", "memory.ntm.slots = 2: must be an integer of at least 3"),
         ("ppo.sequence_length=50", "ppo.sequence_length = 50: must divide ppo.n_steps = 128"),
         ("ppo.batch_size=100", "ppo.batch_size = 100: must be a multiple of ppo.sequence_length = 64"),
         ("ppo.batch_size=8192", "ppo.batch_size = 8192: must be at most ppo.n_steps * n_envs = 4096"),
         ("ppo.gamma", "command line: 'ppo.gamma': must be key=value"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_key_value_and_what_is_valid(override, message):
+def test_an_error_is_one_line_with_key_value_and_valid_values(override, message):
     with pytest.raises(InputError) as caught:
         load_settings(CONFIG, [override])
     (line,) = str(caught.value).splitlines()
     assert message in line
 
 
-def test_all_mistakes_are_told_at_once_and_where_each_came_from(tmp_path):
+def test_all_errors_are_reported_at_once_with_their_source(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("env: {id: CartPole-v1, idd: 3}\nppo: {n_steps: x}\nmemory: {ntm: {slotz: 64}}\n")
     with pytest.raises(InputError) as caught:
@@ -80,7 +80,7 @@ def test_all_mistakes_are_told_at_once_and_where_each_came_from(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["- 1\n", "a: [\n", "a: 1\na: 2\n", "just text\n", "\0", "a: ${b\n"])
-def test_what_is_no_config_is_one_clear_error(tmp_path, text):
+def test_a_file_that_is_not_a_config_is_one_error(tmp_path, text):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=r"bad\.yaml"):
@@ -101,11 +101,13 @@ def test_missing_keys_and_files_are_named():
         check_settings({"env": {}}, "mine")
     with pytest.raises(InputError, match=r"nothing\.yaml': no such file"):
         load_settings("nothing.yaml")
-    with pytest.raises(InputError, match=r"no such packaged config. Did you mean popgym/repeat_previous_easy\?"):
+    with pytest.raises(
+        InputError, match=r"no such file or packaged config. Did you mean popgym/repeat_previous_easy\?"
+    ):
         load_settings("popgym/repeat_previus_easy")
 
 
-def test_every_key_is_described_by_a_sentence():
+def test_every_key_has_a_description():
     rows = {
         key: (kind, default, sentence)
         for key, kind, default, sentence in describe_keys(load_settings("popgym/repeat_previous_easy"))

@@ -1,9 +1,9 @@
-"""The costs of the cores, on one repeat."""
+"""The costs of the cores, with one repeat."""
 
 import json
 
 from ntm_rl.agents.cli.main import main
-from ntm_rl.agents.speed.core_costs import Cost, core_costs, table
+from ntm_rl.agents.speed.core_costs import CoreCost, core_costs, table
 from ntm_rl.cores.matching import matched_options
 from ntm_rl.cores.registry import core_names, make_core
 
@@ -23,7 +23,7 @@ def test_every_core_is_measured_at_about_the_same_parameters():
 
 
 def test_the_table_is_markdown():
-    text = table([Cost("gru", 7, 1234, 8, 12.3, 4.6)])
+    text = table([CoreCost("gru", 7, 1234, 8, 12.3, 4.6)])
     assert text.splitlines()[2] == "| gru | 7 | 1,234 | 8 | 12 | 5 |"
 
 
@@ -35,6 +35,6 @@ def test_the_command_prints_one_core_or_json(capsys):
     assert row["core"] == "elman" and row["state_size"] == row["hidden_size"] + 1
 
 
-def test_a_mistake_is_one_line(capsys):
+def test_an_unknown_core_is_one_line(capsys):
     assert main(["benchmark", "cores", "--only", "lstn"]) == 2
     assert "core = 'lstn': unknown core" in capsys.readouterr().err

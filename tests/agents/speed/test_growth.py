@@ -1,4 +1,4 @@
-"""The growth benchmark on sizes that take no time."""
+"""The growth benchmark with tiny sizes."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ def tiny(monkeypatch, tmp_path):
         monkeypatch.setitem(growth.AXES, name, replace(growth.AXES[name], values=values))
 
 
-def test_all_axes_are_measured_one_value_after_the_other_and_drawn():
+def test_all_axes_are_measured_and_plotted():
     threads = torch.get_num_threads()
     points = list(growth.growth(repeats=1))
     assert torch.get_num_threads() == threads
@@ -37,7 +37,7 @@ def test_all_axes_are_measured_one_value_after_the_other_and_drawn():
         assert image.format == "PNG" and image.width > image.height > 300
 
 
-def test_the_command_prints_one_axis_and_draws_it(capsys):
+def test_the_command_prints_and_plots_one_axis(capsys):
     assert main(["benchmark", "growth", "--only", "slots", "--plot", "slots.png"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == ["axis", "value", "NTM", "LSTM", "unit"]
@@ -51,12 +51,12 @@ def test_the_command_prints_one_axis_and_draws_it(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["growth", "--only", "slot"], "only = 'slot': no such axis; valid are slots, width, steps, batch, envs."),
+        (["growth", "--only", "slot"], "only = 'slot': unknown axis; valid are slots, width, steps, batch, envs."),
         (["growth", "--plot", "growth.pdf"], "plot = 'growth.pdf': must end in .png"),
-        (["growth", "--plot", "nowhere/growth.png"], "plot = 'nowhere/growth.png': there is no folder 'nowhere'"),
+        (["growth", "--plot", "nowhere/growth.png"], "plot = 'nowhere/growth.png': no such folder 'nowhere'"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_measured(arguments, message, capsys):
+def test_invalid_input_is_reported_before_anything_is_measured(arguments, message, capsys):
     assert main(["benchmark", *arguments]) == 2
     printed = capsys.readouterr()
     assert message in printed.err and printed.out == ""

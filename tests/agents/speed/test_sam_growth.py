@@ -1,17 +1,17 @@
-"""The benchmark of the sparse access memory on sizes that take no time."""
+"""The benchmark of the sparse access memory with tiny sizes."""
 
 import json
 
 import pytest
 
 from ntm_rl.agents.cli.main import main
-from ntm_rl.agents.speed import sam_growth as sparse_growth
+from ntm_rl.agents.speed import sam_growth
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setattr(sparse_growth, "SLOTS", (8,))
-    monkeypatch.setattr(sparse_growth, "_in_a_process", sparse_growth.measure)
+    monkeypatch.setattr(sam_growth, "SLOTS", (8,))
+    monkeypatch.setattr(sam_growth, "_measure_in_process", sam_growth.measure)
 
 
 def test_the_command_prints_time_and_memory_of_both(capsys):
@@ -25,9 +25,9 @@ def test_the_command_prints_time_and_memory_of_both(capsys):
     assert list(row) == ["slots", "ours", "peer", "ours_peak", "peer_peak"]
 
 
-def test_a_process_of_its_own_reports_what_the_core_needs(monkeypatch):
+def test_time_and_memory_are_measured_in_a_separate_process(monkeypatch):
     monkeypatch.undo()
-    milliseconds, peak = sparse_growth._in_a_process("sam", 65_536, 1)
+    milliseconds, peak = sam_growth._measure_in_process("sam", 65_536, 1)
     assert milliseconds > 0
-    # Five copies or so of four memories of 4 MiB; a tape of 32 steps would be 512 MiB.
+    # About five copies of four memories of 4 MiB; storing 32 steps would take 512 MiB.
     assert 16 < peak < 256

@@ -47,7 +47,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch,
         monkeypatch.setattr(os, "fsync", full)
     else:
         monkeypatch.setattr("pathlib.Path.replace", full)
-    with pytest.raises(StorageError, match=r"x: cannot be written: No space left on device; what was there before"):
+    with pytest.raises(StorageError, match=r"x: cannot be written: No space left on device; an older file"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["x"]
@@ -233,8 +233,8 @@ def test_a_missing_file_is_named(tmp_path):
     [
         ({}, "it has no tensor 'w'"),
         ({"w": torch.zeros(2)}, r"tensor 'w' has shape \[2\], must be \[3\]"),
-        ({"w": torch.zeros(3).double()}, "tensor 'w' has type torch.float64"),
-        ({"w": torch.tensor([0.0, float("nan"), 0.0])}, "tensor 'w' holds numbers that are not finite"),
+        ({"w": torch.zeros(3).double()}, "tensor 'w' has dtype torch.float64"),
+        ({"w": torch.tensor([0.0, float("nan"), 0.0])}, "tensor 'w' contains values that are not finite"),
         ({"w": torch.zeros(3), "v": torch.zeros(1)}, "tensor 'v' is not part"),
     ],
 )

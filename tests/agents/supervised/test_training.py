@@ -5,27 +5,26 @@ import numpy as np
 import pytest
 import torch
 
+from ntm_rl.agents import training
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.inspection import figures as inspection
 from ntm_rl.agents.inspection.evaluation import evaluate, evaluate_supervised
-from ntm_rl.agents.policy import network_files as network_module
 from ntm_rl.agents.policy.files import load_agent
 from ntm_rl.agents.policy.network_files import load_network, save_network
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint
-from ntm_rl.agents.ppo.environment_states import curricula
-from ntm_rl.agents.ppo.training import make_model, train
+from ntm_rl.agents.ppo.making import make_model
+from ntm_rl.agents.ppo.vec_env_state import curricula
 from ntm_rl.agents.ppo.warm_start import warm_start
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import check_settings, load_settings
 from ntm_rl.agents.storage.checkpoints import latest_checkpoint
 from ntm_rl.agents.storage.files import StorageError
-from ntm_rl.agents.storage.tensors import read_tensors
-from ntm_rl.agents.supervised import training as supervised
+from ntm_rl.agents.storage.tensors import read_tensors, write_tensors
 from ntm_rl.agents.supervised.scores import score
 from ntm_rl.agents.supervised.trainer import SupervisedTrainer
-from ntm_rl.agents.supervised.training import resume_supervised, train_supervised
 from ntm_rl.agents.tracking.csv_log import read_table
+from ntm_rl.agents.training import resume, train
 from ntm_rl.envs import EnvSettings, make_vec_env
 from ntm_rl.envs.algorithmic import curriculum as curriculum_module
 from ntm_rl.envs.algorithmic.registry import make_task
@@ -43,7 +42,7 @@ def small(tmp_path, *more):
 
 
 def train_small(tmp_path, *more):
-    return train_supervised(small(tmp_path, *more), "algorithmic/copy", show_progress=False)
+    return train(small(tmp_path, *more), "algorithmic/copy", show_progress=False)
 
 
 def test_the_cost_is_the_cross_entropy_in_bits_of_the_masked_steps():
@@ -81,7 +80,7 @@ def test_a_training_learns_and_leaves_a_whole_run(tmp_path):
     costs = [float(row["validation/bits_per_sequence"]) for row in rows]
     assert len(rows) == 15
     assert costs[-1] < 0.6 * costs[0]
-    assert result.bits_per_sequence == costs[-1]
+    assert result.score == costs[-1]
     assert "validation/length=5/bits_per_sequence" in columns
     assert {path.name for path in result.run.iterdir()} >= {
         "agent",
@@ -100,7 +99,7 @@ def test_two_halves_with_a_resume_between_are_one_training(tmp_path):
     half = train_small(tmp_path / "b", "seed=3", "total_sequences=40", "optimizer.learning_rate_schedule=constant")
     run = Run.open(half.run)
     settings = load_settings(str(run.config_file), ["total_sequences=80"])
-    whole = resume_supervised(run, settings, show_progress=False)
+    whole = resume(run, settings, show_progress=False)
     ours, theirs = (load_network(each.run / "agent")[0].state_dict() for each in (whole, through))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     rows = [read_table(each.run / "progress.csv")[1] for each in (whole, through)]
@@ -121,11 +120,11 @@ def test_biased_bits_are_for_training_alone(tmp_path, monkeypatch):
 
         monkeypatch.setattr(task, "sample", noting)
 
-    note("training", trainer._lessons)
+    note("training", trainer._training_task)
     note("validation", trainer.task)
     trainer.update()
     trainer.validate({"length": 20})
-    trainer._lessons.sample(200, np.random.default_rng(0), {"length": 20})
+    trainer._training_task.sample(200, np.random.default_rng(0), {"length": 20})
 
     def extreme(batch):
         """Share of sequences with hardly any bits, or nearly all."""
@@ -136,9 +135,10 @@ def test_biased_bits_are_for_training_alone(tmp_path, monkeypatch):
     assert extreme(seen["validation"]) == 0
 
 
-def test_the_entropy_of_weightings_is_that_after_the_steps_that_are_named():
+@pytest.mark.parametrize("core", ["ntm", "dnc", "sam", "mann"])
+def test_the_entropy_of_weightings_is_the_mean_after_the_given_steps_and_the_last(core):
     torch.manual_seed(0)
-    network = SequenceNetwork("ntm", 4, 3, slots=6, width=3, hidden_size=5, read_heads=2)
+    network = SequenceNetwork(core, 4, 3, slots=6, width=3, hidden_size=5)
     inputs = torch.randn(7, 2, 4)
     logits, found = network.with_entropy(inputs, [2, 3])
     torch.testing.assert_close(logits, network(inputs))
@@ -146,24 +146,30 @@ def test_the_entropy_of_weightings_is_that_after_the_steps_that_are_named():
     for step in range(7):
         _, state = network.core(inputs[step : step + 1], state)
         if step + 1 in (2, 3, 7):
-            weightings = network.core.unpack(state).weightings.detach().double().numpy()
-            expected.append(-(weightings * np.log2(weightings)).sum(-1).mean())
+            for weighting in network.core.weightings(state).values():
+                weights = weighting.detach().double().numpy()
+                expected.append(-(weights * np.log2(weights + (weights == 0))).sum(-1).mean())
     assert found.item() == pytest.approx(np.mean(expected), abs=1e-4)
 
 
-def test_its_weight_in_the_loss_makes_weightings_sharper_and_is_nothing_to_other_cores(tmp_path):
-    def trained(core, weight):
-        more = (f"core={core}", f"optimizer.weighting_entropy={weight}", "optimizer.learning_rate=1e-3")
-        trainer = SupervisedTrainer(small(tmp_path, *more))
-        for _ in range(60):
-            trainer.update()
-        return trainer.network
-
+@pytest.mark.parametrize("core", ["ntm", "dnc"])
+def test_the_entropy_penalty_makes_weightings_sharper(core, tmp_path):
     inputs = torch.randn(9, 50, 3)
-    plain, sharp = (trained("ntm", weight).with_entropy(inputs, [3, 6])[1].item() for weight in (0, 10))
+    plain, sharp = (trained(tmp_path, core, weight).with_entropy(inputs, [3, 6])[1].item() for weight in (0, 10))
     assert sharp < plain / 2
-    for ours, theirs in zip(trained("lstm", 0).parameters(), trained("lstm", 10).parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+
+
+def test_the_entropy_penalty_does_nothing_to_a_core_without_weightings(tmp_path):
+    plain, penalised = (trained(tmp_path, "lstm", weight).parameters() for weight in (0, 10))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(plain, penalised, strict=True))
+
+
+def trained(tmp_path, core, weight):
+    more = (f"core={core}", f"optimizer.weighting_entropy={weight}", "optimizer.learning_rate=1e-3")
+    trainer = SupervisedTrainer(small(tmp_path, *more))
+    for _ in range(60):
+        trainer.update()
+    return trainer.network
 
 
 def test_a_checkpoint_of_another_task_is_refused(tmp_path):
@@ -174,10 +180,10 @@ def test_a_checkpoint_of_another_task_is_refused(tmp_path):
     )
     with pytest.raises(StorageError, match="a checkpoint of task 'copy'; the config's is 'reverse'"):
         SupervisedTrainer(settings).load(latest_checkpoint(run.checkpoints))
-    with pytest.raises(InputError, match=r"task.name = 'reverse': .* cannot change on a resume"):
-        resume_supervised(run, settings, show_progress=False)
+    with pytest.raises(InputError, match=r"task.name = 'reverse': the run's weights were made with the old value"):
+        resume(run, settings, show_progress=False)
     with pytest.raises(InputError, match=r"task.copy.bits = 3: .*tensor 'core.weight_input' has shape"):
-        resume_supervised(run, load_settings(str(run.config_file), ["task.copy.bits=3"]), show_progress=False)
+        resume(run, load_settings(str(run.config_file), ["task.copy.bits=3"]), show_progress=False)
 
 
 def test_a_cost_that_is_not_finite_ends_the_training_in_one_line(tmp_path, monkeypatch):
@@ -185,9 +191,9 @@ def test_a_cost_that_is_not_finite_ends_the_training_in_one_line(tmp_path, monke
     trainer = SupervisedTrainer(settings)
     with torch.no_grad():
         trainer.network.output.weight.fill_(math.nan)
-    monkeypatch.setattr(supervised, "SupervisedTrainer", lambda _: trainer)
-    with pytest.raises(InputError, match=r"the cost is not finite at sequence 0; .* Lower optimizer.learning_rate"):
-        train_supervised(settings, "algorithmic/copy", show_progress=False)
+    monkeypatch.setattr(training, "SupervisedTrainer", lambda *_: trainer)
+    with pytest.raises(InputError, match=r"after 0 sequences: the cost is not finite; lower optimizer.learning_rate"):
+        train(settings, "algorithmic/copy", show_progress=False)
 
 
 def test_a_gradient_that_overflows_is_left_out_and_twenty_in_a_row_end_the_training(tmp_path):
@@ -216,7 +222,7 @@ def test_what_is_wrong_with_a_supervised_config_comes_in_one_line_each():
         "validation.longer=[{items: 3}]": r"validation.longer.items: unknown; a difficulty of this task has",
         "optimizer.name=adagrad": r"optimizer.name = 'adagrad': must be 'rmsprop', 'adam' or 'sgd'",
         "ppo.gamma=0.9": r"ppo = .*: unknown key",
-        "task.copy.size=3": r"task.copy.size = 3: unknown key. Valid here are bits, min_length, max_length",
+        "task.copy.size=3": r"task.copy.size = 3: unknown key. Valid keys are bits, min_length, max_length",
     }.items():
         with pytest.raises(InputError, match=message):
             check(override)
@@ -246,7 +252,7 @@ def test_the_command_line_trains_evaluates_and_draws(tmp_path, capsys):
     assert main(["evaluate", run, "--difficulty", "length"]) == 2
     assert "must be like length=10,repeats=20" in capsys.readouterr().err
     assert main(["evaluate", run, "--difficulty", "length=2,length=3"]) == 2
-    assert "length=2,length=3: a name is there twice" in capsys.readouterr().err
+    assert "length=2,length=3: a name occurs twice" in capsys.readouterr().err
     assert main(["resume", run, "total_sequences=80"]) == 0
     assert "Finished after 80 sequences" in capsys.readouterr().out
     assert main(["inspect", run, run, "--json"]) == 0
@@ -255,20 +261,6 @@ def test_the_command_line_trains_evaluates_and_draws(tmp_path, capsys):
     for file in files.values():
         with open(file, "rb") as picture:
             assert picture.read(8) == b"\x89PNG\r\n\x1a\n"
-
-
-def test_the_trace_of_a_memory_is_what_the_core_does():
-    network = SequenceNetwork("ntm", 3, 2, slots=6, width=4, read_heads=2, hidden_size=5)
-    inputs = np.random.default_rng(0).normal(size=(7, 1, 3)).astype(np.float32)
-    use = inspection.trace(network, inputs)
-    assert use.weightings.shape == (7, 3, 6)
-    assert use.adds.shape == (7, 1, 4)
-    assert use.reads.shape == (7, 2, 4)
-    _, state = network.core(torch.from_numpy(inputs), network.core.initial_state(1))
-    last = network.core.unpack(state)
-    assert np.allclose(use.weightings[-1], last.weightings[0].detach(), atol=1e-6)
-    assert np.allclose(use.reads[-1], last.reads[0].detach(), atol=1e-6)
-    assert np.allclose(use.weightings.sum(axis=2), 1, atol=1e-5)
 
 
 def test_a_learning_curve_names_what_tells_runs_apart(tmp_path):
@@ -291,19 +283,27 @@ def test_pictures_need_a_memory_and_a_log(tmp_path):
     result = train_small(tmp_path, "core=lstm", "memory.lstm.hidden_size=6")
     assert sorted(inspection.inspect(Run.open(result.run))) == ["answers", "learning_curve"]
     (result.run / "progress.csv").unlink()
-    with pytest.raises(InputError, match=r"its progress.csv has no validation/bits_per_sequence yet"):
+    with pytest.raises(InputError, match=r"progress.csv has no validation/bits_per_sequence yet"):
         inspection.inspect(Run.open(result.run))
 
 
 @pytest.mark.parametrize(
-    "change", [{"core": "lst"}, {"input_size": 10**9}, {"core_kwargs": {"slots": 10**12}}, {"kind": "agent"}]
+    "change",
+    [
+        lambda card: card["arguments"].update(core="lst"),
+        lambda card: card["arguments"].update(input_size=10**9),
+        lambda card: card["arguments"].update(core_kwargs={"slots": 10**12}),
+        lambda card: card.pop("arguments"),
+        lambda card: card.update(kind="agent"),
+        lambda card: card.update(format=1),
+    ],
 )
-def test_a_hostile_card_is_one_clear_error(tmp_path, change, monkeypatch):
-
+def test_a_hostile_card_is_one_clear_error(tmp_path, change):
     save_network(SequenceNetwork("ntm", 3, 2, slots=6, width=4, hidden_size=5), tmp_path, {})
-    read = network_module.read_tensors
-    monkeypatch.setattr(network_module, "read_tensors", lambda path: (read(path)[0], {**read(path)[1], **change}))
-    with pytest.raises(StorageError):
+    tensors, card = read_tensors(tmp_path / "weights.safetensors")
+    change(card)
+    write_tensors(tmp_path / "weights.safetensors", tensors, card)
+    with pytest.raises(StorageError, match=r"weights\.safetensors: "):
         load_network(tmp_path)
 
 

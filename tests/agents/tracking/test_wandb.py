@@ -29,15 +29,16 @@ from ntm_rl.agents.inspection.figures import inspect
 from ntm_rl.agents.ppo.callbacks import CheckpointCallback
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint
 from ntm_rl.agents.runs.run import Run
+from ntm_rl.agents.settings.kinds import SUPERVISED
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.storage.files import StorageError
-from ntm_rl.agents.supervised.training import SEQUENCES, train_supervised
 from ntm_rl.agents.tracking import wandb_run
 from ntm_rl.agents.tracking import wandb_writer as tracking
 from ntm_rl.agents.tracking.logger import make_logger
 from ntm_rl.agents.tracking.metrics import STEPS
 from ntm_rl.agents.tracking.wandb_run import default_mode, start_wandb
 from ntm_rl.agents.tracking.wandb_writer import WandbWriter
+from ntm_rl.agents.training import train
 
 
 def records(log: bytes) -> list[bytes]:
@@ -107,7 +108,7 @@ def begin(run_dir, steps: int = 0):
     return writer, make_logger(run_dir, writer, steps)
 
 
-def test_a_real_offline_run_holds_config_and_metrics_in_order_also_after_a_resume(run_dir):
+def test_an_offline_run_has_config_and_metrics_in_order_after_a_resume(run_dir):
     writer, logger = begin(run_dir)
     for step in (100, 200, 300):
         log(logger, step, loss=step / 7)
@@ -155,23 +156,23 @@ def test_a_real_training_that_was_killed_and_resumed_is_logged_by_steps_without_
     assert all(float(row["rollout/ep_rew_mean"]) > 0 for row in rows)
 
 
-def test_a_supervised_training_and_its_pictures_are_logged_against_sequences(tmp_path):
+def test_a_supervised_training_and_its_figures_are_logged_against_sequences(tmp_path):
     sizes = ["memory.ntm.slots=8", "memory.ntm.width=4", "memory.ntm.hidden_size=6", "task.copy.max_length=3"]
     often = ["total_sequences=40", "validation.every=20", "validation.sequences=4", "log_every=20"]
     settings = load_settings("algorithmic/copy", [*sizes, *often, f"run_dir={tmp_path}", "wandb=offline"])
-    run = Run.open(train_supervised(settings, "algorithmic/copy", show_progress=False).run)
+    run = Run.open(train(settings, "algorithmic/copy", show_progress=False).run)
     time.sleep(1.1)  # W&B names the folders of a run's parts by the second
     inspect(run)
     configs, history, artifacts = read_wandb(run.path)
     assert configs[0]["task"]["name"] == "copy"
     assert len({config["_id"] for config in configs}) == 1
     rows = [row for row in history if "validation/bits_per_sequence" in row]
-    assert [row[SEQUENCES] for row in rows] == [20, 40]
+    assert [row[SUPERVISED.steps_metric] for row in rows] == [20, 40]
     assert any(key.startswith("figures/memory_use") for row in history for key in row)
     assert any("agent-copy-" in name for name in artifacts)
 
 
-def test_the_csv_goes_on_after_a_resume_without_gap_or_repetition_and_takes_new_columns(run_dir):
+def test_the_csv_continues_after_a_resume_without_gap_or_repetition_and_adds_columns(run_dir):
     logger = make_logger(run_dir, None)
     log(logger, 100, loss=1.0)
     log(logger, 200, loss=2.0, extra=5)
@@ -195,7 +196,7 @@ def test_a_process_killed_before_its_first_row_ended_leaves_a_usable_file(run_di
     assert (run_dir / "progress.csv").read_text() == f"{STEPS},train/loss\n200,1.0\n"
 
 
-def test_the_csv_holds_numbers_of_every_kind_and_nothing_else(run_dir):
+def test_the_csv_has_only_numbers(run_dir):
     logger = make_logger(run_dir, None)
     values = {
         "a": np.float32(0.5),
@@ -214,7 +215,7 @@ def test_the_csv_holds_numbers_of_every_kind_and_nothing_else(run_dir):
 
 
 @pytest.mark.parametrize("content", ["a,b\n1,2,3\n", f"{STEPS}\nmany\n", b"\xff\xfe\n", 'a\n"1\n'])
-def test_a_file_that_is_no_table_of_ours_is_one_clear_error_and_stays(run_dir, content):
+def test_a_file_that_is_not_a_table_is_one_error_and_stays_unchanged(run_dir, content):
     data = content if isinstance(content, bytes) else content.encode()
     (run_dir / "progress.csv").write_bytes(data)
     try:
@@ -226,7 +227,7 @@ def test_a_file_that_is_no_table_of_ours_is_one_clear_error_and_stays(run_dir, c
         assert content == 'a\n"1\n'  # an open quote is a value like any other
 
 
-def test_a_full_disk_is_one_clear_error_and_closing_adds_no_other(run_dir):
+def test_a_full_disk_is_one_error_and_closing_adds_none(run_dir):
     logger = make_logger(run_dir, None)
     log(logger, 100, loss=1.0)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -243,7 +244,7 @@ def test_a_full_disk_is_one_clear_error_and_closing_adds_no_other(run_dir):
     assert (run_dir / "progress.csv").read_text().splitlines()[1:] == ["100,1.0", "200,2.5"]
 
 
-def test_tensorboard_forgets_what_a_resume_repeats(run_dir):
+def test_tensorboard_drops_the_steps_that_a_resume_repeats(run_dir):
     logger = make_logger(run_dir, None)
     for step in (100, 200, 300):
         log(logger, step, loss=1.0)
@@ -274,12 +275,12 @@ class FakeRun:
             raise self.error
 
 
-def test_wandbs_trouble_is_one_warning_and_then_silence_but_the_run_is_ended():
+def test_an_error_of_wandb_is_one_warning_and_the_run_is_finished():
     run = FakeRun(ConnectionError("the server is away"))
     writer = WandbWriter(run)
     writer.write({"a": 1}, {"a": ()}, 1)
     writer._thread.join(10)
-    with pytest.warns(UserWarning, match="left alone from here on: the server is away"):
+    with pytest.warns(UserWarning, match="disabled for the rest of the training: the server is away"):
         writer.write({"a": 1}, {"a": ()}, 2)
     writer.write({"a": 1}, {"a": ()}, 3)
     writer.close()
@@ -288,7 +289,7 @@ def test_wandbs_trouble_is_one_warning_and_then_silence_but_the_run_is_ended():
 
 def test_a_run_that_cannot_start_is_a_warning(run_dir, monkeypatch):
     monkeypatch.setattr(wandb, "init", lambda **_: (_ for _ in ()).throw(RuntimeError("no")))
-    with pytest.warns(UserWarning, match="could not start; training goes on without it: no"):
+    with pytest.warns(UserWarning, match="could not start; training continues without it: no"):
         assert start_wandb(run_dir, {}, mode="offline", project="test") is None
     assert start_wandb(run_dir, {}, mode="disabled", project="test") is None
 
@@ -306,7 +307,7 @@ def convert(value):
 @pytest.mark.parametrize(
     ("dataformats", "shape"), [("HWC", (4, 5, 3)), ("CHW", (3, 4, 5)), ("HW", (4, 5)), ("WH", (5, 4))]
 )
-def test_pictures_keep_their_axes(dataformats, shape):
+def test_images_keep_their_axes(dataformats, shape):
     picture = convert(Image(np.arange(np.prod(shape)).reshape(shape).astype(np.uint8), dataformats)).image
     assert picture.size == (5, 4)
     row, column = (1, 2)
@@ -315,13 +316,13 @@ def test_pictures_keep_their_axes(dataformats, shape):
     assert np.asarray(picture)[row, column].flat[0] == expected
 
 
-def test_pictures_of_floats_are_from_0_to_1_as_for_tensorboard():
+def test_float_images_are_in_0_to_1_as_in_tensorboard():
     assert np.asarray(convert(Image(torch.full((2, 2, 3), 0.5), "HWC")).image).flat[0] == 127
     assert len(convert(Image(torch.rand(3, 2, 2, 3), "NHWC"))) == 3
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_videos_need_no_encoder_of_their_own(channels):
+def test_videos_need_no_extra_encoder(channels):
     (video,) = convert(Video(torch.randint(0, 255, (1, 6, channels, 8, 10), dtype=torch.uint8), fps=10))
     assert isinstance(video, wandb.Video)
 
@@ -332,7 +333,7 @@ def test_figures_histograms_and_numbers():
     assert (convert(2.0), convert(np.float32(0.5)), convert(torch.tensor(3)), convert("text")) == (2.0, 0.5, 3, None)
 
 
-def test_what_is_excluded_is_not_sent():
+def test_excluded_metrics_are_not_logged():
     run = FakeRun()
     writer = WandbWriter(run)
     writer.write({"a": 1, "b": 2}, {"a": ("wandb",), "b": ("csv",)}, 7)
@@ -340,18 +341,18 @@ def test_what_is_excluded_is_not_sent():
     assert run.rows == [{"b": 2, STEPS: 7}]
 
 
-def test_one_value_that_cannot_be_shown_is_left_out_with_one_warning_and_the_others_are_sent():
+def test_a_value_that_cannot_be_logged_is_skipped_with_one_warning():
     run = FakeRun()
     writer = WandbWriter(run)
     values = {"bad": torch.tensor([float("nan")] * 3), "good": 1.0}
-    with pytest.warns(UserWarning, match="bad cannot be sent to Weights & Biases"):
+    with pytest.warns(UserWarning, match="bad cannot be logged to Weights & Biases"):
         writer.write(values, dict.fromkeys(values, ()), 1)
     writer.write(values, dict.fromkeys(values, ()), 2)
     writer.close()
     assert run.rows == [{"good": 1.0, STEPS: 1}, {"good": 1.0, STEPS: 2}]
 
 
-def test_a_run_of_the_callers_own_is_left_alone(run_dir, tmp_path):
+def test_a_run_of_the_caller_is_not_touched(run_dir, tmp_path):
     settings = wandb.Settings(silent=True, console="off")
     own = wandb.init(mode="offline", dir=str(tmp_path), id="own", settings=settings)
     _, logger = begin(run_dir)
@@ -376,7 +377,7 @@ def test_any_name_of_a_config_makes_a_valid_id_and_artifact(tmp_path, name):
     assert len(read_wandb(folder)[2]) == 1
 
 
-def test_without_login_or_server_a_run_is_recorded_offline_with_a_warning_and_soon(run_dir):
+def test_without_login_or_server_a_run_is_recorded_offline_with_a_warning(run_dir):
     script = f"""
 import sys
 from pathlib import Path
@@ -386,7 +387,7 @@ writer.write({{"a": 1.0}}, {{"a": ()}}, 64)
 writer.close()
 """
     nowhere = {"HOME": str(run_dir), "NETRC": str(run_dir / "netrc"), "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    for login, reason in [({}, "there is no login"), ({"WANDB_API_KEY": "a" * 40}, "127.0.0.1:9 does not answer")]:
+    for login, reason in [({}, "not logged in"), ({"WANDB_API_KEY": "a" * 40}, "127.0.0.1:9 does not answer")]:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
         command = [sys.executable, "-c", script]
         done = subprocess.run(
@@ -406,7 +407,7 @@ class NotFound(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_answers_if_it_says_anything_in_time(monkeypatch):
+def test_any_response_in_time_counts_as_an_answer(monkeypatch):
     monkeypatch.setattr(wandb_run, "ANSWER_SECONDS", 0.3)
     with http.server.HTTPServer(("127.0.0.1", 0), NotFound) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -419,7 +420,7 @@ def test_a_server_answers_if_it_says_anything_in_time(monkeypatch):
     assert not wandb_run._answers("no address")
 
 
-def test_the_default_is_online_only_with_a_login(monkeypatch, tmp_path):
+def test_the_default_mode_is_online_only_with_a_login(monkeypatch, tmp_path):
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -443,42 +444,42 @@ def test_the_default_is_online_only_with_a_login(monkeypatch, tmp_path):
 
 
 class SlowRun(FakeRun):
-    """A W&B that takes nothing until it is told to."""
+    """A W&B run whose `log` blocks until `may_log` is set."""
 
     def __init__(self):
         super().__init__()
-        self.goes_on = threading.Event()
+        self.may_log = threading.Event()
 
     def log(self, row):
-        self.goes_on.wait(60)
+        self.may_log.wait(60)
         super().log(row)
 
 
-def test_a_slow_wandb_holds_nobody_up_and_gets_everything_in_the_end():
+def test_a_slow_wandb_does_not_delay_the_training_and_gets_every_row():
     run = SlowRun()
     writer = WandbWriter(run)
     began = time.monotonic()
     for step in range(1000):
         writer.write({"a": step}, {"a": ()}, step)
     assert time.monotonic() - began < 5 and not run.rows
-    run.goes_on.set()
+    run.may_log.set()
     writer.close()
     assert [row[STEPS] for row in run.rows] == list(range(1000)) and run.finished == 1
 
 
-def test_a_wandb_that_takes_nothing_is_left_alone_when_too_much_waits(monkeypatch):
-    monkeypatch.setattr(tracking, "MAX_WAITING", 5)
+def test_wandb_is_disabled_when_its_queue_is_full(monkeypatch):
+    monkeypatch.setattr(tracking, "MAX_QUEUED", 5)
     monkeypatch.setattr(tracking, "FINISH_SECONDS", 0.1)
     run = SlowRun()
     writer = WandbWriter(run)
-    with pytest.warns(UserWarning, match="left alone from here on: 5 entries wait to be taken"):
+    with pytest.warns(UserWarning, match="disabled for the rest of the training: 5 entries are queued"):
         for step in range(9):
             writer.write({"a": step}, {"a": ()}, step)
     writer.close()
-    run.goes_on.set()
+    run.may_log.set()
 
 
-def test_no_secret_is_written_into_a_runs_folder(tmp_path, monkeypatch, capsys):
+def test_no_secret_is_written_into_a_run_directory(tmp_path, monkeypatch, capsys):
     secret = "0123456789abcdef0123456789abcdef01234567"
     monkeypatch.setenv("WANDB_API_KEY", secret)
     sizes = ["n_envs=2", "ppo.n_steps=32", "ppo.batch_size=64", "ppo.sequence_length=32", "total_timesteps=128"]
@@ -499,7 +500,7 @@ def test_no_secret_is_written_into_a_runs_folder(tmp_path, monkeypatch, capsys):
         ("OMP_NUM_THREADS", "many", "OMP_NUM_THREADS = 'many': must be a number"),
     ],
 )
-def test_environment_variables_that_mean_nothing_are_an_error_before_anything_is_created(
+def test_invalid_environment_variables_are_an_error_before_anything_is_created(
     tmp_path, monkeypatch, capsys, name, value, message
 ):
     monkeypatch.setenv(name, value)

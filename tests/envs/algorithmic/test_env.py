@@ -61,7 +61,7 @@ def test_the_native_vector_environment_agrees_with_single_ones_step_by_step(task
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_right_answers_earn_1_wrong_ones_lose_1_and_answers_that_nobody_asked_for_count_nothing(task):
+def test_right_answers_return_1_wrong_ones_minus_1_and_others_are_ignored(task):
     for is_right, expected in ((True, 1), (False, -1)):
         env = AlgorithmicEnv(task)
         _, info = env.reset(seed=0)
@@ -116,7 +116,7 @@ def test_the_picture_shows_wrong_bits_in_red_and_keeps_its_size():
     assert env.render().dtype == np.uint8
 
 
-def test_a_curriculum_is_shared_by_the_copies_and_rises_with_right_answers():
+def test_sub_environments_share_a_curriculum_that_advances_with_right_answers():
     env = AlgorithmicVectorEnv(16, "copy", max_length=3, curriculum="lookahead")
     _, info = env.reset(seed=0)
     assert env.curriculum.level == 1
@@ -125,7 +125,7 @@ def test_a_curriculum_is_shared_by_the_copies_and_rises_with_right_answers():
     assert env.curriculum.level == 3
 
 
-def test_parts_can_be_reset_on_their_own():
+def test_single_sub_environments_can_be_reset():
     env = AlgorithmicVectorEnv(3, "copy", min_length=5)
     before, _ = env.reset(seed=0)
     after, _ = env.reset(options={"reset_mask": np.array([False, True, False])})
@@ -157,7 +157,7 @@ def test_wrong_arguments_are_refused_in_one_line(kwargs, message, vectorization)
         make_vec_env(EnvSettings("ntm_rl/Copy-v0", kwargs=kwargs, vectorization=vectorization), 2, 0)
 
 
-def test_actions_and_render_modes_that_do_not_exist_are_refused():
+def test_invalid_actions_and_render_modes_are_refused():
     env = AlgorithmicEnv("copy")
     env.reset(seed=0)
     with pytest.raises(InputError, match="action = 3: must be in MultiBinary"):

@@ -130,7 +130,7 @@ def test_the_optimum_of_the_papers_ngrams_is_about_133_bits():
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_batch_holds_sequences_of_their_own_lengths_blank_at_the_end(name):
+def test_sequences_of_a_batch_are_padded_with_zeros(name):
     task = make_task(name)
     batch = task.sample(12, np.random.default_rng(1))
     steps = len(batch.mask)
@@ -143,7 +143,7 @@ def test_a_batch_holds_sequences_of_their_own_lengths_blank_at_the_end(name):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_sequences_are_the_same_for_the_same_seed_and_others_for_another(name):
+def test_a_seed_determines_the_sequences(name):
     first, again, other = (make_task(name).sample(4, np.random.default_rng(seed)) for seed in (5, 5, 6))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert first.inputs.shape != other.inputs.shape or not np.array_equal(first.inputs, other.inputs)
@@ -162,7 +162,7 @@ def test_sequences_are_the_same_for_the_same_seed_and_others_for_another(name):
         ("dynamic_ngrams", {"n": 0}, "n = 0: must be an integer of at least 1"),
     ],
 )
-def test_impossible_tasks_are_refused_in_one_line(name, options, message):
+def test_invalid_task_options_are_refused_in_one_line(name, options, message):
     with pytest.raises(InputError, match=message):
         make_task(name, **options)
 
@@ -180,7 +180,7 @@ def test_impossible_difficulties_are_refused(difficulty, message):
         make_task("copy").sample(1, np.random.default_rng(0), difficulty)
 
 
-def test_a_single_item_cannot_be_recalled_from():
+def test_recall_needs_at_least_two_items():
     with pytest.raises(InputError, match="items = 1: must be an integer of at least 2"):
         make_task("associative_recall").sample(1, np.random.default_rng(0), {"items": 1})
 
@@ -195,7 +195,7 @@ def test_a_uniform_curriculum_stays_in_the_tasks_ranges(low, more, seed):
         assert 2 <= difficulty["repeats"] <= 3
 
 
-def test_lookahead_rises_a_level_with_success_there_and_with_nothing_else():
+def test_lookahead_advances_only_with_success_at_its_level():
     curriculum = Curriculum(make_task("copy", max_length=3), "lookahead")
     for _ in range(EPISODES):
         curriculum.report({"length": 2}, 0.0)  # of a level that is not the present one

@@ -1,4 +1,4 @@
-"""Atari games with the ROMs that come with ale-py, beside SB3's wrappers and a replay of the same actions."""
+"""Atari games compared with SB3's wrappers and with a replay of the same actions."""
 
 import ale_py  # noqa: F401  (registers the ids that SB3 makes)
 import numpy as np
@@ -66,7 +66,7 @@ def test_a_life_lost_ends_the_episode_and_not_the_game():
     venv.close()
 
 
-def test_the_episodes_return_is_the_unclipped_score_whatever_is_trained_on():
+def test_the_episode_return_is_the_unclipped_score():
     both = []
     for clip in (True, False):
         envs = AtariVectorEnv(1, game="space_invaders", noop_max=0, clip_rewards=clip, terminal_on_life_loss=clip)
@@ -90,7 +90,7 @@ def test_evaluations_play_whole_unclipped_games():
     assert max(float(step[1][0]) for step in steps) > 1
 
 
-def test_the_frame_limit_truncates_with_the_observation_that_a_longer_game_shows_there():
+def test_the_frame_limit_truncates_with_the_true_last_observation():
     short = VectorEnvAdapter(AtariVectorEnv(2, game="pong", max_frames=64, **PLAIN))
     long = VectorEnvAdapter(AtariVectorEnv(2, game="pong", **PLAIN))
     for venv in (short, long):
@@ -115,7 +115,7 @@ def test_the_frame_limit_truncates_with_the_observation_that_a_longer_game_shows
         assert not dones.any()
 
 
-def test_equal_seeds_play_equal_games_and_copies_differ():
+def test_equal_seeds_play_equal_games_and_sub_environments_differ():
     settings = EnvSettings("ALE/Pong-v5", kwargs={"flicker": 0.5, "repeat_action_probability": 0.25})
     runs = []
     for _ in range(2):
@@ -151,7 +151,7 @@ def test_colour_is_channels_first_and_averages_to_gray():
     np.testing.assert_array_equal(gray.render()[0][..., 2], plain[0, 1])
 
 
-def test_the_previous_action_and_reward_join_the_frames():
+def test_the_previous_action_and_reward_are_added_to_the_frames():
     settings = EnvSettings("ALE/Pong-v5", kwargs={"stack": 1}, previous_action=True, previous_reward=True)
     venv = make_vec_env(settings, 2, seed=0)
     assert venv.observation_space["observation"].shape == (1, 84, 84)
@@ -161,7 +161,7 @@ def test_the_previous_action_and_reward_join_the_frames():
     np.testing.assert_array_equal(observations["previous_reward"][:, 0], rewards)
 
 
-def test_more_actions_than_the_games_own():
+def test_the_full_action_space_has_all_actions():
     assert AtariVectorEnv(1, game="pong").single_action_space.n == 6
     assert AtariVectorEnv(1, game="pong", full_action_space=True).single_action_space.n == 18
 
@@ -173,10 +173,10 @@ def test_more_actions_than_the_games_own():
         (EnvSettings("ALE/Pong-v5", kwargs={"stak": 1}), r"unknown option 'stak'. Did you mean stack\?"),
         (EnvSettings("ALE/Pong-v5", kwargs={"stack": 0}), "stack = 0: must be an integer of at least 1"),
         (EnvSettings("ALE/Pong-v5", kwargs={"flicker": 1.5}), "flicker = 1.5: must be a probability from 0 to 1"),
-        (EnvSettings("ALE/Pong-v5", kwargs={"frame_skip": 1}), "max_pool = True where frame_skip = 1"),
+        (EnvSettings("ALE/Pong-v5", kwargs={"frame_skip": 1}), "max_pool = True: needs frame_skip of at least 2"),
         (EnvSettings("ALE/Pong-v5", max_episode_steps=9), "env.max_episode_steps = 9: .*max_frames"),
     ],
 )
-def test_bad_input_is_named(settings, message):
+def test_invalid_options_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         make_vec_env(settings, 1, seed=0)

@@ -1,4 +1,4 @@
-"""The batched card games beside POPGym's own, dealt the same cards and played with the same actions."""
+"""The batched card games compared with POPGym's, with the same cards and actions."""
 
 import gymnasium as gym
 import numpy as np
@@ -55,7 +55,7 @@ def turn_card(game: Concentration, copy: int, rng: np.random.Generator) -> int:
 
 
 @pytest.mark.parametrize("env_id", GAMES)
-def test_the_same_cards_and_actions_give_popgyms_observations_rewards_and_ends(env_id):
+def test_the_same_cards_and_actions_give_popgyms_results(env_id):
     rng = np.random.default_rng(0)
     batched = GAMES[env_id](COPIES)
     singles = [gym.make(env_id, disable_env_checker=True).unwrapped for _ in range(COPIES)]
@@ -116,7 +116,7 @@ def test_perfect_play_returns_one_where_every_scored_step_can_be_known(env_id):
 
 
 @pytest.mark.parametrize("env_id", ["popgym-RepeatPreviousEasy-v0", "popgym-ConcentrationEasy-v0"])
-def test_a_seed_decides_the_cards_and_copies_differ(env_id):
+def test_a_seed_determines_the_cards_and_sub_environments_differ(env_id):
     plays = []
     for seed in (1, 1, 2):
         game = GAMES[env_id](4)
@@ -128,7 +128,7 @@ def test_a_seed_decides_the_cards_and_copies_differ(env_id):
     assert not np.array_equal(first[:, 0], first[:, 1])
 
 
-def test_counts_are_of_the_cards_dealt_up_to_the_query():
+def test_counts_include_the_cards_dealt_up_to_the_query():
     game = CountRecall(1)
     dealt, queried = np.arange(52)[None], np.zeros((1, 52), dtype=np.int64)
     _, answers = game.script([dealt, queried])
@@ -169,7 +169,7 @@ def test_concentration_terminates_with_the_last_pair_and_else_is_truncated():
 
 
 @pytest.mark.parametrize("env_id", GAMES)
-def test_actions_that_do_not_exist_are_refused(env_id):
+def test_invalid_actions_are_refused(env_id):
     game = GAMES[env_id](2)
     game.reset(seed=0)
     last = game.single_action_space.n - 1
@@ -180,7 +180,7 @@ def test_actions_that_do_not_exist_are_refused(env_id):
     assert game._time.tolist() == [1, 1]  # a refused step did not happen
 
 
-def test_games_declare_that_they_restart_within_a_step():
+def test_games_declare_same_step_autoreset():
     assert all(game(1).metadata["autoreset_mode"] is AutoresetMode.SAME_STEP for game in NATIVE.values())
 
 

@@ -1,4 +1,4 @@
-"""The batched CartPole beside Gymnasium's and POPGym's, from the same states and played with the same actions."""
+"""The batched CartPole compared with Gymnasium's and POPGym's, with the same states and actions."""
 
 import gymnasium as gym
 import numpy as np
@@ -60,7 +60,7 @@ def test_the_same_states_and_actions_give_gymnasiums_numbers_exactly(env_id):
     seen, _ = batched.reset(seed=5)
     for copy in range(COPIES):
         first = put(singles[copy], batched._state[:, copy])
-        np.testing.assert_array_equal(seen[copy], first[batched._shown])
+        np.testing.assert_array_equal(seen[copy], first[batched._observed])
     ends = {"angle": 0, "position": 0, "time": 0}
     for step in range(2100):
         if step == 7:  # from here on the first copy is out of phase
@@ -79,7 +79,7 @@ def test_the_same_states_and_actions_give_gymnasiums_numbers_exactly(env_id):
                 theta = singles[copy].unwrapped.state[2]
                 ends["time" if truncated[copy] else "angle" if abs(theta) > 0.2095 else "position"] += 1
                 first = put(singles[copy], batched._state[:, copy])
-                np.testing.assert_array_equal(seen[copy], first[batched._shown])
+                np.testing.assert_array_equal(seen[copy], first[batched._observed])
             else:
                 np.testing.assert_array_equal(singles[copy].unwrapped.state, batched._state[:, copy])
     assert ends["angle"] > 100 and ends["position"] >= 10 and ends["time"] >= 8
@@ -91,14 +91,14 @@ def test_the_same_states_actions_and_noise_give_popgyms_numbers(env_id):
     batched = CARTPOLE[env_id](COPIES)
     singles = [gym.make(env_id, disable_env_checker=True).unwrapped for _ in range(COPIES)]
     deviation, drawn = getattr(singles[0], "noise_sigma", [0])[0], []
-    look = batched._look
+    look = batched._observe
 
     def watched_look(state, shown):
         seen = look(state, shown)
         drawn.append(seen - state[shown].T.astype(np.float32))
         return seen
 
-    batched._look = watched_look
+    batched._observe = watched_look
     seen, _ = batched.reset(seed=3)
     for copy, single in enumerate(singles):
         first = begin(single, batched._state[:, copy], drawn[0][copy])
@@ -148,7 +148,7 @@ def test_spaces_are_gymnasiums_and_observations_lie_in_them(env_id):
     assert batched.step(batched.action_space.sample())[0] in batched.observation_space
 
 
-def test_a_seed_decides_the_episodes_and_copies_differ():
+def test_a_seed_determines_the_episodes_and_sub_environments_differ():
     plays = []
     for seed in (1, 1, 2):
         batched = CARTPOLE["CartPole-v1"](4)
@@ -173,7 +173,7 @@ def test_first_states_lie_within_gymnasiums_bounds_or_those_of_the_options():
             break
 
 
-def test_what_was_returned_is_not_written_over():
+def test_returned_arrays_are_not_overwritten():
     batched = CARTPOLE["CartPole-v1"](2)
     first, _ = batched.reset(seed=0)
     kept = first.copy()
@@ -183,7 +183,7 @@ def test_what_was_returned_is_not_written_over():
     np.testing.assert_array_equal(first, kept)
 
 
-def test_actions_that_do_not_exist_are_refused():
+def test_invalid_actions_are_refused():
     batched = CARTPOLE["CartPole-v1"](2)
     batched.reset(seed=0)
     for actions in ([0, 2], [-1, 0], [0.0, 1.0], [0], 1):
@@ -191,7 +191,7 @@ def test_actions_that_do_not_exist_are_refused():
             batched.step(np.array(actions))
 
 
-def test_masked_observations_carry_the_previous_step_as_well():
+def test_masked_observations_can_include_the_previous_step():
     settings = EnvSettings("CartPole-v1", mask_velocity=True, previous_action=True, vectorization="native")
     venv = make_vec_env(settings, 2, seed=0)
     venv.reset()

@@ -1,4 +1,4 @@
-"""The batched MiniGrid Memory beside MiniGrid's own, with the same seeds and actions."""
+"""The batched MiniGrid Memory compared with MiniGrid's, with the same seeds and actions."""
 
 from dataclasses import replace
 
@@ -58,7 +58,7 @@ def test_the_same_seeds_and_actions_give_minigrids_numbers_exactly(env_id, kwarg
     assert ends["late"] > 3 or kwargs.get("max_steps") is None
 
 
-def test_trainings_play_it_wherever_minigrid_is_asked_for_and_single_ones_under_a_time_limit():
+def test_the_batched_version_is_used_unless_a_time_limit_is_set():
     settings = EnvSettings("MiniGrid-MemoryS7-v0", {"agent_view_size": 3}, previous_action=True)
     native = make_vec_env(settings, 2, 5)
     single = make_vec_env(replace(settings, vectorization="sync"), 2, 5)
@@ -72,7 +72,7 @@ def test_trainings_play_it_wherever_minigrid_is_asked_for_and_single_ones_under_
     assert [limited.step([0])[2][0] for _ in range(9)] == [False] * 8 + [True]
 
 
-def test_an_episode_goes_on_where_its_state_was_taken():
+def test_an_episode_continues_from_a_saved_state():
     env = MiniGridMemoryVectorEnv(3, make_env(EnvSettings("MiniGrid-MemoryS13Random-v0")))
     env.reset(seed=0)
     rng = np.random.default_rng(0)
@@ -84,8 +84,8 @@ def test_an_episode_goes_on_where_its_state_was_taken():
     for before, each in zip(first, actions, strict=True):
         for mine, other in zip(env.step(each)[:4], before, strict=True):
             np.testing.assert_array_equal(mine, other)
-    with pytest.raises(InputError, match="place"):
-        env.set_state({**state, "place": state["place"] + 10**6})
+    with pytest.raises(InputError, match="pose"):
+        env.set_state({**state, "pose": state["pose"] + 10**6})
 
 
 @pytest.mark.parametrize("vectorization", ["native", "sync"])
@@ -98,7 +98,7 @@ def test_an_episode_goes_on_where_its_state_was_taken():
         ({"foo": 1}, "unexpected keyword argument 'foo'"),
     ],
 )
-def test_mazes_that_do_not_exist_are_refused_in_one_line(kwargs, message, vectorization):
+def test_invalid_mazes_are_refused_in_one_line(kwargs, message, vectorization):
     with pytest.raises(InputError, match=message) as error:
         make_vec_env(EnvSettings("MiniGrid-MemoryS7-v0", kwargs, vectorization=vectorization), 2, 0)
     assert str(error.value).count("env.kwargs") == 1

@@ -1,4 +1,4 @@
-"""The diagnostic environments of memory beside hand-computed episodes, and single and native versions together."""
+"""The diagnostic environments: hand-computed episodes, and agreement of single and native versions."""
 
 import gymnasium as gym
 import numpy as np
@@ -52,13 +52,13 @@ def test_walking_right_and_turning_to_the_goal_returns_one(goal, turn):
     assert rewards == [0, 0, 0, 1]
 
 
-def test_a_wrong_turn_or_none_pays_nothing():
+def test_a_wrong_turn_or_none_has_reward_0():
     on_the_way = [[1, 0, 0], [1, 0, 0], [0, 1, 0]]
     assert play(tmaze(1), [RIGHT, RIGHT, RIGHT, DOWN]) == ([*on_the_way, [0, 1, -1]], [0, 0, 0, 0])
     assert play(tmaze(1), [RIGHT, RIGHT, RIGHT, RIGHT]) == ([*on_the_way, [0, 1, 0]], [0, 0, 0, 0])
 
 
-def test_every_step_that_lags_behind_costs_and_the_goal_is_told_once():
+def test_lagging_steps_are_penalised_and_the_goal_is_shown_once():
     third = pytest.approx(-1 / 3)
     seen, rewards = play(tmaze(1), [RIGHT, LEFT, UP, UP])
     assert seen == [[1, 0, 0]] * 4  # back at the beginning it is silent
@@ -66,7 +66,7 @@ def test_every_step_that_lags_behind_costs_and_the_goal_is_told_once():
     assert play(tmaze(-1), [UP, DOWN, LEFT, RIGHT])[1] == [third, third, third, 0]  # -1 in all, the least
 
 
-def test_the_maze_shows_goal_and_agent():
+def test_the_maze_is_rendered_as_text():
     env = tmaze(-1)
     assert env.render() == "   .\n@...\n   G\n"
     play(env, [RIGHT, RIGHT, RIGHT, UP])
@@ -74,7 +74,7 @@ def test_the_maze_shows_goal_and_agent():
 
 
 @pytest.mark.parametrize("length", [1, 2, 20])
-def test_random_walkers_return_what_is_written_down(length):
+def test_random_actions_have_the_documented_return(length):
     rng = np.random.default_rng(0)
     envs = gym.make_vec(TMAZE, 20_000, length=length)
     envs.reset(seed=0)
@@ -84,7 +84,7 @@ def test_random_walkers_return_what_is_written_down(length):
     assert random_return(1) == pytest.approx(-0.6875)  # by hand: -1 * 3/4 and 1 * 1/4 * 1/4
 
 
-def test_the_best_without_memory_return_a_half():
+def test_the_best_agent_without_memory_returns_a_half():
     envs = gym.make_vec(TMAZE, 10_000, length=2)
     envs.reset(seed=0)
     total = sum(envs.step(np.full(10_000, action))[1].mean() for action in (RIGHT, RIGHT, UP))
@@ -115,7 +115,7 @@ def test_a_wrong_bit_costs_one_and_every_bit_is_asked_for():
     assert queries == {0, 1, 2}
 
 
-def test_random_answers_return_nothing_and_right_ones_one():
+def test_random_answers_return_0_and_right_ones_1():
     rng = np.random.default_rng(0)
     envs = gym.make_vec(CHAIN, 10_000, length=3)
     context = envs.reset(seed=0)[0][:, 2]
@@ -125,7 +125,7 @@ def test_random_answers_return_nothing_and_right_ones_one():
         assert np.mean(np.sum(rewards, axis=0)) == pytest.approx(expected, abs=tolerance)
 
 
-def test_the_chain_is_written_out():
+def test_the_chain_is_rendered_as_text():
     env = gym.make(CHAIN, length=2, render_mode="ansi")
     sign = "+" if env.reset(seed=0)[0][2] > 0 else "-"
     texts = [env.render(), *((env.step(0), env.render())[1] for _ in range(3))]
@@ -162,7 +162,7 @@ def test_the_native_vector_environment_agrees_with_single_ones_step_by_step(env_
     assert len(native.render()) == 5
 
 
-def test_single_copies_can_be_reset_and_seeds_decide():
+def test_single_sub_environments_can_be_reset_and_a_seed_determines_the_goal():
     envs = gym.make_vec(TMAZE, 3, length=4)
     first = [envs.reset(seed=seed)[0][:, 2].tolist() for seed in (1, 1, *range(2, 9))]
     assert first[0] == first[1] and len({tuple(each) for each in first}) > 3
@@ -174,7 +174,7 @@ def test_single_copies_can_be_reset_and_seeds_decide():
 
 @pytest.mark.parametrize("env_id", [TMAZE, CHAIN])
 @pytest.mark.parametrize("vectorization", ["native", "sync"])
-def test_trainings_play_them_with_their_arguments(env_id, vectorization):
+def test_make_vec_env_passes_the_arguments(env_id, vectorization):
     venv = make_vec_env(EnvSettings(env_id, kwargs={"length": 2}, vectorization=vectorization), 4, 0)
     venv.reset()
     lengths = [
@@ -200,7 +200,7 @@ def test_wrong_arguments_are_refused_in_one_line(env_id, kwargs, message, vector
 
 
 @pytest.mark.parametrize("env_id", [f"ntm_rl/{name}" for name in DIAGNOSTIC])
-def test_actions_and_render_modes_that_do_not_exist_are_refused(env_id):
+def test_invalid_actions_and_render_modes_are_refused(env_id):
     env = gym.make(env_id)
     env.reset(seed=0)
     with pytest.raises(InputError, match=r"action = 4: must be in Discrete"):
@@ -209,7 +209,7 @@ def test_actions_and_render_modes_that_do_not_exist_are_refused(env_id):
         gym.make_vec(env_id, 2, render_mode="human")
 
 
-def test_the_maze_is_drawn_with_its_goal_and_its_agent_in_pictures_of_one_size():
+def test_the_maze_is_rendered_as_an_image_of_constant_size():
     env = gym.make(TMAZE, length=3, render_mode="rgb_array")
     goals = set()
     for seed in range(8):
@@ -220,10 +220,10 @@ def test_the_maze_is_drawn_with_its_goal_and_its_agent_in_pictures_of_one_size()
         assert picture[8 if up else 40, 56].tolist() == [60, 160, 60]
         goals.add(bool(up))
     assert goals == {True, False}
-    assert gym.make(TMAZE, length=1500, render_mode="rgb_array").unwrapped._envs.picture(0).shape == (48, 1501, 3)
+    assert gym.make(TMAZE, length=1500, render_mode="rgb_array").unwrapped._envs.render_image(0).shape == (48, 1501, 3)
 
 
-def test_the_chain_is_drawn_while_its_context_is_shown_and_its_query_asked():
+def test_the_chain_is_rendered_as_an_image():
     env = gym.make(CHAIN, length=2, bits=2, render_mode="rgb_array")
     bits = env.reset(seed=0)[0][2:]
     shown = [env.render()[24, 8 + 16 * bit].tolist() for bit in range(2)]

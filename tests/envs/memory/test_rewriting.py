@@ -288,7 +288,8 @@ def test_an_episode_among_cubes_ends_when_a_target_is_not_reached_in_time():
     [
         (MAZE, {"length": 0}, "length = 0: must be an integer of at least 1"),
         (MAZE, {"corridors": 0}, "corridors = 0: must be an integer of at least 1"),
-        (CUBES, {"difficulty": "triviall"}, "must be one of trivial, medium, extreme.*trivial"),
+        (MAZE, {"uniform": 2}, "uniform = 2: must be"),
+        (CUBES, {"difficulty": "hard"}, "difficulty = 'hard': must be one of trivial, medium, extreme"),
     ],
 )
 @pytest.mark.parametrize("vectorization", ["native", "sync"])
@@ -303,16 +304,16 @@ def test_the_maze_is_written_out_and_drawn():
     assert envs.render() == ("passed 0 of 2\n  .\n.@.\n  G\n",)
     envs.advance(np.array([FORWARD])), envs.advance(np.array([RIGHT]))
     assert envs.render() == ("passed 1 of 2\n G\n@.\n .\n",)
-    picture = envs.picture(0)
-    assert picture.shape == (64, 64, 3)
+    image = envs.render_image(0)
+    assert image.shape == (64, 64, 3)
     green, yellow = [60, 160, 60], [250, 190, 40]
-    assert [picture[24, 8].tolist(), picture[8, 24].tolist(), picture[56, 8].tolist()] == [yellow, green, green]
+    assert [image[24, 8].tolist(), image[8, 24].tolist(), image[56, 8].tolist()] == [yellow, green, green]
 
 
 def test_the_cubes_are_written_out_and_drawn():
     envs = cubes(agent=7, places=[4, 0, 24], target=2, difficulty="trivial")
-    assert envs.write_out(0) == "target C, reached 0\nB...A\n..@..\n.....\n.....\n....C\n"
-    picture = envs.picture(0)
-    assert picture.shape == (96, 80, 3)
-    assert picture[8, 8].tolist() == picture[88, 72].tolist() == [60, 90, 255]
-    assert picture[40, 40].tolist() == [250, 190, 40]
+    assert envs.render_text(0) == "target C, reached 0\nB...A\n..@..\n.....\n.....\n....C\n"
+    image = envs.render_image(0)
+    assert image.shape == (96, 80, 3)
+    assert image[8, 8].tolist() == image[88, 72].tolist() == [60, 90, 255]
+    assert image[40, 40].tolist() == [250, 190, 40]

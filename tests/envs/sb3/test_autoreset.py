@@ -1,4 +1,4 @@
-"""Vector environments of every autoreset mode play the same; what cannot is made anew or refused."""
+"""Vector environments of every autoreset mode play the same; others are replaced or refused."""
 
 import gymnasium as gym
 import numpy as np
@@ -35,15 +35,15 @@ def test_every_mode_plays_the_same(kind, mode):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_wrapped_vector_environment_of_single_copies_keeps_its_wrapper():
+def test_a_wrapped_sync_vector_environment_keeps_its_wrapper():
     envs = gym.wrappers.vector.RecordEpisodeStatistics(gym.make_vec("CartPole-v1", 2, vectorization_mode="sync"))
     assert VectorEnvAdapter(envs).envs is envs
 
 
-def test_copies_that_are_stepped_all_at_once_are_made_anew_with_their_options_and_a_warning():
+def test_a_batched_environment_is_replaced_with_its_options_and_a_warning():
     envs = gym.make_vec("CartPole-v1", 3, max_episode_steps=7, sutton_barto_reward=True)
     assert envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP and not isinstance(envs, SyncVectorEnv)
-    with pytest.warns(UserWarning, match=r"CartPole-v1.*made anew as single copies, as gymnasium.make_vec\('CartPole"):
+    with pytest.warns(UserWarning, match=r"CartPole-v1.*replaced by single environments, as gymnasium.make_vec\('"):
         venv = VectorEnvAdapter(envs)
     assert isinstance(venv.envs, SyncVectorEnv) and venv.num_envs == 3
     venv.reset()
@@ -54,7 +54,7 @@ def test_copies_that_are_stepped_all_at_once_are_made_anew_with_their_options_an
     assert all(info["episode"]["l"] <= 7 for step in infos for info in step if info)
 
 
-def test_a_wrapper_around_copies_that_are_stepped_all_at_once_is_refused_with_the_way_out():
+def test_a_wrapped_batched_environment_is_refused_with_the_fix():
     envs = gym.wrappers.vector.RecordEpisodeStatistics(gym.make_vec("CartPole-v1", 2))
     with pytest.raises(InputError, match=r"NEXT_STEP of .*SAME_STEP or DISABLED.*vectorization_mode='sync'"):
         VectorEnvAdapter(envs)

@@ -1,4 +1,4 @@
-"""The adapter from Gymnasium's vector environments to SB3's, on episodes worked out by hand."""
+"""The adapter from Gymnasium's vector environments to SB3's, on hand-computed episodes."""
 
 import sys
 
@@ -61,7 +61,7 @@ class Counters(VectorEnv):
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
 @pytest.mark.parametrize("as_dict", [False, True])
-def test_episodes_end_as_sb3_wants_them_to(mode, as_dict):
+def test_episode_ends_follow_sb3s_conventions(mode, as_dict):
     venv = VectorEnvAdapter(Counters(mode, as_dict))
 
     def counts(observations):
@@ -93,7 +93,7 @@ class WithoutLast(Counters):
         return *super().step(actions)[:4], {}
 
 
-def test_a_reset_within_a_step_that_hides_the_last_observations_is_an_error():
+def test_a_same_step_reset_without_final_observations_is_an_error():
     venv = VectorEnvAdapter(WithoutLast(AutoresetMode.SAME_STEP))
     venv.reset()
     venv.step(np.zeros(3, np.int64))
@@ -190,7 +190,7 @@ class Numbered(Solvable):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("episode", [3, {"number": 3}, "first"], ids=str)
-def test_an_info_named_episode_that_is_no_statistic_does_not_hide_the_return(mode, episode):
+def test_an_info_named_episode_without_statistics_is_replaced(mode, episode):
     venv = VectorEnvAdapter(SyncVectorEnv([lambda: Numbered("a", episode)] * 2, autoreset_mode=mode))
     venv.reset()
     venv.step(np.array([0, 0]))
@@ -199,7 +199,7 @@ def test_an_info_named_episode_that_is_no_statistic_does_not_hide_the_return(mod
     assert [(info["episode"]["r"], info["episode"]["l"]) for info in infos] == [(2.0, 2), (2.0, 2)]
 
 
-def test_statistics_that_an_environment_tells_are_kept():
+def test_episode_statistics_of_an_environment_are_kept():
     told = {"r": 40.0, "l": 20, "t": 0.5}
     venv = VectorEnvAdapter(SyncVectorEnv([lambda: Numbered("a", told)], autoreset_mode=AutoresetMode.SAME_STEP))
     venv.reset()
@@ -207,7 +207,7 @@ def test_statistics_that_an_environment_tells_are_kept():
     assert venv.step(np.array([0]))[3][0]["episode"] == told
 
 
-def test_options_and_seeds_go_with_the_next_reset_alone():
+def test_options_and_seeds_apply_to_the_next_reset_only():
     venv = VectorEnvAdapter(solvables(AutoresetMode.SAME_STEP))
     venv.set_options({"level": 3})
     venv.seed(7)
@@ -217,11 +217,11 @@ def test_options_and_seeds_go_with_the_next_reset_alone():
     venv.reset()
     assert [env.unwrapped.asked for env in venv.envs.envs] == [None] * 2
     venv.set_options([{"level": 3}, {"level": 4}])
-    with pytest.raises(InputError, match=r"options = .*all copies of a vector environment share their options"):
+    with pytest.raises(InputError, match=r"options = .*sub-environments must have the same options"):
         venv.reset()
 
 
-def test_attributes_and_methods_reach_single_copies_where_they_are_objects():
+def test_attributes_and_methods_reach_single_sub_environments():
     venv = VectorEnvAdapter(solvables(AutoresetMode.SAME_STEP))
     assert venv.get_attr("name") == ["a", "bb"] and venv.get_attr("name", 1) == ["bb"]
     assert venv.env_method("tell", "I am ") == ["I am a", "I am bb"]
@@ -262,7 +262,7 @@ def test_attributes_and_methods_reach_the_vector_environment():
     wrapped = VectorEnvAdapter(PreviousStepVector(Counters(AutoresetMode.SAME_STEP)))
     wrapped.set_attr("lengths", np.array([6, 6, 6]))
     assert wrapped.get_attr("lengths", [0])[0].tolist() == wrapped.envs.env.lengths.tolist() == [6, 6, 6]
-    with pytest.raises(InputError, match=r"indices = \[0\].*all copies"):
+    with pytest.raises(InputError, match=r"indices = \[0\].*all sub-environments"):
         venv.set_attr("lengths", 1, indices=[0])
 
 
@@ -356,10 +356,10 @@ def test_an_evaluation_leaves_the_normalisation_as_it_is():
         (
             EnvSettings("Pendulum-v1", vectorization="native"),
             1,
-            r"env.vectorization = 'native'.*Pendulum-v1.*there is one for",
+            r"env.vectorization = 'native'.*Pendulum-v1.*valid are",
         ),
-        (EnvSettings(GAME, vectorization="native", max_episode_steps=9), 1, r"does not know env.max_episode_steps"),
-        (EnvSettings(GAME, vectorization="native", mask_velocity=True), 1, r"does not know env.mask_velocity"),
+        (EnvSettings(GAME, vectorization="native", max_episode_steps=9), 1, r"env.max_episode_steps is not supported"),
+        (EnvSettings(GAME, vectorization="native", mask_velocity=True), 1, r"env.mask_velocity is not supported"),
         (EnvSettings(GAME, max_episode_steps=0), 1, r"env.max_episode_steps = 0: must be at least 1"),
     ],
 )
@@ -390,7 +390,7 @@ gym.register("tests/WritesInPlace-v0", WritesInPlace)
 
 
 @pytest.mark.parametrize("kind", ["sync", *MODES])
-def test_an_environment_that_writes_in_place_keeps_its_terminal_observations(kind):
+def test_an_environment_with_one_observation_array_keeps_its_terminal_observations(kind):
     if kind == "sync":
         venv = make_vec_env(EnvSettings("tests/WritesInPlace-v0", previous_action=True), 2, 0)
     else:

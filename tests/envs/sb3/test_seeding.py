@@ -1,4 +1,4 @@
-"""Which episodes the copies of an environment play."""
+"""Seeds and episodes of sub-environments."""
 
 import numpy as np
 import pytest
@@ -34,13 +34,13 @@ ALL_KINDS = [
 
 
 @pytest.mark.parametrize("settings", ALL_KINDS, ids=str)
-def test_runs_with_neighbouring_seeds_share_no_copys_episodes(settings):
+def test_runs_with_neighbouring_seeds_share_no_episodes(settings):
     rows = np.concatenate([first_observations(settings, 8, seed) for seed in (0, 1)])
     assert len(np.unique(rows, axis=0)) == 16
 
 
 @pytest.mark.parametrize("settings", ALL_KINDS[:1] + ALL_KINDS[2:], ids=str)
-def test_a_copy_plays_the_single_environments_episodes_however_many_copies_there_are(settings):
+def test_a_sub_environment_plays_the_same_episodes_for_any_number_of_them(settings):
     few, many = first_observations(settings, 2, 3), first_observations(settings, 5, 3)
     np.testing.assert_array_equal(few, many[:2])
     for copy in range(5):

@@ -1,4 +1,4 @@
-"""Environments in processes of their own: they answer with their errors, and only their training ends them."""
+"""Environments in worker processes: errors, restarts and signals."""
 
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from ntm_rl.agents.ppo.environment_states import curricula, restore_curricula
+from ntm_rl.agents.ppo.vec_env_state import curricula, restore_curricula
 from ntm_rl.envs import EnvSettings, VectorEnvAdapter, make_vec_env
 from ntm_rl.envs.foreign import ForeignError
 from ntm_rl.envs.sb3.workers import MAX_RESTARTS, WorkerError, WorkerVecEnv

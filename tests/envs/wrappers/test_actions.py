@@ -1,4 +1,4 @@
-"""Actions from -1 to 1 in place of an environment's own bounds."""
+"""Rescaled actions and supported action spaces."""
 
 import gymnasium as gym
 import numpy as np
@@ -55,7 +55,7 @@ def test_the_largest_bounds_keep_their_signs(dtype):
 
 
 @pytest.mark.parametrize("vectorization", ["auto", "sync"])
-def test_the_setting_scales_and_the_previous_action_is_the_agents_own(vectorization):
+def test_rescaling_leaves_the_previous_action_unscaled(vectorization):
     settings = EnvSettings("Heater-v0", rescale_action=True, previous_action=True, vectorization=vectorization)
     venv = make_vec_env(settings, 2, 0)
     assert venv.action_space == spaces.Box(-1, 1, (2,), np.float32)
@@ -81,5 +81,5 @@ def test_pendulum_is_scaled_in_processes_too():
 
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "ntm_rl/Copy-v0"])
 def test_actions_without_bounds_are_refused(env_id):
-    with pytest.raises(InputError, match=r"env.rescale_action = True: its actions .* are no Box with bounds"):
+    with pytest.raises(InputError, match=r"env.rescale_action = True: the action space .* is not a bounded Box"):
         make_vec_env(EnvSettings(env_id, rescale_action=True), 2, 0)

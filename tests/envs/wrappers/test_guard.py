@@ -1,4 +1,4 @@
-"""Environments that break Gymnasium's rules or fail, each told in one line with the way out."""
+"""Environments that violate Gymnasium's interface or fail, each reported in one line."""
 
 from asyncio import CancelledError
 from pathlib import Path
@@ -54,13 +54,13 @@ class NoAction(Scripted):
 @pytest.mark.parametrize(
     ("env", "message"),
     [
-        (Scripted(SEEN), r"reset returned one value, an array of shape \(3,\).*; Gymnasium's are observation, info"),
+        (Scripted(SEEN), r"reset returned one value, an array of shape \(3,\).*; it must return observation, info"),
         (Scripted((SEEN, None)), "reset returned an info that is None; it must be a dict"),
-        (NoSeed(), r"reset does not take a seed and options; Gymnasium's is reset\(\*, seed=None, options=None\)"),
+        (NoSeed(), r"reset does not accept seed and options; define reset\(self, \*, seed=None, options=None\)"),
         (Scripted((SEEN + 2, {})), r"observation\[0\] = 2.0 is above its bound 1.0"),
         (Scripted(step=(SEEN, 1.0, True, {})), "step returned 4 values; .*reward, terminated, truncated, info"),
         (Scripted(step=None), "step returned one value, None"),
-        (NoAction(), r"step does not take one action; Gymnasium's is step\(action\)"),
+        (NoAction(), r"step does not accept an action; define step\(self, action\)"),
         (Scripted(step=(SEEN, np.ones(1), False, False, {})), r"reward that is an array of shape \(1,\)"),
         (Scripted(step=(SEEN, None, False, False, {})), "reward that is None"),
         (Scripted(step=(SEEN, "1", False, False, {})), "reward that is '1'; it must be a number"),
@@ -70,7 +70,7 @@ class NoAction(Scripted):
         (Scripted(step=(np.zeros(4), 1.0, False, False, {})), r"observation has shape \(4,\)"),
     ],
 )
-def test_what_breaks_the_rules_at_the_start_is_bad_input(env, message):
+def test_a_violation_at_the_start_is_an_input_error(env, message):
     env = Guarded(env, "env.id = 'Mine-v0'", 0)
     with pytest.raises(InputError, match=f"^env.id = 'Mine-v0': .*{message}") as error:
         env.reset(seed=0)
@@ -88,7 +88,7 @@ def test_what_breaks_the_rules_at_the_start_is_bad_input(env, message):
         (SEEN, 1.0, True, {}),
     ],
 )
-def test_what_breaks_the_rules_later_is_a_failure_of_the_environment_at_its_step(later):
+def test_a_later_violation_is_a_foreign_error_with_its_step(later):
     env = Guarded(Scripted(later=later), "env.id = 'Mine-v0'", 4)
     env.reset(seed=0)
     env.step(0), env.step(0)
@@ -96,7 +96,7 @@ def test_what_breaks_the_rules_later_is_a_failure_of_the_environment_at_its_step
         env.step(0)
 
 
-def test_what_may_be_meant_is_taken():
+def test_harmless_deviations_are_accepted():
     env = Guarded(Scripted(([0, 0, 1], {}), (SEEN[:, None], np.array(2), np.bool_(True), np.array(False), {})), "mine")
     np.testing.assert_array_equal(env.reset()[0], np.array([0, 0, 1], np.float32))
     observation, reward, terminated, truncated, _ = env.step(0)
@@ -104,7 +104,7 @@ def test_what_may_be_meant_is_taken():
     assert Guarded(NoOptions(), "mine").reset(seed=3)[1] == {}
 
 
-def test_bounds_are_looked_at_in_the_first_step_alone():
+def test_bounds_are_only_checked_in_the_first_step():
     env = Guarded(Scripted(later=(SEEN + 2, 1.0, False, False, {})), "mine")
     env.reset()
     assert [float(env.step(0)[0][0]) for _ in range(3)] == [0, 0, 2]
@@ -125,7 +125,7 @@ def test_bounds_are_looked_at_in_the_first_step_alone():
         TypeError("f() takes 1 positional argument but 2 were given"),
     ],
 )
-def test_what_an_environment_raises_is_its_failure_and_keeps_its_place(error):
+def test_an_error_of_an_environment_keeps_its_location(error):
     env = Guarded(Scripted(later=error), "env.id = 'Mine-v0'", 1)
     env.reset()
     env.step(0), env.step(0)
@@ -139,7 +139,7 @@ def raising_line() -> int:
     return next(number for number, line in enumerate(lines, 1) if line.strip() == "raise answer")
 
 
-def test_mistakes_of_ours_stay_what_they_are():
+def test_input_errors_pass_the_guard_unchanged():
     env = Guarded(Scripted(step=InputError("seed = -1")), "mine")
     env.reset()
     with pytest.raises(InputError, match=r"^seed = -1$"):
@@ -157,14 +157,14 @@ def test_an_error_in_close_is_a_warning():
         Guarded(Stuck(), "mine").close()
 
 
-def test_a_time_limit_does_not_hide_what_is_wrong_beneath_it():
+def test_a_time_limit_does_not_hide_errors_of_the_wrapped_environment():
     env = guard(TimeLimit(OrderEnforcing(Scripted(step=(SEEN, 1.0, True, {}))), 5), "mine")
     env.reset()
     with pytest.raises(InputError, match="mine: step returned 4 values"):
         env.step(0)
 
 
-def test_callers_in_the_users_code_are_told_and_libraries_are_not():
+def test_errors_list_callers_in_the_users_code_but_not_in_libraries():
     def outer():
         np.zeros(3).reshape(inner(2))
 
@@ -178,7 +178,7 @@ def test_callers_in_the_users_code_are_told_and_libraries_are_not():
     assert callers[0].strip().startswith("called from ") and callers[0].endswith("in outer")
 
 
-def test_a_vector_environment_that_fails_keeps_the_place_too():
+def test_an_error_of_a_vector_environment_keeps_its_location():
     envs = gym.vector.SyncVectorEnv(
         [lambda: Scripted(step=ValueError("boom"))], autoreset_mode=gym.vector.AutoresetMode.SAME_STEP
     )

@@ -1,4 +1,4 @@
-"""Images in all layouts, and what only looks like one."""
+"""Image observations in all layouts, and arrays that only look like images."""
 
 import gymnasium as gym
 import numpy as np
@@ -60,7 +60,7 @@ def test_images_come_channels_first_as_bytes_or_from_0_to_1(space, expected, ref
     ],
     ids=str,
 )
-def test_other_numbers_stay_numbers(space):
+def test_arrays_that_are_not_images_stay_unchanged(space):
     assert not ImageReader.fits(space) and not is_image(space)
 
 
@@ -80,7 +80,7 @@ def test_other_numbers_stay_numbers(space):
     ],
     ids=str,
 )
-def test_what_looks_like_an_image_is_told_from_what_is_one(space, looks_like):
+def test_lookalikes_are_distinguished_from_images(space, looks_like):
     assert looks_like_image(space) is looks_like
 
 
@@ -115,7 +115,7 @@ def test_normalisation_leaves_an_image_as_bytes():
     assert seen.dtype == np.uint8 and seen.max() > 250 and not venv.norm_obs
 
 
-def test_normalisation_takes_the_vectors_beside_an_image_alone():
+def test_normalisation_applies_to_vectors_but_not_to_images():
     space = spaces.Dict(view=byte(40, 40), speed=floats(0, 1e6, 50), gear=spaces.Discrete(5))
     venv, seen = normalized(space)
     assert venv.norm_obs_keys == ["speed"] and abs(seen["speed"]).max() <= 10

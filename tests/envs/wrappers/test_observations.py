@@ -1,4 +1,4 @@
-"""Observations that policies cannot read, turned into ones that they can."""
+"""Conversion of observations that policies do not support."""
 
 import gymnasium as gym
 import numpy as np
@@ -62,7 +62,7 @@ def test_a_tuple_of_numbers_becomes_one_multidiscrete_observation():
     assert observation[0] == 1 and env.observation_space.contains(observation)
 
 
-def test_a_tuple_of_numbers_that_start_anywhere_is_counted_from_0():
+def test_a_tuple_of_numbers_with_any_start_is_shifted_to_0():
     env = make_readable(Shows(spaces.Tuple((THREE_FROM_1, spaces.Discrete(2, start=-4))), (3, -4)))
     assert env.observation_space == spaces.MultiDiscrete([3, 2])
     np.testing.assert_array_equal(env.reset()[0], [2, 0])
@@ -81,7 +81,7 @@ THREE_FROM_1 = spaces.Discrete(3, start=1)
     ],
     ids=str,
 )
-def test_what_is_not_plain_becomes_one_flat_box(space, observation, expected):
+def test_unsupported_discrete_spaces_become_a_flat_box(space, observation, expected):
     env = make_readable(Shows(space, observation))
     seen, _ = env.reset()
     assert isinstance(env.observation_space, spaces.Box)
@@ -99,7 +99,7 @@ def test_what_is_not_plain_becomes_one_flat_box(space, observation, expected):
     ],
     ids=str,
 )
-def test_what_is_plain_or_beyond_help_stays(space):
+def test_supported_and_unconvertible_spaces_stay_unchanged(space):
     env = Shows(space, None)
     assert make_readable(env) is env
 
@@ -159,7 +159,7 @@ class Rooms(gym.Env):
 FETCH = MissionSpace(lambda what, where: f"get {what} {where}.", [["it", "a red key"], ["here", "there"]])
 
 
-def test_a_mission_that_changes_joins_the_features_of_the_grid_word_by_word():
+def test_words_of_a_changing_mission_are_added_to_the_grid_features():
     rooms = Rooms(FETCH)
     env = make_readable(rooms)
     assert changes_of(env)[1] == "mission: read as 8 words, one-hot out of 16"
@@ -175,12 +175,12 @@ def test_a_mission_that_changes_joins_the_features_of_the_grid_word_by_word():
 
 
 @pytest.mark.parametrize(("mission", "size"), [("auto", 193), ("none", 193), ("words", 193 + 32 * 64)])
-def test_a_mission_that_never_changes_is_left_out_unless_it_is_asked_for(mission, size):
+def test_a_constant_mission_is_dropped_unless_requested(mission, size):
     env = make_readable(Rooms(MissionSpace(lambda: "escape")), mission)
     assert env.observation_space.shape == (size,) == env.reset()[0].shape
 
 
-def test_a_mission_that_changes_against_its_space_is_warned_of_once():
+def test_a_mission_that_changes_despite_its_space_warns_once():
     rooms = Rooms(MissionSpace(lambda: "escape"))
     env = make_readable(rooms)
     env.reset()
@@ -191,7 +191,7 @@ def test_a_mission_that_changes_against_its_space_is_warned_of_once():
     env.reset()
 
 
-def test_words_behind_the_last_place_still_tell_missions_apart():
+def test_missions_that_differ_beyond_the_last_place_stay_distinct():
     words = MissionWords(MissionSpace(lambda: "escape"))
     long = "very " * 40
     assert not np.array_equal(words.encode(long + "late"), words.encode(long + "soon"))
@@ -233,7 +233,7 @@ def test_a_grid_of_pixels_stays_an_image_beside_the_words_of_the_mission():
     ],
     ids=["ViewSize 3", "ViewSize 9", "FullyObs", "RGBImgPartialObs", "RGBImgObs", "SymbolicObs"],
 )
-def test_minigrids_symbols_are_told_from_pixels_and_coordinates(wrap, is_symbolic):
+def test_minigrids_symbols_are_distinguished_from_pixels_and_coordinates(wrap, is_symbolic):
     env = make_readable(wrap(gym.make("MiniGrid-GoToDoor-5x5-v0")))
     assert isinstance(env, GridFeatures) is is_symbolic
     seen, _ = env.reset(seed=0)

@@ -1,4 +1,4 @@
-"""The previous action and reward beside the observation, for one environment and for many."""
+"""The previous action and reward in the observation, for single and vector environments."""
 
 import gymnasium as gym
 import numpy as np
@@ -34,7 +34,7 @@ class Short(gym.Env):
         return self.look(), float(self.time), self.time == self.length, False, {}
 
 
-def test_the_previous_step_joins_the_observation_and_is_zero_at_the_start():
+def test_the_previous_step_is_added_to_the_observation_and_zero_at_the_start():
     env = PreviousStep(gym.make("CartPole-v1"))
     first, _ = env.reset(seed=0)
     assert first["previous_action"].tolist() == [0, 0] and first["previous_reward"].tolist() == [0]
@@ -71,7 +71,7 @@ def test_a_name_that_the_observation_already_has_is_refused():
         def __init__(self):
             self.action_space = spaces.Discrete(2)
 
-    with pytest.raises(InputError, match=r"previous_reward = True: the observation already has a part of that name"):
+    with pytest.raises(InputError, match=r"previous_reward = True: the observation already has a key of that name"):
         PreviousStep(Named())
 
 
@@ -110,7 +110,7 @@ def _same(seen, expected):
         assert part.dtype == expected[key].dtype
 
 
-def test_a_reset_in_the_step_after_forgets_the_previous_step():
+def test_a_reset_in_the_next_step_clears_the_previous_step():
     envs = PreviousStepVector(SyncVectorEnv([lambda: Short(2), lambda: Short(9)]))
     assert envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     envs.reset()
@@ -120,7 +120,7 @@ def test_a_reset_in_the_step_after_forgets_the_previous_step():
     assert [step["previous_reward"][1].tolist() for step in seen] == [[1], [2], [3], [4]]
 
 
-def test_what_the_caller_holds_is_not_written_into():
+def test_arrays_of_the_caller_are_not_overwritten():
     class Float32Rewards(SyncVectorEnv):
         def step(self, actions):
             observations, rewards, *rest = super().step(actions)

@@ -49,7 +49,7 @@ def test_a_blank_slot_or_key_has_similarity_zero_and_a_bounded_gradient():
 
 
 @pytest.mark.parametrize(("gate", "part"), [(0.0, "previous"), (1.0, "content")])
-def test_a_shut_gate_keeps_the_previous_weighting_and_an_open_one_takes_the_contents(gate, part):
+def test_a_closed_gate_keeps_the_previous_weighting_and_an_open_one_takes_the_content_weighting(gate, part):
     content, previous = simplex(B, K, N, seed=1), simplex(B, K, N, seed=2)
     found = addressing.interpolate(*tensors(content, previous, np.full((B, K), gate)))
     np.testing.assert_allclose(found, content if part == "content" else previous)
@@ -84,7 +84,7 @@ def test_shift_is_a_circular_convolution():
 
 
 @pytest.mark.parametrize("offset", [-2, -1, 0, 1, 2])
-def test_a_certain_shift_moves_the_focus_by_exactly_that_many_slots(offset):
+def test_a_one_hot_shift_moves_the_focus_by_exactly_that_many_slots(offset):
     weighting, shift = torch.zeros(1, 1, N), torch.zeros(1, 1, 2 * REACH + 1)
     weighting[..., 0] = shift[..., offset + REACH] = 1
     assert addressing.shift(weighting, shift).argmax().item() == offset % N
@@ -100,7 +100,7 @@ def test_sharpening_raises_to_a_power_and_renormalises():
 
 
 @pytest.mark.parametrize("gamma", [1.0, 30.0, 50.0])
-def test_sharpening_never_loses_a_head(gamma):
+def test_sharpened_weightings_never_vanish(gamma):
     weightings = torch.full((1, 2, 128), 1 / 128)
     weightings[0, 1] = 0
     weightings[0, 1, 5] = 1
@@ -112,7 +112,7 @@ def test_sharpening_never_loses_a_head(gamma):
     assert torch.isfinite(weightings.grad).all() and weightings.grad.abs().sum() > 0
 
 
-def test_entropy_counts_the_bits_that_tell_which_slot():
+def test_entropy_is_zero_on_one_slot_and_log2_of_n_over_all():
     weightings = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0, 0, 1, 0], [0.5, 0, 0, 0.5], [0.5, 0.25, 0.125, 0.125]])
     expected = torch.tensor([2, 0, 1, 1.75])
     torch.testing.assert_close(addressing.entropy(weightings), expected, atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""What every registered core must do, whatever is in its state; LSTM and GRU also against torch's."""
+"""Properties of every registered core; LSTM and GRU also against PyTorch's."""
 
 import itertools
 from contextlib import contextmanager
@@ -114,14 +114,14 @@ def test_a_reset_equals_a_fresh_start(name, options):
 
 
 @every_core
-def test_the_flat_state_has_the_stated_size_begins_all_zero_and_is_alive_after_a_step(name, options):
+def test_the_flat_state_has_the_stated_size_starts_all_zero_and_is_alive_after_a_step(name, options):
     core = build(name, options)
     state = core.initial_state(2)
     assert torch.equal(state, torch.zeros(2, core.state_size, dtype=torch.float64))
     outputs, after = core(torch.randn(1, 2, 3, dtype=torch.float64), state)
     assert outputs.shape == (1, 2, core.output_size) and after.shape == (2, core.state_size)
     assert torch.equal(after[:, 0], torch.ones(2, dtype=torch.float64))
-    sizes = sum(part[0].numel() for part in core.unpack(after) if part is not None)
+    sizes = sum(part[0].numel() for part in core.unpack(after))
     assert sizes == core.state_size - 1
 
 
@@ -139,10 +139,10 @@ def test_a_batch_of_no_sequences_runs_forward_and_backward(name, options, steps)
 
 
 @every_core
-def test_an_all_zero_state_is_the_beginning_that_unpack_shows(name, options):
+def test_an_all_zero_state_equals_the_initial_state_of_unpack(name, options):
     core = build(name, options)
     inputs, state, _ = sequence(core, (3, 2, 0.0, 1))
-    parts = [part.flatten(1) for part in core.unpack(core.initial_state(2)) if part is not None]
+    parts = [part.flatten(1) for part in core.unpack(core.initial_state(2))]
     alive = torch.ones(2, 1, dtype=torch.float64)
     expected = core(inputs, torch.cat([alive, *parts], dim=1))
     torch.testing.assert_close(core(inputs, torch.zeros_like(state)), expected)
@@ -152,9 +152,8 @@ def test_an_all_zero_state_is_the_beginning_that_unpack_shows(name, options):
 def test_unpacked_states_of_recurrent_cores_have_a_part_for_each_layer(layers):
     for kind, has_cell in [("lstm", True), ("gru", False)]:
         core = build(kind, {"hidden_size": 6, "layers": layers})
-        hidden, cell = core.unpack(core(torch.ones(1, 2, 3, dtype=torch.float64), core.initial_state(2))[1])
-        assert hidden.shape == (2, layers, 6)
-        assert (cell.shape == (2, layers, 6)) if has_cell else cell is None
+        parts = core.unpack(core(torch.ones(1, 2, 3, dtype=torch.float64), core.initial_state(2))[1])
+        assert [part.shape for part in parts] == (2 if has_cell else 1) * [(2, layers, 6)]
 
 
 @every_core
@@ -205,43 +204,43 @@ def test_saved_weights_give_the_same_outputs(name, options):
 
 
 def cut_by_hand(core, inputs, state, resets) -> tuple[torch.Tensor, torch.Tensor]:
-    """Outputs and last state of torch's module run over the pieces of each sequence, one after the other."""
+    """Outputs and last state of torch's module run over the pieces of each sequence, one by one."""
     columns, states = [], []
     for b in range(len(state)):
-        hidden, cell = (None if part is None else part[b].unsqueeze(1) for part in core.unpack(state))
+        hidden, *cell = (part[b].unsqueeze(1) for part in core.unpack(state))
         begins = [t for t in range(len(inputs)) if t == 0 or resets[t, b]]
         pieces = []
         for begin, end in itertools.pairwise([*begins, len(inputs)]):
-            carried = hidden if cell is None else (hidden, cell)
+            carried = (hidden, *cell) if cell else hidden
             carried = None if resets[begin, b] else carried  # torch begins with zeros
             output, carried = core.network(inputs[begin:end, b : b + 1], carried)
             pieces.append(output)
         columns.append(torch.cat(pieces))
-        last = (carried,) if cell is None else carried
+        last = carried if cell else (carried,)
         states.append(torch.cat([torch.ones(1, dtype=state.dtype), *(part.flatten() for part in last)]))
     return torch.cat(columns, dim=1), torch.stack(states)
 
 
 @contextmanager
-def on_the_host(sees: bool):
-    """Runs cores as if on a device whose values the host sees, or does not see, without waiting."""
+def values_are_readable(readable: bool):
+    """Runs cores as if on a device whose values the host can, or cannot, read without a synchronisation."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("ntm", "recurrent", "sam_sequence", "lstm_memory"):  # the others never look
-            patch.setattr(f"ntm_rl.cores.{module}.host_sees", lambda device: sees)
+        for module in ("ntm", "recurrent", "sam_sequence", "lstm_memory"):  # the others never read values
+            patch.setattr(f"ntm_rl.cores.{module}.can_read_values", lambda device: readable)
         yield
 
 
-@pytest.mark.parametrize("sees", [True, False])
+@pytest.mark.parametrize("readable", [True, False])
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 @pytest.mark.parametrize("layers", [1, 2])
 @settings(max_examples=12, deadline=None)
 @given(st.tuples(st.integers(1, 40), st.integers(1, 12), st.floats(0, 0.6), st.integers(0, 999)))
-def test_recurrent_cores_and_their_gradients_equal_torchs_modules_on_pieces_cut_by_hand(kind, layers, sees, shape):
+def test_recurrent_cores_and_their_gradients_equal_torchs_modules_on_pieces_cut_by_hand(kind, layers, readable, shape):
     core = build(kind, {"hidden_size": 4, "layers": layers})
     inputs, state, resets = sequence(core, shape)
     wanted = [inputs.requires_grad_(), state.requires_grad_(), *core.parameters()]
     expected = cut_by_hand(core, inputs, state, resets)
-    with on_the_host(sees):
+    with values_are_readable(readable):
         found = core(inputs, state, resets)
         torch.testing.assert_close(core.outputs(inputs, state, resets), found[0])
     torch.testing.assert_close(found, expected)
@@ -252,7 +251,7 @@ def test_recurrent_cores_and_their_gradients_equal_torchs_modules_on_pieces_cut_
 
 @every_core
 @pytest.mark.parametrize("way", ["filled", "used before", "assigned"])
-def test_a_core_built_on_meta_is_whole_once_its_weights_are_loaded(name, options, way):
+def test_a_core_built_on_meta_is_complete_once_its_weights_are_loaded(name, options, way):
     core = build(name, options)
     with torch.device("meta"):
         other = make_core(name, 3, **options).double()
@@ -283,7 +282,7 @@ def test_a_core_first_used_in_inference_mode_can_be_trained(name, options):
 
 
 @every_core
-def test_a_core_follows_a_change_of_precision_and_its_inputs_and_states_do(name, options):
+def test_a_core_changes_its_precision_with_inputs_and_states(name, options):
     core = build(name, options)
     inputs, state, resets = sequence(core, (3, 2, 0.5, 4))
     expected = core(inputs, state, resets)
@@ -304,24 +303,24 @@ def test_autocast_changes_nothing(name, options):
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
 
 
-class NothingIsLookedAt(TorchDispatchMode):
-    """Fails where the host looks at a value, for which it would wait for a GPU."""
+class NoSynchronisation(TorchDispatchMode):
+    """Fails on operators that need a host-device synchronisation on a GPU."""
 
-    LOOKS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2")
+    SYNCHRONISING = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2")
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func.overloadpacket.__name__ not in self.LOOKS, func
+        assert func.overloadpacket.__name__ not in self.SYNCHRONISING, func
         return func(*args, **(kwargs or {}))
 
 
 @every_core
-def test_without_sight_of_resets_nothing_is_looked_at_and_all_is_the_same(name, options):
+def test_without_readable_values_no_synchronisation_happens_and_results_are_the_same(name, options):
     core = build(name, {**options, "backend": "eager"} if "backend" in core_options(name) else options)
     inputs, state, resets = sequence(core, (6, 4, 0.4, 5))
     wanted = [inputs.requires_grad_(), state.requires_grad_(), *core.parameters()]
     assert resets[1:].any()
     expected = core(inputs, state, resets)
-    with on_the_host(sees=False), NothingIsLookedAt():
+    with values_are_readable(False), NoSynchronisation():
         found = core(inputs, state, resets)
         gradients = torch.autograd.grad([each.sum() for each in found], wanted, allow_unused=True)
         with torch.no_grad():
@@ -330,7 +329,7 @@ def test_without_sight_of_resets_nothing_is_looked_at_and_all_is_the_same(name, 
     torch.testing.assert_close(
         gradients, torch.autograd.grad([each.sum() for each in expected], wanted, allow_unused=True)
     )
-    with NothingIsLookedAt(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+    with NoSynchronisation(), pytest.raises(AssertionError, match="_local_scalar_dense"):
         bool(resets.any())
 
 

@@ -1,4 +1,4 @@
-"""What cores refuse and how they say it, and how they are found by name."""
+"""Errors of invalid arguments, and the registry of cores."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def build(name: str) -> tuple[MemoryCore, torch.Tensor, torch.Tensor, torch.Tens
 
 
 @every_core
-def test_arguments_that_do_not_fit_are_named_and_nothing_is_read_beyond_them(name):
+def test_arguments_of_wrong_shape_are_named(name):
     core, inputs, state, resets = build(name)
     for wrong, message in [
         ((inputs[..., :2], state, resets), r"inputs of shape \[4, 2, 2\]: must be \[T, B, 3\]"),
@@ -36,7 +36,7 @@ def test_arguments_that_do_not_fit_are_named_and_nothing_is_read_beyond_them(nam
 
 @every_core
 @pytest.mark.parametrize("moved", ["inputs", "state", "resets", "core"])
-def test_two_devices_are_named(name, moved):
+def test_arguments_on_two_devices_are_named(name, moved):
     core, *given = build(name)
     tensors = dict(zip(("inputs", "state", "resets", "core"), [*given, core], strict=True))
     tensors[moved] = tensors[moved].to("meta")
@@ -47,7 +47,7 @@ def test_two_devices_are_named(name, moved):
 
 @every_core
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's of torch.jit
-def test_torchscript_is_refused_with_the_way_out(name):
+def test_torchscript_is_an_error_with_the_fix(name):
     core, *given = build(name)
     with pytest.raises(InputError, match=r"does not run in TorchScript .* use torch.export.export"):
         torch.jit.trace(core, tuple(given))
@@ -55,25 +55,25 @@ def test_torchscript_is_refused_with_the_way_out(name):
         torch.jit.script(torch.nn.ModuleDict({"core": core}))
 
 
-def test_unknown_cores_and_options_suggest_the_nearest():
+def test_unknown_cores_and_options_have_a_suggestion():
     valid = ", ".join(core_names())
     with pytest.raises(InputError, match=rf"core = 'lstn': unknown core; valid are {valid}. Did you mean lstm\?"):
         core_class("lstn")
     with pytest.raises(InputError, match=r"hiden_size: core 'gru' has no such option.*Did you mean hidden_size\?"):
         make_core("gru", 3, hiden_size=4)
-    with pytest.raises(InputError, match="layers = 0: must be at least 1"):
+    with pytest.raises(InputError, match="layers = 0: must be an integer of at least 1"):
         make_core("lstm", 3, layers=0)
 
 
 @every_core
 @pytest.mark.parametrize(("input_size", "shown"), [("x", "'x'"), (2.5, r"2\.5"), (None, "None"), (True, "True")])
-def test_an_input_size_that_is_no_integer_is_named(name, input_size, shown):
-    with pytest.raises(InputError, match=f"^input_size = {shown}: must be an integer, at least 1$"):
+def test_an_input_size_that_is_not_an_integer_is_named(name, input_size, shown):
+    with pytest.raises(InputError, match=f"^input_size = {shown}: must be an integer of at least 1$"):
         make_core(name, input_size)
 
 
 @every_core
-def test_sizes_may_be_numpys_integers(name):
+def test_sizes_may_be_numpy_integers(name):
     core = make_core(name, np.int64(3), hidden_size=np.int64(6))
     outputs, _ = core(torch.zeros(2, 1, 3), core.initial_state(1))
     assert outputs.shape == (2, 1, core.output_size)
@@ -81,18 +81,18 @@ def test_sizes_may_be_numpys_integers(name):
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 @pytest.mark.parametrize("key", ["hidden_size", "layers"])
-def test_sizes_that_are_no_integers_are_named(kind, key):
-    with pytest.raises(InputError, match=rf"^{key} = 2\.5: must be an integer, at least 1$"):
+def test_sizes_that_are_not_integers_are_named(kind, key):
+    with pytest.raises(InputError, match=rf"^{key} = 2\.5: must be an integer of at least 1$"):
         make_core(kind, 3, **{key: 2.5})
 
 
 @pytest.mark.parametrize("name", [None, 3, ["ntm"]])
-def test_a_core_name_that_is_no_text_is_an_unknown_core(name):
+def test_a_core_name_that_is_not_a_string_is_an_unknown_core(name):
     with pytest.raises(InputError, match=f"unknown core; valid are {', '.join(core_names())}"):
         make_core(name, 3)
 
 
-def test_a_core_of_ones_own_is_found_by_name(monkeypatch):
+def test_a_registered_core_is_found_by_name(monkeypatch):
     monkeypatch.setattr(registry, "_CORES", dict(registry._CORES))
 
     @register_core("mine")

@@ -98,13 +98,13 @@ def naive_sharpen(weighting, sharpness):
     return powers / powers.sum()
 
 
-def test_retention_multiplies_what_no_read_head_frees():
+def test_retention_is_the_product_over_read_heads():
     gates, weightings = uniform(B, R), simplex(B, R, N)
     expected = [naive_retention(*each) for each in zip(gates, weightings, strict=True)]
     np.testing.assert_allclose(run(dnc.retention, gates, weightings), expected)
 
 
-def test_usage_is_that_of_the_last_step_and_its_write_less_what_is_freed():
+def test_usage_adds_the_last_write_and_subtracts_freed_slots():
     last, written, kept = uniform(B, N), simplex(B, N), uniform(B, N, seed=1)
     expected = [naive_usage(*each) for each in zip(last, written, kept, strict=True)]
     found = run(dnc.usage, last, written, kept)
@@ -121,7 +121,7 @@ def test_allocation_follows_the_free_list():
     assert (found >= 0).all() and (found.sum(-1) <= 1 + 1e-9).all()
 
 
-def test_a_full_memory_has_nothing_to_allocate_and_an_empty_one_its_first_slot():
+def test_a_full_memory_allocates_nothing_and_an_empty_one_its_first_slot():
     np.testing.assert_allclose(run(dnc.allocation, np.ones((1, N))), np.zeros((1, N)))
     empty = run(dnc.allocation, np.zeros((1, N)))[0]
     assert empty[0] == pytest.approx(1, abs=1e-5) and empty[1:].max() < 1e-5
@@ -134,13 +134,13 @@ def test_rounding_does_not_reorder_slots_of_the_same_usage():
 
 
 @pytest.mark.parametrize("usage", [0.0, 1.0])
-def test_the_gradient_of_an_allocation_is_finite_at_the_ends_of_usage(usage):
+def test_the_gradient_of_the_allocation_is_finite_at_usage_0_and_1(usage):
     usages = torch.full((1, 300), usage, requires_grad=True)
     (dnc.allocation(usages) * torch.randn(1, 300)).sum().backward()
     assert torch.isfinite(usages.grad).all()
 
 
-def test_writing_goes_to_contents_or_to_what_is_allocated():
+def test_the_write_weighting_mixes_content_and_allocation():
     content, allocated, gates = simplex(B, N), simplex(B, N, seed=1), uniform(B, 2)
     found = run(dnc.write_weighting, content, allocated, gates[:, :1], gates[:, 1:])
     for b in range(B):
@@ -149,7 +149,7 @@ def test_writing_goes_to_contents_or_to_what_is_allocated():
 
 
 @pytest.mark.parametrize("wipe", [False, True])
-def test_a_write_erases_and_adds_and_may_wipe_what_is_freed(wipe):
+def test_a_write_erases_and_adds_and_may_wipe_freed_slots(wipe):
     memory, weighting, erase, add, kept = draw(B, N, M), simplex(B, N), uniform(B, M), draw(B, M), uniform(B, N)
     found = run(dnc.write, memory, weighting, erase, add, kept=torch.from_numpy(kept) if wipe else None)
     for b in range(B):
@@ -225,9 +225,9 @@ class NaiveDnc:
 
     def step(self, x):
         core, p, heads, width = self.core, self.p, self.core.read_heads, self.core.width
-        feedback = np.concatenate([self.hidden, self.reads.ravel()])
+        feedback = np.concatenate([self.reads.ravel(), self.hidden])
         gates = p["controller.weight_input"] @ x + p["controller.weight_feedback"] @ feedback + p["controller.bias"]
-        i, f, o, g = np.split(gates, 4)
+        i, f, g, o = np.split(gates, 4)
         self.cell = sigmoid(f) * self.cell + sigmoid(i) * np.tanh(g)
         self.hidden = sigmoid(o) * np.tanh(self.cell)
         raw = p["interface_layer.weight"] @ self.hidden + p["interface_layer.bias"]
@@ -325,7 +325,7 @@ def test_gradients_of_long_sequences_are_finite(options, backend):
         assert torch.isfinite(tensor).all() and tensor.abs().sum() > 0
 
 
-def test_identical_slots_come_apart():
+def test_identical_slots_become_different():
     torch.manual_seed(0)
     core = Dnc(3, slots=8, width=4, hidden_size=8)
     parts = core.unpack(core(torch.randn(5, 1, 3), core.initial_state(1))[1])
@@ -337,10 +337,10 @@ def test_identical_slots_come_apart():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"slots": 0}, "slots = 0: must be at least 1"),
-        ({"width": 2.5}, r"width = 2\.5: must be an integer, at least 1"),
-        ({"read_heads": 0}, "read_heads = 0: must be at least 1"),
-        ({"hidden_size": True}, "hidden_size = True: must be an integer, at least 1"),
+        ({"slots": 0}, "slots = 0: must be an integer of at least 1"),
+        ({"width": 2.5}, r"width = 2\.5: must be an integer of at least 1"),
+        ({"read_heads": 0}, "read_heads = 0: must be an integer of at least 1"),
+        ({"hidden_size": True}, "hidden_size = True: must be an integer of at least 1"),
         ({"mask_content": 1}, "mask_content = 1: must be true or false"),
         ({"wipe_freed": "no"}, "wipe_freed = 'no': must be true or false"),
         ({"sharpen_links": None}, "sharpen_links = None: must be true or false"),

@@ -1,4 +1,4 @@
-"""The cores without a memory, and what they share of past steps."""
+"""The feedforward cores, and their use of past steps."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from ntm_rl.errors import InputError
 
 
 def stacked_by_hand(inputs, resets, frames) -> np.ndarray:
-    """What a frame stack sees, newest first, of one sequence `[T, I]` that begins an episode."""
+    """Inputs of a frame stack, newest first, for one sequence `[T, I]` that starts an episode."""
     rows = []
     for t in range(len(inputs)):
         begin = max([0, *(s for s in range(t + 1) if resets[s])])
@@ -37,13 +37,13 @@ def test_a_frame_stack_is_a_perceptron_on_the_last_inputs_of_the_episode(frames,
         np.testing.assert_array_equal(kept[::-1].ravel(), seen[-1, : 2 * (frames - 1)])
 
 
-def test_a_feedforward_core_remembers_nothing():
+def test_a_feedforward_core_has_no_memory():
     core = make_core("feedforward", 2, hidden_size=4)
     inputs = torch.randn(5, 3, 2)
     outputs, state = core(inputs, core.initial_state(3))
     alone, _ = core(inputs[4:], core.initial_state(3))
     torch.testing.assert_close(outputs[4:], alone)
-    assert core.state_size == 1 and state.shape == (3, 1) and core.unpack(state) == ()
+    assert core.state_size == 1 and state.shape == (3, 1) and core.unpack(state).inputs.numel() == 0
 
 
 def test_a_frame_stack_of_one_is_the_feedforward_core():
@@ -54,13 +54,13 @@ def test_a_frame_stack_of_one_is_the_feedforward_core():
     torch.testing.assert_close(stack(inputs, stack.initial_state(3)), plain(inputs, plain.initial_state(3)))
 
 
-def test_episodes_are_numbered_from_the_one_under_way():
+def test_episodes_are_numbered_from_the_current_one():
     resets = torch.tensor([[False, True], [False, False], [True, True]])
     assert episode_numbers(resets, resets).tolist() == [[0, 1], [0, 1], [1, 2]]
     assert episode_numbers(resets, None).tolist() == [[0, 0]] * 3
 
 
-def test_lags_and_the_last_steps_are_zero_before_the_episode_began_even_where_it_was_no_number():
+def test_lags_and_the_last_steps_are_zero_before_the_episode_even_where_values_are_nan():
     resets = torch.tensor([[False], [True], [False]])
     steps = torch.tensor([[[torch.nan]], [[1.0]], [[2.0]]])
     recent = Recent.join(torch.tensor([[[8.0], [9.0]]]), steps, episode_numbers(steps, resets))
@@ -73,5 +73,5 @@ def test_lags_and_the_last_steps_are_zero_before_the_episode_began_even_where_it
     ("name", "key"), [("feedforward", "layers"), ("feedforward", "hidden_size"), ("frame_stack", "frames")]
 )
 def test_sizes_below_one_are_named(name, key):
-    with pytest.raises(InputError, match=f"{key} = 0: must be at least 1"):
+    with pytest.raises(InputError, match=f"{key} = 0: must be an integer of at least 1"):
         make_core(name, 3, **{key: 0})

@@ -85,7 +85,7 @@ def test_no_gradient_reaches_an_earlier_episode_or_the_memory_before_it():
 
 
 @pytest.mark.parametrize("log_decay", [0.0, -1e-4, LEAST_LOG_DECAY])
-def test_long_sequences_of_the_strongest_and_the_weakest_decay_keep_their_digits(log_decay):
+def test_long_sequences_of_the_strongest_and_the_weakest_decay_are_accurate(log_decay):
     """float32 against the loop in float64: products of decays over a chunk neither overflow nor lose digits."""
     rule, memory, resets = random_rule((256, 1, 1, 4, 3), reset_rate=0.02)
     decays = torch.full_like(rule.log_decays, log_decay)
@@ -149,7 +149,7 @@ def test_the_layer_is_the_papers_block_in_numpy():
         np.testing.assert_allclose(found[t, 0].detach().numpy(), norm(out), rtol=1e-8)
 
 
-def test_the_first_decays_span_the_range_of_the_paper():
+def test_initial_decays_span_the_range_of_the_paper():
     torch.manual_seed(0)
     core = make_core("gated_delta", 3, heads=500, width=1)
     layer = core.stack[0]
@@ -168,5 +168,5 @@ def test_unpack_gives_each_layers_memory_and_recent_projections():
 
 @pytest.mark.parametrize("key", ["hidden_size", "heads", "width", "layers", "convolution"])
 def test_sizes_below_one_are_named(key):
-    with pytest.raises(InputError, match=f"{key} = 0: must be at least 1"):
+    with pytest.raises(InputError, match=f"{key} = 0: must be an integer of at least 1"):
         make_core("gated_delta", 3, **{key: 0})

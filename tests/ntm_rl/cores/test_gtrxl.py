@@ -1,4 +1,4 @@
-"""The Gated Transformer-XL against plain loops, and where its attention may look."""
+"""The Gated Transformer-XL against plain loops, and the range of its attention."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def gate_by_hand(weight, prefix, x, y):
 
 
 def by_hand(core, inputs, resets) -> np.ndarray:
-    """The whole network of one sequence `[T, I]` that begins with an empty window, step by step, head by head."""
+    """The whole network of one sequence `[T, I]` that starts with an empty window, step by step, head by head."""
     weight = {name: each.detach().numpy() for name, each in core.named_parameters()}
     size, (heads, width) = core.output_size, (core.stack[0].attention.heads, core.stack[0].attention.width)
     frequencies = 10_000.0 ** -(np.arange(-(-size // 2)) / -(-size // 2))
@@ -90,7 +90,7 @@ def test_the_network_is_the_papers_in_plain_loops_with_resets_anywhere(window, s
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_a_step_sees_exactly_window_steps_back_in_each_layer_and_never_across_a_reset(layers):
+def test_a_step_attends_exactly_window_steps_back_in_each_layer_and_never_across_a_reset(layers):
     core = build(window=3, layers=layers)
     inputs = torch.randn(12, 1, 3, dtype=torch.float64, requires_grad=True)
     resets = torch.zeros(12, 1, dtype=torch.bool)
@@ -132,7 +132,7 @@ def test_sequences_longer_than_many_windows_equal_their_steps_and_have_finite_gr
     assert all(torch.isfinite(each.grad).all() for each in core.parameters())
 
 
-def test_a_gate_begins_near_the_identity():
+def test_a_gate_starts_near_the_identity():
     torch.manual_seed(0)
     stream, update = torch.randn(2, 100, 64)
     gate = GruGate(64)
@@ -153,5 +153,5 @@ def test_attention_of_one_step_equals_the_last_of_many():
 
 @pytest.mark.parametrize("key", ["hidden_size", "heads", "width", "layers", "window"])
 def test_sizes_below_one_are_named(key):
-    with pytest.raises(InputError, match=f"{key} = 0: must be at least 1"):
+    with pytest.raises(InputError, match=f"{key} = 0: must be an integer of at least 1"):
         make_core("gtrxl", 3, **{key: 0})

@@ -37,9 +37,9 @@ class NaiveMann:
     def step(self, x):
         core, p = self.core, self.p
         heads, width, slots = core.heads, core.width, core.slots
-        feedback = np.concatenate([self.hidden, self.reads.ravel()])
+        feedback = np.concatenate([self.reads.ravel(), self.hidden])
         gates = p["controller.weight_input"] @ x + p["controller.weight_feedback"] @ feedback + p["controller.bias"]
-        i, f, o, g = np.split(gates, 4)
+        i, f, g, o = np.split(gates, 4)
         self.cell = sigmoid(f) * self.cell + sigmoid(i) * np.tanh(g)
         self.hidden = sigmoid(o) * np.tanh(self.cell)
         raw = p["interface_layer.weight"] @ self.hidden + p["interface_layer.bias"]
@@ -111,20 +111,20 @@ def test_each_head_gets_a_slot_of_its_own_among_the_least_used():
 
 
 @pytest.mark.parametrize(("gate", "part"), [(0.0, 0), (1.0, 1)])
-def test_the_gate_chooses_between_the_least_used_slot_and_what_was_read(gate, part):
+def test_the_gate_mixes_the_least_used_slot_and_the_slots_read_last(gate, part):
     reads, least = simplex(B, R, N), mann.least_used_weightings(simplex(B, N), R)
     found = mann.write_weightings(reads, least, torch.full((B, R), gate, dtype=torch.float64))
     torch.testing.assert_close(found, (least, reads)[part])
 
 
-def test_a_write_wipes_the_least_used_slots_alone():
+def test_a_write_wipes_only_the_least_used_slots():
     memory, least = torch.ones(1, N, M), torch.zeros(1, 1, N)
     least[..., 2] = 1
     found = mann.write(memory, least, torch.zeros(1, 1, N), torch.ones(1, 1, M))
     assert torch.equal(found[0, 2], torch.zeros(M)) and found.sum() == (N - 1) * M
 
 
-def test_slots_are_filled_one_after_the_other():
+def test_slots_are_filled_in_order():
     torch.manual_seed(0)
     core = Mann(3, slots=8, width=4, hidden_size=8)
     with torch.no_grad():
@@ -148,9 +148,9 @@ def test_gradients_of_long_sequences_are_finite():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"slots": 2, "heads": 3}, "slots = 2: must be at least 3 = heads"),
-        ({"heads": 0}, "heads = 0: must be at least 1"),
-        ({"width": None}, "width = None: must be an integer, at least 1"),
+        ({"slots": 2, "heads": 3}, r"slots = 2: must be an integer of at least 3 \(heads\)"),
+        ({"heads": 0}, "heads = 0: must be an integer of at least 1"),
+        ({"width": None}, "width = None: must be an integer of at least 1"),
         ({"usage_decay": 1.0}, r"usage_decay = 1\.0: must be a number of at least 0 and below 1"),
         ({"usage_decay": -0.1}, r"usage_decay = -0\.1: must be a number of at least 0 and below 1"),
         ({"usage_decay": "slow"}, "usage_decay = 'slow': must be a number of at least 0 and below 1"),

@@ -19,7 +19,7 @@ def parameters_of(core: str, input_size: int, **options) -> int:
 
 @pytest.mark.parametrize("core", core_names())
 @pytest.mark.parametrize(("input_size", "wanted"), [(4, 50_000), (64, 100_000), (64, 400_000)])
-def test_every_core_comes_within_a_tenth_and_no_size_beside_it_is_closer(core, input_size, wanted):
+def test_every_core_is_within_a_tenth_and_no_adjacent_size_is_closer(core, input_size, wanted):
     options = matched_options(core, input_size, wanted)
     assert set(options) <= {"hidden_size", "layers"}
     size = options.pop("hidden_size")
@@ -36,7 +36,7 @@ def test_the_count_is_that_of_the_formula_and_costs_no_memory():
     assert parameter_count("feedforward", 10, hidden_size=10**7) == 11 * 10**7
 
 
-def test_a_perceptron_is_made_deeper_before_it_is_wider_than_it_has_parameters_for():
+def test_a_wide_perceptron_gets_a_second_layer():
     assert matched_options("feedforward", 4, 5 * 150 + 151 * 150) == {"hidden_size": 150, "layers": 2}
     assert matched_options("feedforward", 512, 513 * 100) == {"hidden_size": 100}
 
@@ -46,13 +46,13 @@ def test_an_exact_match_is_found():
         assert matched_options("gru", 9, parameters_of("gru", 9, hidden_size=size)) == {"hidden_size": size}
 
 
-def test_what_cannot_be_matched_is_said(monkeypatch):
+def test_cores_that_cannot_be_matched_are_an_error(monkeypatch):
     least = parameters_of("lstm", 64, hidden_size=1)
     with pytest.raises(InputError, match=rf"parameters = 20: core 'lstm' with 64 inputs comes no closer than {least}"):
         matched_options("lstm", 64, 20)
     with pytest.raises(InputError, match="core = 'lstn': unknown core"):
         matched_options("lstn", 64, 1000)
-    with pytest.raises(InputError, match="parameters = 0: must be at least 1"):
+    with pytest.raises(InputError, match="parameters = 0: must be an integer of at least 1"):
         matched_options("lstm", 64, 0)
     monkeypatch.setattr(registry, "_CORES", dict(registry._CORES))
 
@@ -62,12 +62,12 @@ def test_what_cannot_be_matched_is_said(monkeypatch):
             super().__init__()
 
     with pytest.raises(
-        InputError, match="core = 'sizeless': cannot be matched: it has no option hidden_size, only depth"
+        InputError, match="core = 'sizeless': cannot be matched because it has no option hidden_size, only depth"
     ):
         matched_options("sizeless", 3, 100)
 
 
-def test_wanted_parameters_may_be_numpys_integers_and_nothing_random_is_drawn():
+def test_parameters_may_be_a_numpy_integer_and_the_random_state_is_unchanged():
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""NaN, infinity and what overflows in every core: they show in their own episode, and a reset clears them."""
+"""NaN, infinity and overflow in every core: they affect only their own episode, and a reset clears them."""
 
 import ctypes
 import shutil
@@ -35,7 +35,7 @@ def build(name: str, options: dict) -> MemoryCore:
 @every_core
 @every_bad_value
 @pytest.mark.parametrize("steps", [1, 4])
-def test_a_reset_clears_what_is_in_the_state_and_no_gradient_reaches_it(name, options, bad, steps):
+def test_a_reset_clears_the_state_and_no_gradient_reaches_it(name, options, bad, steps):
     core = build(name, options)
     inputs = torch.randn(steps, 2, 3, requires_grad=True)
     state = torch.full((2, core.state_size), bad)
@@ -59,7 +59,7 @@ def test_a_reset_clears_what_is_in_the_state_and_no_gradient_reaches_it(name, op
 
 @every_core
 @every_bad_value
-def test_a_reset_inside_a_sequence_clears_what_was_put_in_before(name, options, bad):
+def test_a_reset_inside_a_sequence_clears_earlier_inputs(name, options, bad):
     core = build(name, options)
     inputs = torch.randn(6, 2, 3)
     inputs[1, 0] = bad
@@ -89,7 +89,7 @@ def test_no_gradient_of_an_episode_reaches_the_one_before(name, options):
 
 @every_core
 @pytest.mark.parametrize("steps", [1, 4])
-def test_a_bad_input_shows_in_its_step_and_in_the_gradients_of_its_sequence_alone(name, options, steps):
+def test_a_non_finite_input_affects_its_step_and_only_the_gradients_of_its_sequence(name, options, steps):
     core = build(name, options)
     inputs = torch.randn(steps, 2, 3)
     inputs[-1, 0] = torch.nan
@@ -100,7 +100,7 @@ def test_a_bad_input_shows_in_its_step_and_in_the_gradients_of_its_sequence_alon
 
 
 @every_core
-def test_a_bad_state_shows_in_the_outputs(name, options):
+def test_a_non_finite_state_affects_the_outputs(name, options):
     core = build(name, options)
     if core.state_size == 1:
         pytest.skip("no memory")
@@ -113,7 +113,7 @@ def test_a_bad_state_shows_in_the_outputs(name, options):
 
 
 @every_core
-def test_a_bad_weight_shows_in_outputs_and_gradients(name, options):
+def test_a_non_finite_weight_affects_outputs_and_gradients(name, options):
     core = build(name, options)
     weights = [weight for weight in core.parameters() if weight.requires_grad]
     for weight in weights:
@@ -153,7 +153,7 @@ ELEMENTARY = {
 
 @pytest.fixture(scope="module")
 def probe(tmp_path_factory) -> ctypes.CDLL:
-    """The kernels' elementary functions in loops over arrays, compiled as the kernels are but for the machine."""
+    """The kernels' elementary functions in loops over arrays, compiled as the kernels are, but for any machine."""
     compiler = shutil.which("c++") or pytest.skip("no compiler")
     folder = tmp_path_factory.mktemp("probe")
     (folder / "probe.cpp").write_text(PROBE)
@@ -167,7 +167,7 @@ def probe(tmp_path_factory) -> ctypes.CDLL:
 
 @pytest.mark.parametrize("function", ELEMENTARY)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_elementary_functions_are_torchs_for_every_kind_of_number(probe, function, dtype):
+def test_elementary_functions_equal_torchs_for_all_classes_of_numbers(probe, function, dtype):
     tiny = float(np.finfo(dtype).tiny)
     special = [
         np.nan,

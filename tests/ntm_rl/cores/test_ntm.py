@@ -138,7 +138,7 @@ def test_gradients_equal_finite_differences(controller):
 
 @pytest.mark.parametrize("backend", ["eager", "fused"])
 @pytest.mark.parametrize("controller", CONTROLLERS)
-def test_learned_beginnings_are_trained_through_an_all_zero_state_and_through_resets(controller, backend):
+def test_learned_initial_states_are_trained_through_an_all_zero_state_and_through_resets(controller, backend):
     options = {"memory_init": "learned", "learned_start": True, "controller": controller, "backend": backend}
     core = Ntm(2, slots=4, width=3, hidden_size=4, **options)
     learned = [core.start_memory, core.start_reads, core.start_read_logits, core.start_write_logits]
@@ -182,7 +182,7 @@ def test_heads_sharpened_to_the_fiftieth_power_stay_on_the_simplex_and_are_train
     assert core.head_layer.weight.grad.abs().sum() > 0
 
 
-def test_identical_slots_come_apart():
+def test_identical_slots_become_different():
     torch.manual_seed(0)
     core = Ntm(3, slots=8, width=4, hidden_size=8)
     _, state = core(torch.randn(5, 1, 3), core.initial_state(1))
@@ -191,7 +191,7 @@ def test_identical_slots_come_apart():
     assert parts.memory.std(1).max() > 1e-3
 
 
-def test_a_tapes_write_head_steps_on_by_one_slot_and_its_read_head_stays_soft():
+def test_a_tapes_write_head_moves_by_one_slot_and_its_read_head_stays_soft():
     core = Ntm(3, slots=10, width=4, hidden_size=8, init="tape")
     visited, state = [], core.initial_state(1)
     for _ in range(12):
@@ -204,7 +204,7 @@ def test_a_tapes_write_head_steps_on_by_one_slot_and_its_read_head_stays_soft():
 
 
 @pytest.mark.parametrize("logit", [1.0, 6.0])
-def test_a_tapes_logit_is_that_of_a_step_and_minus_that_of_the_gate(logit):
+def test_a_tapes_logit_is_that_of_the_shift_and_minus_that_of_the_gate(logit):
     core = Ntm(3, slots=5, hidden_size=8, init="tape", tape_logit=logit)
     with torch.no_grad():
         core.head_layer.weight.zero_()
@@ -216,7 +216,7 @@ def test_a_tapes_logit_is_that_of_a_step_and_minus_that_of_the_gate(logit):
     np.testing.assert_allclose(core.unpack(state).weightings[0, 1].detach(), sharp / sharp.sum(), atol=1e-5)
 
 
-def test_a_learned_first_weighting_is_as_much_quicker_as_its_scale_says_and_begins_alike():
+def test_the_scale_of_a_learned_initial_weighting_multiplies_its_learning_rate_alone():
     weightings = {}
     for scale in (10.0, 100.0):
         torch.manual_seed(0)
@@ -231,7 +231,7 @@ def test_a_learned_first_weighting_is_as_much_quicker_as_its_scale_says_and_begi
 
 @pytest.mark.parametrize("controller", CONTROLLERS)
 @pytest.mark.parametrize("slots", [64, 128])
-def test_a_tapes_read_weighting_stays_what_was_learned_while_the_heads_step_on(slots, controller):
+def test_a_tapes_learned_read_weighting_keeps_its_shape_while_heads_move(slots, controller):
     def entropy(weighting):
         return -(weighting * weighting.log()).sum()
 
@@ -249,7 +249,7 @@ def test_a_tapes_read_weighting_stays_what_was_learned_while_the_heads_step_on(s
     assert (read - start.roll(64)).abs().sum() / 2 < 0.1  # of the weight, less than a tenth is elsewhere
 
 
-def test_heads_of_a_tape_step_on_back_and_not_at_all_in_turn():
+def test_heads_of_a_tape_move_forward_backward_and_not_at_all_in_turn():
     core = Ntm(3, slots=10, width=4, hidden_size=8, read_heads=2, write_heads=4, init="tape")
     _, state = core(torch.zeros(3, 1, 3), core.initial_state(1))
     parts, start = core.unpack(state), core.unpack(core.initial_state(1))
@@ -260,7 +260,7 @@ def test_heads_of_a_tape_step_on_back_and_not_at_all_in_turn():
 
 
 @pytest.mark.parametrize("memory_init", ["learned", "random"])
-def test_heads_that_begin_by_content_find_the_slot_their_key_names(memory_init):
+def test_content_initialised_heads_find_the_slot_of_their_key(memory_init):
     torch.manual_seed(0)
     core = Ntm(3, slots=64, width=16, hidden_size=8, memory_init=memory_init, init="content")
     contents = core.unpack(core.initial_state(1)).memory[0]
@@ -273,7 +273,7 @@ def test_heads_that_begin_by_content_find_the_slot_their_key_names(memory_init):
     assert weightings.max(-1).values.min() > 0.4
 
 
-def test_contents_of_a_positional_memory_name_places():
+def test_keys_of_a_positional_memory_refer_to_positions():
     torch.manual_seed(0)
     contents = Ntm(3, slots=64, width=64, memory_init="positional", init="content").start_memory.detach().double()
     assert 0.4 < contents.std() < 0.6  # as a learned one
@@ -284,7 +284,7 @@ def test_contents_of_a_positional_memory_name_places():
     assert similarity.argsort(descending=True)[:, 0].tolist() == list(range(64)) and by_distance[20:].max() < 0.5
 
 
-def test_unpacking_an_unused_state_shows_the_beginning():
+def test_unpacking_an_unused_state_gives_the_initial_state():
     core = Ntm(3, slots=5, width=4, hidden_size=6, read_heads=2)
     parts = core.unpack(core.initial_state(2))
     assert parts.memory.shape == (2, 5, 4) and parts.weightings.shape == (2, 3, 5) and parts.reads.shape == (2, 2, 4)
@@ -296,21 +296,24 @@ def test_unpacking_an_unused_state_shows_the_beginning():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"slots": 2}, r"slots = 2: must be at least 3 = 2 \* shift_range \+ 1$"),
-        ({"slots": 6, "shift_range": 3}, r"slots = 6: must be at least 7 = 2 \* shift_range \+ 1$"),
-        ({"slots": "many"}, "slots = 'many': must be an integer, at least 3"),
-        ({"slots": 32.5}, r"slots = 32\.5: must be an integer, at least 3"),
-        ({"width": 0}, "width = 0: must be at least 1"),
-        ({"read_heads": 0}, "read_heads = 0: must be at least 1"),
-        ({"write_heads": -1}, "write_heads = -1: must be at least 1"),
-        ({"hidden_size": 0}, "hidden_size = 0: must be at least 1"),
-        ({"hidden_size": 2.5}, r"hidden_size = 2\.5: must be an integer, at least 1"),
-        ({"read_heads": True}, "read_heads = True: must be an integer, at least 1"),
-        ({"write_heads": None}, "write_heads = None: must be an integer, at least 1"),
-        ({"shift_range": -1}, "shift_range = -1: must be at least 0"),
-        ({"shift_range": 0, "init": "tape"}, "shift_range = 0: must be at least 1 where init = 'tape'"),
-        ({"init": "content"}, "memory_init = 'constant': must be learned, positional or random where init = 'content'"),
-        ({"shift_range": "1"}, "shift_range = '1': must be an integer, at least 0"),
+        ({"slots": 2}, r"slots = 2: must be an integer of at least 3 \(2 \* shift_range \+ 1\)$"),
+        ({"slots": 6, "shift_range": 3}, r"slots = 6: must be an integer of at least 7 \(2 \* shift_range \+ 1\)$"),
+        ({"slots": "many"}, "slots = 'many': must be an integer of at least 3"),
+        ({"slots": 32.5}, r"slots = 32\.5: must be an integer of at least 3"),
+        ({"width": 0}, "width = 0: must be an integer of at least 1"),
+        ({"read_heads": 0}, "read_heads = 0: must be an integer of at least 1"),
+        ({"write_heads": -1}, "write_heads = -1: must be an integer of at least 1"),
+        ({"hidden_size": 0}, "hidden_size = 0: must be an integer of at least 1"),
+        ({"hidden_size": 2.5}, r"hidden_size = 2\.5: must be an integer of at least 1"),
+        ({"read_heads": True}, "read_heads = True: must be an integer of at least 1"),
+        ({"write_heads": None}, "write_heads = None: must be an integer of at least 1"),
+        ({"shift_range": -1}, "shift_range = -1: must be an integer of at least 0"),
+        (
+            {"shift_range": 0, "init": "tape"},
+            r"shift_range = 0: must be an integer of at least 1 \(with init = 'tape'\)",
+        ),
+        ({"init": "content"}, "memory_init = 'constant': must be learned, positional or random with init = 'content'"),
+        ({"shift_range": "1"}, "shift_range = '1': must be an integer of at least 0"),
         ({"tape_logit": 0}, "tape_logit = 0: must be a number above 0"),
         ({"start_scale": -1.0}, r"start_scale = -1\.0: must be a number above 0"),
         ({"clip": 0.0}, "clip = 0.0: must be a number above 0"),

@@ -1,4 +1,4 @@
-"""The sparse access memory against plain loops written from the paper (arXiv:1610.09027), and what it keeps."""
+"""The sparse access memory against plain loops written from the paper (arXiv:1610.09027), and its memory use."""
 
 import gc
 
@@ -37,9 +37,9 @@ class NaiveSam:
     def step(self, x):
         core, p = self.core, self.p
         heads, width, count = core.heads, core.width, core.slots_read
-        feedback = np.concatenate([self.hidden, self.reads.ravel()])
+        feedback = np.concatenate([self.reads.ravel(), self.hidden])
         gates = p["controller.weight_input"] @ x + p["controller.weight_feedback"] @ feedback + p["controller.bias"]
-        i, f, o, g = np.split(gates, 4)
+        i, f, g, o = np.split(gates, 4)
         self.cell = sigmoid(f) * self.cell + sigmoid(i) * np.tanh(g)
         self.hidden = sigmoid(o) * np.tanh(self.cell)
         raw = p["interface_layer.weight"] @ self.hidden + p["interface_layer.bias"]
@@ -75,7 +75,7 @@ class NaiveSam:
 
 
 def full_state(core: Sam, batch: int, seed: int = 0) -> torch.Tensor:
-    """A state whose slots all hold something, as late in an episode."""
+    """A state whose slots are all in use, as late in an episode."""
     generator = torch.Generator().manual_seed(seed)
     parts = core.unpack(core.initial_state(batch))
     slots = core.slots
@@ -159,7 +159,7 @@ def test_a_second_backward_pass_gives_the_same_gradients():
         assert torch.equal(one, other) and one.abs().sum() > 0
 
 
-def test_the_state_that_was_given_is_left_as_it_was():
+def test_the_given_state_is_not_modified():
     core = Sam(3, slots=16, width=4, hidden_size=8)
     state = full_state(core, 2)
     before = state.clone()
@@ -178,7 +178,7 @@ def test_lookups_find_the_largest(slots, count, heads, seed):
 
 
 def held_bytes() -> int:
-    """Bytes of all tensors that Python knows of."""
+    """Bytes of all tensors that Python tracks."""
     storages = {
         each.untyped_storage().data_ptr(): each.untyped_storage() for each in gc.get_objects() if is_tensor(each)
     }
@@ -189,7 +189,7 @@ def is_tensor(thing: object) -> bool:
     return type(thing) in (torch.Tensor, torch.nn.Parameter)
 
 
-def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_slots():
+def test_memory_for_the_backward_pass_does_not_grow_with_the_slots():
     core = Sam(3, slots=65_536, width=16, hidden_size=8)
     state, memory = core.initial_state(1), 65_536 * 16 * 4
     gc.collect()
@@ -204,7 +204,7 @@ def test_what_is_kept_for_the_backward_pass_does_not_grow_with_the_slots():
     assert torch.isfinite(inputs.grad).all() and inputs.grad.abs().sum() > 0
 
 
-def test_nothing_is_kept_once_outputs_are_gone():
+def test_everything_is_freed_with_the_outputs():
     core = Sam(3, slots=4096, width=16, hidden_size=8)
     state = core.initial_state(2)
     gc.collect()
@@ -229,7 +229,7 @@ def test_gradients_of_long_sequences_are_finite():
         assert torch.isfinite(tensor).all() and tensor.abs().sum() > 0
 
 
-def test_slots_are_filled_one_after_the_other_and_then_the_least_recent_again():
+def test_slots_are_filled_in_order_and_then_the_least_recent_is_reused():
     core = Sam(3, slots=4, width=3, slots_read=1, hidden_size=5)
     with torch.no_grad():
         core.interface_layer.weight.zero_()
@@ -250,12 +250,15 @@ def test_slots_are_filled_one_after_the_other_and_then_the_least_recent_again():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"slots": 3}, "slots = 3: must be at least 4 = the larger of heads and slots_read"),
-        ({"slots": 5, "heads": 6}, "slots = 5: must be at least 6 = the larger of heads and slots_read"),
+        ({"slots": 3}, r"slots = 3: must be an integer of at least 4 \(the larger of heads and slots_read\)"),
+        (
+            {"slots": 5, "heads": 6},
+            r"slots = 5: must be an integer of at least 6 \(the larger of heads and slots_read\)",
+        ),
         ({"slots": 2**24 + 1}, "slots = 16777217: must be at most 16777216"),
-        ({"slots_read": 0}, "slots_read = 0: must be at least 1"),
-        ({"heads": 1.5}, r"heads = 1\.5: must be an integer, at least 1"),
-        ({"width": 0}, "width = 0: must be at least 1"),
+        ({"slots_read": 0}, "slots_read = 0: must be an integer of at least 1"),
+        ({"heads": 1.5}, r"heads = 1\.5: must be an integer of at least 1"),
+        ({"width": 0}, "width = 0: must be an integer of at least 1"),
         ({"clip": None}, "clip = None: must be a number above 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Which compiler is called, how, and what is said when it fails, with compilers that are scripts."""
+"""The choice of the compiler, its command line and its error messages, with scripts as compilers."""
 
 import ctypes
 import os
@@ -57,9 +57,9 @@ def test_a_compiler_is_found_under_each_usual_name(monkeypatch, tmp_path, presen
 
 
 @pytest.mark.parametrize("command", ["no-such-compiler", "no-such-compiler -m64", "'c++", "/tmp"])
-def test_a_compiler_that_is_named_and_not_there_is_blamed_by_name(monkeypatch, command):
+def test_a_missing_compiler_in_cxx_is_named(monkeypatch, command):
     monkeypatch.setenv("CXX", command)
-    with pytest.raises(BuildError, match=f"CXX = .*{command}.* names no program"):
+    with pytest.raises(BuildError, match=f"CXX = .*{command}.*: no such program"):
         find_compiler()
 
 
@@ -84,21 +84,21 @@ def test_a_compiler_that_is_named_and_not_there_is_blamed_by_name(monkeypatch, c
         (["no licence", "", "the wrapper ends"], 2),
     ],
 )
-def test_the_reason_is_the_line_that_says_what_is_wrong(monkeypatch, tmp_path, output, line):
-    (tmp_path / "said").write_text("\n".join(output))
-    monkeypatch.setenv("CXX", script(tmp_path / "c++", f"cat '{tmp_path}/said'; exit 1"))
+def test_the_reason_is_the_line_with_the_error(monkeypatch, tmp_path, output, line):
+    (tmp_path / "output").write_text("\n".join(output))
+    monkeypatch.setenv("CXX", script(tmp_path / "c++", f"cat '{tmp_path}/output'; exit 1"))
     log = tmp_path / "build.log"
     assert reason(tmp_path) == f"{output[line]}; full log: {log}"
     assert log.read_text().endswith("\n".join(output))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
-    [("exit 3", "ended with status 3 and said nothing"), ("kill -9 $$", "the compiler was killed by SIGKILL")],
+    ("text", "message"),
+    [("exit 3", "exited with status 3 and without output"), ("kill -9 $$", "the compiler was killed by SIGKILL")],
 )
-def test_a_compiler_that_says_nothing_is_described(monkeypatch, tmp_path, text, said):
+def test_a_failure_without_output_is_described(monkeypatch, tmp_path, text, message):
     monkeypatch.setenv("CXX", script(tmp_path / "c++", text))
-    assert said in reason(tmp_path)
+    assert message in reason(tmp_path)
 
 
 def test_a_program_that_cannot_run_is_named(monkeypatch, tmp_path):
@@ -106,21 +106,21 @@ def test_a_program_that_cannot_run_is_named(monkeypatch, tmp_path):
     path.write_bytes(b"\x7fELF of another machine")
     path.chmod(0o755)
     monkeypatch.setenv("CXX", str(path))
-    assert reason(tmp_path) == f"{path} does not run: Exec format error"
+    assert reason(tmp_path) == f"cannot run {path}: Exec format error"
 
 
-def test_a_failing_source_ends_the_others_at_once(monkeypatch, tmp_path):
+def test_a_failing_source_stops_the_others_at_once(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", script(tmp_path / "c++", 'case "$*" in *half.cpp*) exec sleep 60;; esac; exit 1'))
     started = time.monotonic()
     reason(tmp_path)
     assert time.monotonic() - started < 30
 
 
-def test_a_compiler_that_does_not_end_is_stopped_with_all_that_it_started(monkeypatch, tmp_path):
-    monkeypatch.setattr(compiler, "LONGEST_BUILD", 2.0)
+def test_a_compiler_that_times_out_is_killed_with_its_children(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiler, "BUILD_TIMEOUT", 2.0)
     path = script(tmp_path / "c++", f"sleep 600 & echo $! >> '{tmp_path}/started'; wait")
     monkeypatch.setenv("CXX", path)
-    assert reason(tmp_path).startswith(f"the compiler does not end within 2 s: {path} ")
+    assert reason(tmp_path).startswith(f"the compiler did not finish within 2 s: {path} ")
     started = (tmp_path / "started").read_text().split()
     assert len(started) == 2
     deadline = time.monotonic() + 30
@@ -136,6 +136,6 @@ def _is_running(process: Path) -> bool:
         return False
 
 
-def test_what_the_compiler_leaves_half_done_lies_in_the_librarys_folder(monkeypatch, tmp_path):
+def test_temporary_files_of_the_compiler_are_in_the_librarys_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", script(tmp_path / "tools" / "c++", 'echo "error: $TMPDIR"; exit 1'))
     assert reason(tmp_path).startswith(f"error: {tmp_path};")

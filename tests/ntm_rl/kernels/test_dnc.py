@@ -42,9 +42,9 @@ def simplex(*shape: int) -> Tensor:
 
 
 def middle_of_an_episode(core: Dnc, batch: int) -> Tensor:
-    """A state `[batch, S]` such as an episode could lead to; the first element's is the initial one."""
+    """A state `[batch, S]` as in the middle of an episode; the first element's is the initial one."""
     slots, heads, width, size = core.slots, core.read_heads, core.width, core.hidden_size
-    state = core._join(
+    state = core.layout.pack(
         DncState(
             memory=torch.randn(batch, slots, width, dtype=torch.float64),
             usage=torch.rand(batch, slots, dtype=torch.float64),
@@ -114,7 +114,7 @@ def test_values_and_gradients_equal_the_eager_ones_in_float32(options, shape):
 
 
 @pytest.mark.slow
-def test_float32_loses_no_more_digits_than_in_the_eager_core():
+def test_float32_is_as_accurate_as_the_eager_core():
     fused, eager = [], []
 
     @settings(max_examples=1500, deadline=None, derandomize=True)
@@ -130,7 +130,7 @@ def test_float32_loses_no_more_digits_than_in_the_eager_core():
 
 
 @pytest.mark.parametrize("options", [{}, {"slots": 100, "width": 20, "hidden_size": 60, "read_heads": 2, **FIXES}])
-def test_they_also_agree_at_the_sizes_that_are_trained(options):
+def test_values_and_gradients_agree_at_typical_sizes(options):
     assert_agree(options, (25, 9, 0.05, 3), torch.float32, 1e-5, 2e-4)
 
 
@@ -164,7 +164,7 @@ def test_steps_without_gradients_equal_the_sequence(batch):
     torch.testing.assert_close(state, expected[1])
 
 
-def test_a_reset_at_the_first_step_leaves_nothing_of_the_state():
+def test_a_reset_at_the_first_step_discards_the_state():
     torch.manual_seed(0)
     core = Dnc(3, slots=6, width=4, hidden_size=5, backend="fused").double()
     state = middle_of_an_episode(core, 3).requires_grad_()
@@ -175,7 +175,7 @@ def test_a_reset_at_the_first_step_leaves_nothing_of_the_state():
     assert not state.grad[1].any() and state.grad[0].any() and state.grad[2].any()
 
 
-def test_a_batch_of_none_gives_what_the_eager_path_gives():
+def test_an_empty_batch_equals_the_eager_core():
     found = []
     for core in pair({"hidden_size": 3}):
         inputs, state = torch.zeros(2, 0, 4, requires_grad=True), core.initial_state(0)
@@ -187,7 +187,7 @@ def test_a_batch_of_none_gives_what_the_eager_path_gives():
     torch.testing.assert_close(*found)
 
 
-def test_the_strides_of_what_comes_in_do_not_matter():
+def test_non_contiguous_arguments_give_the_same():
     torch.manual_seed(0)
     eager, fused = pair({"hidden_size": 3, "slots": 6}, torch.float64)
     inputs = torch.randn(3, 2, 4, dtype=torch.float64).mT.contiguous().mT
@@ -213,7 +213,7 @@ def test_slots_of_the_same_usage_are_allocated_in_the_eager_order():
 
 
 @pytest.mark.parametrize("options", [{}, FIXES], ids=str)
-def test_a_bad_input_or_state_is_not_hidden_and_does_no_harm(options):
+def test_a_non_finite_input_or_state_propagates_without_a_crash(options):
     core = Dnc(3, slots=20, backend="fused", **options)
     outputs, _ = core(torch.full((2, 1, 3), float("nan")), core.initial_state(1))
     assert torch.isnan(outputs).any()
@@ -222,14 +222,14 @@ def test_a_bad_input_or_state_is_not_hidden_and_does_no_harm(options):
     assert torch.isnan(outputs).any() and torch.isnan(core.unpack(after).usage).all()
 
 
-def test_outputs_are_those_of_forward():
+def test_outputs_equal_those_of_forward():
     torch.manual_seed(0)
     for core in pair({"slots": 5, "hidden_size": 3}):
         inputs, state = torch.randn(3, 2, 4), core.initial_state(2)
         assert torch.equal(core.outputs(inputs, state), core(inputs, state)[0])
 
 
-def test_without_the_kernel_auto_is_eager_and_fused_says_so(monkeypatch):
+def test_without_the_kernel_auto_is_eager_and_fused_is_an_error(monkeypatch):
     torch.manual_seed(0)
     eager, strict = pair({"hidden_size": 3})
     auto = Dnc(4, hidden_size=3)
@@ -250,20 +250,20 @@ def test_autocast_changes_nothing():
     torch.testing.assert_close(found, core(inputs, state), rtol=0, atol=0)
 
 
-def test_another_device_is_refused_by_name():
+def test_fused_on_another_device_is_an_error():
     core = Dnc(3, backend="fused").to("meta")
-    with pytest.raises(InputError, match="backend = 'fused': runs on the CPU alone, and this is meta"):
+    with pytest.raises(InputError, match="backend = 'fused': runs only on the CPU, not on meta"):
         core(torch.zeros(1, 1, 3, device="meta"), core.initial_state(1))
 
 
 @pytest.mark.parametrize("backend", ["eager", "fused"])
-def test_a_link_that_rounding_makes_negative_is_sharpened_like_none(backend):
+def test_a_link_that_is_negative_by_rounding_is_sharpened_as_zero(backend):
     core = Dnc(3, slots=4, width=2, hidden_size=3, sharpen_links=True, backend=backend)
     with torch.no_grad():
         _, state = core(torch.randn(3, 1, 3), core.initial_state(1))
     parts = core.unpack(state)
     none, negative = (
-        core._join(parts._replace(links=torch.zeros_like(parts.links) - below * (1 - torch.eye(4))))
+        core.layout.pack(parts._replace(links=torch.zeros_like(parts.links) - below * (1 - torch.eye(4))))
         for below in (0.0, 1.2e-7)
     )
     inputs = torch.randn(1, 1, 3, requires_grad=True)

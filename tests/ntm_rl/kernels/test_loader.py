@@ -1,4 +1,4 @@
-"""How the library of kernels is built, kept and loaded, with sources and compilers that are small."""
+"""Building, caching and loading the library of kernels, with small sources and compilers."""
 
 import ctypes
 import fcntl
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(REAL is None, reason="no compiler")
 
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
-    """The cache of a machine that has built nothing yet, with sources that compile at once."""
+    """An empty cache folder, with sources that compile quickly."""
     for name, text in SOURCES.items():
         (tmp_path / f"{name}.cpp").write_text(text)
     monkeypatch.setattr(loader, "SOURCES", sorted(tmp_path.glob("*.cpp")))
@@ -73,7 +73,7 @@ def failing() -> str:
 
 
 @pytest.mark.parametrize("name", ["my drive", 'it\'s (a) "test" & $HOME; #1', "größe 大", "-Wl,-x"])
-def test_a_path_of_compilers_and_folders_of_any_name_are_enough(folder, monkeypatch, name):
+def test_a_compiler_on_path_and_folders_of_any_name_suffice(folder, monkeypatch, name):
     programs = folder / "programs"
     programs.mkdir()
     for program in ("c++", "as", "ld"):
@@ -93,13 +93,13 @@ def test_a_path_of_compilers_and_folders_of_any_name_are_enough(folder, monkeypa
     assert answer(loader._library()) == 42
 
 
-def test_a_build_says_what_it_does_once_and_leaves_only_what_is_needed(folder, capfd):
+def test_a_build_prints_one_line_and_leaves_only_the_library(folder, capfd):
     assert load()
     assert load()
     library = loader._library()
     out, err = capfd.readouterr()
     assert out == ""
-    assert err == f"building the C++ kernels, once, which takes about a minute: {library.parent}\n"
+    assert err == f"building the C++ kernels (once, about a minute) in {library.parent}\n"
     assert {path.name for path in library.parent.iterdir()} == {
         library.name, f"{library.stem}.sha256", "building"
     }  # fmt: skip
@@ -118,7 +118,7 @@ def cut(keep):
     "damage",
     [cut(0), cut(1), cut(4096), cut(-1), lambda good: good[:5000] + bytes(100) + good[5100:], lambda good: good * 2],
 )
-def test_a_damaged_library_is_built_anew(folder, damage):
+def test_a_damaged_library_is_rebuilt(folder, damage):
     assert load()
     library = loader._library()
     good = library.read_bytes()
@@ -129,16 +129,16 @@ def test_a_damaged_library_is_built_anew(folder, damage):
 
 
 @pytest.mark.parametrize("left", ["library", "record"])
-def test_half_of_a_finished_build_is_not_taken_for_one(folder, left):
+def test_an_incomplete_build_is_not_loaded(folder, left):
     assert load()
     library = loader._library()
     (library if left == "record" else loader._record(library)).unlink()
-    assert not loader._is_whole(library)
+    assert not loader._is_complete(library)
     assert load()
-    assert loader._is_whole(library)
+    assert loader._is_complete(library)
 
 
-def test_a_whole_library_that_does_not_load_is_built_anew_once(folder):
+def test_a_complete_library_that_does_not_load_is_rebuilt_once(folder):
     library = loader._library()
     library.parent.mkdir(parents=True)
     library.write_bytes(b"of another system")
@@ -147,10 +147,10 @@ def test_a_whole_library_that_does_not_load_is_built_anew_once(folder):
     assert answer(library) == 42
 
 
-def test_a_new_library_that_does_not_load_ends_in_one_warning(folder, monkeypatch):
+def test_a_new_library_that_does_not_load_is_one_warning(folder, monkeypatch):
     path = script(folder / "c++", f'case "$*" in *-shared*) for o; do :; done; echo x > "$o";; *) "{REAL}" "$@";; esac')
     monkeypatch.setenv("CXX", path)
-    assert "a new library does not load: " in failing()
+    assert "the new library does not load: " in failing()
 
 
 # Counts what it compiles and links; its linker makes the file at once, as ld does, and fills it when it is let.
@@ -188,18 +188,18 @@ def wait_for_link(folder: Path) -> None:
         time.sleep(0.02)
 
 
-def test_processes_that_arrive_while_the_library_is_linked_wait_for_it(folder, slow_compiler):
+def test_processes_wait_while_another_one_links_the_library(folder, slow_compiler):
     processes = [start(folder)]
     wait_for_link(folder)
     processes += [start(folder) for _ in range(2)]
     for late in processes[1:]:
-        assert late.stderr.readline() == "waiting for the C++ kernels, which another process is building\n"
+        assert late.stderr.readline() == "waiting for another process that is building the C++ kernels\n"
     (folder / "release").touch()
     assert {process.communicate(timeout=100)[0] for process in processes} == {"True 42\n"}
     assert sorted((folder / "log").read_text().split()) == ["compile", "compile", "link"]
 
 
-def test_a_build_that_was_killed_holds_nobody_up_and_leaves_nothing(folder, slow_compiler):
+def test_a_killed_build_blocks_no_other_and_leaves_no_files(folder, slow_compiler):
     process = start(folder)
     wait_for_link(folder)
     process.send_signal(signal.SIGKILL)
@@ -213,17 +213,17 @@ def test_a_build_that_was_killed_holds_nobody_up_and_leaves_nothing(folder, slow
     assert not list(library.parent.glob("build-*"))
 
 
-def test_a_builder_that_does_not_end_is_not_waited_for_for_ever(folder, monkeypatch, capfd):
-    monkeypatch.setattr(loader, "LONGEST_BUILD", 0.3)
+def test_waiting_for_another_build_times_out(folder, monkeypatch, capfd):
+    monkeypatch.setattr(loader, "BUILD_TIMEOUT", 0.3)
     library = loader._library()
     library.parent.mkdir(parents=True)
     with (library.parent / "building").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert load()
-    assert capfd.readouterr().err.startswith("waiting for the C++ kernels, which another process is building\n")
+    assert capfd.readouterr().err.startswith("waiting for another process that is building the C++ kernels\n")
 
 
-def test_a_file_system_without_locks_does(folder, monkeypatch):
+def test_a_file_system_without_locks_works(folder, monkeypatch):
     def refuse(*_):
         raise OSError(38, "Function not implemented")
 
@@ -257,14 +257,14 @@ def noexec(folder: Path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("spoil", [unwritable, nowhere, homeless, noexec])
-def test_without_a_cache_the_library_is_kept_in_a_private_temporary_folder(folder, monkeypatch, capfd, spoil):
+def test_without_a_cache_folder_the_library_goes_to_a_private_temporary_folder(folder, monkeypatch, capfd, spoil):
     monkeypatch.chdir(folder)
     spoil(folder, monkeypatch)
     assert load()
     private = folder / f"ntm_rl_{os.getuid()}"
     library = loader._library(private)
     assert answer(library) == 42 and private.stat().st_mode & 0o777 == 0o700
-    assert "are kept in a temporary folder (set TORCH_EXTENSIONS_DIR to a better one): " in capfd.readouterr().err
+    assert "go to a temporary folder (set TORCH_EXTENSIONS_DIR to a permanent one): " in capfd.readouterr().err
     assert not (folder / "~").exists()
     built = library.stat().st_mtime_ns
     assert load()
@@ -278,7 +278,7 @@ def test_a_temporary_folder_that_others_can_write_to_is_not_used(folder, monkeyp
     assert f"others can write to {folder}" in failing()
 
 
-def test_a_home_folder_may_be_named_by_a_tilde(folder, monkeypatch):
+def test_a_tilde_in_the_cache_folder_is_expanded(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder / "home"))
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "~/cache")
     assert loader._library().is_relative_to(folder / "home" / "cache")
@@ -306,7 +306,7 @@ def library_on(monkeypatch, cpuinfo: str | None) -> Path:
         return loader._library()
 
 
-def test_cpus_that_differ_have_different_libraries(folder, monkeypatch):
+def test_different_cpus_have_different_libraries(folder, monkeypatch):
     machines = [
         X86, X86.replace(" avx512f", ""), X86.replace("family\t: 6", "family\t: 7"),
         ARM, ARM.replace("asimd", "asimd sve"), ARM.replace("0xd0c", "0xd40"), None,
@@ -314,12 +314,12 @@ def test_cpus_that_differ_have_different_libraries(folder, monkeypatch):
     assert len({library_on(monkeypatch, machine) for machine in machines}) == len(machines)
 
 
-def test_what_changes_from_core_to_core_and_day_to_day_does_not_count(folder, monkeypatch):
+def test_cpu_information_that_varies_does_not_change_the_librarys_name(folder, monkeypatch):
     second = X86.replace("processor\t: 0", "processor\t: 1").replace("2000.1", "3411.7")
     assert library_on(monkeypatch, X86) == library_on(monkeypatch, X86 + second)
 
 
-def test_the_compilers_version_and_target_count_and_its_path_does_not(folder, monkeypatch):
+def test_the_librarys_name_depends_on_the_compilers_version_and_target_not_its_path(folder, monkeypatch):
     def with_compiler(name: str, macros: str) -> Path:
         monkeypatch.setenv("CXX", script(folder / name, f"echo '{macros}'"))
         return loader._library()
@@ -330,7 +330,7 @@ def test_the_compilers_version_and_target_count_and_its_path_does_not(folder, mo
     assert with_compiler("b", "#define __VERSION__ 12\n#define __AVX512F__ 1") != first
 
 
-def test_the_code_and_the_version_of_torch_count(folder, monkeypatch):
+def test_the_librarys_name_depends_on_the_code_and_the_version_of_torch(folder, monkeypatch):
     libraries = {loader._library()}
     monkeypatch.setattr(torch, "__version__", "2.6.0")
     libraries.add(loader._library())
@@ -341,7 +341,7 @@ def test_the_code_and_the_version_of_torch_count(folder, monkeypatch):
     assert len(libraries) == 4
 
 
-def test_what_is_built_needs_no_compiler(folder, monkeypatch):
+def test_an_existing_library_needs_no_compiler(folder, monkeypatch):
     assert load()
     built = loader._library()
     monkeypatch.setenv("PATH", "")
@@ -349,10 +349,10 @@ def test_what_is_built_needs_no_compiler(folder, monkeypatch):
     assert loader._library() == built
 
 
-def test_without_a_compiler_there_is_one_warning_with_the_way_out_and_the_eager_path(folder, monkeypatch):
+def test_without_a_compiler_one_warning_has_the_fix_and_cores_are_eager(folder, monkeypatch):
     monkeypatch.setenv("PATH", "")
     core, strict = Ntm(3), Ntm(3, backend="fused")
-    with pytest.warns(UserWarning, match=r"up to six times slower: there is no C\+\+ compiler on PATH; install one"):
+    with pytest.warns(UserWarning, match=r"up to six times slower: no C\+\+ compiler on PATH; install one"):
         core(torch.zeros(1, 1, 3), core.initial_state(1))
     core(torch.zeros(1, 1, 3), core.initial_state(1))  # no second warning, which pytest would raise
     with pytest.raises(InputError, match="backend = 'fused': the kernel could not be built"):

@@ -1,4 +1,4 @@
-"""The fused LSTM against torch's own, run step by step and begun anew at each reset."""
+"""The fused LSTM against torch's own, run step by step and restarted at each reset."""
 
 import ctypes
 import gc
@@ -93,7 +93,7 @@ def test_values_states_and_gradients_equal_torchs_in_float32(shape):
     assert_agrees(shape, torch.float32, 1e-5)
 
 
-def test_they_also_agree_at_the_sizes_that_are_trained():
+def test_values_and_gradients_agree_at_typical_sizes():
     assert_agrees((32, 64, 64, 128, 1, 0.02, 0), torch.float32, 1e-5)
 
 
@@ -124,7 +124,7 @@ def test_gradients_equal_finite_differences(layers):
     assert torch.autograd.gradcheck(lambda inputs, *_: core.outputs(inputs, state), (inputs, *core.parameters()))
 
 
-def test_the_strides_of_what_comes_in_do_not_matter():
+def test_non_contiguous_arguments_give_the_same():
     core, inputs, state, resets = build((5, 4, 6, 3, 2, 0.4, 0))
     strange = inputs.mT.contiguous().mT, state.t().contiguous().t(), resets.t().contiguous().t()
     assert not any(each.is_contiguous() for each in strange)
@@ -134,7 +134,7 @@ def test_the_strides_of_what_comes_in_do_not_matter():
         torch.testing.assert_close(core(*steps[0]), core(*steps[1]))
 
 
-def test_a_batch_of_none_has_gradients_of_zero():
+def test_an_empty_batch_has_zero_gradients():
     core, inputs, state, resets = build((3, 1, 4, 5, 2, 0.4, 0))
     inputs, state = inputs[:, :0], state[:0]
     for gradients in (False, True):
@@ -146,7 +146,7 @@ def test_a_batch_of_none_has_gradients_of_zero():
     assert all(not parameter.grad.any() for parameter in core.parameters())
 
 
-def test_a_bad_input_is_not_hidden():
+def test_a_non_finite_input_propagates():
     core = make_core("lstm", 2)
     inputs = torch.tensor([[[float("nan"), 0.0], [0.0, 0.0]]])
     outputs, _ = core(inputs, core.initial_state(2))
@@ -162,7 +162,7 @@ def calls(core: MemoryCore, inputs: Tensor, state: Tensor, resets: Tensor | None
     return {event.key for event in profile.key_averages()} & {"ntm_rl::lstm_forward", "ntm_rl::lstm_step", "aten::lstm"}
 
 
-def test_a_cpu_runs_the_kernel_and_what_it_cannot_do_runs_torchs_module(monkeypatch):
+def test_a_cpu_runs_the_kernel_and_unsupported_cases_run_the_torch_module(monkeypatch):
     core, inputs, state, resets = build((4, 3, 2, 3, 2, 0.3, 0))
     assert resets[1:].any()
     assert calls(core, inputs, state, resets) == {"ntm_rl::lstm_forward"}
@@ -192,7 +192,7 @@ def test_without_the_kernel_values_and_gradients_are_the_same(layers, shape):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_no_memory_is_kept_for_large_weights_when_the_core_is_gone():
+def test_memory_of_large_weights_is_freed_with_the_core():
     def held() -> int:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)

@@ -39,7 +39,7 @@ def pair(options: dict, dtype: torch.dtype = torch.float32) -> tuple[Ntm, Ntm]:
 
 
 def run(core: Ntm, shape) -> dict[str, torch.Tensor]:
-    """Values and all gradients of a sequence that begins in the middle of an episode, one element excepted."""
+    """Values and all gradients of a sequence that starts in the middle of an episode, except for one element."""
     steps, batch, rate, seed = shape
     dtype = core.head_layer.weight.dtype
     generator = torch.Generator().manual_seed(seed)
@@ -91,7 +91,7 @@ def test_values_and_gradients_equal_the_eager_ones_in_float32(options, shape):
 
 
 @pytest.mark.slow
-def test_float32_loses_no_more_digits_than_in_the_eager_core():
+def test_float32_is_as_accurate_as_the_eager_core():
     fused, eager = [], []
 
     @settings(max_examples=1500, deadline=None, derandomize=True)
@@ -114,7 +114,7 @@ def test_values_and_gradients_equal_the_eager_ones_in_float64(options, shape):
 
 
 @pytest.mark.parametrize("name", ["strengths", "exponents"])
-def test_gradients_keep_their_digits_in_float32_where_softplus_is_near_0(name):
+def test_float32_gradients_are_accurate_where_softplus_is_near_0(name):
     torch.manual_seed(0)
     options = {"hidden_size": 3, "slots": 6, "width": 4}
     eager, fused = pair(options)
@@ -131,13 +131,13 @@ def test_gradients_keep_their_digits_in_float32_where_softplus_is_near_0(name):
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
 
 
-def test_they_also_agree_at_the_sizes_that_are_trained():
+def test_values_and_gradients_agree_at_typical_sizes():
     for options in ({}, {"slots": 128, "width": 20, "hidden_size": 100}):
         assert_agree(options, (40, 9, 0.05, 3), torch.float32, 1e-5)
 
 
 @pytest.mark.parametrize("controller", ["lstm", "gru", "feedforward"])
-def test_a_batch_of_none_gives_what_the_eager_path_gives(controller):
+def test_an_empty_batch_equals_the_eager_core(controller):
     options = {"controller": controller, "hidden_size": 3, "memory_init": "learned", "learned_start": True}
     found = []
     for core in pair(options):
@@ -150,7 +150,7 @@ def test_a_batch_of_none_gives_what_the_eager_path_gives(controller):
     torch.testing.assert_close(*found)
 
 
-def test_the_strides_of_what_comes_in_do_not_matter():
+def test_non_contiguous_arguments_give_the_same():
     eager, fused = pair({"hidden_size": 3})
     inputs, state = torch.randn(3, 2, 4).mT.contiguous().mT, torch.rand(fused.state_size, 3).T[:2]
     resets = torch.tensor([[False, True, True], [False, False, True]]).T
@@ -187,7 +187,7 @@ def test_nothing_overflows_for_many_slots_long_sequences_and_huge_inputs():
     assert all(torch.isfinite(parameter.grad).all() for parameter in core.parameters() if parameter.grad is not None)
 
 
-def test_a_bad_input_is_not_hidden():
+def test_a_non_finite_input_propagates():
     core = Ntm(3, backend="fused")
     outputs, _ = core(torch.full((2, 1, 3), float("nan")), core.initial_state(1))
     assert torch.isnan(outputs).any()
@@ -232,7 +232,7 @@ def test_the_compiled_step_gives_the_same():
 
 
 @compiles
-def test_a_core_compiles_its_step_once_for_each_kind_of_use(monkeypatch):
+def test_a_core_compiles_its_step_once_per_use_case(monkeypatch):
     made, graphs, compiler = [], [], torch.compile
 
     def count(graph, _):
@@ -265,7 +265,7 @@ def test_a_core_compiles_its_step_once_for_each_kind_of_use(monkeypatch):
     assert 0 < seen[0] <= 3 and seen == 3 * seen[:1]
 
 
-def test_a_compiled_core_is_copied_saved_and_sent_without_what_was_compiled(monkeypatch):
+def test_a_compiled_core_is_copied_and_pickled_without_its_compiled_step(monkeypatch):
     made = []
     monkeypatch.setattr(torch, "compile", lambda step, **_: made.append(step.__self__) or (lambda *given: step(*given)))
     core = Ntm(3, slots=4, width=2, hidden_size=3, backend="compile")
@@ -279,7 +279,7 @@ def test_a_compiled_core_is_copied_saved_and_sent_without_what_was_compiled(monk
     assert len(made) == 3
 
 
-def test_a_cuda_graph_that_overwrites_its_last_outputs_does_no_harm(monkeypatch):
+def test_a_cuda_graph_that_overwrites_its_last_outputs_gives_the_same(monkeypatch):
     def compile_to_replays(step, **_):
         returned = []
 
@@ -317,25 +317,29 @@ def test_cores_do_not_share_torch_compiles_limit_of_recompilations(monkeypatch):
         assert len(graphs) == before + 1
 
 
-def test_where_torch_compile_fails_auto_runs_eagerly_after_one_warning_and_compile_is_an_error(monkeypatch):
+def test_if_torch_compile_fails_auto_is_eager_with_one_warning_and_compile_is_an_error(monkeypatch):
     def fail(*_):
         raise RuntimeError("Failed to find C compiler\nand more")
 
     monkeypatch.setattr(torch, "compile", lambda step, **_: fail)
     core = Ntm(3, slots=4, width=2, hidden_size=3, backend="compile")
     inputs, state = torch.randn(2, 1, 3), core.initial_state(1)
-    with pytest.raises(InputError, match=r"backend = 'compile': torch.compile fails here; use auto or eager \(Failed"):
+    with pytest.raises(
+        InputError, match=r"backend = 'compile': torch.compile fails on this machine; use auto or eager \(Failed"
+    ):
         core(inputs, state)
-    parts, from_input = core._split(core._start()), torch.randn(1, 12)
+    parts, from_input = core.layout.unpack(core._start()), torch.randn(1, 12)
     step = CompiledStep(core._step, torch.device("cpu"), is_required=False)
-    with pytest.warns(UserWarning, match="torch.compile fails here; the core runs eagerly: Failed to find C compiler$"):
+    with pytest.warns(
+        UserWarning, match="torch.compile fails on this machine; the core runs eagerly: Failed to find C compiler$"
+    ):
         found = step(from_input, parts)
     torch.testing.assert_close(found, core._step(from_input, parts))
     step(from_input, parts)  # no second warning, which pytest would raise
 
 
 @pytest.mark.parametrize("has_triton", [True, False])
-def test_auto_compiles_on_a_gpu_if_triton_is_there_and_is_fused_on_a_cpu(monkeypatch, has_triton):
+def test_auto_compiles_on_a_gpu_with_triton_and_is_fused_on_a_cpu(monkeypatch, has_triton):
     made = []
     monkeypatch.setattr(torch, "compile", lambda step, **options: made.append(options) or step)
     monkeypatch.setattr("ntm_rl.cores.ntm._has_triton", lambda: has_triton)
@@ -346,7 +350,7 @@ def test_auto_compiles_on_a_gpu_if_triton_is_there_and_is_fused_on_a_cpu(monkeyp
     assert made == ([{"mode": "reduce-overhead"}] if has_triton else [])
 
 
-def test_another_device_is_refused_by_name():
+def test_fused_on_another_device_is_an_error():
     core = Ntm(3, backend="fused").to("meta")
-    with pytest.raises(InputError, match="backend = 'fused': runs on the CPU alone, and this is meta"):
+    with pytest.raises(InputError, match="backend = 'fused': runs only on the CPU, not on meta"):
         core(torch.zeros(1, 1, 3, device="meta"), core.initial_state(1))

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of the environments: their state where it can be had, and where their episodes stand."""
+"""The state of a model's vector environment in a checkpoint: sub-environments, unfinished episodes, curricula."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from ntm_rl.envs.state import Resumable, State, array_of, part_of
 
 
 def curricula(env: VecEnv) -> list[Curriculum]:
-    """Returns the curricula of an environment's copies, none if it has none; one that all share comes once."""
+    """Returns the curricula of the sub-environments, a shared one once; empty without any."""
     try:
         found = env.get_attr("curriculum")
     except AttributeError:
@@ -24,26 +24,27 @@ def curricula(env: VecEnv) -> list[Curriculum]:
 
 
 def reached_level(env: VecEnv) -> int | None:
-    """Returns the level that an environment's curricula have reached, their mean rounded down; None without any."""
+    """Returns the mean level of the curricula, rounded down; None without any."""
     levels = [each.level for each in curricula(env) if each.kind != "uniform"]
     return int(np.mean(levels)) if levels else None
 
 
 def restore_curricula(env: VecEnv, levels: Sequence[tuple[int, list[float]]]) -> None:
-    """Lets an environment's curricula go on at levels with their errors, the last of which is that of all further."""
+    """Restores the curricula to levels with their errors; with fewer levels than curricula, the last is repeated."""
     found = curricula(env)
     if not levels:
         return
     for index, curriculum in enumerate(found):
         curriculum.restore(*levels[min(index, len(levels) - 1)])
-        if isinstance(env.unwrapped, SubprocVecEnv):  # those of its processes were copied to here
+        if isinstance(env.unwrapped, SubprocVecEnv):  # `curricula` returned pickled copies
             env.set_attr("curriculum", curriculum, indices=index)
 
 
-def environment_state(model: OnPolicyAlgorithm) -> State:
-    """Returns the environments' state, the memories' and where episodes stand, of a model between two rollouts.
+def get_vec_env_state(model: OnPolicyAlgorithm) -> State:
+    """Returns the state of a model's vector environment, its memory states and its episode starts.
 
-    Where the environments give no state away, or the model has not begun, only their curricula are in it.
+    Call it between two rollouts. Without `get_state` in the environments, or before the first rollout, the result
+    contains only the curricula.
     """
     env = model.get_env()
     if env is None:
@@ -53,12 +54,12 @@ def environment_state(model: OnPolicyAlgorithm) -> State:
     inner = env.venv if isinstance(env, VecNormalize) else env
     if not isinstance(model, MemoryPPO) or not isinstance(inner, Resumable) or model._last_obs is None:
         return state
-    copies = inner.get_state()
-    if copies is None:
+    sub_environments = inner.get_state()
+    if sub_environments is None:
         return state
     assert model._last_episode_starts is not None
     state |= {
-        "copies": copies,
+        "sub_environments": sub_environments,
         "n_envs": env.num_envs,
         "episode_starts": np.array(model._last_episode_starts, dtype=np.bool_),
         "memory": model.memory_state.cpu().numpy().copy(),
@@ -68,19 +69,19 @@ def environment_state(model: OnPolicyAlgorithm) -> State:
     return state
 
 
-def restore_environments(model: OnPolicyAlgorithm, state: Mapping[str, Any], steps: int) -> None:
-    """Puts back what `environment_state` returned; nothing changes unless all of it fits.
+def restore_vec_env(model: OnPolicyAlgorithm, state: Mapping[str, Any], steps: int) -> None:
+    """Restores the result of `get_vec_env_state`; checks all of it before anything changes.
 
-    Where there is no state, or one of another number of copies, new episodes begin, other ones than at the start.
-    The model's last observations come back as the environments gave them, not normalised.
+    Without a state, or with one of another `n_envs`, new episodes begin, seeded differently from those at the start.
+    `model._last_obs` is restored without normalisation.
 
     Args:
-        model: Made with the same settings.
-        state: What was saved.
-        steps: Environment steps that the training has had.
+        model: A model made with the same settings.
+        state: The saved state.
+        steps: Environment steps of the training so far.
 
     Raises:
-        InputError: it is no state of these environments.
+        InputError: not a state of these environments.
     """
     env = model.get_env()
     if env is None:
@@ -90,13 +91,14 @@ def restore_environments(model: OnPolicyAlgorithm, state: Mapping[str, Any], ste
     n_envs = state.get("n_envs", env.num_envs)
     if n_envs != env.num_envs:
         warnings.warn(
-            f"the checkpoint is of {n_envs} environments, now {env.num_envs}: new episodes begin", stacklevel=3
+            f"the checkpoint has {n_envs} environments, the model {env.num_envs}: new episodes begin", stacklevel=3
         )
-    if "copies" in state and n_envs == env.num_envs and isinstance(model, MemoryPPO) and isinstance(inner, Resumable):
+    is_complete = "sub_environments" in state and n_envs == env.num_envs
+    if is_complete and isinstance(model, MemoryPPO) and isinstance(inner, Resumable):
         starts = array_of(state, "episode_starts", np.zeros(env.num_envs, dtype=np.bool_))
         memory = array_of(state, "memory", model.memory_state.cpu().numpy())
         returns = array_of(state, "discounted_returns", env.returns) if isinstance(env, VecNormalize) else None
-        observations = inner.set_state(part_of(state, "copies"))
+        observations = inner.set_state(part_of(state, "sub_environments"))
         model.memory_state = torch.from_numpy(memory).to(model.device)
         model._last_episode_starts = starts
         model._last_obs = observations
@@ -104,7 +106,7 @@ def restore_environments(model: OnPolicyAlgorithm, state: Mapping[str, Any], ste
             env.returns = returns
             env.old_obs = observations
     else:
-        model._last_obs = None  # makes learn() reset the environments, and with them the memory
+        model._last_obs = None  # learn() then resets the environments and the memory
         env.seed(int(np.random.default_rng([model.seed or 0, steps]).integers(2**31)))
     restore_curricula(env, levels)
 

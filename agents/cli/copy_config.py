@@ -1,0 +1,35 @@
+"""`ntm-rl copy`: copy a packaged config to a file that can be edited."""
+
+import argparse
+import shlex
+from typing import Any
+
+from ntm_rl.agents.cli.arguments import add_config, path
+from ntm_rl.agents.cli.parser import add_command
+from ntm_rl.agents.cli.terminal import say
+from ntm_rl.errors import InputError
+
+EXAMPLES = (
+    "ntm-rl copy popgym/repeat_previous_easy my.yaml",
+    "ntm-rl copy algorithmic/copy ~/configs/copy.yaml",
+)
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser = add_command(commands, "copy", copy_command, "copy a packaged config to edit it", EXAMPLES, json=False)
+    add_config(parser)
+    parser.add_argument("file", type=path, metavar="FILE", help="output file; must not exist")
+
+
+def copy_command(options: argparse.Namespace) -> int:
+    """Copies the config."""
+    from ntm_rl.agents.settings.loading import config_text
+    from ntm_rl.agents.storage.files import write_atomically
+
+    text, target = config_text(options.config), options.file
+    if target.exists():
+        raise InputError(f"file = {str(target)!r}: exists already; choose another name or delete it")
+    write_atomically(target, text.encode())
+    say(f"Next: ntm-rl train {shlex.quote(str(target))}")
+    return 0

@@ -1,0 +1,57 @@
+"""`ntm-rl list`: list environments, memory cores or packaged configs."""
+
+import argparse
+import sys
+from typing import Any
+
+import ntm_rl
+from ntm_rl.agents.cli.parser import add_command
+from ntm_rl.agents.cli.terminal import print_json, say
+from ntm_rl.errors import InputError
+
+EXAMPLES = (
+    "ntm-rl list configs",
+    "ntm-rl list cores --json",
+)
+
+
+def add(commands: Any) -> None:
+    """Adds the command to the parser."""
+    parser = add_command(
+        commands, "list", list_command, "list environments, memory cores or packaged configs", EXAMPLES
+    )
+    parser.add_argument("what", choices=("envs", "cores", "configs"))
+
+
+def list_command(options: argparse.Namespace) -> int:
+    """Prints the names."""
+    names: list[str] = {"envs": _envs, "cores": _cores, "configs": _configs}[options.what]()
+    if options.json:
+        print_json(names)
+    else:
+        say(*names)
+    return 0
+
+
+def _envs() -> list[str]:
+    import gymnasium
+
+    from ntm_rl.envs.factory import import_family
+    from ntm_rl.envs.names import FAMILIES, is_legacy_atari
+
+    for prefix in FAMILIES:
+        try:
+            import_family(prefix)
+        except InputError as error:
+            print(f"not listed: {error}", file=sys.stderr)
+    return sorted(env_id for env_id in gymnasium.registry if not is_legacy_atari(env_id))
+
+
+def _cores() -> list[str]:
+    return list(ntm_rl.core_names())
+
+
+def _configs() -> list[str]:
+    from ntm_rl.agents.settings.loading import config_names
+
+    return config_names()

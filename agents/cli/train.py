@@ -1,0 +1,78 @@
+"""`ntm-rl train` and `ntm-rl resume`."""
+
+import argparse
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ntm_rl.agents.cli.arguments import add_config, add_overrides, add_run
+from ntm_rl.agents.cli.parser import add_command
+from ntm_rl.agents.cli.terminal import print_json, say
+from ntm_rl.agents.runs.signals import SIGNAL_BASE
+from ntm_rl.agents.settings.paths import shown
+
+if TYPE_CHECKING:
+    from ntm_rl.agents.runs.training import TrainingResult
+
+
+TRAIN_EXAMPLES = (
+    "ntm-rl train popgym/repeat_previous_easy",
+    "ntm-rl train popgym/repeat_previous_easy core=lstm seed=1 wandb=disabled",
+    "ntm-rl train popgym/repeat_previous_easy env.id=CartPole-v1 total_timesteps=1e5",
+)
+RESUME_EXAMPLES = ("ntm-rl resume RUN", "ntm-rl resume RUN total_timesteps=2e6")
+
+
+def add(commands: Any) -> None:
+    """Adds the commands to the parser."""
+    summary = "train an agent, or a network on an algorithmic task"
+    train = add_command(commands, "train", train_command, summary, TRAIN_EXAMPLES)
+    add_config(train)
+    add_overrides(train)
+    summary = "continue an interrupted training, or train longer"
+    resume = add_command(commands, "resume", resume_command, summary, RESUME_EXAMPLES)
+    add_run(resume)
+    add_overrides(resume)
+
+
+def train_command(options: argparse.Namespace) -> int:
+    """Trains in a new run directory and prints the result."""
+    from ntm_rl.agents.settings.loading import load_settings, to_yaml, without_effect
+    from ntm_rl.agents.training import train
+
+    settings = load_settings(options.config, options.overrides)
+    print(to_yaml(settings), file=sys.stderr)
+    for key in without_effect(settings, options.overrides):
+        print(f"note: {key}: has no effect, as core = {settings.core!r}", file=sys.stderr)
+    return report(train(settings, options.config), as_json=options.json)
+
+
+def resume_command(options: argparse.Namespace) -> int:
+    """Resumes a run and prints the result."""
+    from ntm_rl.agents.runs.run import Run
+    from ntm_rl.agents.settings.loading import load_settings
+    from ntm_rl.agents.training import resume
+
+    run = Run.open(options.run)
+    settings = load_settings(str(run.config_file), options.overrides)
+    run.require_trust(settings, trust=options.trust)
+    return report(resume(run, settings), as_json=options.json)
+
+
+def report(result: "TrainingResult", *, as_json: bool) -> int:
+    """Prints the result of a training and returns the exit code."""
+    kind, run = result.kind, shown(result.run)
+    score = None if result.score is None else round(result.score, 5)
+    if as_json:
+        speed = {f"{kind.unit}s_per_second": round(result.steps_per_second, 1)}
+        print_json({"run": run, kind.score: score, kind.counter: result.steps, **speed})
+    else:
+        ended = "Finished" if result.stopped_by is None else f"Stopped by {result.stopped_by.name}"
+        next_command = "evaluate" if result.stopped_by is None else "resume"
+        say(
+            f"{ended} after {result.steps:,} {kind.units} ({result.steps_per_second:,.0f} {kind.unit}s/s).",
+            f"{kind.score_description}: {'none' if score is None else score}",
+            f"Run: {run}",
+            f"Next: ntm-rl {next_command} {shlex.quote(run)}",
+        )
+    return 0 if result.stopped_by is None else SIGNAL_BASE + int(result.stopped_by)

@@ -1,0 +1,71 @@
+"""Makes the algorithm and its policy as the settings say."""
+
+import warnings
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecEnv
+from torch import nn
+
+from ntm_rl.agents.policy.description import SuspiciousSpaces
+from ntm_rl.agents.policy.policies import FAST_ADAM, policy_class_for
+from ntm_rl.agents.ppo.algorithm import MemoryPPO
+from ntm_rl.agents.settings.schema import PolicySettings, PpoTrainingSettings
+from ntm_rl.envs.wrappers.images import is_image
+from ntm_rl.errors import InputError
+
+
+def make_model(settings: PpoTrainingSettings, env: VecEnv) -> MemoryPPO:
+    """Makes the algorithm and its policy for an environment.
+
+    Raises:
+        InputError: options that do not fit the environment's spaces.
+    """
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    options = settings.ppo.model_dump()
+    if options["use_sde"] and not isinstance(env.action_space, spaces.Box):
+        raise InputError(
+            f"ppo.use_sde = True: state-dependent exploration is for Box actions; those of {settings.env.id} are "
+            f"{env.action_space}"
+        )
+    if options.pop("learning_rate_schedule") == "linear":
+        options["learning_rate"] = LinearSchedule(options["learning_rate"], 0.0, 1.0)
+    settings.import_core()
+    optimizer = {**FAST_ADAM, "eps": options.pop("adam_epsilon")}
+    extractor = _extractor_options(settings.policy, env.observation_space)
+    policy_kwargs = {
+        "features_extractor_kwargs": extractor,
+        "core": settings.core_name,
+        "core_kwargs": settings.core_kwargs,
+        "critic": settings.policy.critic,
+        "net_arch": settings.policy.net_arch.model_dump(),
+        "activation_fn": getattr(nn, settings.policy.activation),
+        "ortho_init": settings.policy.ortho_init,
+        "optimizer_kwargs": optimizer,
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SuspiciousSpaces)  # `describe` prints them when a training begins
+        return MemoryPPO(
+            policy_class_for(env.observation_space),
+            env,
+            policy_kwargs=policy_kwargs,
+            seed=settings.seed,
+            device=settings.device,
+            **options,
+        )
+
+
+def _extractor_options(settings: PolicySettings, space: spaces.Space[Any]) -> dict[str, Any]:
+    """Returns the options of the image extractor, none if no observation is an image."""
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    if any(map(is_image, parts)):
+        return {"architecture": settings.extractor, "precision": settings.precision}
+    if settings.extractor == "impala" or settings.precision != "auto":
+        raise InputError(
+            f"policy.extractor = {settings.extractor!r}, policy.precision = {settings.precision!r}: no observation is "
+            f"an image in {space}; use auto for both"
+        )
+    return {}

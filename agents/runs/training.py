@@ -1,0 +1,157 @@
+"""The training loop of every algorithm: runs, signals, resuming, rollbacks, logs and the saved agent."""
+
+import signal
+import sys
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from ntm_rl.agents.runs.changes import explain_mismatch, print_changes, refuse_reached_length
+from ntm_rl.agents.runs.nonfinite import NonFiniteError, write_nonfinite_report
+from ntm_rl.agents.runs.progress import ProgressDisplay
+from ntm_rl.agents.runs.run import Run
+from ntm_rl.agents.runs.signals import SignalListener
+from ntm_rl.agents.runs.trainer import MakeTrainer, Session, Trainer
+from ntm_rl.agents.settings.kinds import TrainingKind
+from ntm_rl.agents.settings.loading import AnySettings
+from ntm_rl.agents.storage.checkpoints import checkpoint_to_resume
+from ntm_rl.agents.tracking.logger import check_logs, make_logger, record_pending
+from ntm_rl.agents.tracking.wandb_writer import WandbWriter
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """The result of a training.
+
+    Attributes:
+        run: The run's folder.
+        kind: What the steps and the score are.
+        steps: Environment steps or sequences in total.
+        score: Mean return of the last episodes (100 unless the config says otherwise), or bits per sequence of the last
+            validation; None without any.
+        steps_per_second: Speed of this process.
+        stopped_by: The signal that ended the training early, if one did.
+    """
+
+    run: Path
+    kind: TrainingKind
+    steps: int
+    score: float | None
+    steps_per_second: float
+    stopped_by: signal.Signals | None
+
+
+def start_training(
+    make_trainer: MakeTrainer, settings: AnySettings, config: str, *, show_progress: bool = True
+) -> TrainingResult:
+    """Starts a training in a new run.
+
+    Args:
+        make_trainer: Makes the trainer.
+        settings: What to train.
+        config: Name of the config, under which the run is filed.
+        show_progress: Show a progress bar.
+
+    Raises:
+        InputError: the trainer cannot be made, or a folder cannot be written.
+        NonFiniteError: a number is not finite, and the settings say to stop.
+    """
+    trainer = make_trainer(None)  # before the run's folder, so that an error here leaves none behind
+    with SignalListener() as signals:
+        run = Run.create(settings, config)
+        with run.owned():
+            return run_training(trainer, make_trainer, run, signals, show_progress=show_progress)
+
+
+def resume_training(
+    make_trainer: MakeTrainer, run: Run, settings: AnySettings, *, show_progress: bool = True
+) -> TrainingResult:
+    """Resumes a run from its latest usable checkpoint, up to `settings.total_steps`.
+
+    A run that was interrupted before its first checkpoint starts again. Settings that differ from the run's config
+    replace it; a resume that is refused changes nothing.
+
+    Args:
+        make_trainer: Makes the trainer.
+        run: What to resume.
+        settings: What to train.
+        show_progress: Show a progress bar.
+
+    Raises:
+        InputError: all checkpoints are damaged, or the latest does not fit the settings; another process trains the
+            run; a changed setting can no longer have an effect; or a log is damaged.
+        NonFiniteError: a number is not finite, and the settings say to stop.
+    """
+    changes = run.changes(settings)
+    with run.owned():
+        with explain_mismatch(changes):
+            trainer = _latest(make_trainer, run)
+        refuse_reached_length(changes, settings.kind, trainer.steps)
+        check_logs(run.path, settings.kind.steps_metric)
+        with SignalListener() as signals:
+            run.apply(changes, settings, trainer.steps)
+            print_changes(changes, trainer.steps, settings.total_steps)
+            return run_training(trainer, make_trainer, run, signals, show_progress=show_progress)
+
+
+def run_training(
+    trainer: Trainer, make_trainer: MakeTrainer, run: Run, signals: SignalListener, *, show_progress: bool
+) -> TrainingResult:
+    """Trains to the end; after a number that is not finite, rolls back to the last checkpoint if the settings say so.
+
+    Raises:
+        NonFiniteError: a number is not finite, and the settings say to stop.
+    """
+    for line in trainer.describe():
+        print(line, file=sys.stderr)
+    while True:
+        try:
+            with closing(trainer):
+                return _learn(trainer, run, signals, show_progress)
+        except NonFiniteError as error:
+            trainer = _roll_back(trainer, error, make_trainer, run)
+
+
+def _latest(make_trainer: MakeTrainer, run: Run) -> Trainer:
+    return make_trainer(checkpoint_to_resume(run.checkpoints, run.agent))
+
+
+def _roll_back(failed: Trainer, error: NonFiniteError, make_trainer: MakeTrainer, run: Run) -> Trainer:
+    """Returns a trainer restored from the last checkpoint; raises the error if the settings say to stop."""
+    settings, kind = failed.settings, failed.settings.kind
+    report = write_nonfinite_report(run.path, error, failed.steps)
+    message = f"after {failed.steps:,} {kind.units}: {error}; see {report}"
+    rollbacks = failed.rollbacks + 1
+    if settings.on_nonfinite == "stop" or rollbacks > settings.max_rollbacks:
+        raise NonFiniteError(f"{message}; the last good checkpoint is kept", error.report) from error
+    trainer = _latest(make_trainer, run)
+    trainer.rollbacks = rollbacks
+    print(f"{message}; back to {kind.unit} {trainer.steps:,}, rollback {rollbacks}", file=sys.stderr)
+    return trainer
+
+
+def _learn(trainer: Trainer, run: Run, signals: SignalListener, show_progress: bool) -> TrainingResult:
+    settings, first_step = trainer.settings, trainer.steps
+    kind = settings.kind
+    with ExitStack() as stack:
+        writer = run.track(settings)
+        logger = make_logger(run.path, writer, first_step, kind.steps_metric)
+        stack.callback(logger.close)
+        record_pending(logger, trainer.pending)
+        display = None
+        if show_progress:
+            display = stack.enter_context(closing(ProgressDisplay(first_step, settings.total_steps, f"{kind.unit}s")))
+        session = Session(run, logger, signals, first_step, display)
+        trainer.learn(session)
+        speed = session.steps_per_second(trainer.steps)
+        trainer.save_agent(run.agent)
+        if writer is not None:
+            _send_agents(writer, trainer, run)
+    return TrainingResult(run.path, kind, trainer.steps, trainer.score, speed, signals.received)
+
+
+def _send_agents(writer: WandbWriter, trainer: Trainer, run: Run) -> None:
+    name, kind = f"agent-{run.path.parent.name}-{run.path.name}", trainer.settings.kind
+    writer.log_agent(name, run.agent, ["latest"], {kind.counter: trainer.steps, kind.score: trainer.score})
+    if run.best.is_dir():
+        writer.log_agent(name, run.best, ["best"], {kind.score: trainer.best_score})

@@ -1,0 +1,53 @@
+"""The kinds of training, PPO and supervised: how each counts its steps and names its score."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainingKind:
+    """Names that a kind of training has in configs, logs, agent cards and reports.
+
+    Attributes:
+        counter: Name of the step count: `total_<counter>` in a config, `time/total_<counter>` in the logs.
+        unit: One step.
+        units: Steps, in the plural.
+        score: Name of the score in results.
+        score_metric: Name of the score in the logs.
+        score_description: What the score is taken over.
+    """
+
+    counter: Literal["timesteps", "sequences"]
+    unit: Literal["step", "sequence"]
+    units: str
+    score: str
+    score_metric: str
+    score_description: str
+
+    @property
+    def length_key(self) -> str:
+        """The config key of the training's length."""
+        return f"total_{self.counter}"
+
+    @property
+    def steps_metric(self) -> str:
+        """The metric against which the logs are plotted."""
+        return f"time/total_{self.counter}"
+
+
+PPO = TrainingKind(
+    counter="timesteps",
+    unit="step",
+    units="environment steps",
+    score="mean_return",
+    score_metric="rollout/ep_rew_mean",
+    score_description="Mean return of the last episodes",
+)
+SUPERVISED = TrainingKind(
+    counter="sequences",
+    unit="sequence",
+    units="sequences",
+    score="bits_per_sequence",
+    score_metric="validation/bits_per_sequence",
+    score_description="Bits per sequence of the last validation",
+)

@@ -1,0 +1,60 @@
+"""Figures of runs: learning curves, answers, and the use of a memory, for every core."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ntm_rl.agents.cli.main import main
+from ntm_rl.agents.inspection.figures import MAX_ROWS, memory_use, trace
+from ntm_rl.agents.policy.sequence_network import SequenceNetwork
+from ntm_rl.envs.algorithmic.registry import make_task
+
+TINY = [
+    *("task.copy.max_length=3", "task.copy.bits=2", "total_sequences=20", "validation.every=20"),
+    *("validation.sequences=8", "log_every=20", "validation.longer=[]", "wandb=disabled"),
+]
+OPTIONS = {"ntm": {"read_heads": 2}, "dnc": {}, "sam": {"slots": 300}, "mann": {"heads": 2}}
+
+
+@pytest.mark.parametrize("core", OPTIONS)
+def test_a_trace_has_each_heads_weighting_and_vector_at_every_step(core):
+    torch.manual_seed(0)
+    network = SequenceNetwork(core, 3, 2, width=4, hidden_size=5, **OPTIONS[core])
+    inputs = np.random.default_rng(0).normal(size=(7, 1, 3)).astype(np.float32)
+    use = trace(network, inputs)
+    with torch.no_grad():
+        _, state = network.core(torch.from_numpy(inputs), network.core.initial_state(1))
+    assert list(use.weightings) == list(use.vectors) == list(network.core.weightings(state))
+    for name, weighting in network.core.weightings(state).items():
+        assert use.weightings[name].shape == (7, network.core.slots) and use.vectors[name].shape == (7, 4)
+        np.testing.assert_allclose(use.weightings[name][-1], weighting[0], atol=1e-6)
+    reads = network.core.unpack(state).reads[0]
+    for number, read in enumerate(reads, start=1):
+        np.testing.assert_allclose(use.vectors[f"read {number}"][-1], read, atol=1e-5)
+
+
+def test_the_figure_has_a_row_for_each_head():
+    network = SequenceNetwork("sam", 3, 2, slots=1000, heads=2, width=4, hidden_size=5)
+    figure = memory_use(network, make_task("copy", bits=2, max_length=3).sample(1, np.random.default_rng(0)))
+    names = ["inputs", "answers", "read 1: vector", "read 1: weighting", "read 2: vector", "read 2: weighting"]
+    assert [axes.get_ylabel() for axes in figure.axes] == names
+    assert figure.axes[-1].images[0].get_array().shape[0] <= MAX_ROWS
+
+
+@pytest.mark.parametrize("core", [*OPTIONS, "lstm"])
+def test_the_command_line_draws_the_memory_of_every_core_that_has_heads(core, tmp_path, capsys):
+    arguments = [*TINY, f"core={core}", f"memory.{core}.hidden_size=8", f"run_dir={tmp_path}", "--json"]
+    assert main(["train", "algorithmic/copy", *arguments]) == 0
+    printed = capsys.readouterr()
+    run = json.loads(printed.out)["run"]
+    assert ("note: optimizer.weighting_entropy: core 'lstm' has no weightings" in printed.err) == (core == "lstm")
+    assert main(["inspect", run, "--json"]) == 0
+    printed = capsys.readouterr()
+    files = json.loads(printed.out)
+    assert sorted(files) == ["answers", "learning_curve", *([] if core == "lstm" else ["memory_use"])]
+    assert ("note: core 'lstm' has no weightings: memory_use is not drawn" in printed.err) == (core == "lstm")
+    for file in files.values():
+        with open(file, "rb") as picture:
+            assert picture.read(8) == b"\x89PNG\r\n\x1a\n"
