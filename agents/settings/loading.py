@@ -216,6 +216,16 @@ def to_yaml(settings: AnySettings) -> str:
     return to_yaml_text(settings.model_dump())
 
 
+def to_short_yaml(settings: AnySettings) -> str:
+    """Returns the resolved config as YAML without the options of other cores and tasks."""
+    data = settings.model_dump()
+    data["memory"] = {settings.core_name: settings.core_kwargs}
+    if isinstance(settings, SupervisedTrainingSettings):
+        name = settings.task.name
+        data["task"] = {"name": name, name: data["task"][name]}
+    return to_yaml_text(data)
+
+
 def describe_keys(settings: AnySettings) -> list[tuple[str, str, str, str]]:
     """Returns the dotted name, type, default and description of every key of this kind of training."""
     return list(describe_schema(schema_of(dict(settings))))
