@@ -119,7 +119,9 @@ def _file(config: str) -> Path | None:
     if "=" in config:
         raise ConfigError(f"config = {config!r}: the config comes first: ntm-rl train CONFIG key=value")
     name = config.removesuffix(".yaml").removesuffix(".yml").removeprefix("configs/")
-    hint = did_you_mean(name, names) or f" Packaged configs are {', '.join(names)}."
+    siblings = [str(file) for file in path.parent.glob("*.yaml")]
+    hint = did_you_mean(str(path), siblings) or did_you_mean(name, names)
+    hint = hint or " `ntm-rl list configs` lists the packaged configs."
     raise ConfigError(f"config = {config!r}: no such file or packaged config.{hint}")
 
 
