@@ -15,6 +15,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "ntm-rl"
 nitpicky = False
+highlight_language = "bash"  # of blocks without a language
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3

@@ -35,8 +35,15 @@ def commands(page: str) -> list[str]:
     return [line.partition("  #")[0].strip() for line in lines if line.startswith("ntm-rl ")]
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    assert main(["train", "popgym/repeat_previous_easy", *TINY, f"run_dir={folder}"]) == 0
+    return next(path.parent for path in folder.rglob("config.yaml"))
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if any(kind == "python" for kind, _ in blocks(page))])
-def test_python_examples_run(page, tmp_path, monkeypatch, capsys):
+def test_python_examples_run(page, request, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     set_random_seed(0)
@@ -46,6 +53,8 @@ def test_python_examples_run(page, tmp_path, monkeypatch, capsys):
             Path(name).write_text(block)
         elif language == "python":
             small = re.sub(r"learn\([\d_]+\)", "learn(256)", block).replace("n_eval_episodes=100", "n_eval_episodes=2")
+            if '"RUN"' in small:
+                small = small.replace("RUN", str(request.getfixturevalue("run")))
             exec(small, {})
     sys.modules.pop("recall", None)
 

@@ -14,7 +14,7 @@ from ntm_rl.agents.benchmark.cells import Result, read_results
 from ntm_rl.agents.benchmark.popgym_scores import POPGYM
 from ntm_rl.agents.benchmark.scores import Interval, interquartile_means, read_curve, require_rliable
 from ntm_rl.agents.benchmark.suites import find_suite
-from ntm_rl.agents.inspection.plotting import require_matplotlib, save_png
+from ntm_rl.agents.inspection.plotting import curve_marker, require_matplotlib, save_png
 from ntm_rl.agents.storage.files import write_atomically
 
 if TYPE_CHECKING:
@@ -160,7 +160,8 @@ def draw_curves(results: Sequence[Result], out: Path) -> "Figure":
                 continue
             steps = np.linspace(max(each.steps[0] for each in curves), min(each.steps[-1] for each in curves), POINTS)
             block = np.array([np.interp(steps, *each) for each in curves])
-            panel.plot(steps / 1e6, np.median(block, axis=0), color=f"C{number}", label=core, linewidth=1.4)
+            middle, marker = np.median(block, axis=0), curve_marker(steps)
+            panel.plot(steps / 1e6, middle, color=f"C{number}", label=core, linewidth=1.4, marker=marker)
             panel.fill_between(
                 steps / 1e6, block.min(axis=0), block.max(axis=0), color=f"C{number}", alpha=0.2, linewidth=0
             )

@@ -14,9 +14,7 @@ MAX_COUNT = 10**9  # episodes, steps, trainings or elements of a sequence
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Adds the argument RUN and the option `--trust`."""
     parser.add_argument("run", metavar="RUN", help="run directory")
-    parser.add_argument(
-        "--trust", action="store_true", help="import the environment module that a run made by another user names"
-    )
+    parser.add_argument("--trust", action="store_true", help="import the modules that the run of another user names")
 
 
 def add_agent_options(parser: argparse.ArgumentParser) -> None:

@@ -37,11 +37,11 @@ def add(commands: Any) -> None:
 
 def train_command(options: argparse.Namespace) -> int:
     """Trains in a new run directory and prints the result."""
-    from ntm_rl.agents.settings.loading import load_settings, to_yaml, without_effect
+    from ntm_rl.agents.settings.loading import load_settings, to_short_yaml, without_effect
     from ntm_rl.agents.training import train
 
     settings = load_settings(options.config, options.overrides)
-    print(to_yaml(settings), file=sys.stderr)
+    print(to_short_yaml(settings), file=sys.stderr)
     for key in without_effect(settings, options.overrides):
         print(f"note: {key}: has no effect, as core = {settings.core!r}", file=sys.stderr)
     return report(train(settings, options.config), as_json=options.json)

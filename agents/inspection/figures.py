@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.logger import Figure as LoggedFigure
 
-from ntm_rl.agents.inspection.plotting import pool_slots, require_matplotlib, save_png
+from ntm_rl.agents.inspection.plotting import curve_marker, pool_slots, require_matplotlib, save_png
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.runs.loading import load_run_network
 from ntm_rl.agents.runs.run import Run
@@ -103,7 +103,7 @@ def learning_curve(runs: Sequence[Run]) -> "Figure":
     kinds = {(each.core, len(x)) for each, (x, _) in zip(settings, curves, strict=True)}
     has_median = len(runs) > 1 and len(kinds) == 1
     for name, (x, y) in zip(_names(runs, settings), curves, strict=True):
-        panel.plot(x, y, linewidth=0.6 if has_median else 1, label=name)
+        panel.plot(x, y, linewidth=0.6 if has_median else 1, label=name, marker=curve_marker(x))
     if has_median:
         panel.plot(curves[0][0], np.median([y for _, y in curves], axis=0), "k", linewidth=1.8, label="median")
     if is_supervised:

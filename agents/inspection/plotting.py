@@ -1,6 +1,7 @@
 """Figures as PNG files, with matplotlib where it is installed, and weightings at the resolution of a picture."""
 
 import io
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,11 @@ def save_png(figure: "Figure", path: Path, dpi: int = 80) -> None:
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=dpi)
     write_atomically(path, image.getvalue())
+
+
+def curve_marker(steps: Sequence[float] | NDArray[np.float64]) -> str:
+    """Returns the marker of a curve: a dot for a single point, which a line does not show."""
+    return "." if steps[0] == steps[-1] else ""
 
 
 def pool_slots(weightings: NDArray[np.float32], rows: int) -> NDArray[np.float32]:

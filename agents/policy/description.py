@@ -103,7 +103,7 @@ def _kind(space: spaces.Space[Any]) -> str:
         case spaces.MultiDiscrete():
             return f"{len(space.nvec)} numbers from 0"
         case spaces.MultiBinary():
-            return f"{space.n} bits"
+            return "1 bit" if space.n == 1 else f"{space.n} bits"
     shape = space.shape or ()
     name = {0: "number", 1: "vector", 2: "matrix"}.get(len(shape), "block")
     return f"{name} {list(shape)} {space.dtype}"

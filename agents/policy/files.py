@@ -58,7 +58,7 @@ class LoadedAgent:
         self,
         observation: Any,
         state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
+        episode_start: np.ndarray | bool | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """As `predict` of an SB3 model, for observations that are not normalised."""

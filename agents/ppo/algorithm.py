@@ -43,21 +43,21 @@ class MemoryPPO(RecurrentPPO):
     """Proximal policy optimisation (Schulman et al. 2017) with truncated backpropagation through time.
 
     Takes the arguments of `sb3_contrib.RecurrentPPO` in the same order; those that differ are below. A rollout of
-    `n_steps` x `n_envs` is cut into chunks of `sequence_length` steps. A minibatch consists of whole chunks, which
-    start from the memory states stored in the rollout and reset where episodes begin. Gradients stop at the start of a
-    chunk.
+    `n_steps` x `n_envs` is split into sequences of `sequence_length` steps. A minibatch consists of whole sequences,
+    which start from the memory states stored in the rollout and reset where episodes begin. Gradients stop at the start
+    of a sequence.
 
     The policy learns from actions as sampled; the environment gets them clipped and, if its Box holds integers or
-    bools, rounded (see `ActionConverter`).
+    bools, rounded.
 
     Args:
         policy: `"MlpNtmPolicy"`, `"CnnNtmPolicy"`, `"MultiInputNtmPolicy"` or a subclass of `MlpNtmPolicy`.
         env: A Gymnasium environment, its id, a Gymnasium `VectorEnv` or an SB3 `VecEnv`.
-        batch_size: Transitions per minibatch, preferably a multiple of `sequence_length`; at least one chunk. None, or
-            more than `n_steps * n_envs`: the whole rollout.
-        sequence_length: Steps L of a chunk. If L does not divide `n_steps`, the last chunk is shorter. None: `n_steps`,
-            or a part of it that fits into a minibatch.
-        recompute_states: Recompute the states at the start of chunks with the current weights before each epoch but
+        batch_size: Transitions per minibatch, preferably a multiple of `sequence_length`; at least one sequence. None,
+            or more than `n_steps * n_envs`: the whole rollout.
+        sequence_length: Steps L of a sequence. If L does not divide `n_steps`, the last sequence is shorter. None:
+            `n_steps`, or a part of it that fits into a minibatch.
+        recompute_states: Recompute the states at the start of sequences with the current weights before each epoch but
             the first, as they go stale during the update; costs one forward pass per epoch.
 
     Raises:

@@ -119,7 +119,9 @@ def _file(config: str) -> Path | None:
     if "=" in config:
         raise ConfigError(f"config = {config!r}: the config comes first: ntm-rl train CONFIG key=value")
     name = config.removesuffix(".yaml").removesuffix(".yml").removeprefix("configs/")
-    hint = did_you_mean(name, names) or f" Packaged configs are {', '.join(names)}."
+    siblings = [str(file) for file in path.parent.glob("*.yaml")]
+    hint = did_you_mean(str(path), siblings) or did_you_mean(name, names)
+    hint = hint or " `ntm-rl list configs` lists the packaged configs."
     raise ConfigError(f"config = {config!r}: no such file or packaged config.{hint}")
 
 
@@ -214,6 +216,16 @@ def _errors_of_task(settings: SupervisedTrainingSettings) -> Iterable[str]:
 def to_yaml(settings: AnySettings) -> str:
     """Returns the resolved config as YAML."""
     return to_yaml_text(settings.model_dump())
+
+
+def to_short_yaml(settings: AnySettings) -> str:
+    """Returns the resolved config as YAML without the options of other cores and tasks."""
+    data = settings.model_dump()
+    data["memory"] = {settings.core_name: settings.core_kwargs}
+    if isinstance(settings, SupervisedTrainingSettings):
+        name = settings.task.name
+        data["task"] = {"name": name, name: data["task"][name]}
+    return to_yaml_text(data)
 
 
 def describe_keys(settings: AnySettings) -> list[tuple[str, str, str, str]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ntm_rl.agents.cli.main import main, make_parser
-from ntm_rl.agents.settings.loading import load_settings, without_effect
+from ntm_rl.agents.settings.loading import check_settings, load_settings, to_short_yaml, without_effect
 from ntm_rl.agents.settings.yaml_text import plain, read_yaml, to_yaml_text
 from ntm_rl.cores.registry import core_names
 from ntm_rl.errors import InputError
@@ -218,6 +218,15 @@ def test_an_option_without_a_value_is_rejected_with_advice(last, capsys):
 )
 def test_text_survives_a_round_trip_through_yaml(text):
     assert plain(read_yaml(to_yaml_text({"a": text, "b": [text]}))) == {"a": text, "b": [text]}
+
+
+@pytest.mark.parametrize("config", [CONFIG, "algorithmic/copy"])
+def test_train_prints_only_the_options_of_its_core_and_task(config):
+    settings = load_settings(config, ["core=lstm"])
+    data = plain(read_yaml(to_short_yaml(settings)))
+    assert data["memory"] == {"lstm": settings.core_kwargs}
+    assert set(data.get("task", {})) <= {"name", "copy"}
+    assert check_settings(data, "printed").core_kwargs == settings.core_kwargs
 
 
 def test_numbers_and_null_survive_a_round_trip_through_yaml():

@@ -8,6 +8,7 @@ import torch
 
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.inspection.figures import MAX_ROWS, memory_use, trace
+from ntm_rl.agents.inspection.plotting import curve_marker
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.envs.algorithmic.registry import make_task
 
@@ -58,3 +59,7 @@ def test_the_command_line_draws_the_memory_of_every_core_that_has_heads(core, tm
     for file in files.values():
         with open(file, "rb") as picture:
             assert picture.read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_curve_of_a_single_point_is_shown_as_a_dot():
+    assert (curve_marker([4096.0]), curve_marker(np.full(3, 4096.0)), curve_marker([1.0, 2.0])) == (".", ".", "")

@@ -105,6 +105,16 @@ def test_missing_keys_and_files_are_named():
         InputError, match=r"no such file or packaged config. Did you mean popgym/repeat_previous_easy\?"
     ):
         load_settings("popgym/repeat_previus_easy")
+    with pytest.raises(InputError, match=r"packaged config. `ntm-rl list configs` lists the packaged configs\.$"):
+        load_settings("zzz")
+
+
+def test_a_misspelt_file_of_a_config_is_corrected(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keyroom.yaml").touch()
+    for folder in ("", f"{tmp_path}/"):
+        with pytest.raises(InputError, match=rf"Did you mean {folder}keyroom\.yaml\?$"):
+            load_settings(f"{folder}keyrom.yaml")
 
 
 def test_every_key_has_a_description():
