@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ntm_rl.agents.settings.kinds import PPO
 from ntm_rl.agents.tracking.csv_log import read_table
-from ntm_rl.agents.tracking.metrics import STEPS
 from ntm_rl.errors import InputError
 
 FloatArray = NDArray[np.float64]
-RETURN, SPEED = "rollout/ep_rew_mean", "time/fps"
+RETURN, STEPS, SPEED = PPO.score_metric, PPO.steps_metric, "time/fps"
 EPOCH = 65_536  # environment steps per epoch in POPGym
 REPEATS = 5000  # bootstrap samples
 
