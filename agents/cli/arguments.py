@@ -15,12 +15,12 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     """Adds the argument RUN and the option `--trust`."""
     parser.add_argument("run", metavar="RUN", help="run directory")
     parser.add_argument(
-        "--trust", action="store_true", help="import the environment module that a run made by another user names"
+        "--trust", action="store_true", help="import the Python modules of a run that another user made"
     )
 
 
 def add_agent_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of commands that play episodes: which agent, which actions, which seed."""
+    """Adds the options of commands that play episodes: agent, actions and seed."""
     parser.add_argument("--best", action="store_true", help="use the best agent of the training instead of the last")
     parser.add_argument(
         "--stochastic", action="store_true", help="sample actions instead of taking the most likely action"

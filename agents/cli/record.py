@@ -5,8 +5,8 @@ from typing import Any
 
 from ntm_rl.agents.cli.arguments import add_agent_options, add_run, count, path
 from ntm_rl.agents.cli.parser import add_command
-from ntm_rl.agents.cli.terminal import print_json, say
-from ntm_rl.agents.settings.paths import shown
+from ntm_rl.agents.cli.terminal import print_json, print_lines
+from ntm_rl.agents.settings.paths import display_path
 
 EXAMPLES = (
     "ntm-rl record RUN",
@@ -50,10 +50,10 @@ def record_command(options: argparse.Namespace) -> int:
         max_steps=options.max_steps,
     )
     if options.json:
-        row = {"path": shown(result.path), **result.origin.row(), "returns": result.returns, "steps": result.steps}
-        print_json(row)
+        episodes = {"returns": result.returns, "steps": result.steps}
+        print_json({"path": display_path(result.path), **result.origin.row(), **episodes})
     else:
         returns = f"returns {', '.join(f'{each:g}' for each in result.returns)}" if result.returns else "no return"
         ended = f"{len(result.returns)} of {options.episodes} episodes ended"
-        say(f"{shown(result.path)}: {result.steps:,} steps, {ended}, {returns}")
+        print_lines(f"{display_path(result.path)}: {result.steps:,} steps, {ended}, {returns}")
     return 0

@@ -87,7 +87,7 @@ def check_lstm_options(given: Mapping[str, Any]) -> None:
     found = {key: given[key] for key in _LSTM_OPTIONS if key in given}
     if not found:
         return
-    core_kwargs = {ours: found[theirs] for theirs, ours in _CORE_OPTIONS.items() if theirs in found}
+    core_kwargs = {option: found[key] for key, option in _CORE_OPTIONS.items() if key in found}
     equivalent = ["core='lstm'"]
     if core_kwargs:
         equivalent.append(f"core_kwargs=dict({', '.join(f'{key}={value!r}' for key, value in core_kwargs.items())})")

@@ -8,22 +8,21 @@ from typing import Any, Literal
 
 import torch
 
-from ntm_rl.agents.policy.files import LoadedAgent, checkpoint_agent, load_agent
+from ntm_rl.agents.policy.files import LoadedAgent, load_agent, load_checkpoint_agent
 from ntm_rl.agents.policy.network_files import load_network
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.kinds import PPO, SUPERVISED, TrainingKind
-from ntm_rl.agents.settings.paths import shown
+from ntm_rl.agents.settings.paths import display_path
 from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
-from ntm_rl.agents.storage.cards import KIND, WEIGHTS
-from ntm_rl.agents.storage.checkpoints import newer_checkpoint
+from ntm_rl.agents.storage.cards import WEIGHTS
+from ntm_rl.agents.storage.checkpoints import SUPERVISED_CHECKPOINT, newer_checkpoint, read_parts
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.planning import build_filled
 from ntm_rl.agents.storage.tensors import read_tensors
 from ntm_rl.errors import InputError
 
 Which = Literal["last", "best"]
-AVERAGE = "average.module."  # prefix of a supervised checkpoint's mean weights
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Origin:
 
     def row(self) -> dict[str, Any]:
         """Returns the source as JSON values."""
-        return {"agent": self.which, "source": shown(self.path), "step": self.step, "level": self.level}
+        return {"agent": self.which, "source": display_path(self.path), "step": self.step, "level": self.level}
 
 
 @dataclass(frozen=True)
@@ -75,13 +74,13 @@ class RunAgent(LoadedAgent):
 def load_run_agent(run: Run | Path | str, which: Which = "last", device: str | None = None) -> RunAgent:
     """Loads a run's agent with its normalisation statistics; no environment is made.
 
-    The last agent is the one that the training saved at its end, or that of a newer checkpoint if there is one (of a
-    training that is running or was killed).
+    The last agent is the one saved at the end of the training, or that of a newer checkpoint, as of a training that is
+    running or was killed.
 
     Args:
         run: A run, or its folder.
         which: "last", or "best" for the agent with the best mean return in training.
-        device: Device of the policy; None: the device of the run's config, or the CPU if this machine has no such.
+        device: Device of the policy; None: the device of the run's config, or the CPU if it is not available.
 
     Raises:
         InputError: no such run or agent, or a damaged one.
@@ -90,7 +89,7 @@ def load_run_agent(run: Run | Path | str, which: Which = "last", device: str | N
     settings = run.ppo_settings()
     policy_device = available_device(settings.device) if device is None else device
     path = _choose(run, which, PPO)
-    agent = checkpoint_agent(path, policy_device) if path.is_file() else load_agent(path, policy_device)
+    agent = load_checkpoint_agent(path, policy_device) if path.is_file() else load_agent(path, policy_device)
     return RunAgent(agent.policy, agent.card, agent.statistics, _origin(which, path, agent.card, PPO))
 
 
@@ -159,23 +158,21 @@ def _origin(which: Which, path: Path, card: Mapping[str, Any], kind: TrainingKin
     if not isinstance(extra, Mapping):
         raise StorageError(f"{path}: extra = {extra!r}: must be a mapping")
 
-    def whole(key: str) -> int | None:
+    def count(key: str) -> int | None:
         value = extra.get(key)
         return value if isinstance(value, int) and 0 <= value < 2**63 else None
 
     mean = extra.get("mean_return") if which == "best" else None
     mean = float(mean) if isinstance(mean, (int, float)) else None
-    return Origin(which, path, whole(kind.counter), whole("level"), mean, kind.unit)
+    return Origin(which, path, count(kind.counter), count("level"), mean, kind.unit)
 
 
 def _checkpoint_network(path: Path, settings: SupervisedTrainingSettings) -> tuple[SequenceNetwork, dict[str, Any]]:
     """Returns the network of a supervised checkpoint with the mean weights, and a card like `save_network`'s."""
-    tensors, document = read_tensors(path)
-    if document.get("kind") != KIND:
-        raise StorageError(f"{path}: not a {KIND}")
-    # "policy." names each tensor once, "average.module." also again where two parts share it.
-    own = {name.removeprefix("policy.") for name in tensors if name.startswith("policy.")}
-    mean = {name: tensors[AVERAGE + name] for name in own if AVERAGE + name in tensors}
+    groups, document = read_parts(path, SUPERVISED_CHECKPOINT)
+    # "policy" has each tensor once, "average" has shared ones several times.
+    names = {name: f"module.{name}" for name in groups["policy"]}
+    mean = {name: groups["average"][averaged] for name, averaged in names.items() if averaged in groups["average"]}
     task = settings.make_task()
 
     def build() -> SequenceNetwork:
