@@ -55,12 +55,12 @@ def _origin(error: BaseException) -> BaseException:
 
 def _frames(error: BaseException) -> list[Frame]:
     """Returns the frames of the user's code, oldest first; without any, the last frame of a library."""
-    seen = [
+    frames = [
         (frame.f_code.co_filename, line, frame.f_code.co_name)
         for frame, line in walk_tb(error.__traceback__)
         if not _is_internal(frame)
     ]
-    return [frame for frame in seen if not _is_library(frame[0])] or seen[-1:]
+    return [frame for frame in frames if not _is_library(frame[0])] or frames[-1:]
 
 
 def _is_internal(frame: FrameType) -> bool:

@@ -18,6 +18,9 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
+RENDER_MODES = ["rgb_array", "ansi"]  # of the algorithmic tasks and the diagnostic environments
+RENDER_FPS = 8
+
 
 class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
     """A vector environment with array observations and discrete actions.
@@ -55,7 +58,7 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
         """Plays one step without resets; returns observations, rewards, `terminated` and `truncated`."""
 
     def state_bounds(self) -> dict[str, tuple[Any, Any]]:
-        """Returns the attributes that hold the state of the episodes: name to smallest and largest value.
+        """Returns the smallest and largest value of each attribute that belongs to the state, by name.
 
         An environment without any cannot save its state.
         """
@@ -103,12 +106,10 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
             InputError: the actions are not in the action space.
         """
         actions = np.asarray(actions)
-        # Takes 40 % of the time of action_space.contains(actions).
+        # Takes 40% of the time of action_space.contains(actions).
         is_valid = actions.shape == (self.num_envs,) and actions.dtype.kind in "iub"
         if not (is_valid and ((actions >= 0) & (actions < self._actions)).all()):
-            raise InputError(
-                f"actions = {actions}: must be {self.num_envs} whole numbers from 0 to {self._actions - 1}"
-            )
+            raise InputError(f"actions = {actions}: must be {self.num_envs} integers from 0 to {self._actions - 1}")
         observations, rewards, terminated, truncated = self.advance(actions)
         ended = terminated | truncated
         info: dict[str, Any] = {}
@@ -127,6 +128,12 @@ class BatchedEnv(VectorEnv[NDArray[Any], IntArray, NDArray[Any]]):
     def _begin(self, indices: IntArray, options: dict[str, Any]) -> NDArray[Any]:
         self._time[indices] = 0
         return self.begin(indices, options)
+
+
+def check_render_mode(mode: str | None) -> None:
+    """Raises an `InputError` for an unknown render mode."""
+    if mode not in (None, *RENDER_MODES):
+        raise InputError(f"render_mode = {mode!r}: must be one of {', '.join(RENDER_MODES)}, or None")
 
 
 class SeededBatchedEnv(BatchedEnv):

@@ -26,7 +26,7 @@ MAX_POSITION, MAX_ANGLE = 2.4, 12 * 2 * math.pi / 360
 class CartPole(BatchedEnv):
     """`CartPole-v1` without rendering, bit-identical to Gymnasium's from equal states.
 
-    Gymnasium's own `CartPoleVectorEnv` resets in the step after an episode's end, and such steps would be trained on.
+    Gymnasium's own `CartPoleVectorEnv` resets in the step after an episode's end, and SB3 would train on such steps.
 
     Args:
         num_envs: Number of sub-environments.
@@ -78,13 +78,13 @@ class CartPole(BatchedEnv):
         return self._observe(self._indices), rewards, terminated, self._time == self._time_limit
 
     def _observe(self, indices: IntArray) -> NDArray[np.float32]:
-        seen = self._state[self._observed][:, indices].T.astype(np.float32, order="C")
+        observations = self._state[self._observed][:, indices].T.astype(np.float32, order="C")
         if not self._noise:
-            return seen
+            return observations
         space = self.single_observation_space
         assert isinstance(space, spaces.Box)
-        noise = self.np_random.normal(0, self._noise, seen.shape).astype(np.float32)
-        noisy: NDArray[np.float32] = np.clip(seen + noise, space.low, space.high)
+        noise = self.np_random.normal(0, self._noise, observations.shape).astype(np.float32)
+        noisy: NDArray[np.float32] = np.clip(observations + noise, space.low, space.high)
         return noisy
 
 

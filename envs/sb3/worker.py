@@ -42,7 +42,7 @@ def run_worker(remote: Connection, parent_remote: Connection, maker: Any) -> Non
         try:
             env = maker.var() if env is None else env
             reply: tuple[Any, Exception | None] = COMMANDS[command](env, data), None
-        except BaseException as error:  # SystemExit and panics too: the training must learn of them
+        except BaseException as error:  # also SystemExit and panics, which are reported to the training
             reply = None, _sendable(command, error)
         try:
             remote.send(reply)

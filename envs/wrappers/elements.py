@@ -85,9 +85,9 @@ def _as_array(value: Any, name: str) -> NDArray[Any]:
     return array
 
 
-def _check_kind(found: np.dtype[Any], wanted: np.dtype[Any], what: str) -> None:
+def _check_kind(found: np.dtype[Any], wanted: np.dtype[Any], description: str) -> None:
     if found.kind == "f" and wanted.kind != "f":
-        raise MismatchError(f"{what}: {found} would be cut to {wanted}")
+        raise MismatchError(f"{description}: {found} would be cut to {wanted}")
 
 
 def _reshaped(array: NDArray[Any], space: spaces.Space[Any], name: str) -> NDArray[Any]:
