@@ -1,4 +1,4 @@
-"""Support of torch's transforms: vmap, export, forward-mode and second derivatives.
+"""Support for torch's transforms: vmap, export, forward-mode and second derivatives.
 
 Kernels and custom autograd functions do not support them, so under a transform a core runs as plain operators.
 """
@@ -74,7 +74,7 @@ def differentiate(
 
 
 class _Running(nn.Module):
-    """A module that calls another one's method."""
+    """A module whose forward pass is a method of another module."""
 
     def __init__(self, module: nn.Module, run: Callable[..., Any]):
         super().__init__()
