@@ -150,7 +150,7 @@ def _constructor_error(settings: EnvSettings, error: BaseException) -> InputErro
         return InputError(f"{label}: {error}")
     if isinstance(error, gym.error.Error):
         return InputError(f"{label}: cannot be made: {error}")
-    if isinstance(error, InputError):  # from one of our environments
+    if isinstance(error, InputError):  # from an environment of this package
         cause = f"env.kwargs = {settings.kwargs}: invalid for {settings.id}" if settings.kwargs else label
         return InputError(f"{cause}: {error}")
     if is_wrong_call(error):

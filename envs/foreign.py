@@ -64,7 +64,7 @@ def _frames(error: BaseException) -> list[Frame]:
 
 
 def _is_internal(frame: FrameType) -> bool:
-    """Whether a frame only calls an environment: ours, SB3's and Gymnasium's, except its own environments."""
+    """Whether a frame only calls an environment: of this package, SB3 or Gymnasium, except its own environments."""
     module = str(frame.f_globals.get("__name__", ""))
     if module.startswith("gymnasium.envs.") and module != "gymnasium.envs.registration":
         return False

@@ -33,7 +33,7 @@ DIAGNOSTIC = {
 
 
 def register_environments() -> None:
-    """Registers our ids with entry points by name, so that only Gymnasium is imported."""
+    """Registers the ids with entry points by name, so that only Gymnasium is imported."""
     for name, original_id in NO_VELOCITY.items():
         original = gym.registry.get(original_id)
         if original is None:  # newer Gymnasium versions drop old ids

@@ -78,10 +78,10 @@ def check_folder(cells: Sequence[Cell], out: Path) -> None:
             raise InputError(f"out = {str(out)!r}: contains a grid of the suite {other!r}; choose another folder")
     existing = {task: _settings_of_runs(out / suite / task) for task in {cell.task for cell in cells}}
     for cell in {cell.name: cell for cell in cells}.values():
-        wanted = cell.settings(out).model_dump()
+        new_settings = cell.settings(out).model_dump()
         for core, settings in existing[cell.task]:
             ignored = IRRELEVANT if core == cell.core else (*IRRELEVANT, "core", "memory")
-            changes = find_changes(settings, wanted)
+            changes = find_changes(settings, new_settings)
             key = next((key for key in changes if key.partition(".")[0] not in ignored), None)
             if key is not None:
                 old, new = changes[key]

@@ -14,6 +14,8 @@ from ntm_rl.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DPI = 80
+
 
 def require_matplotlib(feature: str) -> None:
     """Raises an `InputError` with the pip command if matplotlib, which `feature` needs, is not installed."""
@@ -21,14 +23,14 @@ def require_matplotlib(feature: str) -> None:
         raise InputError(f'{feature}: matplotlib is not installed; run: pip install "ntm-rl[plot]"')
 
 
-def save_png(figure: "Figure", path: Path, dpi: int = 80) -> None:
+def save_png(figure: "Figure", path: Path) -> None:
     """Writes a figure as a PNG file.
 
     Raises:
         StorageError: the file could not be written.
     """
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=dpi)
+    figure.savefig(image, format="png", dpi=DPI)
     write_atomically(path, image.getvalue())
 
 

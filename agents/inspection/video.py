@@ -241,8 +241,8 @@ def _strip(weightings: NDArray[np.float32]) -> Frame:
 
 def _width(frame: Frame) -> int:
     """Returns the width of the frame's part: in the frame's proportions, within limits."""
-    wanted: int = round(frame.shape[1] * HEIGHT / frame.shape[0] / 16) * 16
-    return min(max(wanted, 16), MAX_WIDTH)
+    width: int = round(frame.shape[1] * HEIGHT / frame.shape[0] / 16) * 16
+    return min(max(width, 16), MAX_WIDTH)
 
 
 def _action_names(env: VecEnv) -> list[str]:

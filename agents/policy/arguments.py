@@ -51,7 +51,7 @@ def check_critic(critic: Any, share_features_extractor: bool) -> None:
     """Checks `critic`, and that one core does not have two features extractors.
 
     Raises:
-        InputError: an unknown critic, or features extractors of their own without separate cores.
+        InputError: an unknown critic, or separate features extractors without separate cores.
     """
     require_one_of(get_args(Critic), critic=critic)
     if not share_features_extractor and critic != "separate":

@@ -167,7 +167,7 @@ def _images(policy: MlpNtmPolicy) -> dict[str, ImageExtractor]:
 
 
 def _float_images(policy: MlpNtmPolicy) -> dict[str, spaces.Box]:
-    """Returns the images that our CNNs read unscaled, by their keys."""
+    """Returns the images that an `ImageExtractor` reads unscaled, by their keys."""
     images = _images(policy)
     return {
         key: part

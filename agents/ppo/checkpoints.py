@@ -69,13 +69,12 @@ def _agent_card(model: OnPolicyAlgorithm) -> dict[str, Any] | None:
     return None
 
 
-def load_checkpoint(path: Path, model: OnPolicyAlgorithm, *, environments: bool = True) -> dict[str, Any]:
+def load_checkpoint(path: Path, model: OnPolicyAlgorithm) -> dict[str, Any]:
     """Restores a training from a checkpoint; everything is checked before anything changes.
 
     Args:
         path: The file.
         model: Made with the same settings.
-        environments: Restore the environments' states too, if the file has them; else new episodes begin.
 
     Returns:
         The `extra` values that were saved with it.
@@ -92,10 +91,7 @@ def load_checkpoint(path: Path, model: OnPolicyAlgorithm, *, environments: bool 
         counters = {key: as_count(document[key]) for key in ("num_timesteps", "n_updates", "episode_num")}
         extra = dict(document["extra"])
         state = unpack(groups["environment"], document.get("environment", {}))
-        if environments:
-            restore_vec_env(model, state, counters["num_timesteps"])
-        else:
-            model._last_obs = None
+        restore_vec_env(model, state, counters["num_timesteps"])
     except InputError as error:
         raise StorageError(f"{path}: {error}; was the config changed?") from error
     except Exception as error:  # hostile values make the parsers raise anything

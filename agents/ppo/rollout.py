@@ -159,14 +159,14 @@ class Rollout:
         self.advantages.copy_(torch.from_numpy(advantages))
         torch.add(self.advantages, self.values, out=self.returns)
 
-    def minibatches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Minibatch]:
+    def minibatches(self, batch_size: int) -> Iterator[Minibatch]:
         """Yields all sequences in random order, `batch_size` transitions (at least one sequence) at a time.
 
         The sequences of a minibatch have equal length; shorter last sequences come after the others, in separate
         minibatches.
         """
         for first, count, length in self._groups():
-            order = torch.randperm(count, generator=generator).to(self.device) + first
+            order = torch.randperm(count).to(self.device) + first
             for indices in order.split(max(1, batch_size // length)):
                 yield self._gather(indices, length)
 

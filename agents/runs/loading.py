@@ -83,7 +83,7 @@ def load_run_agent(run: Run | Path | str, which: Which = "last", device: str | N
         device: Device of the policy; None: the device of the run's config, or the CPU if it is not available.
 
     Raises:
-        InputError: no such run or agent, or a damaged one.
+        InputError: the run or agent does not exist or is damaged.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     settings = run.ppo_settings()
@@ -97,7 +97,7 @@ def load_run_network(run: Run | Path | str, which: Which = "last") -> tuple[Sequ
     """Loads a supervised run's network on the CPU, with the mean weights that are validated; see `load_run_agent`.
 
     Raises:
-        InputError: no such run or network, a damaged one, or one of another task.
+        InputError: the run or network does not exist, is damaged, or is of another task.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     settings = run.supervised_settings()
@@ -131,8 +131,8 @@ def _choose(run: Run, which: Which, kind: TrainingKind) -> Path:
     if which == "best":
         if not run.best.is_dir():
             raise InputError(
-                f"run = {str(run.path)!r}: it has no best agent yet, which needs a validation or as many finished "
-                "episodes as the mean return is taken over; leave out --best for the last agent"
+                f"run = {str(run.path)!r}: no best agent yet; it is saved after a validation, or once enough episodes "
+                "have ended for the mean return; leave out --best for the last agent"
             )
         return run.best
     written = run.agent if run.agent.is_dir() else None

@@ -34,7 +34,7 @@ class Row:
 
     Attributes:
         name: Name of the comparison.
-        ours: Our measurement, median over the repeats.
+        ours: Measurement of this package, median over the repeats.
         peer: Measurement of the peer.
         unit: Unit of both.
         ratio: `ours / peer`.
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a row is measured: `measure(repeats)` returns our measurement, the peer's and the unit."""
+    """A row to measure: `measure(repeats)` returns the values of this package and of the peer, and their unit."""
 
     measure: Callable[[int], Measure]
     sense: Literal["<=", ">="]

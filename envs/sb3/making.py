@@ -18,7 +18,7 @@ from ntm_rl.errors import InputError
 
 
 class SpawnedSeedDummyVecEnv(SpawnedSeedVecEnv, DummyVecEnv):
-    """SB3's `DummyVecEnv` with spawned seeds, like our other vector environments."""
+    """SB3's `DummyVecEnv` with spawned seeds, like the other vector environments here."""
 
 
 def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool = True, gamma: float = 0.99) -> VecEnv:

@@ -102,7 +102,7 @@ COMMANDS: dict[str, Callable[[Env, Any], Any]] = {
 
 
 def _sendable(command: str, error: BaseException) -> Exception:
-    """Returns an error that can be pickled: one of our types, with the location in its text."""
+    """Returns an error that can be pickled (`InputError`, `ForeignError` or `AttributeError`) and has the location."""
     if isinstance(error, InputError):
         kind = ForeignError if isinstance(error, ForeignError) else InputError
         return kind(str(error))

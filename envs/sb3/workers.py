@@ -263,7 +263,7 @@ class WorkerVecEnv(SpawnedSeedVecEnv, SubprocVecEnv):
         return observation, 0.0, True, last, reset_info
 
     def _start(self, index: int) -> tuple[Any, Any]:
-        """Starts a worker; returns our end of its pipe and its process."""
+        """Starts a worker; returns the parent's end of its pipe and its process."""
         methods = multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         if "forkserver" in methods:  # import once for all workers
