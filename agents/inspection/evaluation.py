@@ -94,7 +94,7 @@ def evaluate(
     check_counts(seed, episodes=episodes, **({} if max_steps is None else {"max_steps": max_steps}))
     settings = run.ppo_settings()
     settings.import_core()
-    agent = load_run_agent(run, "best" if best else "last")
+    agent = load_run_agent(run, best=best)
     print(f"plays {settings.env.id} with {agent.origin}", file=sys.stderr)
     env = make_vec_env(played_settings(settings.env_settings), min(episodes, MAX_ENVS), seed, training=False)
     try:
@@ -262,7 +262,7 @@ def evaluate_supervised(
     settings = run.supervised_settings()
     task = settings.make_task()
     settings.import_core()
-    network, origin = load_run_network(run, "best" if best else "last")
+    network, origin = load_run_network(run, best=best)
     print(f"plays {settings.task.name} with {origin}", file=sys.stderr)
     rng = np.random.default_rng(seed)
     chosen: list[Difficulty | None] = [*difficulties] or [None, *settings.validation.longer]

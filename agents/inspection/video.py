@@ -83,7 +83,7 @@ def record(
     writer = _require_imageio()
     out = _new_file(run, out, seed)
     settings.import_core()
-    agent = load_run_agent(run, "best" if best else "last")
+    agent = load_run_agent(run, best=best)
     if not agent.policy.core.has_weightings():
         print(f"note: core {settings.core_name!r} has no weightings: the video shows none", file=sys.stderr)
     print(f"records {settings.env.id} with {agent.origin}", file=sys.stderr)

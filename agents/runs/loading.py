@@ -22,15 +22,13 @@ from ntm_rl.agents.storage.planning import build_filled
 from ntm_rl.agents.storage.tensors import read_tensors
 from ntm_rl.errors import InputError
 
-Which = Literal["last", "best"]
-
 
 @dataclass(frozen=True)
 class Origin:
     """The source of an agent or network.
 
     Attributes:
-        which: The last agent of the training, or the best.
+        is_best: Whether it is the best agent of the training, not the last.
         path: Folder of the agent, or file of the checkpoint.
         step: Environment steps or sequences that it was trained on; None if its card does not say.
         level: Level of the curriculum that it reached; None without one.
@@ -38,7 +36,7 @@ class Origin:
         unit: The unit of `step`.
     """
 
-    which: Which
+    is_best: bool
     path: Path
     step: int | None
     level: int | None = None
@@ -50,6 +48,10 @@ class Origin:
         """Whether it comes from a checkpoint, not from an agent's folder."""
         return self.path.is_file()
 
+    @property
+    def _name(self) -> str:
+        return "best" if self.is_best else "last"
+
     def __str__(self) -> str:
         parts = [
             f"{self.unit} unknown" if self.step is None else f"{self.unit} {self.step:,}",
@@ -57,11 +59,11 @@ class Origin:
             *([] if self.mean_return is None else [f"mean return {self.mean_return:g} in training"]),
             "from a checkpoint" if self.is_checkpoint else "saved by the training",
         ]
-        return f"the {self.which} agent: {', '.join(parts)} ({self.path})"
+        return f"the {self._name} agent: {', '.join(parts)} ({self.path})"
 
     def row(self) -> dict[str, Any]:
         """Returns the source as JSON values."""
-        return {"agent": self.which, "source": display_path(self.path), "step": self.step, "level": self.level}
+        return {"agent": self._name, "source": display_path(self.path), "step": self.step, "level": self.level}
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class RunAgent(LoadedAgent):
     origin: Origin
 
 
-def load_run_agent(run: Run | Path | str, which: Which = "last", device: str | None = None) -> RunAgent:
+def load_run_agent(run: Run | Path | str, *, best: bool = False, device: str | None = None) -> RunAgent:
     """Loads a run's agent with its normalisation statistics; no environment is made.
 
     The last agent is the one saved at the end of the training, or that of a newer checkpoint, as of a training that is
@@ -79,7 +81,7 @@ def load_run_agent(run: Run | Path | str, which: Which = "last", device: str | N
 
     Args:
         run: A run, or its folder.
-        which: "last", or "best" for the agent with the best mean return in training.
+        best: Load the agent with the best mean return in training instead of the last.
         device: Device of the policy; None: the device of the run's config, or the CPU if it is not available.
 
     Raises:
@@ -88,12 +90,12 @@ def load_run_agent(run: Run | Path | str, which: Which = "last", device: str | N
     run = run if isinstance(run, Run) else Run.open(run)
     settings = run.ppo_settings()
     policy_device = available_device(settings.device) if device is None else device
-    path = _choose(run, which, PPO)
+    path = _choose(run, best, PPO)
     agent = load_checkpoint_agent(path, policy_device) if path.is_file() else load_agent(path, policy_device)
-    return RunAgent(agent.policy, agent.card, agent.statistics, _origin(which, path, agent.card, PPO))
+    return RunAgent(agent.policy, agent.card, agent.statistics, _origin(best, path, agent.card, PPO))
 
 
-def load_run_network(run: Run | Path | str, which: Which = "last") -> tuple[SequenceNetwork, Origin]:
+def load_run_network(run: Run | Path | str, *, best: bool = False) -> tuple[SequenceNetwork, Origin]:
     """Loads a supervised run's network on the CPU, with the mean weights that are validated; see `load_run_agent`.
 
     Raises:
@@ -101,12 +103,12 @@ def load_run_network(run: Run | Path | str, which: Which = "last") -> tuple[Sequ
     """
     run = run if isinstance(run, Run) else Run.open(run)
     settings = run.supervised_settings()
-    path = _choose(run, which, SUPERVISED)
+    path = _choose(run, best, SUPERVISED)
     if path.is_file():
         network, card = _checkpoint_network(path, settings)
     else:
         network, card = load_network(path)
-    origin = _origin(which, path, card, SUPERVISED)
+    origin = _origin(best, path, card, SUPERVISED)
     task = card.get("extra", {}).get("task")
     if task != settings.task.name:
         raise InputError(f"{path}: a network of task {task!r}; the run's config says {settings.task.name!r}")
@@ -126,9 +128,9 @@ def available_device(device: str) -> torch.device:
     return torch.device(device) if device != "auto" else torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _choose(run: Run, which: Which, kind: TrainingKind) -> Path:
+def _choose(run: Run, best: bool, kind: TrainingKind) -> Path:
     """Returns the folder of an agent or the file of a checkpoint."""
-    if which == "best":
+    if best:
         if not run.best.is_dir():
             raise InputError(
                 f"run = {str(run.path)!r}: no best agent yet; it is saved after a validation, or once enough episodes "
@@ -153,7 +155,7 @@ def _step_of(folder: Path, kind: TrainingKind) -> int:
     return step if isinstance(step, int) else sys.maxsize
 
 
-def _origin(which: Which, path: Path, card: Mapping[str, Any], kind: TrainingKind) -> Origin:
+def _origin(is_best: bool, path: Path, card: Mapping[str, Any], kind: TrainingKind) -> Origin:
     extra = card.get("extra", {})
     if not isinstance(extra, Mapping):
         raise StorageError(f"{path}: extra = {extra!r}: must be a mapping")
@@ -162,9 +164,9 @@ def _origin(which: Which, path: Path, card: Mapping[str, Any], kind: TrainingKin
         value = extra.get(key)
         return value if isinstance(value, int) and 0 <= value < 2**63 else None
 
-    mean = extra.get("mean_return") if which == "best" else None
+    mean = extra.get("mean_return") if is_best else None
     mean = float(mean) if isinstance(mean, (int, float)) else None
-    return Origin(which, path, count(kind.counter), count("level"), mean, kind.unit)
+    return Origin(is_best, path, count(kind.counter), count("level"), mean, kind.unit)
 
 
 def _checkpoint_network(path: Path, settings: SupervisedTrainingSettings) -> tuple[SequenceNetwork, dict[str, Any]]:

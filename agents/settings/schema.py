@@ -367,7 +367,7 @@ def supervised_schema(custom_core: str | None = None) -> type[SupervisedTraining
         name: (schema, Field(schema(), description=f"Options of the task {name!r}."))
         for name, schema in options.items()
     }
-    tasks["name"] = (Literal[tuple(TASKS)], Field(description="Which task."))
+    tasks["name"] = (Literal[tuple(TASKS)], Field(description="Name of the task."))
     with _shadowing():
         task = create_model("TaskSection", __base__=Section, **tasks)
     return create_model(
