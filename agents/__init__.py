@@ -30,6 +30,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("RunAgent", "load_run_agent"):  # runs bring W&B and the configs along, which the policies do without
+    if name in ("RunAgent", "load_run_agent"):  # imports W&B and pydantic, which the policies do not need
         return getattr(import_module("ntm_rl.agents.runs.loading"), name)
     raise AttributeError(f"module 'ntm_rl.agents' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Trains agents and networks, and resumes runs: the settings decide which algorithm does it."""
+"""Trains agents and networks, and resumes runs, with the trainer of the settings."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ def train(settings: AnySettings, config: str, *, show_progress: bool = True) -> 
     """Trains in a new run directory.
 
     Args:
-        settings: What to train.
+        settings: Settings of the training.
         config: Name of the config, under which the run is filed.
         show_progress: Show a progress bar.
 
@@ -23,7 +23,7 @@ def train(settings: AnySettings, config: str, *, show_progress: bool = True) -> 
         InputError: an environment that cannot be made, or a folder that cannot be written.
         NonFiniteError: a number is not finite, and `settings.on_nonfinite` is "stop".
     """
-    settings = settings.resolved(find_modules=True)
+    settings = settings.resolved()
     return start_training(_trainer_of(settings), settings, config, show_progress=show_progress)
 
 

@@ -150,9 +150,9 @@ def _constructor_error(settings: EnvSettings, error: BaseException) -> InputErro
         return InputError(f"{label}: {error}")
     if isinstance(error, gym.error.Error):
         return InputError(f"{label}: cannot be made: {error}")
-    if isinstance(error, InputError):  # from one of our environments
-        why = f"env.kwargs = {settings.kwargs}: invalid for {settings.id}" if settings.kwargs else label
-        return InputError(f"{why}: {error}")
+    if isinstance(error, InputError):  # from an environment of this package
+        cause = f"env.kwargs = {settings.kwargs}: invalid for {settings.id}" if settings.kwargs else label
+        return InputError(f"{cause}: {error}")
     if is_wrong_call(error):
         problem = "invalid for" if settings.kwargs else "incomplete for"
         return InputError(f"env.kwargs = {settings.kwargs}: {problem} {settings.id}: {describe(error)}")

@@ -55,16 +55,16 @@ def _origin(error: BaseException) -> BaseException:
 
 def _frames(error: BaseException) -> list[Frame]:
     """Returns the frames of the user's code, oldest first; without any, the last frame of a library."""
-    seen = [
+    frames = [
         (frame.f_code.co_filename, line, frame.f_code.co_name)
         for frame, line in walk_tb(error.__traceback__)
         if not _is_internal(frame)
     ]
-    return [frame for frame in seen if not _is_library(frame[0])] or seen[-1:]
+    return [frame for frame in frames if not _is_library(frame[0])] or frames[-1:]
 
 
 def _is_internal(frame: FrameType) -> bool:
-    """Whether a frame only calls an environment: ours, SB3's and Gymnasium's, except its own environments."""
+    """Whether a frame only calls an environment: of this package, SB3 or Gymnasium, except its own environments."""
     module = str(frame.f_globals.get("__name__", ""))
     if module.startswith("gymnasium.envs.") and module != "gymnasium.envs.registration":
         return False

@@ -3,17 +3,17 @@
 import gymnasium as gym
 from gymnasium.envs.registration import WrapperSpec
 
-# Control tasks without velocities: our name and the id of the original task.
+# Control tasks without velocities: name in this package and id of the original.
 NO_VELOCITY = {
     "CartPoleNoVelocity-v0": "CartPole-v1",
     "PendulumNoVelocity-v0": "Pendulum-v1",
     "MountainCarContinuousNoVelocity-v0": "MountainCarContinuous-v0",
     "LunarLanderNoVelocity-v0": "LunarLander-v3",
 }
-# Our id for each original id.
+# This package's id of each original.
 MASKED = {original: f"ntm_rl/{name}" for name, original in NO_VELOCITY.items()}
 
-# Algorithmic tasks: our name and the task in `envs/algorithmic/registry.py`.
+# Algorithmic tasks: name in this package and name in `envs/algorithmic/registry.py`.
 ALGORITHMIC = {
     "Copy-v0": "copy",
     "RepeatCopy-v0": "repeat_copy",
@@ -25,7 +25,7 @@ ALGORITHMIC = {
     "Addition-v0": "addition",
 }
 
-# Diagnostic environments: our name and the common prefix of their two classes.
+# Diagnostic environments: name in this package and common prefix of the two classes.
 DIAGNOSTIC = {
     "PassiveTMaze-v0": "ntm_rl.envs.memory.passive_tmaze:PassiveTMaze",
     "MemoryChain-v0": "ntm_rl.envs.memory.memory_chain:MemoryChain",
@@ -35,7 +35,7 @@ DIAGNOSTIC = {
 
 
 def register_environments() -> None:
-    """Registers our ids with entry points by name, so that only Gymnasium is imported."""
+    """Registers the ids with entry points by name, so that only Gymnasium is imported."""
     for name, original_id in NO_VELOCITY.items():
         original = gym.registry.get(original_id)
         if original is None:  # newer Gymnasium versions drop old ids

@@ -1,8 +1,8 @@
 """States of environments, so that a training resumes exactly where it was interrupted.
 
 A state is a tree of dicts whose leaves are NumPy arrays and JSON values. Vector environments with `get_state` also have
-`set_state`, which takes the state of an environment with the same arguments, validates all of it before any change (a
-file may hold anything), and returns the current observations.
+`set_state`, which takes the state of an environment with the same arguments and returns the current observations. A
+state may come from a damaged or hostile file, so all of it is validated before any change.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Checks of the users' arguments."""
+"""Checks of arguments."""
 
 from numbers import Integral, Real
 

@@ -1,4 +1,4 @@
-"""Support of torch's transforms: vmap, export, forward-mode and second derivatives.
+"""Support for torch's transforms: vmap, export, forward-mode and second derivatives.
 
 Kernels and custom autograd functions do not support them, so under a transform a core runs as plain operators.
 """
@@ -26,7 +26,7 @@ def is_transformed() -> bool:
 def is_backward_transformed() -> bool:
     """Whether a backward pass is itself differentiated or transformed, so that it must run as plain operators.
 
-    `torch.autograd.grad(..., is_grads_batched=True)` uses a vmap of its own over the gradients.
+    `torch.autograd.grad(..., is_grads_batched=True)` applies a separate vmap over the gradients.
     """
     vmap = torch._C._dispatch_key_parse("VmapMode")
     return torch.is_grad_enabled() or is_transformed() or torch._C._dispatch_tls_is_dispatch_key_included(vmap)
@@ -74,7 +74,7 @@ def differentiate(
 
 
 class _Running(nn.Module):
-    """A module that calls another one's method."""
+    """A module whose forward pass is a method of another module."""
 
     def __init__(self, module: nn.Module, run: Callable[..., Any]):
         super().__init__()

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from multiprocessing import connection
@@ -22,6 +22,7 @@ from typing import Any
 from ntm_rl.agents.benchmark.cells import RESULT, Cell, Result, core_sizes, read_result
 from ntm_rl.agents.benchmark.scores import epoch_returns, mmer, read_curve, read_speed
 from ntm_rl.agents.benchmark.suites import SUITES
+from ntm_rl.agents.runs.changes import find_changes
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
@@ -77,12 +78,13 @@ def check_folder(cells: Sequence[Cell], out: Path) -> None:
             raise InputError(f"out = {str(out)!r}: contains a grid of the suite {other!r}; choose another folder")
     existing = {task: _settings_of_runs(out / suite / task) for task in {cell.task for cell in cells}}
     for cell in {cell.name: cell for cell in cells}.values():
-        wanted = cell.settings(out).model_dump()
+        new_settings = cell.settings(out).model_dump()
         for core, settings in existing[cell.task]:
             ignored = IRRELEVANT if core == cell.core else (*IRRELEVANT, "core", "memory")
-            difference = _difference(settings, wanted, ignored)
-            if difference is not None:
-                key, old, new = difference
+            changes = find_changes(settings, new_settings)
+            key = next((key for key in changes if key.partition(".")[0] not in ignored), None)
+            if key is not None:
+                old, new = changes[key]
                 raise InputError(
                     f"out = {str(out)!r}: contains another grid: {suite}/{cell.task}/{core} has {key} = {old} "
                     f"instead of {new}; choose another folder"
@@ -216,20 +218,3 @@ def _has_checkpoint(run: Run) -> bool:
         latest_checkpoint(run.checkpoints)
         return True
     return False
-
-
-def _difference(
-    old: Mapping[str, Any], new: Mapping[str, Any], ignored: Sequence[str] = ()
-) -> tuple[str, Any, Any] | None:
-    """Returns the first dotted key in which two settings differ, and both values."""
-    for key in new:
-        if key in ignored:
-            continue
-        before, after = old.get(key), new[key]
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            found = _difference(before, after)
-            if found is not None:
-                return f"{key}.{found[0]}", *found[1:]
-        elif before != after:
-            return key, before, after
-    return None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 
-class Published(NamedTuple):
+class PublishedScores(NamedTuple):
     """Scores of the paper's GRU and of its best model, and the name of the best model."""
 
     gru: float
@@ -17,12 +17,12 @@ class Published(NamedTuple):
     best_model: str
 
 
-POPGYM: Mapping[str, Published] = {
-    "RepeatFirstEasy": Published(1.000, 1.000, "GRU and others"),
-    "RepeatPreviousEasy": Published(1.000, 1.000, "GRU and others"),
-    "RepeatPreviousMedium": Published(-0.315, 0.789, "LMU"),
-    "CountRecallEasy": Published(0.177, 0.509, "LSTM"),
-    "AutoencodeEasy": Published(-0.283, -0.283, "GRU"),
-    "HigherLowerEasy": Published(0.529, 0.529, "GRU"),
-    "NoisyPositionOnlyCartPoleEasy": Published(0.995, 0.995, "GRU"),
+POPGYM: Mapping[str, PublishedScores] = {
+    "RepeatFirstEasy": PublishedScores(1.000, 1.000, "GRU and others"),
+    "RepeatPreviousEasy": PublishedScores(1.000, 1.000, "GRU and others"),
+    "RepeatPreviousMedium": PublishedScores(-0.315, 0.789, "LMU"),
+    "CountRecallEasy": PublishedScores(0.177, 0.509, "LSTM"),
+    "AutoencodeEasy": PublishedScores(-0.283, -0.283, "GRU"),
+    "HigherLowerEasy": PublishedScores(0.529, 0.529, "GRU"),
+    "NoisyPositionOnlyCartPoleEasy": PublishedScores(0.995, 0.995, "GRU"),
 }

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ntm_rl.agents.settings.kinds import PPO
 from ntm_rl.agents.tracking.csv_log import read_table
-from ntm_rl.agents.tracking.metrics import STEPS
 from ntm_rl.errors import InputError
 
 FloatArray = NDArray[np.float64]
-RETURN, SPEED = "rollout/ep_rew_mean", "time/fps"
+RETURN, STEPS, SPEED = PPO.score_metric, PPO.steps_metric, "time/fps"
 EPOCH = 65_536  # environment steps per epoch in POPGym
-REPEATS = 5000  # bootstrap samples
+BOOTSTRAP_SEED, BOOTSTRAP_SAMPLES = 0, 5000
 
 
 class Curve(NamedTuple):
@@ -67,24 +67,23 @@ def mmer(curve: Curve) -> float:
     return float(epoch_returns(curve).max())
 
 
-def interquartile_means(scores: Mapping[str, Sequence[Sequence[float]]], seed: int = 0) -> dict[str, Interval]:
+def interquartile_means(scores: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Interval]:
     """Returns the interquartile mean over seeds and tasks of each core, with a stratified bootstrap interval.
 
     Args:
         scores: Scores of each core, `[seeds, tasks]`.
-        seed: Seed of the bootstrap.
 
     Raises:
         InputError: rliable is not installed.
     """
     library, metrics = require_rliable()
     before = np.random.get_state()
-    np.random.seed(seed)  # rliable always uses NumPy's global generator
+    np.random.seed(BOOTSTRAP_SEED)  # rliable always uses NumPy's global generator
     try:
         means, intervals = library.get_interval_estimates(
             {core: np.asarray(each) for core, each in scores.items()},
             lambda each: np.array([metrics.aggregate_iqm(each)]),
-            reps=REPEATS,
+            reps=BOOTSTRAP_SAMPLES,
         )
     finally:
         np.random.set_state(before)

@@ -18,7 +18,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_agent_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of commands that play episodes: which agent, which actions, which seed."""
+    """Adds the options of commands that play episodes: agent, actions and seed."""
     parser.add_argument("--best", action="store_true", help="use the best agent of the training instead of the last")
     parser.add_argument(
         "--stochastic", action="store_true", help="sample actions instead of taking the most likely action"

@@ -1,4 +1,4 @@
-"""`ntm-rl benchmark`: measure speed, the cost of cores, and how well cores learn memory tasks."""
+"""`ntm-rl benchmark`: measure speed, the cost of cores, and their scores on memory tasks."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 from ntm_rl.agents.benchmark.suites import SUITES
 from ntm_rl.agents.cli.arguments import count, names, path
 from ntm_rl.agents.cli.parser import add_command
-from ntm_rl.agents.cli.terminal import print_json, say
+from ntm_rl.agents.cli.terminal import print_json, print_lines
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
 
 EXAMPLES = (
@@ -110,7 +110,7 @@ def cores_command(options: argparse.Namespace) -> int:
     if options.json:
         print_json([vars(row) for row in rows])
     else:
-        say(table(rows))
+        print_lines(table(rows))
     return 0
 
 
@@ -132,7 +132,7 @@ def _print_rows(rows: Iterable[Any], line: Callable[[Any], str], as_json: bool, 
     measured: list[Any] = []
     for row in rows:
         if not as_json:
-            say(*([header] if header and not measured else []), line(row))
+            print_lines(*([header] if header and not measured else []), line(row))
         measured.append(row)
     if as_json:
         print_json([vars(row) for row in measured])
@@ -161,5 +161,5 @@ def memory_command(options: argparse.Namespace) -> int:
     if options.json:
         print_json(report)
     else:
-        say(Path(report["report"]).read_text().rstrip("\n"))
+        print_lines(Path(report["report"]).read_text().rstrip("\n"))
     return 0

@@ -5,7 +5,7 @@ from typing import Any
 
 from ntm_rl.agents.cli.arguments import path
 from ntm_rl.agents.cli.parser import add_command
-from ntm_rl.agents.cli.terminal import say
+from ntm_rl.agents.cli.terminal import print_lines
 
 EXAMPLES = (
     "ntm-rl convert agent.zip my_agent --trust",
@@ -31,5 +31,5 @@ def convert_command(options: argparse.Namespace) -> int:
     from ntm_rl.agents.ppo.sb3_zip import convert
 
     convert(options.file, options.folder, trust=options.trust)
-    say(f"{options.folder}: load it with ntm_rl.agents.load_agent")
+    print_lines(f"{options.folder}: load it with ntm_rl.agents.load_agent")
     return 0

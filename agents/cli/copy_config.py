@@ -6,7 +6,7 @@ from typing import Any
 
 from ntm_rl.agents.cli.arguments import add_config, path
 from ntm_rl.agents.cli.parser import add_command
-from ntm_rl.agents.cli.terminal import say
+from ntm_rl.agents.cli.terminal import print_lines
 from ntm_rl.errors import InputError
 
 EXAMPLES = (
@@ -31,5 +31,5 @@ def copy_command(options: argparse.Namespace) -> int:
     if target.exists():
         raise InputError(f"file = {str(target)!r}: exists already; choose another name or delete it")
     write_atomically(target, text.encode())
-    say(f"Next: ntm-rl train {shlex.quote(str(target))}")
+    print_lines(f"Next: ntm-rl train {shlex.quote(str(target))}")
     return 0

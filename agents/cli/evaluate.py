@@ -1,4 +1,4 @@
-"""`ntm-rl evaluate`: play whole episodes, or score a supervised network."""
+"""`ntm-rl evaluate`: play episodes with a trained agent, or score a supervised network."""
 
 import argparse
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from ntm_rl.agents.cli.arguments import add_agent_options, add_run, count
 from ntm_rl.agents.cli.exit_codes import BAD_INPUT
 from ntm_rl.agents.cli.parser import add_command
-from ntm_rl.agents.cli.terminal import print_json, say
-from ntm_rl.agents.settings.paths import shown
+from ntm_rl.agents.cli.terminal import print_json, print_lines
+from ntm_rl.agents.settings.paths import display_path
 from ntm_rl.errors import InputError
 
 EXAMPLES = (
@@ -44,11 +44,11 @@ def evaluate_command(options: argparse.Namespace) -> int:
     """Evaluates a run's agent or network and prints the result."""
     from ntm_rl.agents.inspection.evaluation import evaluate
     from ntm_rl.agents.runs.run import Run
-    from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
+    from ntm_rl.agents.settings.kinds import SUPERVISED
 
     run = Run.open(options.run)
     run.require_trust(trust=options.trust)
-    if isinstance(run.settings(), SupervisedTrainingSettings):
+    if run.settings().kind is SUPERVISED:
         if options.stochastic or options.max_steps is not None:
             raise InputError("--stochastic, --max-steps: only for runs with an environment; leave them out")
         return _evaluate_supervised(run, options)
@@ -64,10 +64,10 @@ def evaluate_command(options: argparse.Namespace) -> int:
         show_progress=True,
     )
     if options.json:
-        figures = {key: value for key, value in vars(result).items() if key not in ("run", "origin")}
-        print_json({"run": shown(result.run), **result.origin.row(), **figures})
+        statistics = {key: value for key, value in vars(result).items() if key not in ("run", "origin")}
+        print_json({"run": display_path(result.run), **result.origin.row(), **statistics})
     else:
-        say(*_evaluation_lines(result))
+        print_lines(*_evaluation_lines(result))
     return 0 if result.ended else BAD_INPUT
 
 
@@ -94,11 +94,11 @@ def _evaluate_supervised(run: Any, options: argparse.Namespace) -> int:
     result = evaluate_supervised(run, options.episodes, difficulties, seed=options.seed, best=options.best)
     if options.json:
         scores = {name: vars(score) for name, score in result.scores.items()}
-        print_json({"run": shown(run.path), **result.origin.row(), "scores": scores})
+        print_json({"run": display_path(run.path), **result.origin.row(), "scores": scores})
         return 0
     for name, score in result.scores.items():
         above = f" ({score.bits - score.floor:.3f} above the optimum)" if score.floor else ""
-        say(f"{name}: {score.bits:.4f} bits per sequence{above}, {score.wrong:.3%} of bits wrong")
+        print_lines(f"{name}: {score.bits:.4f} bits per sequence{above}, {score.wrong:.3%} of bits wrong")
     return 0
 
 

@@ -8,7 +8,7 @@ BAD_INPUT = 2
 CANNOT_WRITE = 3
 NOT_FINITE = 4
 ENVIRONMENT_FAILED = 5
-FILE_ERRORS = (  # of an `OSError` that concerns files, and not a bug or an environment
+FILE_ERRORS = (  # of an `OSError` from a file, not from a bug or an environment
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG),
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ESTALE),
 )

@@ -5,8 +5,8 @@ from typing import Any
 
 from ntm_rl.agents.cli.arguments import add_run
 from ntm_rl.agents.cli.parser import add_command
-from ntm_rl.agents.cli.terminal import print_json, say
-from ntm_rl.agents.settings.paths import shown
+from ntm_rl.agents.cli.terminal import print_json, print_lines
+from ntm_rl.agents.settings.paths import display_path
 
 EXAMPLES = (
     "ntm-rl inspect RUN",
@@ -32,9 +32,9 @@ def inspect_command(options: argparse.Namespace) -> int:
     runs = [Run.open(folder) for folder in (options.run, *options.others)]
     for run in runs:
         run.require_trust(trust=options.trust)
-    files = {name: shown(file) for name, file in inspect(runs[0], runs[1:]).items()}
+    files = {name: display_path(file) for name, file in inspect(runs[0], runs[1:]).items()}
     if options.json:
         print_json(files)
     else:
-        say(*files.values())
+        print_lines(*files.values())
     return 0

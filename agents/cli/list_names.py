@@ -6,7 +6,7 @@ from typing import Any
 
 import ntm_rl
 from ntm_rl.agents.cli.parser import add_command
-from ntm_rl.agents.cli.terminal import print_json, say
+from ntm_rl.agents.cli.terminal import print_json, print_lines
 from ntm_rl.errors import InputError
 
 EXAMPLES = (
@@ -20,16 +20,16 @@ def add(commands: Any) -> None:
     parser = add_command(
         commands, "list", list_command, "list environments, memory cores or packaged configs", EXAMPLES
     )
-    parser.add_argument("what", choices=("envs", "cores", "configs"))
+    parser.add_argument("kind", choices=("envs", "cores", "configs"))
 
 
 def list_command(options: argparse.Namespace) -> int:
     """Prints the names."""
-    names: list[str] = {"envs": _envs, "cores": _cores, "configs": _configs}[options.what]()
+    names: list[str] = {"envs": _envs, "cores": _cores, "configs": _configs}[options.kind]()
     if options.json:
         print_json(names)
     else:
-        say(*names)
+        print_lines(*names)
     return 0
 
 

@@ -34,15 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except InputError as error:
             print(error, file=sys.stderr)
             return exit_code(error)
-        except KeyboardInterrupt:  # before a training began, or a second signal: SignalListener handles the first
-            print("interrupted; `ntm-rl resume RUN` continues a training that had begun", file=sys.stderr)
+        except KeyboardInterrupt:  # before a training starts, or a second signal: SignalListener handles the first
+            print("interrupted; `ntm-rl resume RUN` continues a training that had started", file=sys.stderr)
             return SIGNAL_BASE + signal.SIGINT
         except OutputClosedError:
             discard_output()
             return 0
         except OSError as error:
             if error.errno not in FILE_ERRORS:
-                raise  # a bug: the traceback shows whose
+                raise  # a bug, which needs its traceback
             print(f"{error.filename or 'standard output, or a file'}: {error.strerror or error}", file=sys.stderr)
             discard_output()
             return CANNOT_WRITE

@@ -42,9 +42,9 @@ def add_command(
     """Adds a command to the parser.
 
     Args:
-        commands: What `add_subparsers` returned.
+        commands: The result of `add_subparsers`.
         name: Name of the command.
-        command: Runs it.
+        command: Runs the command.
         summary: One line for the list of commands, without a full stop.
         examples: Command lines for the end of its `--help`.
         json: Add the option `--json`.
@@ -71,7 +71,7 @@ def options_to_overrides(arguments: Sequence[str], options: Collection[str], pro
     The command's own options come first, then the config or run, which is the first positional argument.
 
     Args:
-        arguments: What stands behind the name of the command.
+        arguments: The arguments after the name of the command.
         options: The command's own options, none of which takes a value.
         prog: The command, for the error.
 

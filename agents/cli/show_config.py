@@ -5,7 +5,7 @@ from typing import Any
 
 from ntm_rl.agents.cli.arguments import add_config, add_overrides
 from ntm_rl.agents.cli.parser import add_command
-from ntm_rl.agents.cli.terminal import say
+from ntm_rl.agents.cli.terminal import print_lines
 
 EXAMPLES = (
     "ntm-rl show popgym/repeat_previous_easy",
@@ -28,8 +28,8 @@ def show_command(options: argparse.Namespace) -> int:
 
     settings = load_settings(options.config, options.overrides)
     if not options.keys:
-        say(to_yaml(settings).rstrip("\n"))
+        print_lines(to_yaml(settings).rstrip("\n"))
         return 0
     for key, kind, default, description in describe_keys(settings):
-        say(f"{key}: {kind} = {default}\n    {description}")
+        print_lines(f"{key}: {kind} = {default}\n    {description}")
     return 0

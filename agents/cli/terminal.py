@@ -1,4 +1,4 @@
-"""Standard output and standard error: closed, broken or full streams, missing characters, one-line warnings."""
+"""Standard output and standard error: closed, broken or full streams, unencodable characters, one-line warnings."""
 
 import io
 import json
@@ -14,10 +14,10 @@ PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 class OutputClosedError(Exception):
-    """The reader of standard output has closed it, as `head` does."""
+    """Standard output was closed by its reader, such as `head`."""
 
 
-def say(*lines: str) -> None:
+def print_lines(*lines: str) -> None:
     """Prints lines to standard output.
 
     Raises:
@@ -31,8 +31,8 @@ def say(*lines: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Prints a value as one line of JSON, with null for numbers that are not finite; raises as `say`."""
-    say(json.dumps(_finite(value)))
+    """Prints a value as one line of JSON, with null for numbers that are not finite; raises as `print_lines`."""
+    print_lines(json.dumps(_finite(value)))
 
 
 def _finite(value: Any) -> Any:
@@ -44,7 +44,7 @@ def _finite(value: Any) -> Any:
 
 
 class _BestEffortStream:
-    """Standard error that drops what cannot be written instead of raising."""
+    """Standard error without exceptions: text that cannot be written is dropped."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream

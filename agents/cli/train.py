@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ntm_rl.agents.cli.arguments import add_config, add_overrides, add_run
 from ntm_rl.agents.cli.parser import add_command
-from ntm_rl.agents.cli.terminal import print_json, say
+from ntm_rl.agents.cli.terminal import print_json, print_lines
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
-from ntm_rl.agents.settings.paths import shown
+from ntm_rl.agents.settings.paths import display_path
 
 if TYPE_CHECKING:
     from ntm_rl.agents.runs.training import TrainingResult
@@ -44,7 +44,7 @@ def train_command(options: argparse.Namespace) -> int:
     print(to_short_yaml(settings), file=sys.stderr)
     for key in without_effect(settings, options.overrides):
         print(f"note: {key}: has no effect, as core = {settings.core!r}", file=sys.stderr)
-    return report(train(settings, options.config), as_json=options.json)
+    return print_result(train(settings, options.config), as_json=options.json)
 
 
 def resume_command(options: argparse.Namespace) -> int:
@@ -56,12 +56,12 @@ def resume_command(options: argparse.Namespace) -> int:
     run = Run.open(options.run)
     settings = load_settings(str(run.config_file), options.overrides)
     run.require_trust(settings, trust=options.trust)
-    return report(resume(run, settings), as_json=options.json)
+    return print_result(resume(run, settings), as_json=options.json)
 
 
-def report(result: "TrainingResult", *, as_json: bool) -> int:
+def print_result(result: "TrainingResult", *, as_json: bool) -> int:
     """Prints the result of a training and returns the exit code."""
-    kind, run = result.kind, shown(result.run)
+    kind, run = result.kind, display_path(result.run)
     score = None if result.score is None else round(result.score, 5)
     if as_json:
         speed = {f"{kind.unit}s_per_second": round(result.steps_per_second, 1)}
@@ -69,7 +69,7 @@ def report(result: "TrainingResult", *, as_json: bool) -> int:
     else:
         ended = "Finished" if result.stopped_by is None else f"Stopped by {result.stopped_by.name}"
         next_command = "evaluate" if result.stopped_by is None else "resume"
-        say(
+        print_lines(
             f"{ended} after {result.steps:,} {kind.units} ({result.steps_per_second:,.0f} {kind.unit}s/s).",
             f"{kind.score_description}: {'none' if score is None else score}",
             f"Run: {run}",

@@ -1,1 +1,1 @@
-"""Evaluation, films and figures of finished runs."""
+"""Evaluation, videos and figures of finished runs."""

@@ -39,7 +39,7 @@ class Evaluation:
         run: The run's folder.
         origin: The agent's source.
         episodes: Number of episodes requested.
-        ended: Number of episodes that ended. A sub-environment whose episode reaches `max_steps` plays no more.
+        ended: Number of episodes that ended. A sub-environment stops when its episode reaches `max_steps`.
         mean_return: Mean return of the ended episodes, not normalised and not clipped; None without any.
         std_return: Standard deviation of these returns.
         mean_length: Mean length of these episodes in steps.
@@ -59,7 +59,7 @@ class Evaluation:
 
 
 @dataclass
-class Played:
+class EpisodeResults:
     """Returns and lengths of the episodes that ended, and returns of those that reached the length limit."""
 
     returns: list[float] = field(default_factory=list)
@@ -94,17 +94,17 @@ def evaluate(
     check_counts(seed, episodes=episodes, **({} if max_steps is None else {"max_steps": max_steps}))
     settings = run.ppo_settings()
     settings.import_core()
-    agent = load_run_agent(run, "best" if best else "last")
+    agent = load_run_agent(run, best=best)
     print(f"plays {settings.env.id} with {agent.origin}", file=sys.stderr)
     env = make_vec_env(played_settings(settings.env_settings), min(episodes, MAX_ENVS), seed, training=False)
     try:
         prepare(env, agent)
         limit = max_steps or (None if _has_time_limit(settings.env_settings, env) else MAX_STEPS)
         with seeded(agent, seed, env.num_envs):
-            played = play_episodes(agent, env, episodes, limit, deterministic, show_progress)
+            results = play_episodes(agent, env, episodes, limit, deterministic, show_progress)
     finally:
         close(env)
-    return _summary(run, agent.origin, episodes, limit, played)
+    return _summary(run, agent.origin, episodes, limit, results)
 
 
 def check_counts(seed: int, **counts: int) -> None:
@@ -117,7 +117,7 @@ def check_counts(seed: int, **counts: int) -> None:
 
 
 def played_settings(settings: EnvSettings) -> EnvSettings:
-    """Returns environment settings without normalization, which the agent does with its own statistics."""
+    """Returns environment settings without normalisation, as the agent normalises with its own statistics."""
     return replace(settings, normalize_observation=False, normalize_reward=False)
 
 
@@ -127,8 +127,8 @@ def prepare(env: VecEnv, agent: RunAgent) -> None:
     Raises:
         InputError: the observation or action spaces differ.
     """
-    found = _sizes(agent.policy.observation_space), _sizes(agent.policy.action_space)
-    if found != (_sizes(env.observation_space), _sizes(env.action_space)):
+    agent_sizes = _sizes(agent.policy.observation_space), _sizes(agent.policy.action_space)
+    if agent_sizes != (_sizes(env.observation_space), _sizes(env.action_space)):
         raise InputError(
             f"{agent.origin.path}: the agent's spaces are {agent.policy.observation_space} and "
             f"{agent.policy.action_space}, those of the environment in the run's config {env.observation_space} and "
@@ -175,14 +175,14 @@ def _has_time_limit(settings: EnvSettings, env: VecEnv) -> bool:
 
 def play_episodes(
     agent: LoadedAgent, env: VecEnv, episodes: int, limit: int | None, deterministic: bool, show_progress: bool
-) -> Played:
-    """Plays a fixed share of the episodes in each sub-environment: short episodes would else be over-represented.
+) -> EpisodeResults:
+    """Plays a fixed share of the episodes in each sub-environment, so that short ones are not over-represented.
 
-    A sub-environment whose episode reaches `limit` steps plays no more.
+    A sub-environment stops when its episode reaches `limit` steps.
     """
     n_envs = env.num_envs
     left = np.array([(episodes + index) // n_envs for index in range(n_envs)])
-    played, returns, lengths = Played(), np.zeros(n_envs), np.zeros(n_envs, dtype=np.int64)
+    results, returns, lengths = EpisodeResults(), np.zeros(n_envs), np.zeros(n_envs, dtype=np.int64)
     observations, state, starts = env.reset(), None, np.ones(n_envs, dtype=np.bool_)
     display, shown = ProgressDisplay(0, episodes, "episodes") if show_progress else None, time.monotonic()
     try:
@@ -192,39 +192,39 @@ def play_episodes(
             returns, lengths = returns + rewards, lengths + 1
             for index in np.flatnonzero(starts & (left > 0)).tolist():
                 episode = infos[index].get("episode")
-                if episode is not None:  # None: a life was lost, and the game goes on
-                    played.returns.append(float(episode["r"]))
-                    played.lengths.append(int(episode["l"]))
+                if episode is not None:  # None: a life was lost, and the game continues
+                    results.returns.append(float(episode["r"]))
+                    results.lengths.append(int(episode["l"]))
                     left[index] -= 1
                     returns[index], lengths[index] = 0, 0
             for index in np.flatnonzero((left > 0) & (lengths >= (limit or np.inf))).tolist():
-                played.stopped.append(float(returns[index]))
+                results.stopped.append(float(returns[index]))
                 left[index] = 0
             if display is not None and time.monotonic() - shown > SECONDS_BETWEEN_UPDATES:
                 shown = time.monotonic()
-                display.update(len(played.returns), f"{lengths.max():,} steps in the longest running episode")
+                display.update(len(results.returns), f"{lengths.max():,} steps in the longest running episode")
     finally:
         if display is not None:
             display.close()
-    return played
+    return results
 
 
-def _summary(run: Run, origin: Origin, episodes: int, limit: int | None, played: Played) -> Evaluation:
+def _summary(run: Run, origin: Origin, episodes: int, limit: int | None, results: EpisodeResults) -> Evaluation:
     def mean(values: Sequence[float]) -> float | None:
         return float(np.mean(values)) if values else None
 
     with np.errstate(invalid="ignore"):  # infinite returns
-        deviation = float(np.std(played.returns)) if played.returns else None
+        deviation = float(np.std(results.returns)) if results.returns else None
     return Evaluation(
         run.path,
         origin,
         episodes,
-        len(played.returns),
-        mean(played.returns),
+        len(results.returns),
+        mean(results.returns),
         deviation,
-        mean(played.lengths),
+        mean(results.lengths),
         limit,
-        mean(played.stopped),
+        mean(results.stopped),
     )
 
 
@@ -251,7 +251,7 @@ def evaluate_supervised(
     Args:
         run: A supervised run.
         sequences: Number of sequences per difficulty.
-        difficulties: Such as `{"length": 120}`; default: those of the training and of `validation.longer`.
+        difficulties: Difficulties, such as `{"length": 120}`; default: those of training and `validation.longer`.
         seed: Seed of the sequences.
         best: Use the network with the best validation instead of the last.
 
@@ -262,7 +262,7 @@ def evaluate_supervised(
     settings = run.supervised_settings()
     task = settings.make_task()
     settings.import_core()
-    network, origin = load_run_network(run, "best" if best else "last")
+    network, origin = load_run_network(run, best=best)
     print(f"plays {settings.task.name} with {origin}", file=sys.stderr)
     rng = np.random.default_rng(seed)
     chosen: list[Difficulty | None] = [*difficulties] or [None, *settings.validation.longer]

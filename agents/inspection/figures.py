@@ -1,4 +1,4 @@
-"""Figures of a run: learning curve, answers and use of the memory."""
+"""Figures of a run: learning curve, answers and memory use."""
 
 import sys
 from collections import defaultdict
@@ -15,6 +15,7 @@ from ntm_rl.agents.inspection.plotting import curve_marker, pool_slots, require_
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.runs.loading import load_run_network
 from ntm_rl.agents.runs.run import Run
+from ntm_rl.agents.settings.kinds import SUPERVISED
 from ntm_rl.agents.settings.loading import AnySettings
 from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
 from ntm_rl.agents.supervised.scores import label
@@ -33,12 +34,12 @@ LOWEST_SHOWN = 1e-4  # lower end, in bits, of a learning curve's logarithmic axi
 
 
 class MemoryUse(NamedTuple):
-    """The use of a memory over one sequence of T steps.
+    """Weightings and vectors of the heads over one sequence of T steps.
 
     Attributes:
         weightings: `[T, N]` by the head's name.
-        vectors: The slots' sum weighted by each head, `[T, M]`: the read vector of a read head, the contents after the
-            write of a write head. Empty for a core whose memory has no slots.
+        vectors: Sums of the slots weighted by each head, `[T, M]`: the read vectors of a read head, the contents after
+            the writes of a write head. Empty for a core whose memory has no slots.
     """
 
     weightings: dict[str, FloatArray]
@@ -50,7 +51,7 @@ def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
 
     Args:
         run: A supervised run, or a PPO run, which has a learning curve only.
-        others: Runs to add to the learning curve, such as other seeds.
+        others: Further runs for the learning curve, such as other seeds.
 
     Returns:
         The PNG files by name.
@@ -59,9 +60,10 @@ def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
         InputError: matplotlib is missing, or a run has no logged metrics or no network.
     """
     require_matplotlib("inspect")
-    settings = run.settings()
     figures = {"learning_curve": learning_curve([run, *others])}
-    if isinstance(settings, SupervisedTrainingSettings):
+    is_supervised = run.settings().kind is SUPERVISED
+    if is_supervised:
+        settings = run.supervised_settings()
         settings.import_core()
         network, origin = load_run_network(run)
         print(f"draws {origin}", file=sys.stderr)
@@ -70,12 +72,13 @@ def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
     paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
         save_png(figure, paths[name])
-    _log_to_wandb(run, settings, figures)
+    if is_supervised:
+        _log_to_wandb(run, figures)
     return paths
 
 
 def network_figures(network: SequenceNetwork, settings: SupervisedTrainingSettings) -> "dict[str, Figure]":
-    """Draws a network's answers and, if its core has weightings, its use of the memory."""
+    """Draws a network's answers and, if its core has weightings, its memory use."""
     task, hardest = settings.make_task(), _hardest(settings)
     rng = np.random.default_rng(SEED)
     figures = {"answers": answers(network, task, [hardest, *settings.validation.longer], rng)}
@@ -93,24 +96,23 @@ def learning_curve(runs: Sequence[Run]) -> "Figure":
         InputError: a run without logged metrics, or runs of both kinds.
     """
     settings = [run.settings() for run in runs]
-    is_supervised = isinstance(settings[0], SupervisedTrainingSettings)
+    kind = settings[0].kind
     for run, each in zip(runs, settings, strict=True):
-        if isinstance(each, SupervisedTrainingSettings) != is_supervised:
+        if each.kind is not kind:
             raise InputError(f"run = {str(run.path)!r}: a figure shows supervised runs or PPO runs, not both")
-    metric, steps = settings[0].kind.score_metric, settings[0].kind.steps_metric
     figure, panel = _panel((6, 3.5))
-    curves = [_curve(run, metric, steps) for run in runs]
-    kinds = {(each.core, len(x)) for each, (x, _) in zip(settings, curves, strict=True)}
-    has_median = len(runs) > 1 and len(kinds) == 1
+    curves = [_curve(run, kind.score_metric, kind.steps_metric) for run in runs]
+    groups = {(each.core, len(x)) for each, (x, _) in zip(settings, curves, strict=True)}
+    has_median = len(runs) > 1 and len(groups) == 1
     for name, (x, y) in zip(_names(runs, settings), curves, strict=True):
         panel.plot(x, y, linewidth=0.6 if has_median else 1, label=name, marker=curve_marker(x))
     if has_median:
         panel.plot(curves[0][0], np.median([y for _, y in curves], axis=0), "k", linewidth=1.8, label="median")
-    if is_supervised:
+    if kind is SUPERVISED:
         panel.set_yscale("log")
         panel.set_ylim(bottom=max(LOWEST_SHOWN, panel.get_ylim()[0]))
-    panel.set_xlabel("sequences" if is_supervised else "environment steps")
-    panel.set_ylabel("bits per sequence" if is_supervised else "mean return")
+    panel.set_xlabel(kind.units)
+    panel.set_ylabel(kind.score.replace("_", " "))
     panel.grid(alpha=0.3)
     panel.legend(fontsize=7, ncols=2)
     return figure
@@ -133,23 +135,23 @@ def answers(
     figure = Figure(figsize=(8, 1.9 * len(difficulties)), layout="constrained")
     for row, difficulty in enumerate(difficulties):
         batch = task.sample(1, rng, difficulty)
-        asked = batch.mask[:, 0]
-        found = _answers(network, batch)
-        wrong = ((found > 0.5) != (batch.targets[:, 0] > 0))[asked].sum()
-        for place, (name, block) in enumerate({"targets": batch.targets[:, 0], "answers": found}.items()):
+        mask = batch.mask[:, 0]
+        answered = _answers(network, batch)
+        wrong = ((answered > 0.5) != (batch.targets[:, 0] > 0))[mask].sum()
+        for place, (name, block) in enumerate({"targets": batch.targets[:, 0], "answers": answered}.items()):
             panel = figure.add_subplot(2 * len(difficulties), 1, 2 * row + place + 1)
-            _show(panel, block[asked], name)
+            _show(panel, block[mask], name)
             if place == 0:
-                panel.set_title(f"{label(difficulty)}: {wrong} of {asked.sum() * task.output_size} bits wrong", size=8)
+                panel.set_title(f"{label(difficulty)}: {wrong} of {mask.sum() * task.output_size} bits wrong", size=8)
     return figure
 
 
 def memory_use(network: SequenceNetwork, batch: Batch) -> "Figure":
-    """Draws each head's weighting and vector over one sequence, as figure 6 of the NTM paper does.
+    """Draws each head's weighting and vector over one sequence, as in figure 6 of the NTM paper.
 
     Args:
-        network: With a core that has weightings.
-        batch: Of one sequence.
+        network: A network whose core has weightings.
+        batch: A batch of one sequence.
     """
     from matplotlib.figure import Figure
 
@@ -220,12 +222,13 @@ def _show(panel: "Axes", block: FloatArray, name: str) -> None:
     panel.tick_params(labelsize=6)
 
 
-def _log_to_wandb(run: Run, settings: AnySettings, figures: "Mapping[str, Figure]") -> None:
-    """Logs figures to a supervised run's W&B run, if it has one."""
-    if not (run.path / "wandb").is_dir() or not isinstance(settings, SupervisedTrainingSettings):
+def _log_to_wandb(run: Run, figures: "Mapping[str, Figure]") -> None:
+    """Logs figures to a run's W&B run, if it has one."""
+    if not (run.path / "wandb").is_dir():
         return
+    settings = run.settings()
     writer = run.track(settings, is_training=False)
     if writer is not None:
         values = {f"figures/{name}": LoggedFigure(figure, close=False) for name, figure in figures.items()}
-        writer.write(values, {name: () for name in values}, settings.total_sequences)
+        writer.write(values, {name: () for name in values}, settings.total_steps)
         writer.close()

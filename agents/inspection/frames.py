@@ -1,4 +1,4 @@
-"""Rendered frames of any format as RGB pictures."""
+"""Converts rendered frames of any format to RGB."""
 
 from typing import Any
 
@@ -7,35 +7,35 @@ from numpy.typing import NDArray
 
 from ntm_rl.errors import InputError
 
-Picture = NDArray[np.uint8]
+Frame = NDArray[np.uint8]
 CHANNELS = (1, 3, 4)  # grey, RGB, RGBA (alpha is dropped)
 MAX_PIXELS = 2048  # height or width above which a frame is subsampled
 
 
 class FrameError(InputError):
-    """`render` did not return a picture."""
+    """`render` did not return an image."""
 
 
-class Frames:
-    """Converts the frames that `render` returns to RGB pictures `[H, W, 3]` of uint8.
+class FrameConverter:
+    """Converts the frames that `render` returns to RGB `[H, W, 3]` of uint8.
 
     Frames may be grey, RGB or RGBA, channels first or last, of integers, booleans or floats. Of a list of frames the
-    last is taken. Floats count as 0 to 1 until one exceeds 1.
+    last is taken. Floats range from 0 to 1, or to 255 from the first frame that exceeds 1.
 
     Attributes:
-        missing: Number of missing frames, each replaced by the frame before it.
+        missing: Number of missing frames, each replaced by the previous one.
     """
 
     def __init__(self) -> None:
         self.missing = 0
         self._scale = 255.0  # factor of float frames
-        self._last: Picture | None = None
+        self._last: Frame | None = None
 
-    def picture(self, frame: Any) -> Picture:
-        """Returns a frame as a picture; the picture before it if the frame is None.
+    def convert(self, frame: Any) -> Frame:
+        """Returns a frame as RGB; the previous one if it is None.
 
         Raises:
-            FrameError: not a picture, or the first frame is None.
+            FrameError: not an image, or the first frame is None.
         """
         if isinstance(frame, (list, tuple)) and not (frame and isinstance(frame[-1], (list, tuple))):
             frame = frame[-1] if frame else None
@@ -47,11 +47,11 @@ class Frames:
         self._last = self._colours(_as_array(frame))
         return self._last
 
-    def _colours(self, array: NDArray[Any]) -> Picture:
+    def _colours(self, array: NDArray[Any]) -> Frame:
         array = self._bytes(_channels_last(array))
         return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[..., :3]
 
-    def _bytes(self, array: NDArray[Any]) -> Picture:
+    def _bytes(self, array: NDArray[Any]) -> Frame:
         if array.dtype == np.uint8:
             return array
         if array.dtype.kind == "b":
@@ -61,7 +61,7 @@ class Frames:
             if array.max() > 1:
                 self._scale = 1.0
             array = array * self._scale
-        clipped: Picture = np.clip(array, 0, 255).astype(np.uint8)
+        clipped: Frame = np.clip(array, 0, 255).astype(np.uint8)
         return clipped
 
 
@@ -72,7 +72,7 @@ def _as_array(frame: Any) -> NDArray[Any]:
         raise FrameError(f"render() returned a {type(frame).__name__}, not an array: {error}") from error
     if array.dtype.kind not in "uifb" or array.size == 0 or array.ndim == 0:
         found = f"a {type(frame).__name__}" if array.ndim == 0 else f"an array {array.shape} of {array.dtype}"
-        raise FrameError(f"render() returned {found}, not a picture")
+        raise FrameError(f"render() returned {found}, not an image")
     return array
 
 

@@ -1,4 +1,4 @@
-"""Figures as PNG files, with matplotlib where it is installed, and weightings at the resolution of a picture."""
+"""Saves matplotlib figures, and pools weightings to the resolution of an image."""
 
 import io
 from collections.abc import Sequence
@@ -15,21 +15,23 @@ from ntm_rl.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DPI = 80
 
-def require_matplotlib(what: str) -> None:
-    """Raises an `InputError` with the command that installs matplotlib where it is missing."""
+
+def require_matplotlib(feature: str) -> None:
+    """Raises an `InputError` with the pip command if matplotlib, which `feature` needs, is not installed."""
     if find_spec("matplotlib") is None:
-        raise InputError(f'{what}: matplotlib is not installed; run: pip install "ntm-rl[plot]"')
+        raise InputError(f'{feature}: matplotlib is not installed; run: pip install "ntm-rl[plot]"')
 
 
-def save_png(figure: "Figure", path: Path, dpi: int = 80) -> None:
-    """Writes a figure.
+def save_png(figure: "Figure", path: Path) -> None:
+    """Writes a figure as a PNG file.
 
     Raises:
         StorageError: the file could not be written.
     """
     image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=dpi)
+    figure.savefig(image, format="png", dpi=DPI)
     write_atomically(path, image.getvalue())
 
 
@@ -41,7 +43,7 @@ def curve_marker(steps: Sequence[float] | NDArray[np.float64]) -> str:
 def pool_slots(weightings: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
     """Returns weightings `[..., N]` as `[..., R]` with R of at most `rows`: maxima of neighbouring slots.
 
-    A picture of fewer rows than slots would otherwise leave out sharp weightings.
+    Subsampling the slots instead would leave out sharp weightings.
     """
     slots = weightings.shape[-1]
     size = -(-slots // rows)

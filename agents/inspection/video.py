@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.agents.inspection.evaluation import check_counts, close, played_settings, prepare, seeded
-from ntm_rl.agents.inspection.filming import make_filmed
-from ntm_rl.agents.inspection.frames import Picture
+from ntm_rl.agents.inspection.frames import Frame
 from ntm_rl.agents.inspection.plotting import pool_slots
+from ntm_rl.agents.inspection.rendering import make_rendered_env
 from ntm_rl.agents.policy.files import LoadedAgent
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.runs.loading import Origin, load_run_agent
@@ -31,8 +31,8 @@ MAX_WIDTH = 2 * 768  # pixels of the environment's part
 PANEL = 256  # pixels of the part with text and weightings
 MARGIN, LINE = 8, 16  # pixels around the panel, and of a line of text
 TOP = 4 * LINE  # pixels above the weightings: three lines of text and a space
-HISTORY = PANEL - 2 * MARGIN  # steps of weightings in a picture
-MAX_HEADS = 4  # in a picture
+HISTORY = PANEL - 2 * MARGIN  # steps of weightings in an image
+MAX_HEADS = 4  # in an image
 
 Weightings = dict[str, NDArray[np.float32]]
 
@@ -45,7 +45,7 @@ class Recording:
         path: The mp4 file.
         origin: The agent's source.
         returns: Undiscounted returns of the episodes that ended.
-        steps: Environment steps, one picture each.
+        steps: Environment steps, one image each.
     """
 
     path: Path
@@ -83,21 +83,22 @@ def record(
     writer = _require_imageio()
     out = _new_file(run, out, seed)
     settings.import_core()
-    agent = load_run_agent(run, "best" if best else "last")
+    agent = load_run_agent(run, best=best)
     if not agent.policy.core.has_weightings():
         print(f"note: core {settings.core_name!r} has no weightings: the video shows none", file=sys.stderr)
     print(f"records {settings.env.id} with {agent.origin}", file=sys.stderr)
-    filmed = make_filmed(played_settings(settings.env_settings), seed)
+    rendered = make_rendered_env(played_settings(settings.env_settings), seed)
     returns: list[float] = []
     try:
-        prepare(filmed.env, agent)
+        prepare(rendered.env, agent)
         with seeded(agent, seed, n_envs=1):
-            pictures = play(agent, filmed.env, episodes, max_steps, deterministic, returns, filmed.show)
-            steps = _write(out, pictures, writer, filmed.fps)
+            images = play(agent, rendered.env, episodes, max_steps, deterministic, returns, rendered.render)
+            steps = _write(out, images, writer, rendered.fps)
     finally:
-        close(filmed.env)
-    if filmed.frames.missing:
-        print(f"note: render() returned None {filmed.frames.missing} times: frames are repeated", file=sys.stderr)
+        close(rendered.env)
+    missing = rendered.converter.missing
+    if missing:
+        print(f"note: render() returned None {missing} times: frames are repeated", file=sys.stderr)
     return Recording(out, agent.origin, returns, steps)
 
 
@@ -112,28 +113,28 @@ def _new_file(run: Run, out: Path | None, seed: int) -> Path:
     return out
 
 
-def _write(out: Path, pictures: Iterator[Picture], writer: Any, fps: float) -> int:
-    """Writes a video and returns its number of pictures; an error leaves no file behind."""
+def _write(out: Path, images: Iterator[Frame], writer: Any, fps: float) -> int:
+    """Writes a video and returns its number of images; an error leaves no file behind."""
     steps = 0
     with ExitStack() as stack:
         with _naming(out):
-            # A folder instead of a file: ffmpeg may create its file even after it was told to stop.
-            folder = TemporaryDirectory(dir=out.parent, prefix=".film-", ignore_cleanup_errors=True)
-            unfinished = Path(stack.enter_context(folder), "film.mp4")
-            film = stack.enter_context(writer(unfinished, fps=fps, macro_block_size=16))
-        for picture in pictures:  # errors of the environment pass through
+            # In a folder that is deleted: ffmpeg may create its file after it was told to stop.
+            folder = TemporaryDirectory(dir=out.parent, prefix=".video-", ignore_cleanup_errors=True)
+            unfinished = Path(stack.enter_context(folder), "video.mp4")
+            video = stack.enter_context(writer(unfinished, fps=fps, macro_block_size=16))
+        for image in images:  # errors of the environment pass through
             with _naming(out):
-                film.append_data(picture)
+                video.append_data(image)
             steps += 1
         with _naming(out):
-            film.close()
+            video.close()
             unfinished.replace(out)
     return steps
 
 
 @contextmanager
 def _naming(out: Path) -> Iterator[None]:
-    """Adds the video's path to errors of writing it."""
+    """Adds the path of the video to errors of writing it."""
     try:
         yield
     except OSError as error:
@@ -147,9 +148,9 @@ def play(
     max_steps: int,
     deterministic: bool,
     returns: list[float],
-    show: Callable[[], Picture],
-) -> Iterator[Picture]:
-    """Plays episodes in a single environment and yields a picture per step.
+    render: Callable[[], Frame],
+) -> Iterator[Frame]:
+    """Plays episodes in a single environment and yields an image per step.
 
     Args:
         agent: The agent.
@@ -158,7 +159,7 @@ def play(
         max_steps: Step limit over all episodes.
         deterministic: Take the most likely action instead of a sample.
         returns: List to which the returns of the episodes are appended.
-        show: Returns the environment's current frame.
+        render: Returns the environment's current frame.
     """
     policy: MlpNtmPolicy = agent.policy
     names = _action_names(env)
@@ -167,8 +168,8 @@ def play(
     history: deque[Weightings] = deque(maxlen=HISTORY)
     score, width = 0.0, 0
     for _ in range(max_steps):
-        frame = show()
-        width = width or _width(frame)  # every picture of a video has the same size
+        frame = render()
+        width = width or _width(frame)  # all images of a video have the same size
         tensors, _ = policy.obs_to_tensor(agent.normalized(observations))
         with torch.no_grad():
             actions, values, _, state = policy.step(tensors, state, resets, deterministic)
@@ -188,13 +189,13 @@ def play(
 
 
 def _weightings(policy: MlpNtmPolicy, state: torch.Tensor) -> Weightings:
-    """Returns the weightings of the first heads of the (actor's) core, pooled to the rows that a picture has."""
+    """Returns the weightings of the first heads of the (actor's) core, pooled to the rows of an image."""
     found = list(policy.core.weightings(state[:, : policy.core.state_size]).items())[:MAX_HEADS]
     return {name: pool_slots(head[0].cpu().numpy(), _strip_height(len(found), TOP)) for name, head in found}
 
 
-def draw(frame: Picture, width: int, lines: list[str], weightings: Mapping[str, NDArray[np.float32]]) -> Picture:
-    """Draws one picture: the frame, lines of text, and a strip per head with its weightings, newest on the right.
+def draw(frame: Frame, width: int, lines: list[str], weightings: Mapping[str, NDArray[np.float32]]) -> Frame:
+    """Draws one image: the frame, lines of text, and a strip per head with its weightings, newest on the right.
 
     Args:
         frame: `[H, W, 3]`, scaled to fit.
@@ -209,9 +210,9 @@ def draw(frame: Picture, width: int, lines: list[str], weightings: Mapping[str, 
 
     scale = min(width / frame.shape[1], HEIGHT / frame.shape[0])
     size = max(1, round(frame.shape[1] * scale)), max(1, round(frame.shape[0] * scale))
-    picture = Image.new("RGB", (width + PANEL, HEIGHT))
-    picture.paste(Image.fromarray(frame).resize(size, Image.Resampling.NEAREST))
-    pen, left, top = ImageDraw.Draw(picture), width + MARGIN, MARGIN
+    image = Image.new("RGB", (width + PANEL, HEIGHT))
+    image.paste(Image.fromarray(frame).resize(size, Image.Resampling.NEAREST))
+    pen, left, top = ImageDraw.Draw(image), width + MARGIN, MARGIN
     for line in lines:
         pen.text((left, top), line, fill="white")
         top += LINE
@@ -220,9 +221,9 @@ def draw(frame: Picture, width: int, lines: list[str], weightings: Mapping[str, 
     for name, steps in weightings.items():
         pen.text((left, top), name, fill="white")
         strip = Image.fromarray(_strip(steps)).resize((HISTORY, height), Image.Resampling.NEAREST)
-        picture.paste(strip, (left, top + LINE))
+        image.paste(strip, (left, top + LINE))
         top += LINE + height + MARGIN
-    return np.asarray(picture)
+    return np.asarray(image)
 
 
 def _strip_height(heads: int, top: int) -> int:
@@ -230,7 +231,7 @@ def _strip_height(heads: int, top: int) -> int:
     return (HEIGHT - top) // max(heads, 1) - LINE - MARGIN
 
 
-def _strip(weightings: NDArray[np.float32]) -> Picture:
+def _strip(weightings: NDArray[np.float32]) -> Frame:
     """Returns weightings `[T, N]` as grey values `[N, HISTORY]`."""
     strip = np.zeros((weightings.shape[1], HISTORY), dtype=np.uint8)
     # The square root keeps a weighting over several slots visible beside a sharp one.
@@ -238,10 +239,10 @@ def _strip(weightings: NDArray[np.float32]) -> Picture:
     return strip
 
 
-def _width(frame: Picture) -> int:
+def _width(frame: Frame) -> int:
     """Returns the width of the frame's part: in the frame's proportions, within limits."""
-    wanted: int = round(frame.shape[1] * HEIGHT / frame.shape[0] / 16) * 16
-    return min(max(wanted, 16), MAX_WIDTH)
+    width: int = round(frame.shape[1] * HEIGHT / frame.shape[0] / 16) * 16
+    return min(max(width, 16), MAX_WIDTH)
 
 
 def _action_names(env: VecEnv) -> list[str]:

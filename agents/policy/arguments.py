@@ -51,7 +51,7 @@ def check_critic(critic: Any, share_features_extractor: bool) -> None:
     """Checks `critic`, and that one core does not have two features extractors.
 
     Raises:
-        InputError: an unknown critic, or features extractors of their own without separate cores.
+        InputError: an unknown critic, or separate features extractors without separate cores.
     """
     require_one_of(get_args(Critic), critic=critic)
     if not share_features_extractor and critic != "separate":
@@ -68,7 +68,7 @@ def check_net_arch(net_arch: Any) -> None:
         InputError: neither a list of sizes nor a dict of such lists for `pi` and `vf`.
     """
     old = isinstance(net_arch, (list, tuple)) and len(net_arch) == 1 and isinstance(net_arch[0], Mapping)
-    given = net_arch[0] if old else net_arch  # the old format, of which SB3 warns
+    given = net_arch[0] if old else net_arch  # the old format, for which SB3 warns
     parts = given if isinstance(given, Mapping) else {"pi": given}
     if not parts.keys() <= {"pi", "vf"} or not all(map(_are_layers, parts.values())):
         raise InputError(
@@ -78,7 +78,7 @@ def check_net_arch(net_arch: Any) -> None:
 
 
 def check_keywords(
-    key: str, function: Callable[..., Any], given: Mapping[str, Any] | None, taken: Iterable[str]
+    key: str, function: Callable[..., Any], given: Mapping[str, Any] | None, reserved: Iterable[str]
 ) -> None:
     """Checks the user's keyword arguments for a class of the user's choice.
 
@@ -86,19 +86,19 @@ def check_keywords(
         key: Name of the option with the keyword arguments.
         function: The class.
         given: The keyword arguments.
-        taken: Names of arguments that the policy passes itself.
+        reserved: Names of arguments that the policy passes itself.
 
     Raises:
-        InputError: an argument that the class does not take, or no class.
+        InputError: an argument that the class does not have, or not a class.
     """
     if not callable(function):
         raise InputError(f"policy_kwargs.{key.removesuffix('kwargs')}class = {function!r}: must be a class")
     parameters = inspect.signature(function).parameters
-    taken = list(taken)
-    valid = [name for name, each in parameters.items() if each.kind is not each.VAR_KEYWORD and name not in taken]
+    reserved = list(reserved)
+    valid = [name for name, each in parameters.items() if each.kind is not each.VAR_KEYWORD and name not in reserved]
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     for name in given or {}:
-        if name in taken or not (takes_any or name in valid):
+        if name in reserved or not (takes_any or name in valid):
             options = ", ".join(valid) or "none"
             raise InputError(
                 f"policy_kwargs.{key}.{name}: not valid for {getattr(function, '__name__', function)}; valid are "

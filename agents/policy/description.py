@@ -24,7 +24,7 @@ LARGEST_INPUT = 100.0  # observations above it should be scaled for an MLP
 
 
 class SuspiciousSpaces(UserWarning):
-    """Observation or action spaces that are probably a mistake."""
+    """Observation or action spaces that are probably wrong."""
 
 
 def warn_of_spaces(policy: MlpNtmPolicy, env: VecEnv | None = None) -> None:
@@ -68,7 +68,7 @@ def describe(policy: MlpNtmPolicy, env: VecEnv, settings: EnvSettings) -> list[s
     normalized, changes = _normalized(env), _changes(env, settings)
     lines = ["Observations:"]
     for key, space in _parts(policy.observation_space).items():
-        lines.append(f"  {key or 'observation'}: {_how_read(policy, key, space, key in normalized)}")
+        lines.append(f"  {key or 'observation'}: {_describe_observation(policy, key, space, key in normalized)}")
     lines += [f"    {change}" for change in changes]
     lines += ["Actions:", f"  {_actions(policy, settings)}"]
     core = f"core {policy.core_name}, {policy.critic_kind} critic"
@@ -109,7 +109,7 @@ def _kind(space: spaces.Space[Any]) -> str:
     return f"{name} {list(shape)} {space.dtype}"
 
 
-def _how_read(policy: MlpNtmPolicy, key: str, space: spaces.Space[Any], is_normalized: bool) -> str:
+def _describe_observation(policy: MlpNtmPolicy, key: str, space: spaces.Space[Any], is_normalized: bool) -> str:
     extractor = _images(policy).get(key)
     if extractor is not None:
         network = {"nature": "the Nature CNN", "impala": "IMPALA's ResNet"}[extractor.architecture]
@@ -117,10 +117,10 @@ def _how_read(policy: MlpNtmPolicy, key: str, space: spaces.Space[Any], is_norma
         return f"image {list(space.shape or ())} {space.dtype}, {scaled}, read by {network}"
     if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
         return f"{_kind(space)}, one-hot"
-    ways = [_kind(space), "normalised by running statistics" if is_normalized else "not scaled"]
+    properties = [_kind(space), "normalised by running statistics" if is_normalized else "not scaled"]
     if len(space.shape or ()) > 1:
-        ways.append(f"flattened to {spaces.flatdim(space):,} numbers")
-    return ", ".join(ways)
+        properties.append(f"flattened to {spaces.flatdim(space):,} numbers")
+    return ", ".join(properties)
 
 
 def _actions(policy: MlpNtmPolicy, settings: EnvSettings) -> str:
@@ -128,11 +128,11 @@ def _actions(policy: MlpNtmPolicy, settings: EnvSettings) -> str:
     if not isinstance(space, spaces.Box):
         return f"{space}: sampled"
     if policy.squash_output:
-        how = "squashed by tanh and scaled to these bounds"
+        treatment = "squashed by tanh and scaled to these bounds"
     else:
-        how = "Gaussian, at the start with mean 0 and standard deviation 1, clipped to these bounds"
+        treatment = "Gaussian, at the start with mean 0 and standard deviation 1, clipped to these bounds"
     scaled = ", then scaled to the environment's (env.rescale_action)" if settings.rescale_action else ""
-    return f"Box {list(space.shape)} {space.dtype} in {_bounds(space)}: {how}{scaled}"
+    return f"Box {list(space.shape)} {space.dtype} in {_bounds(space)}: {treatment}{scaled}"
 
 
 def _stepping(env: VecEnv) -> str:
@@ -167,7 +167,7 @@ def _images(policy: MlpNtmPolicy) -> dict[str, ImageExtractor]:
 
 
 def _float_images(policy: MlpNtmPolicy) -> dict[str, spaces.Box]:
-    """Returns the images that our CNNs read unscaled, by their keys."""
+    """Returns the images that an `ImageExtractor` reads unscaled, by their keys."""
     images = _images(policy)
     return {
         key: part

@@ -17,7 +17,7 @@ def extract(
 ) -> Tensor:
     """Returns the features `[B, F]` of observations `[B, ...]`, or of a dict of them for a Dict space.
 
-    Like SB3's `preprocess_obs` followed by the extractor, with two differences: our own extractors get images as uint8
+    Like SB3's `preprocess_obs` followed by the extractor, with two differences: `ImageExtractor` gets images as uint8
     (SB3 converts them to float32 first), and scalars `[B]` become `[B, 1]`, since extractors flatten from dimension 1.
     """
     if isinstance(obs, dict):

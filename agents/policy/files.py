@@ -22,13 +22,13 @@ from ntm_rl.agents.policy.image_extractor import ImageExtractor, MultiInputExtra
 from ntm_rl.agents.policy.normalization import normalize, observation_state, require_fitting_statistics
 from ntm_rl.agents.policy.policies import POLICIES, MlpNtmPolicy
 from ntm_rl.agents.storage.cards import build_model, make_card, read_model, write_model
-from ntm_rl.agents.storage.checkpoints import read_parts
+from ntm_rl.agents.storage.checkpoints import PPO_CHECKPOINT, read_parts
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.spaces import space_from_json, space_to_json
 from ntm_rl.agents.storage.tensors import weights_of
 from ntm_rl.errors import InputError
 
-SMALL_SPACE = 2**20  # numbers of an observation or action that are always allowed, however small the file
+SMALL_SPACE = 2**20  # elements of an observation or action that any file may have
 CLASSES: dict[str, type[Any]] = {
     kind.__name__: kind
     for kind in (
@@ -61,11 +61,11 @@ class LoadedAgent:
         episode_start: np.ndarray | bool | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """As `predict` of an SB3 model, for observations that are not normalised."""
+        """Like `predict` of an SB3 model, but for observations that are not normalised."""
         return self.policy.predict(self.normalized(observation), state, episode_start, deterministic)
 
     def normalized(self, observation: Any) -> Any:
-        """Returns an observation as normalised in the training."""
+        """Returns an observation normalised as in training."""
         if not self.statistics:
             return observation
         scale = self.card["normalization"]
@@ -129,17 +129,17 @@ def load_agent(folder: Path | str, device: torch.device | str = "auto") -> Loade
     return _build_agent(path, weights, statistics, card, device)
 
 
-def checkpoint_agent(path: Path, device: torch.device | str = "auto") -> LoadedAgent:
+def load_checkpoint_agent(path: Path, device: torch.device | str = "auto") -> LoadedAgent:
     """Loads the agent of a checkpoint, without its environment and settings.
 
     Raises:
         StorageError: missing, damaged, or without a description of its agent.
     """
-    groups, document = read_parts(path, "checkpoint")
+    groups, document = read_parts(path, PPO_CHECKPOINT)
     if not isinstance(document.get("agent"), dict):
         raise StorageError(
-            f"{path}: it does not describe its agent, as checkpoints of earlier versions and of user-defined policies; "
-            "`ntm-rl resume` writes the agent when it ends"
+            f"{path}: it does not describe its agent, as those of user-defined policies do not; `ntm-rl resume` saves "
+            "the agent at the end of the training"
         )
     statistics = _with_prefix(groups["normalizer"], "observations.")
     return _build_agent(path, groups["policy"], statistics, document["agent"], device)
@@ -186,7 +186,7 @@ def _class_to_json(key: str, value: type[Any]) -> dict[str, str]:
 
 
 def _build(card: Mapping[str, Any], largest: int) -> MlpNtmPolicy:
-    """Builds a card's policy; `largest` limits the numbers of its spaces."""
+    """Builds a card's policy; `largest` limits the elements of its spaces."""
     observations, actions = (space_from_json(card[key], largest) for key in ("observation_space", "action_space"))
     arguments: dict[str, Any] = {
         key: CLASSES[value["class"]] if isinstance(value, dict) and "class" in value else value

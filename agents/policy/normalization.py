@@ -67,12 +67,12 @@ def require_fitting_statistics(path: Path, state: Mapping[str, Tensor], space: s
     normalized = sorted({name.rpartition(".")[0] for name in state}) or [_SINGLE]
     if not parts.keys() >= set(normalized):
         raise StorageError(f"{path}: it has statistics of {normalized}; the observations are {list(parts)}")
-    wanted = {
+    expected = {
         f"{key}.{part}": torch.zeros(shape, dtype=torch.float64)
         for key in normalized
         for part, shape in (("mean", parts[key].shape or ()), ("var", parts[key].shape or ()), ("count", ()))
     }
-    require_matching(path, state, wanted)
+    require_matching(path, state, expected)
     if any((state[f"{key}.var"] < 0).any() for key in normalized):
         raise StorageError(f"{path}: its statistics have a negative variance")
     if not isinstance(scale, Mapping) or not all(_is_positive(scale.get(key)) for key in ("epsilon", "clip")):

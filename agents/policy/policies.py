@@ -33,7 +33,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
     states; those that sb3-contrib calls are in `RecurrentPolicyAdapter`.
 
     To give the policy its previous action and reward, wrap the environment in `ntm_rl.envs.PreviousStep` and use
-    `MultiInputNtmPolicy`. The policy then reads the same in every algorithm, in `predict` and in evaluations.
+    `MultiInputNtmPolicy`. It then reads the same observations in every algorithm, `predict` and evaluations.
 
     Args:
         observation_space: The environment's observation space.
@@ -49,7 +49,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
     Attributes:
         core: The memory core, of the actor alone with a separate critic.
         critic_core: The critic's memory core; None unless it is separate.
-        action_converter: Turns sampled actions into the environment's.
+        action_converter: Converts sampled actions to the environment's.
 
     Raises:
         InputError: an unknown core, option or `critic`, or an unsupported space.
@@ -128,7 +128,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
             deterministic: Take the most likely action instead of a sample.
 
         Returns:
-            Sampled actions (`[B, A]`, `[B]` if Discrete; `action_converter` makes the environment's of them), values
+            Sampled actions (`[B, A]`, `[B]` if Discrete; see `action_converter`), values
             `[B]`, log probabilities `[B]` and the new states.
         """
         latent_pi, latent_vf, state = self._latents_and_state(obs, state, resets.unsqueeze(0))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ntm_rl.errors import InputError
 
-_HINT = "; pass on the state that the last predict returned, and None at the start of episodes"
+_HINT = "; pass the state that the last predict returned, and None at the start of episodes"
 
 
 def lstm_states_of(state: Any, batch: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -27,12 +27,12 @@ LstmStates = tuple[Tensor, Tensor]
 
 
 class RecurrentPolicyAdapter(RecurrentActorCriticPolicy):
-    """What `sb3_contrib.RecurrentPPO` and `predict` call, in terms of the abstract methods below.
+    """The methods that `sb3_contrib.RecurrentPPO` and `predict` call, in terms of the abstract methods below.
 
     Attributes:
         core: The memory core, of the actor alone if the critic has its own.
         critic_core: The critic's memory core; None where it shares the actor's.
-        action_converter: Turns sampled actions into the environment's.
+        action_converter: Converts sampled actions to the environment's.
     """
 
     core: MemoryCore
@@ -61,7 +61,7 @@ class RecurrentPolicyAdapter(RecurrentActorCriticPolicy):
 
     @property
     def lstm_actor(self) -> Any:  # type: ignore[override]
-        """The sizes that `sb3_contrib.RecurrentPPO` reads to allocate states."""
+        """The sizes with which `sb3_contrib.RecurrentPPO` allocates states."""
         return SimpleNamespace(num_layers=1, hidden_size=self.core.state_size)
 
     def forward(  # type: ignore[override]
@@ -193,7 +193,7 @@ def _batch_major(block: Tensor, batch: int) -> Tensor:
 
 
 def _check_finite(log_prob: Tensor) -> None:
-    """Raises a ValueError as torch's distributions do, which the Discrete case leaves out for speed."""
+    """Raises a ValueError, as torch's distributions do; the Discrete case has no distribution, for speed."""
     if not torch.isfinite(log_prob).all():
         raise ValueError(
             f"log probabilities of actions = {log_prob}: must be finite; an observation or a weight is not "
@@ -203,6 +203,6 @@ def _check_finite(log_prob: Tensor) -> None:
 
 def _raise_no_states(policy: object) -> NoReturn:
     raise InputError(
-        f"policy = {type(policy).__name__}: this policy has a memory, and the algorithm does not pass its states on "
+        f"policy = {type(policy).__name__}: this policy has a memory, but the algorithm does not pass its states "
         "(stable_baselines3.PPO and A2C cannot). Use ntm_rl.MemoryPPO or sb3_contrib.RecurrentPPO."
     )

@@ -1,4 +1,4 @@
-"""Names of Stable-Baselines3 and sb3-contrib that differ here: errors that give the name to use."""
+"""Names of Stable-Baselines3 and sb3-contrib that differ here: errors that give the name here."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -82,12 +82,12 @@ def check_lstm_options(given: Mapping[str, Any]) -> None:
     """Checks that a policy's keyword arguments contain no options of sb3-contrib's LSTM policies.
 
     Raises:
-        InputError: they do; the message names our equivalents.
+        InputError: they do; the message names the equivalents here.
     """
     found = {key: given[key] for key in _LSTM_OPTIONS if key in given}
     if not found:
         return
-    core_kwargs = {ours: found[theirs] for theirs, ours in _CORE_OPTIONS.items() if theirs in found}
+    core_kwargs = {option: found[key] for key, option in _CORE_OPTIONS.items() if key in found}
     equivalent = ["core='lstm'"]
     if core_kwargs:
         equivalent.append(f"core_kwargs=dict({', '.join(f'{key}={value!r}' for key, value in core_kwargs.items())})")

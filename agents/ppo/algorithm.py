@@ -36,14 +36,14 @@ from ntm_rl.envs.wrappers.guard import Guarded
 from ntm_rl.errors import InputError
 
 
-# MemoryPPO overrides nearly all of RecurrentPPO. It stays a subclass because user code decides by
-# `isinstance(model, RecurrentPPO)` whether to pass the memory state through `predict`, and without it would play an
-# agent that forgets every step.
+# MemoryPPO overrides nearly all of RecurrentPPO. It stays a subclass because user code checks
+# `isinstance(model, RecurrentPPO)` to decide whether to pass the memory state to `predict`; without it the agent would
+# start every step with an empty memory.
 class MemoryPPO(RecurrentPPO):
     """Proximal policy optimisation (Schulman et al. 2017) with truncated backpropagation through time.
 
     Takes the arguments of `sb3_contrib.RecurrentPPO` in the same order; those that differ are below. A rollout of
-    `n_steps` x `n_envs` is split into sequences of `sequence_length` steps. A minibatch consists of whole sequences,
+    `n_steps` x `n_envs` is cut into sequences of `sequence_length` steps. A minibatch consists of complete sequences,
     which start from the memory states stored in the rollout and reset where episodes begin. Gradients stop at the start
     of a sequence.
 
@@ -55,7 +55,7 @@ class MemoryPPO(RecurrentPPO):
         env: A Gymnasium environment, its id, a Gymnasium `VectorEnv` or an SB3 `VecEnv`.
         batch_size: Transitions per minibatch, preferably a multiple of `sequence_length`; at least one sequence. None,
             or more than `n_steps * n_envs`: the whole rollout.
-        sequence_length: Steps L of a sequence. If L does not divide `n_steps`, the last sequence is shorter. None:
+        sequence_length: Steps L of a sequence. If L does not divide `n_steps`, the last one is shorter. None:
             `n_steps`, or a part of it that fits into a minibatch.
         recompute_states: Recompute the states at the start of sequences with the current weights before each epoch but
             the first, as they go stale during the update; costs one forward pass per epoch.
@@ -157,7 +157,7 @@ class MemoryPPO(RecurrentPPO):
             self.action_space,
             n_steps=self.n_steps,
             n_envs=self.n_envs,
-            sequence_length=self._chunk_length(),
+            sequence_length=self._effective_sequence_length(),
             state_size=self.policy.state_size,
             device=self.device,
         )
@@ -173,14 +173,14 @@ class MemoryPPO(RecurrentPPO):
     def _minibatch_size(self) -> int:
         return self.n_steps * self.n_envs if self.batch_size is None else self.batch_size
 
-    def _chunk_length(self) -> int:
+    def _effective_sequence_length(self) -> int:
         """Returns `sequence_length`, by default the rollout's steps in as few parts as fit into a minibatch."""
         if self.sequence_length is not None:
             return min(self.sequence_length, self.n_steps)
         return math.ceil(self.n_steps / math.ceil(self.n_steps / self._minibatch_size()))
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
-        """Plays `n_rollout_steps` in every environment; returns False if a callback stopped the training.
+        """Collects `n_rollout_steps` steps in every environment; returns False if a callback stopped the training.
 
         Raises:
             NonFiniteError: an observation, a reward or a value is not finite.
@@ -249,7 +249,7 @@ class MemoryPPO(RecurrentPPO):
     def _truncation_bonus(self, infos: list[dict[str, Any]], dones: np.ndarray, state: Tensor, step: int) -> np.ndarray:
         """Returns `[E]` discounted values of the terminal observations of truncated episodes, 0 elsewhere.
 
-        `state` is that after the last step: the memory has not read the terminal observation yet.
+        `state` is the memory state after the last step, before the terminal observation is read.
         """
         bonus = np.zeros(len(dones), dtype=np.float32)
         truncated = [
@@ -328,11 +328,11 @@ class MemoryPPO(RecurrentPPO):
 
     @torch.no_grad()
     def _recompute_states(self) -> None:
-        """Recomputes the state before each chunk by running the current core(s) over the rollout's observations."""
+        """Recomputes the state before each sequence by running the current core(s) over the rollout's observations."""
         rollout, length = self.rollout, self.rollout.sequence_length
         state = rollout.states[0]
-        for chunk in range(1, len(rollout.states)):
-            steps = slice((chunk - 1) * length, chunk * length)
+        for number in range(1, len(rollout.states)):
+            steps = slice((number - 1) * length, number * length)
             observations = rollout.observations
             block: PyTorchObs = (
                 {key: value[steps].flatten(0, 1) for key, value in observations.items()}
@@ -340,7 +340,7 @@ class MemoryPPO(RecurrentPPO):
                 else observations[steps].flatten(0, 1)
             )
             state = self.policy.advance(block, state, rollout.resets[steps])
-            rollout.states[chunk] = state
+            rollout.states[number] = state
 
     def _log_training(self, metrics: list[dict[str, Tensor]], divergences: Tensor) -> None:
         # One transfer from the device for all metrics.

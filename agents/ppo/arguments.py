@@ -99,7 +99,7 @@ def check_learning(total_timesteps: Any, env: VecEnv | None) -> None:
 
 
 def check_device(device: Any) -> None:
-    """Checks the name of a device, and warns if SB3 falls back to the CPU for want of CUDA.
+    """Checks the name of a device, and warns if SB3 falls back to the CPU because CUDA is not available.
 
     Raises:
         InputError: a name that torch does not know.

@@ -1,4 +1,4 @@
-"""Callbacks of a PPO training: checkpoints, the best agent, curricula, progress, and a clean end on a signal."""
+"""Callbacks of a PPO training: checkpoints, the best agent, curricula, progress, and a clean end after a signal."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,11 +36,11 @@ class BestAgentCallback(BaseCallback):
     last episodes were played at it; then the agent replaces the one of a lower level, whatever its return.
 
     Args:
-        folder: Where the agent goes.
-        episodes: Episodes to average over.
+        folder: Folder of the agent.
+        episodes: Number of episodes in the mean.
         extra: JSON values for the card.
-        best: The best mean return before this training was resumed. The agent in `folder` counts too: it may be newer
-            than the checkpoint.
+        best: The best mean return before the training was resumed. That of the agent in `folder`, which may be newer
+            than the checkpoint, counts too.
         best_level: Its level; 0 without a curriculum.
         easier: Number of the model's last episodes that were played at lower levels; they are the oldest.
 
@@ -103,10 +103,10 @@ class CheckpointCallback(BaseCallback):
     """Writes a checkpoint before a rollout once `every` environment steps have passed, and at the end.
 
     Args:
-        folder: Where checkpoints go.
+        folder: Folder of the checkpoints.
         every: Environment steps between two checkpoints.
-        keep: Checkpoints to keep.
-        best: Its best mean return is saved too, so that a resumed training continues from it.
+        keep: Number of checkpoints to keep.
+        best: Callback whose best mean return is saved too, so that a resumed training continues from it.
         extra: JSON values to save with each checkpoint.
 
     Attributes:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ntm_rl.agents.policy.files import agent_card
 from ntm_rl.agents.policy.normalization import normalizer_state, restore_normalizer
 from ntm_rl.agents.ppo.vec_env_state import get_vec_env_state, reached_level, restore_vec_env
-from ntm_rl.agents.storage.checkpoints import FORMAT, as_count, read_checkpoint, write_checkpoint
+from ntm_rl.agents.storage.checkpoints import FORMAT, PPO_CHECKPOINT, as_count, read_checkpoint, write_checkpoint
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.random_states import restore_random_states
 from ntm_rl.agents.storage.tensors import put_weights, require_matching
@@ -27,8 +27,8 @@ def save_checkpoint(
 
     Args:
         model: An on-policy algorithm between two rollouts.
-        folder: Where checkpoints lie; made if missing.
-        keep: Checkpoints to keep, at least 1.
+        folder: Folder of the checkpoints; made if missing.
+        keep: Number of checkpoints to keep, at least 1.
         extra: JSON values to save with it.
 
     Returns:
@@ -45,7 +45,7 @@ def save_checkpoint(
     arrays, environment = pack(get_vec_env_state(model))
     tensors |= {f"environment.{name}": tensor for name, tensor in arrays.items()}
     document = {
-        "kind": "checkpoint",
+        "kind": PPO_CHECKPOINT,
         "num_timesteps": model.num_timesteps,
         "n_updates": model._n_updates,
         "episode_num": model._episode_num,
@@ -61,7 +61,7 @@ def save_checkpoint(
 
 
 def _agent_card(model: OnPolicyAlgorithm) -> dict[str, Any] | None:
-    """Returns the card for loading the agent from its checkpoint; None for a policy that cannot be loaded so."""
+    """Returns the card for loading the agent from its checkpoint; None for a policy that a card cannot describe."""
     env = model.get_env()
     extra = {"timesteps": model.num_timesteps, "level": None if env is None else reached_level(env)}
     with suppress(InputError):  # a custom policy: its checkpoints can still be resumed
@@ -69,13 +69,12 @@ def _agent_card(model: OnPolicyAlgorithm) -> dict[str, Any] | None:
     return None
 
 
-def load_checkpoint(path: Path, model: OnPolicyAlgorithm, *, environments: bool = True) -> dict[str, Any]:
+def load_checkpoint(path: Path, model: OnPolicyAlgorithm) -> dict[str, Any]:
     """Restores a training from a checkpoint; everything is checked before anything changes.
 
     Args:
         path: The file.
         model: Made with the same settings.
-        environments: Restore the environments' states too, if the file has them; else new episodes begin.
 
     Returns:
         The `extra` values that were saved with it.
@@ -83,7 +82,7 @@ def load_checkpoint(path: Path, model: OnPolicyAlgorithm, *, environments: bool 
     Raises:
         StorageError: missing, damaged, or of another kind of agent.
     """
-    groups, document, optimizer = read_checkpoint(path, "checkpoint", model.policy, model.policy.optimizer)
+    groups, document, optimizer = read_checkpoint(path, PPO_CHECKPOINT, model.policy, model.policy.optimizer)
     normalizer = model.get_vec_normalize_env()
     require_matching(path, groups["normalizer"], {} if normalizer is None else normalizer_state(normalizer))
     try:
@@ -92,13 +91,10 @@ def load_checkpoint(path: Path, model: OnPolicyAlgorithm, *, environments: bool 
         counters = {key: as_count(document[key]) for key in ("num_timesteps", "n_updates", "episode_num")}
         extra = dict(document["extra"])
         state = unpack(groups["environment"], document.get("environment", {}))
-        if environments:
-            restore_vec_env(model, state, counters["num_timesteps"])
-        else:
-            model._last_obs = None
+        restore_vec_env(model, state, counters["num_timesteps"])
     except InputError as error:
         raise StorageError(f"{path}: {error}; was the config changed?") from error
-    except Exception as error:  # the parsers raise all kinds of errors for hostile values
+    except Exception as error:  # hostile values make the parsers raise anything
         raise StorageError(f"{path}: not a checkpoint of format {FORMAT}: {error!r}") from error
 
     put_weights(model.policy, groups["policy"])

@@ -110,7 +110,7 @@ def update_error(
         batch: The minibatch.
         values: Values of its transitions under the current weights, `[L * B]`.
         measured: The parts of the loss.
-        length: Steps of the rollout's chunks; those of the minibatch may be shorter.
+        length: Steps of the rollout's sequences; those of the minibatch may be shorter.
         n_envs: E.
     """
     parts = {name: float(value) for name, value in measured.items()}
@@ -121,8 +121,8 @@ def update_error(
     if not is_suspect.any():  # only the gradient overflowed, most likely where the error is largest
         is_suspect[errors.max(dim=0).values.argmax()] = True
     sequences = [
-        {"environment": chunk % n_envs, "steps": [chunk // n_envs * length, chunk // n_envs * length + steps - 1]}
-        for chunk in batch.chunks[is_suspect].tolist()
+        {"environment": index % n_envs, "steps": [index // n_envs * length, index // n_envs * length + steps - 1]}
+        for index in batch.indices[is_suspect].tolist()
     ]
     quantity = f"loss ({', '.join(bad_parts)})" if bad_parts else "gradient"
     report = {

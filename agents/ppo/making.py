@@ -1,4 +1,4 @@
-"""Makes the algorithm and its policy as the settings say."""
+"""Makes the algorithm and its policy from the settings."""
 
 import warnings
 from typing import Any
@@ -47,7 +47,7 @@ def make_model(settings: PpoTrainingSettings, env: VecEnv) -> MemoryPPO:
         "optimizer_kwargs": optimizer,
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SuspiciousSpaces)  # `describe` prints them when a training begins
+        warnings.simplefilter("ignore", SuspiciousSpaces)  # `describe` prints them at the start of a training
         return MemoryPPO(
             policy_class_for(env.observation_space),
             env,

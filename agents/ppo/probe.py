@@ -1,4 +1,4 @@
-"""Tries an environment and a policy before a training creates anything."""
+"""Tries an environment and a policy before a training writes any file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from ntm_rl.errors import InputError
 
 
 def probe_environment(settings: EnvSettings, seed: int) -> None:
-    """Makes an environment and resets and steps it once; `Guarded` checks what it returns.
+    """Makes an environment, and resets and steps it once; `Guarded` checks the results.
 
     Raises:
         InputError: it cannot be made, or violates Gymnasium's interface or its own spaces.
@@ -46,7 +46,7 @@ def probe_agent(model: MemoryPPO, env_id: str) -> None:
         try:
             save_agent(model.policy, Path(folder, "agent"), model.get_vec_normalize_env())
             load_agent(Path(folder, "agent"), "cpu")
-        except WriteError:  # of the folder for temporary files, not of the run's
+        except WriteError:  # in the temporary folder, not in that of the run
             return
         except (InputError, StorageError) as error:
             raise InputError(f"env.id = {env_id!r}: its agent could not be saved and loaded again: {error}") from error
@@ -70,7 +70,7 @@ def _act(model: MemoryPPO, env_id: str) -> None:
 
 @contextmanager
 def _preserved_random_states() -> Iterator[None]:
-    """Restores the random states afterwards."""
+    """Restores the random states at the end of the context."""
     states = random_states()
     try:
         yield

@@ -1,4 +1,4 @@
-"""The rollout buffer of recurrent PPO: time-major `[T, E]` blocks, cut into chunks for training."""
+"""The rollout buffer of recurrent PPO: time-major `[T, E]` blocks, cut into sequences for training."""
 
 import math
 import warnings
@@ -19,7 +19,7 @@ _STORED_TYPES = {np.dtype(name) for name in ("bool", "uint8", "int8", "int16", "
 
 
 class Minibatch(NamedTuple):
-    """B chunks of L consecutive steps; blocks are time-major and flattened to `[L * B, ...]`.
+    """B sequences of L consecutive steps; blocks are time-major and flattened to `[L * B, ...]`.
 
     Attributes:
         observations: `[L * B, ...]`, or a dict of such tensors.
@@ -28,9 +28,9 @@ class Minibatch(NamedTuple):
         old_log_probs: Log probabilities of the actions in the rollout, `[L * B]`.
         advantages: Generalised advantage estimates, `[L * B]`.
         returns: Advantages plus old values, `[L * B]`.
-        states: Memory states before the first step of each chunk, `[B, S]`.
+        states: Memory states before the first step of each sequence, `[B, S]`.
         resets: `[L, B]` bool, true where an episode begins.
-        chunks: Index of each chunk, `[B]`: `chunk * E + environment`.
+        indices: Index of each sequence in the rollout, `[B]`: `number * E + environment`.
     """
 
     observations: PyTorchObs
@@ -41,14 +41,14 @@ class Minibatch(NamedTuple):
     returns: Tensor
     states: Tensor
     resets: Tensor
-    chunks: Tensor
+    indices: Tensor
 
 
 class Rollout:
-    """T steps of E environments, with memory states only at the start of each chunk of L steps.
+    """T steps of E environments, with memory states only at the start of each sequence of L steps.
 
-    The blocks are allocated once, on the training device, and written in place. If L does not divide T, the last chunk
-    is shorter.
+    The blocks are allocated once, on the training device, and written in place. If L does not divide T, the last
+    sequence of each environment is shorter.
 
     Args:
         observation_space: The environments' observation space.
@@ -132,7 +132,7 @@ class Rollout:
         return self.resets[step].copy_(torch.from_numpy(resets))
 
     def store_state(self, step: int, state: Tensor) -> None:
-        """Stores the memory states `[E, S]` before `step` if a chunk begins there."""
+        """Stores the memory states `[E, S]` before `step` if a sequence begins there."""
         if step % self.sequence_length == 0:
             self.states[step // self.sequence_length] = state
 
@@ -159,36 +159,36 @@ class Rollout:
         self.advantages.copy_(torch.from_numpy(advantages))
         torch.add(self.advantages, self.values, out=self.returns)
 
-    def minibatches(self, batch_size: int, generator: torch.Generator | None = None) -> Iterator[Minibatch]:
-        """Yields all chunks in random order, `batch_size` transitions (at least one chunk) at a time.
+    def minibatches(self, batch_size: int) -> Iterator[Minibatch]:
+        """Yields all sequences in random order, `batch_size` transitions (at least one sequence) at a time.
 
-        The chunks of a minibatch have equal length; shorter last chunks come after the others, in minibatches of their
-        own.
+        The sequences of a minibatch have equal length; shorter last sequences come after the others, in separate
+        minibatches.
         """
-        for first, chunks, length in self._chunks():
-            order = torch.randperm(chunks, generator=generator).to(self.device) + first
-            for chosen in order.split(max(1, batch_size // length)):
-                yield self._gather(chosen, length)
+        for first, count, length in self._groups():
+            order = torch.randperm(count).to(self.device) + first
+            for indices in order.split(max(1, batch_size // length)):
+                yield self._gather(indices, length)
 
     def minibatch_sizes(self, batch_size: int) -> list[int]:
         """Returns the numbers of transitions of the minibatches."""
         sizes: list[int] = []
-        for _, chunks, length in self._chunks():
+        for _, count, length in self._groups():
             each = max(1, batch_size // length)
-            sizes += [length * min(each, chunks - first) for first in range(0, chunks, each)]
+            sizes += [length * min(each, count - first) for first in range(0, count, each)]
         return sizes
 
-    def _chunks(self) -> Iterator[tuple[int, int, int]]:
-        """Yields the first index, the number and the length of chunks of equal length."""
-        whole, rest = divmod(self.n_steps, self.sequence_length)
-        yield 0, whole * self.n_envs, self.sequence_length
+    def _groups(self) -> Iterator[tuple[int, int, int]]:
+        """Yields the first index, the number and the length of sequences of equal length."""
+        full, rest = divmod(self.n_steps, self.sequence_length)
+        yield 0, full * self.n_envs, self.sequence_length
         if rest:
-            yield whole * self.n_envs, self.n_envs, rest
+            yield full * self.n_envs, self.n_envs, rest
 
-    def _gather(self, chosen: Tensor, length: int) -> Minibatch:
-        chunk, env = chosen // self.n_envs, chosen % self.n_envs
+    def _gather(self, indices: Tensor, length: int) -> Minibatch:
+        number, env = indices // self.n_envs, indices % self.n_envs
         offsets = torch.arange(length, device=self.device).unsqueeze(1)
-        rows = ((chunk * self.sequence_length + offsets) * self.n_envs + env).flatten()  # [L * B]
+        rows = ((number * self.sequence_length + offsets) * self.n_envs + env).flatten()  # [L * B]
 
         def take(block: Tensor) -> Tensor:
             return block.flatten(0, 1).index_select(0, rows)
@@ -203,9 +203,9 @@ class Rollout:
             take(self.log_probs),
             take(self.advantages),
             take(self.returns),
-            self.states.flatten(0, 1).index_select(0, chosen),
+            self.states.flatten(0, 1).index_select(0, indices),
             take(self.resets).view(length, -1),
-            chosen,
+            indices,
         )
 
 

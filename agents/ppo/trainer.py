@@ -36,7 +36,7 @@ from ntm_rl.envs.sb3.making import make_vec_env
 
 @dataclass(frozen=True)
 class SavedProgress:
-    """What a checkpoint has besides the model; the fields are arguments of `BestAgentCallback` and of `Trainer`."""
+    """The values that a checkpoint has besides the model: arguments of `BestAgentCallback` and fields of `Trainer`."""
 
     rollbacks: int = 0
     best: float = -np.inf
@@ -62,11 +62,11 @@ class PpoTrainer:
     """Trains an agent by PPO; see `Trainer`.
 
     Args:
-        settings: What to train.
-        checkpoint: The checkpoint to resume from; None: a new training, of which everything that can fail is tried.
+        settings: Settings of the training.
+        checkpoint: The checkpoint to resume from; None: a new training, for which environment and agent are tried.
 
     Raises:
-        InputError: the environment or the policy cannot be made or do not work.
+        InputError: the environment or the policy cannot be made or fails.
         StorageError: the checkpoint is damaged or does not fit.
     """
 
@@ -112,7 +112,7 @@ class PpoTrainer:
             model.lr_schedule = lambda progress: schedule(progress) * factor
         best, checkpoints, callbacks = self._callbacks(session)
         model.learn(remaining, callbacks, reset_num_timesteps=False)
-        # A signal ends the training at the first step of the next rollout, which is not counted.
+        # A signal ends the training in the first step of the next rollout, which does not count.
         model.num_timesteps = checkpoints.saved_at
         self.best_score = best.best
 

@@ -91,7 +91,7 @@ def restore_vec_env(model: OnPolicyAlgorithm, state: Mapping[str, Any], steps: i
     n_envs = state.get("n_envs", env.num_envs)
     if n_envs != env.num_envs:
         warnings.warn(
-            f"the checkpoint has {n_envs} environments, the model {env.num_envs}: new episodes begin", stacklevel=3
+            f"the checkpoint has {n_envs} sub-environments, the model {env.num_envs}: new episodes begin", stacklevel=3
         )
     is_complete = "sub_environments" in state and n_envs == env.num_envs
     if is_complete and isinstance(model, MemoryPPO) and isinstance(inner, Resumable):

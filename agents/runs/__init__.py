@@ -1,1 +1,1 @@
-"""Run folders and what every training needs."""
+"""Run folders and the training loop of all algorithms."""

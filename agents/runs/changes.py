@@ -13,10 +13,10 @@ from ntm_rl.agents.storage.files import StorageError, write_atomically
 from ntm_rl.errors import InputError
 
 HISTORY = "config.history.yaml"
-# These made the weights, the random numbers or the folder of the run.
+# Settings that determine the weights, the random numbers or the folder of a run.
 FIXED = ("core", "memory", "seed", "run_dir", "policy", "optimizer.name", "task.name")
 FREE = ("policy.precision",)
-MAX_ENTRIES = 200  # of the history
+MAX_ENTRIES = 200  # in the history
 Changes = Mapping[str, tuple[Any, Any]]
 
 
@@ -41,7 +41,7 @@ def refuse_fixed(changes: Changes) -> None:
 
 @contextmanager
 def explain_mismatch(changes: Changes) -> Iterator[None]:
-    """Adds the changes to the error of a checkpoint that does not fit the settings."""
+    """Adds the changed settings to the error of a checkpoint that does not fit them."""
     try:
         yield
     except StorageError as error:
@@ -52,7 +52,7 @@ def explain_mismatch(changes: Changes) -> Iterator[None]:
 
 
 def refuse_reached_length(changes: Changes, kind: TrainingKind, steps: int) -> None:
-    """Raises an `InputError` for a new length of the training that it has reached already."""
+    """Raises an `InputError` for a new length that the training has already reached."""
     change = changes.get(kind.length_key)
     if change is not None and change[1] <= steps:
         raise InputError(f"{_assignment(kind.length_key, change)}: must be more than the {steps:,} of the run so far")

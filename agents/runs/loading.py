@@ -8,22 +8,19 @@ from typing import Any, Literal
 
 import torch
 
-from ntm_rl.agents.policy.files import LoadedAgent, checkpoint_agent, load_agent
+from ntm_rl.agents.policy.files import LoadedAgent, load_agent, load_checkpoint_agent
 from ntm_rl.agents.policy.network_files import load_network
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.kinds import PPO, SUPERVISED, TrainingKind
-from ntm_rl.agents.settings.paths import shown
+from ntm_rl.agents.settings.paths import display_path
 from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
-from ntm_rl.agents.storage.cards import KIND, WEIGHTS
-from ntm_rl.agents.storage.checkpoints import newer_checkpoint
+from ntm_rl.agents.storage.cards import WEIGHTS
+from ntm_rl.agents.storage.checkpoints import SUPERVISED_CHECKPOINT, newer_checkpoint, read_parts
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.planning import build_filled
 from ntm_rl.agents.storage.tensors import read_tensors
 from ntm_rl.errors import InputError
-
-Which = Literal["last", "best"]
-AVERAGE = "average.module."  # prefix of a supervised checkpoint's mean weights
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Origin:
     """The source of an agent or network.
 
     Attributes:
-        which: The last agent of the training, or the best.
+        is_best: Whether it is the best agent of the training, not the last.
         path: Folder of the agent, or file of the checkpoint.
         step: Environment steps or sequences that it was trained on; None if its card does not say.
         level: Level of the curriculum that it reached; None without one.
@@ -39,7 +36,7 @@ class Origin:
         unit: The unit of `step`.
     """
 
-    which: Which
+    is_best: bool
     path: Path
     step: int | None
     level: int | None = None
@@ -51,6 +48,10 @@ class Origin:
         """Whether it comes from a checkpoint, not from an agent's folder."""
         return self.path.is_file()
 
+    @property
+    def _name(self) -> str:
+        return "best" if self.is_best else "last"
+
     def __str__(self) -> str:
         parts = [
             f"{self.unit} unknown" if self.step is None else f"{self.unit} {self.step:,}",
@@ -58,11 +59,11 @@ class Origin:
             *([] if self.mean_return is None else [f"mean return {self.mean_return:g} in training"]),
             "from a checkpoint" if self.is_checkpoint else "saved by the training",
         ]
-        return f"the {self.which} agent: {', '.join(parts)} ({self.path})"
+        return f"the {self._name} agent: {', '.join(parts)} ({self.path})"
 
     def row(self) -> dict[str, Any]:
         """Returns the source as JSON values."""
-        return {"agent": self.which, "source": shown(self.path), "step": self.step, "level": self.level}
+        return {"agent": self._name, "source": display_path(self.path), "step": self.step, "level": self.level}
 
 
 @dataclass(frozen=True)
@@ -72,42 +73,42 @@ class RunAgent(LoadedAgent):
     origin: Origin
 
 
-def load_run_agent(run: Run | Path | str, which: Which = "last", device: str | None = None) -> RunAgent:
+def load_run_agent(run: Run | Path | str, *, best: bool = False, device: str | None = None) -> RunAgent:
     """Loads a run's agent with its normalisation statistics; no environment is made.
 
-    The last agent is the one that the training saved at its end, or that of a newer checkpoint if there is one (of a
-    training that is running or was killed).
+    The last agent is the one saved at the end of the training, or that of a newer checkpoint, as of a training that is
+    running or was killed.
 
     Args:
         run: A run, or its folder.
-        which: "last", or "best" for the agent with the best mean return in training.
-        device: Device of the policy; None: the device of the run's config, or the CPU if this machine has no such.
+        best: Load the agent with the best mean return in training instead of the last.
+        device: Device of the policy; None: the device of the run's config, or the CPU if it is not available.
 
     Raises:
-        InputError: no such run or agent, or a damaged one.
+        InputError: the run or agent does not exist or is damaged.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     settings = run.ppo_settings()
     policy_device = available_device(settings.device) if device is None else device
-    path = _choose(run, which, PPO)
-    agent = checkpoint_agent(path, policy_device) if path.is_file() else load_agent(path, policy_device)
-    return RunAgent(agent.policy, agent.card, agent.statistics, _origin(which, path, agent.card, PPO))
+    path = _choose(run, best, PPO)
+    agent = load_checkpoint_agent(path, policy_device) if path.is_file() else load_agent(path, policy_device)
+    return RunAgent(agent.policy, agent.card, agent.statistics, _origin(best, path, agent.card, PPO))
 
 
-def load_run_network(run: Run | Path | str, which: Which = "last") -> tuple[SequenceNetwork, Origin]:
+def load_run_network(run: Run | Path | str, *, best: bool = False) -> tuple[SequenceNetwork, Origin]:
     """Loads a supervised run's network on the CPU, with the mean weights that are validated; see `load_run_agent`.
 
     Raises:
-        InputError: no such run or network, a damaged one, or one of another task.
+        InputError: the run or network does not exist, is damaged, or is of another task.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     settings = run.supervised_settings()
-    path = _choose(run, which, SUPERVISED)
+    path = _choose(run, best, SUPERVISED)
     if path.is_file():
         network, card = _checkpoint_network(path, settings)
     else:
         network, card = load_network(path)
-    origin = _origin(which, path, card, SUPERVISED)
+    origin = _origin(best, path, card, SUPERVISED)
     task = card.get("extra", {}).get("task")
     if task != settings.task.name:
         raise InputError(f"{path}: a network of task {task!r}; the run's config says {settings.task.name!r}")
@@ -127,13 +128,13 @@ def available_device(device: str) -> torch.device:
     return torch.device(device) if device != "auto" else torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _choose(run: Run, which: Which, kind: TrainingKind) -> Path:
+def _choose(run: Run, best: bool, kind: TrainingKind) -> Path:
     """Returns the folder of an agent or the file of a checkpoint."""
-    if which == "best":
+    if best:
         if not run.best.is_dir():
             raise InputError(
-                f"run = {str(run.path)!r}: it has no best agent yet, which needs a validation or as many finished "
-                "episodes as the mean return is taken over; leave out --best for the last agent"
+                f"run = {str(run.path)!r}: no best agent yet; it is saved after a validation, or once enough episodes "
+                "have ended for the mean return; leave out --best for the last agent"
             )
         return run.best
     written = run.agent if run.agent.is_dir() else None
@@ -154,28 +155,26 @@ def _step_of(folder: Path, kind: TrainingKind) -> int:
     return step if isinstance(step, int) else sys.maxsize
 
 
-def _origin(which: Which, path: Path, card: Mapping[str, Any], kind: TrainingKind) -> Origin:
+def _origin(is_best: bool, path: Path, card: Mapping[str, Any], kind: TrainingKind) -> Origin:
     extra = card.get("extra", {})
     if not isinstance(extra, Mapping):
         raise StorageError(f"{path}: extra = {extra!r}: must be a mapping")
 
-    def whole(key: str) -> int | None:
+    def count(key: str) -> int | None:
         value = extra.get(key)
         return value if isinstance(value, int) and 0 <= value < 2**63 else None
 
-    mean = extra.get("mean_return") if which == "best" else None
+    mean = extra.get("mean_return") if is_best else None
     mean = float(mean) if isinstance(mean, (int, float)) else None
-    return Origin(which, path, whole(kind.counter), whole("level"), mean, kind.unit)
+    return Origin(is_best, path, count(kind.counter), count("level"), mean, kind.unit)
 
 
 def _checkpoint_network(path: Path, settings: SupervisedTrainingSettings) -> tuple[SequenceNetwork, dict[str, Any]]:
     """Returns the network of a supervised checkpoint with the mean weights, and a card like `save_network`'s."""
-    tensors, document = read_tensors(path)
-    if document.get("kind") != KIND:
-        raise StorageError(f"{path}: not a {KIND}")
-    # "policy." names each tensor once, "average.module." also again where two parts share it.
-    own = {name.removeprefix("policy.") for name in tensors if name.startswith("policy.")}
-    mean = {name: tensors[AVERAGE + name] for name in own if AVERAGE + name in tensors}
+    groups, document = read_parts(path, SUPERVISED_CHECKPOINT)
+    # "policy" has each tensor once, "average" has shared ones several times.
+    names = {name: f"module.{name}" for name in groups["policy"]}
+    mean = {name: groups["average"][averaged] for name, averaged in names.items() if averaged in groups["average"]}
     task = settings.make_task()
 
     def build() -> SequenceNetwork:

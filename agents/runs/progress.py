@@ -12,12 +12,12 @@ SECONDS_BETWEEN_LINES = 30.0
 class ProgressDisplay:
     """A progress bar on standard error with score, speed and remaining time.
 
-    If standard error is not a terminal, a line every half minute instead.
+    If standard error is not a terminal, it prints a line every half minute instead.
 
     Args:
-        first: Steps before this process.
-        total: Steps in total.
-        unit: The plural of the unit, such as "steps".
+        first: Number of steps before this process.
+        total: Total number of steps.
+        unit: Unit in the plural, such as "steps".
     """
 
     def __init__(self, first: int, total: int, unit: str):
@@ -26,7 +26,7 @@ class ProgressDisplay:
         self._bar: Progress | None = None
         self._task = TaskID(0)
         self._last_line = 0.0
-        self._began = time.monotonic()
+        self._start_time = time.monotonic()
         if self._console.is_terminal:
             self._bar = Progress(
                 BarColumn(),
@@ -41,7 +41,7 @@ class ProgressDisplay:
     def update(self, done: int, score: str) -> None:
         """Shows the number of steps done and the score."""
         now = time.monotonic()
-        speed = (done - self._first) / max(now - self._began, 1e-9)
+        speed = (done - self._first) / max(now - self._start_time, 1e-9)
         text = f"{done:,} {self._unit}  {score}  {speed:,.0f} {self._unit}/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=done, description=text)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from ntm_rl.agents.runs.changes import HISTORY, Changes, find_changes, refuse_fixed, write_history
-from ntm_rl.agents.runs.origin import ORIGIN, require_trust, sign
 from ntm_rl.agents.runs.ownership import OWNER, owned
+from ntm_rl.agents.runs.trust import ORIGIN, require_trust, sign
 from ntm_rl.agents.settings.loading import AnySettings, check_settings, to_yaml, validate
 from ntm_rl.agents.settings.paths import user_path
 from ntm_rl.agents.settings.schema import PpoTrainingSettings, SupervisedTrainingSettings
@@ -21,7 +21,7 @@ from ntm_rl.agents.tracking.wandb_run import start_wandb
 from ntm_rl.agents.tracking.wandb_writer import WandbWriter
 from ntm_rl.errors import InputError
 
-# What a training writes. The links in wandb/ are W&B's own: it replaces them and follows none.
+# Written by a training. Links in wandb/ are W&B's own: it replaces them and follows none.
 FILES = ("config.yaml", HISTORY, ORIGIN, OWNER, "progress.csv", "wandb", "wandb/sent_steps")
 FOLDERS = ("tensorboard", "checkpoints", "agent", "best")
 
@@ -114,7 +114,7 @@ class Run:
         Raises:
             InputError: a change that can have no effect on a resumed training.
         """
-        # Without the checks of the whole: the old config may name a device that is not on this machine.
+        # Without check_settings: the old config may name a device that this machine lacks.
         changes = find_changes(validate(self._data(), str(self.config_file)).model_dump(), settings.model_dump())
         refuse_fixed(changes)
         return changes
@@ -162,9 +162,9 @@ class Run:
         Raises:
             InputError: the run names a module, was not made by this user, and is not trusted.
         """
-        mine = validate(self._data(), str(self.config_file))
-        if settings is None or settings.user_modules == mine.user_modules:
-            require_trust(self.path, mine, trust=trust)
+        own = validate(self._data(), str(self.config_file))
+        if settings is None or settings.user_modules == own.user_modules:
+            require_trust(self.path, own, trust=trust)
 
     def _data(self) -> dict[str, Any]:
         try:

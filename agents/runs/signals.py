@@ -11,7 +11,7 @@ HANDLED = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name)
 
 
 class SignalListener:
-    """Records SIGINT, SIGTERM, SIGUSR1 or SIGHUP instead of dying from it; a second signal raises KeyboardInterrupt.
+    """Records SIGINT, SIGTERM, SIGUSR1 or SIGHUP, which would end the process; a second one raises KeyboardInterrupt.
 
     Slurm's `--signal=USR1@seconds` sends SIGUSR1 before a pre-emption. SIGHUP is sent when a terminal or connection
     closes, and stays ignored under `nohup`.

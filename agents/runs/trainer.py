@@ -15,13 +15,13 @@ from ntm_rl.agents.tracking.logger import PendingMetrics
 
 
 class Session:
-    """What the training loop gives to a trainer for one call of `learn`.
+    """The run, logger, signals and progress bar of one call of `Trainer.learn`.
 
     Args:
-        run: The run, into whose folders checkpoints and the best agent go.
-        logger: Where metrics go.
+        run: The run, for checkpoints and the best agent.
+        logger: Logger of the metrics.
         signals: Records the signal that ends the training.
-        first_step: Step at which this call begins.
+        first_step: Step at which the call starts.
         display: The progress bar, if any.
     """
 
@@ -38,7 +38,7 @@ class Session:
         return self.signals.received is not None
 
     def steps_per_second(self, step: int) -> float:
-        """Returns the mean speed since the call began."""
+        """Returns the mean speed since the start of the call."""
         return (step - self._first_step) / max(time.monotonic() - self._start_time, 1e-9)
 
     def show_progress(self, step: int, score: str) -> None:
@@ -51,7 +51,7 @@ class Trainer(Protocol):
     """An algorithm with its model and its data, new or restored from a checkpoint.
 
     Attributes:
-        rollbacks: How often the run returned to a checkpoint; each time halves the learning rate.
+        rollbacks: Number of rollbacks of the run to a checkpoint; each halves the learning rate.
     """
 
     rollbacks: int

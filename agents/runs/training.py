@@ -25,7 +25,7 @@ class TrainingResult:
 
     Attributes:
         run: The run's folder.
-        kind: What the steps and the score are.
+        kind: Kind of the training, which names its steps and score.
         steps: Environment steps or sequences in total.
         score: Mean return of the last episodes (100 unless the config says otherwise), or bits per sequence of the last
             validation; None without any.
@@ -48,7 +48,7 @@ def start_training(
 
     Args:
         make_trainer: Makes the trainer.
-        settings: What to train.
+        settings: Settings of the training.
         config: Name of the config, under which the run is filed.
         show_progress: Show a progress bar.
 
@@ -73,8 +73,8 @@ def resume_training(
 
     Args:
         make_trainer: Makes the trainer.
-        run: What to resume.
-        settings: What to train.
+        run: The run to resume.
+        settings: Settings of the training.
         show_progress: Show a progress bar.
 
     Raises:

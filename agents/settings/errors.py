@@ -21,7 +21,7 @@ _MUST_BE = {
     "model_attributes_type": "a mapping",
 }
 
-# Keys of other tools, and what to write instead.
+# Keys of other tools, and their replacements.
 _SECTIONS = {
     "env": "; write env.id=ID, and env.kwargs.NAME=VALUE for its arguments",
     "task": "; write task.name=NAME",
@@ -73,7 +73,7 @@ class ConfigError(InputError):
 def explain(
     error: ValidationError, data: Mapping[str, Any], schema: type[BaseModel], name: str, overridden: Sequence[str]
 ) -> Iterator[str]:
-    """Yields a line for every invalid key: where it was set, its value, and what is valid.
+    """Yields a line for every invalid key, with its source, its value and the valid values.
 
     Args:
         error: The errors that pydantic found.
@@ -93,7 +93,7 @@ def explain(
 
 
 def place(key: str, name: str, overridden: Sequence[str]) -> str:
-    """Returns where a dotted key, or a part of it, was set: "command line" or the name of the file."""
+    """Returns the source of a dotted key, or of a part of it: "command line" or the name of the file."""
     is_override = any(f"{key}.".startswith(f"{each}.") or f"{each}.".startswith(f"{key}.") for each in overridden)
     return "command line" if is_override else name
 
@@ -129,7 +129,7 @@ def _path(location: tuple[int | str, ...], data: Any, kind: str) -> list[str]:
 
 
 def _advice(path: list[str], value: Any) -> str:
-    """Returns what to write instead of a value that other tools accept."""
+    """Returns the replacement of a value that other tools accept."""
     if isinstance(value, str) and value.startswith(SCHEDULES):
         if path[-1] != "learning_rate":
             return "; only the learning rate has a schedule"

@@ -1,4 +1,4 @@
-"""The kinds of training, PPO and supervised: how each counts its steps and names its score."""
+"""The kinds of training, PPO and supervised, with the names of their steps and scores."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +14,7 @@ class TrainingKind:
         units: Steps, in the plural.
         score: Name of the score in results.
         score_metric: Name of the score in the logs.
-        score_description: What the score is taken over.
+        score_description: Description of the score.
     """
 
     counter: Literal["timesteps", "sequences"]
@@ -31,7 +31,7 @@ class TrainingKind:
 
     @property
     def steps_metric(self) -> str:
-        """The metric against which the logs are plotted."""
+        """Name of the metric that counts the steps."""
         return f"time/total_{self.counter}"
 
 

@@ -77,7 +77,7 @@ def load_settings(config: str, overrides: Iterable[str] = ()) -> AnySettings:
         raise ConfigError(f"command line: {error}") from error
     overridden = keys_of(overrides)
     settings = check_settings(merged, name, overridden)
-    # Not part of check_settings: runs of another machine can be evaluated on this one's CPU.
+    # Not in check_settings: runs of other machines can be evaluated on this one's CPU.
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(
             f"{place('device', name, overridden)}: device = {settings.device!r}: torch sees no CUDA device; use cpu "
@@ -145,7 +145,7 @@ def check_settings(data: Mapping[str, Any], name: str, overridden: Iterable[str]
 
 
 def without_effect(settings: AnySettings, overrides: Iterable[str]) -> list[str]:
-    """Returns the keys of overrides that have no effect, as they are options of other cores."""
+    """Returns the keys of overrides that have no effect because they are options of other cores."""
     chosen = f"memory.{settings.core_name}."
     return [key for key in keys_of(overrides) if key.startswith("memory.") and not f"{key}.".startswith(chosen)]
 

@@ -44,7 +44,7 @@ def user_path(name: str, value: str | Path) -> Path:
         raise InputError(f"{name} = {str(value)!r}: {error}") from error
 
 
-def shown(path: Path) -> str:
+def display_path(path: Path) -> str:
     """Returns a path for display: relative if it is below the current folder."""
     with suppress(OSError, ValueError):  # the current folder was deleted, or the path is elsewhere
         return str(path.relative_to(Path.cwd()))

@@ -273,13 +273,9 @@ class TrainingSettings(Section):
         """Modules and folders that the training imports besides installed packages."""
         return _user_modules(split_core(self.core)[0], self.core_path)
 
-    def resolved(self, *, find_modules: bool = False) -> Self:
-        """Returns the settings with absolute paths.
-
-        Args:
-            find_modules: Set the folder of a module that is not given to the current one, if the module lies there.
-        """
-        path = _folder("core_path", self.core_path, split_core(self.core)[0], find_modules)
+    def resolved(self) -> Self:
+        """Returns the settings with absolute paths; a module that only the current folder has gets that folder."""
+        path = _folder("core_path", self.core_path, split_core(self.core)[0])
         return self.model_copy(update={"core_path": path})
 
 
@@ -305,10 +301,10 @@ class PpoTrainingSettings(TrainingSettings):
         module, colon, _ = self.env.id.partition(":")
         return *_user_modules(module if colon else None, self.env.path), *super().user_modules
 
-    def resolved(self, *, find_modules: bool = False) -> Self:
+    def resolved(self) -> Self:
         """See `TrainingSettings.resolved`."""
-        path = _folder("env.path", self.env.path, split(self.env.id)[0], find_modules)
-        settings = super().resolved(find_modules=find_modules)
+        path = _folder("env.path", self.env.path, split(self.env.id)[0])
+        settings = super().resolved()
         return settings.model_copy(update={"env": self.env.model_copy(update={"path": path})})
 
 
@@ -343,10 +339,8 @@ def _user_modules(module: str | None, folder: str | None) -> UserModules:
     return () if module is None and folder is None else ((module, folder),)
 
 
-def _folder(key: str, path: str | None, module: str | None, search: bool) -> str | None:
-    if path is not None:
-        return str(user_path(key, path).absolute())
-    return folder_of(module) if search else None
+def _folder(key: str, path: str | None, module: str | None) -> str | None:
+    return folder_of(module) if path is None else str(user_path(key, path).absolute())
 
 
 @cache
@@ -373,7 +367,7 @@ def supervised_schema(custom_core: str | None = None) -> type[SupervisedTraining
         name: (schema, Field(schema(), description=f"Options of the task {name!r}."))
         for name, schema in options.items()
     }
-    tasks["name"] = (Literal[tuple(TASKS)], Field(description="Which task."))
+    tasks["name"] = (Literal[tuple(TASKS)], Field(description="Name of the task."))
     with _shadowing():
         task = create_model("TaskSection", __base__=Section, **tasks)
     return create_model(

@@ -162,9 +162,9 @@ def _check_bounds(text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             open_parts.append(_Size(event.anchor))
         elif isinstance(event, yaml.CollectionEndEvent):
-            whole = open_parts.pop()
-            anchors[whole.anchor] = whole
-            open_parts[-1].add(whole)
+            part = open_parts.pop()
+            anchors[part.anchor] = part
+            open_parts[-1].add(part)
         elif isinstance(event, yaml.NodeEvent):
             open_parts[-1].add(_leaf(event, anchors))
         if len(open_parts) + open_parts[-1].depth > MAX_DEPTH:

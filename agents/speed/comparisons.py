@@ -34,8 +34,8 @@ class Row:
 
     Attributes:
         name: Name of the comparison.
-        ours: Our figure, median over the repeats.
-        peer: Figure of the peer.
+        ours: Measurement of this package, median over the repeats.
+        peer: Measurement of the peer.
         unit: Unit of both.
         ratio: `ours / peer`.
         goal: Goal of the ratio, such as ">= 8".
@@ -55,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How a row is measured: `measure(repeats)` returns our figure, the peer's and the unit."""
+    """A row to measure: `measure(repeats)` returns the values of this package and of the peer, and their unit."""
 
     measure: Callable[[int], Measure]
     sense: Literal["<=", ">="]
@@ -105,8 +105,8 @@ def _sequence(
             other = training_step(make_core("ntm", inputs, backend="eager", **options), block)
         else:
             other = _dnc(block, options)
-        mine, theirs = alternate(repeats, ours, other)
-        return 1e3 * mine, 1e3 * theirs, "ms"
+        our_seconds, peer_seconds = alternate(repeats, ours, other)
+        return 1e3 * our_seconds, 1e3 * peer_seconds, "ms"
 
     return measure
 
@@ -205,7 +205,7 @@ def _environment(repeats: int) -> Measure:
 def _minigrid(repeats: int) -> Measure:
     """16 batched environments of MiniGrid-MemoryS9 without an agent, against 16 single ones."""
     settings = EnvSettings("MiniGrid-MemoryS9-v0", kwargs={"agent_view_size": 3})
-    native, single = (make_vec_env(replace(settings, vectorization=how), 16, seed=0) for how in ("native", "sync"))
+    native, single = (make_vec_env(replace(settings, vectorization=kind), 16, seed=0) for kind in ("native", "sync"))
     actions = np.random.default_rng(0).integers(3, size=(100, 16))
 
     def hundred(env: VecEnv) -> None:

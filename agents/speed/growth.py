@@ -30,8 +30,8 @@ class Point:
     Attributes:
         axis: Name of the varied size.
         value: Value of the size.
-        ours: Figure of the NTM, median over the repeats.
-        peer: Figure of the LSTM.
+        ours: Measurement of the NTM, median over the repeats.
+        peer: Measurement of the LSTM.
         unit: Unit of both.
     """
 
@@ -81,8 +81,8 @@ def _sequences(axis: str, values: Sequence[int], repeats: int) -> list[Point]:
     if len(peers) == 1:
         peers *= len(ours)
     return [
-        Point(axis, value, 1e6 * mine / size["steps"], 1e6 * theirs / size["steps"], "µs/step")
-        for value, size, mine, theirs in zip(values, sizes, ours, peers, strict=True)
+        Point(axis, value, 1e6 * our_seconds / size["steps"], 1e6 * peer_seconds / size["steps"], "µs/step")
+        for value, size, our_seconds, peer_seconds in zip(values, sizes, ours, peers, strict=True)
     ]
 
 
@@ -153,8 +153,8 @@ def plot(points: Sequence[Point], file: Path) -> None:
         panel.plot(values, [point.peer for point in on_axis], "s--", label="LSTM")
         panel.set_xscale("log", base=2)
         panel.set_yscale("log", base=2)
-        figures = [figure for point in on_axis for figure in (point.ours, point.peer)]
-        panel.set_ylim(2 ** math.floor(math.log2(min(figures))), 2 ** math.ceil(math.log2(max(figures))))
+        measured = [each for point in on_axis for each in (point.ours, point.peer)]
+        panel.set_ylim(2 ** math.floor(math.log2(min(measured))), 2 ** math.ceil(math.log2(max(measured))))
         panel.yaxis.set_major_formatter("{x:,.0f}")
         panel.set_xticks(values, [str(value) for value in values])
         panel.set_xlabel(AXES[name].label)

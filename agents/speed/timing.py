@@ -23,12 +23,12 @@ def alternate(
     """Returns the median time of each action in seconds; the actions alternate, after one warm-up run."""
     seconds: list[list[float]] = [[] for _ in actions]
     for repeat in range(repeats + 1):
-        for taken, action in zip(seconds, actions, strict=True):
-            began = clock()
+        for durations, action in zip(seconds, actions, strict=True):
+            start = clock()
             action()
             if repeat:
-                taken.append(clock() - began)
-    return [median(taken) for taken in seconds]
+                durations.append(clock() - start)
+    return [median(durations) for durations in seconds]
 
 
 def training_step(core: MemoryCore, inputs: Tensor) -> Callable[[], None]:

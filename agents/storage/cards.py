@@ -15,7 +15,6 @@ from ntm_rl.agents.storage.tensors import read_tensors, write_tensors
 WEIGHTS, CARD = "weights.safetensors", "card.json"
 FORMAT = 2
 MAX_ARGUMENTS = 10_000  # characters; parsing the arguments of a million layers would take long
-KIND = "supervised checkpoint"
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -17,6 +17,7 @@ from ntm_rl.agents.storage.tensors import read_tensors, require_matching, weight
 from ntm_rl.errors import InputError
 
 FORMAT = 2
+PPO_CHECKPOINT, SUPERVISED_CHECKPOINT = "checkpoint", "supervised checkpoint"  # values of `kind`
 PARTS = ("policy", "average", "optimizer", "random", "normalizer", "environment")  # first part of a tensor's name
 MACHINE_OPTIONS = ("fused", "foreach", "capturable")  # of an optimizer: they depend on the machine
 
@@ -34,11 +35,11 @@ def write_checkpoint(
     """Writes weights, optimizer, random states and a document as `step-<step>.safetensors`.
 
     Args:
-        folder: Where checkpoints lie; made if missing.
+        folder: Folder of the checkpoints; made if missing.
         step: The training's step count.
-        module: Its weights are saved.
-        optimizer: Its state is saved.
-        document: Further JSON values; `kind` is what `read_checkpoint` asks for.
+        module: Module whose weights are saved.
+        optimizer: Optimizer whose state is saved.
+        document: Further JSON values, among them the `kind` of the checkpoint.
         tensors: Further tensors, under names that begin with one of `PARTS`.
         keep: Checkpoints to keep, at least 1.
 
@@ -55,7 +56,7 @@ def write_checkpoint(
         parts |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
     generators, other_generators = random_states()
     parts |= {f"random.{name}": generator for name, generator in generators.items()}
-    whole = {
+    values = {
         "format": FORMAT,
         "param_groups": [
             {key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]
@@ -65,7 +66,7 @@ def write_checkpoint(
     }
     path = folder / f"step-{step:012d}.safetensors"
     _delete(folder.glob(".step-*.tmp"))  # left by killed processes; they may fill the disk
-    write_tensors(path, {**parts, **tensors}, whole)
+    write_tensors(path, {**parts, **tensors}, values)
     _delete_old(folder, path, keep)
     return path
 
@@ -155,7 +156,7 @@ def _delete_old(folder: Path, newest: Path, keep: int) -> None:
 
 def _delete(paths: Iterable[Path]) -> None:
     for path in paths:
-        with suppress(OSError):  # an old file left behind is no reason to stop
+        with suppress(OSError):  # an old file that remains does no harm
             path.unlink()
 
 
@@ -198,7 +199,7 @@ def _optimizer_state(
     saved = document.get("param_groups")
     if not isinstance(saved, list) or len(saved) != len(current) or not all(map(_is_compatible, saved, current)):
         raise StorageError(f"{path}: its optimizer has other parameter groups than this agent's")
-    return {"state": state, "param_groups": current}  # of the settings, which a resume may have changed
+    return {"state": state, "param_groups": current}  # the options of the settings, which a resume may change
 
 
 def _is_compatible(saved: Any, current: Mapping[str, Any]) -> bool:

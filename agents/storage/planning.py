@@ -28,7 +28,7 @@ def build_filled(
     """Builds a model and copies a file's weights into it.
 
     A first build on the meta device, without memory, stops once the model has more parameters than the file has
-    tensors. A hostile card so costs no more time than its file is long.
+    tensors. So a hostile card takes no longer to load than a valid file of its length.
 
     Args:
         path: The file, for errors.

@@ -28,7 +28,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], document: Mapping[s
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads a file of `write_tensors` without executing anything in it.
 
-    Memory use is proportional to the file's size, whatever its header claims.
+    Memory use is proportional to the file's size, even if its header is hostile.
 
     Raises:
         StorageError: missing, truncated, or with another checksum.
@@ -68,13 +68,13 @@ def put_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             tensor.copy_(weights[name])
 
 
-def require_matching(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Checks that tensors have the names, shapes and dtypes of `wanted`, and finite values.
+def require_matching(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Checks that tensors have the names, shapes and dtypes of `expected`, and finite values.
 
     Raises:
         StorageError: names the first that does not.
     """
-    for name, tensor in wanted.items():
+    for name, tensor in expected.items():
         if name not in found:
             raise StorageError(f"{path}: it has no tensor {name!r}, which this agent needs; was the config changed?")
         if found[name].shape != tensor.shape:
@@ -85,7 +85,7 @@ def require_matching(path: Path, found: Mapping[str, Tensor], wanted: Mapping[st
         if found[name].is_floating_point() and not torch.isfinite(found[name]).all():
             raise StorageError(f"{path}: tensor {name!r} contains values that are not finite")
     for name in found:
-        if name not in wanted:
+        if name not in expected:
             raise StorageError(f"{path}: tensor {name!r} is not part of this agent; was the config changed?")
 
 

@@ -1,4 +1,4 @@
-"""What a supervised checkpoint has besides weights, optimizer and random states."""
+"""The values that a supervised checkpoint has besides weights, optimizer and random states."""
 
 import math
 from collections.abc import Mapping
@@ -7,15 +7,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from ntm_rl.agents.storage.cards import KIND
-from ntm_rl.agents.storage.checkpoints import as_count
+from ntm_rl.agents.storage.checkpoints import SUPERVISED_CHECKPOINT, as_count
 from ntm_rl.agents.tracking.logger import PendingMetrics, parse_pending
 from ntm_rl.envs.state import generator_of, generator_state
 
 
 @dataclass(frozen=True)
 class SavedState:
-    """The state of a `SupervisedTrainer`, see there."""
+    """The state of a `SupervisedTrainer`; see its attributes."""
 
     sequences: int
     best: float
@@ -32,7 +31,7 @@ class SavedState:
     def document(self, task: str) -> dict[str, Any]:
         """Returns the state as JSON values."""
         return {
-            "kind": KIND,
+            "kind": SUPERVISED_CHECKPOINT,
             "task": task,
             "sequences": self.sequences,
             "best": self.best if math.isfinite(self.best) else None,

@@ -31,7 +31,7 @@ class GravesRmsProp(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Makes one step."""
+        """Performs a single optimisation step."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -17,8 +17,7 @@ from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.runs.nonfinite import NonFiniteError, bad_gradients
 from ntm_rl.agents.runs.trainer import Session
 from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
-from ntm_rl.agents.storage.cards import KIND
-from ntm_rl.agents.storage.checkpoints import read_checkpoint, write_checkpoint
+from ntm_rl.agents.storage.checkpoints import SUPERVISED_CHECKPOINT, read_checkpoint, write_checkpoint
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.random_states import restore_random_states
 from ntm_rl.agents.storage.tensors import put_weights, require_matching
@@ -38,7 +37,7 @@ class SupervisedTrainer:
     """Trains a network on an algorithmic task; see `Trainer`.
 
     Args:
-        settings: What to train.
+        settings: Settings of the training.
         checkpoint: The checkpoint to resume from; None: a new training.
 
     Raises:
@@ -236,7 +235,7 @@ class SupervisedTrainer:
 
     def validate(self, difficulty: Difficulty | None = None) -> Score:
         """Scores the network on fresh sequences, of one difficulty or of the training's."""
-        # From a generator of its own, so that the validation interval does not change the training.
+        # With a separate generator, so that the validation interval does not change the training.
         rng = np.random.default_rng([self.settings.seed, self.sequences, 1])
         return score(self.averaged, self.task.sample(self.settings.validation.sequences, rng, difficulty), self.task)
 
@@ -284,7 +283,7 @@ class SupervisedTrainer:
         Raises:
             StorageError: damaged, or of another task or network.
         """
-        groups, document, optimizer = read_checkpoint(path, KIND, self.network, self.optimizer)
+        groups, document, optimizer = read_checkpoint(path, SUPERVISED_CHECKPOINT, self.network, self.optimizer)
         require_matching(path, groups["average"], self.average.state_dict())
         task = self.settings.task.name
         if document.get("task") != task:
@@ -292,7 +291,7 @@ class SupervisedTrainer:
         try:
             state = SavedState.parse(document)
         except Exception as error:  # the parsers raise all kinds of errors for hostile values
-            raise StorageError(f"{path}: not a {KIND}: {error!r}") from error
+            raise StorageError(f"{path}: not a {SUPERVISED_CHECKPOINT}: {error!r}") from error
         self.curriculum.restore(state.level, state.errors)
         put_weights(self.network, groups["policy"])
         self.average.load_state_dict(groups["average"])

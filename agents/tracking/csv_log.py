@@ -48,10 +48,10 @@ class CsvWriter(KVWriter):
 
 
 def drop_rows_after(path: Path, column: str, steps: int) -> None:
-    """Drops the rows whose `column` is above `steps`: a resumed training will write them again.
+    """Drops the rows whose `column` is above `steps`: a resumed training writes them again.
 
     Raises:
-        StorageError: the file is no table with numbers in that column, or cannot be written.
+        StorageError: the file is not a table with numbers in that column, or cannot be written.
     """
     columns, rows = read_rows_until(path, column, steps)
     if columns:
@@ -62,7 +62,7 @@ def read_rows_until(path: Path, column: str, steps: int) -> tuple[list[str], lis
     """Returns the columns, and the rows whose `column` is at most `steps`.
 
     Raises:
-        StorageError: the file is no table with numbers in that column.
+        StorageError: the file is not a table with numbers in that column.
     """
     columns, rows = read_table(path)
     try:
@@ -79,8 +79,8 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """
     try:
         text = path.read_bytes().decode() if path.exists() else ""
-        whole = text[: text.rfind("\n") + 1]  # a killed process may have left half a row
-        columns, *rows = list(csv.reader(io.StringIO(whole))) or [[]]
+        complete = text[: text.rfind("\n") + 1]  # a killed process may leave a partial row
+        columns, *rows = list(csv.reader(io.StringIO(complete))) or [[]]
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
     except (ValueError, csv.Error) as error:

@@ -6,20 +6,22 @@ from typing import Any
 
 from stable_baselines3.common.logger import KVWriter, Logger
 
+from ntm_rl.agents.settings.kinds import PPO
 from ntm_rl.agents.tracking.csv_log import CsvWriter, drop_rows_after, number, read_rows_until
-from ntm_rl.agents.tracking.metrics import STEPS
 from ntm_rl.agents.tracking.tensorboard_log import TensorBoardWriter, check_events
 from ntm_rl.agents.tracking.wandb_writer import WandbWriter
 
 PendingMetrics = Mapping[str, tuple[float, list[str]]]  # name: value, and the outputs that leave it out
 
 
-def make_logger(run_dir: Path, wandb_writer: WandbWriter | None, steps: int = 0, steps_key: str = STEPS) -> Logger:
+def make_logger(
+    run_dir: Path, wandb_writer: WandbWriter | None, steps: int = 0, steps_key: str = PPO.steps_metric
+) -> Logger:
     """Makes the SB3 logger of a run: `progress.csv`, `tensorboard/` and optionally W&B.
 
     Args:
         run_dir: The run directory.
-        wandb_writer: From `start_wandb`.
+        wandb_writer: The result of `start_wandb`.
         steps: Step at which a training resumes; the rows of later steps are dropped, as they are logged again.
         steps_key: Name of the metric that counts the steps.
 
@@ -34,7 +36,7 @@ def make_logger(run_dir: Path, wandb_writer: WandbWriter | None, steps: int = 0,
     return Logger(str(run_dir), [*writers, wandb_writer] if wandb_writer else writers)
 
 
-def check_logs(run_dir: Path, steps_key: str = STEPS) -> None:
+def check_logs(run_dir: Path, steps_key: str = PPO.steps_metric) -> None:
     """Checks that `make_logger` can append to a run's logs, and changes nothing.
 
     Raises:
@@ -55,10 +57,10 @@ def pending_metrics(logger: Logger) -> dict[str, tuple[float, list[str]]]:
 
 
 def parse_pending(saved: Any) -> PendingMetrics:
-    """Checks what a checkpoint holds as pending metrics.
+    """Checks the pending metrics of a checkpoint.
 
     Raises:
-        ValueError: it is no such thing.
+        ValueError: they are damaged.
     """
     if not isinstance(saved, Mapping) or not all(map(_is_metric, saved.values())):
         raise ValueError(f"pending = {saved!r}: must map names to a number and a list of outputs")
@@ -73,6 +75,6 @@ def _is_metric(saved: Any) -> bool:
 
 
 def record_pending(logger: Logger, pending: PendingMetrics) -> None:
-    """Records again what `pending_metrics` returned."""
+    """Records the metrics returned by `pending_metrics` again."""
     for key, (value, excluded) in pending.items():
         logger.record(key, value, tuple(excluded))

@@ -71,10 +71,10 @@ def drop_events_after(path: Path, steps: int) -> None:
 
 
 def check_events(folder: Path) -> None:
-    """Checks the files of events in a folder, and changes nothing.
+    """Checks the event files in a folder without changing them.
 
     Raises:
-        StorageError: one cannot be read, or is no file of events.
+        StorageError: one cannot be read, or is not an event file.
     """
     for path in folder.glob("events.out.tfevents.*"):
         try:
@@ -84,13 +84,13 @@ def check_events(folder: Path) -> None:
 
 
 def _end_of_events(path: Path, steps: int) -> int:
-    """Returns the position behind the last whole event of at most `steps`."""
+    """Returns the position after the last complete event of at most `steps`."""
     size, end = path.stat().st_size, 0
     with path.open("rb") as file:
         while len(head := file.read(LENGTH.size + CHECKSUM)) == LENGTH.size + CHECKSUM:
             length = LENGTH.unpack_from(head)[0]
-            next_one = end + len(head) + length + CHECKSUM
-            if next_one > size:
+            next_end = end + len(head) + length + CHECKSUM
+            if next_end > size:
                 break
             try:
                 event = Event.FromString(file.read(length))
@@ -100,6 +100,6 @@ def _end_of_events(path: Path, steps: int) -> int:
                 ) from error
             if event.step > steps:
                 break
-            end = next_one
+            end = next_end
             file.seek(end)
     return end

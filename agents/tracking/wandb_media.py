@@ -32,12 +32,12 @@ def to_wandb(value: Any) -> Any:
 
 def _gif(frames: torch.Tensor, fps: float) -> Any:
     """Encodes frames `[T, C, H, W]`; W&B itself needs moviepy."""
-    from PIL import Image as Picture
+    from PIL import Image as PillowImage
 
     pixels = _pixels(frames).transpose(0, 2, 3, 1)
-    pictures = [Picture.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in pixels]
+    images = [PillowImage.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in pixels]
     content = io.BytesIO()
-    pictures[0].save(content, "GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0)
+    images[0].save(content, "GIF", save_all=True, append_images=images[1:], duration=1000 / fps, loop=0)
     return wandb.Video(content, format="gif")
 
 

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import wandb
 
 from ntm_rl.agents.settings.environment_variables import WandbMode, wandb_mode, without_passwords
-from ntm_rl.agents.tracking.metrics import STEPS
+from ntm_rl.agents.settings.kinds import PPO
 from ntm_rl.agents.tracking.wandb_writer import WandbWriter, valid_name
 
 ANSWER_SECONDS = 5.0  # timeout of the check that the server answers
@@ -31,7 +31,7 @@ def start_wandb(
     entity: str | None = None,
     group: str | None = None,
     tags: tuple[str, ...] = (),
-    steps_key: str = STEPS,
+    steps_key: str = PPO.steps_metric,
     is_training: bool = True,
 ) -> WandbWriter | None:
     """Starts or resumes the W&B run of a run directory; its id is the name of the folder.

@@ -13,7 +13,7 @@ import wandb
 from stable_baselines3.common.logger import KVWriter
 
 from ntm_rl.agents.settings.environment_variables import without_passwords
-from ntm_rl.agents.tracking.metrics import STEPS
+from ntm_rl.agents.settings.kinds import PPO
 from ntm_rl.agents.tracking.wandb_media import to_wandb
 
 ID_LENGTH = 128  # the longest name that W&B takes
@@ -32,7 +32,7 @@ class WandbWriter(KVWriter):
         sent: File that stores the step of the last logged row; None for a run that is never resumed.
     """
 
-    def __init__(self, run: Any, steps_key: str = STEPS, sent: Path | None = None):
+    def __init__(self, run: Any, steps_key: str = PPO.steps_metric, sent: Path | None = None):
         self._run, self._steps_key, self._sent = run, steps_key, sent
         self._logged_until = -1  # last step that was logged before a resume
         self._works = True
@@ -138,5 +138,5 @@ class WandbWriter(KVWriter):
 
 def valid_name(name: str) -> str:
     """Returns a name with the characters and length that W&B accepts."""
-    # The end of the name is what makes it unique.
+    # The end of the name is unique.
     return re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)[-ID_LENGTH:]

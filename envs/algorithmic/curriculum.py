@@ -1,4 +1,4 @@
-"""Curricula: the difficulty of the next sequence."""
+"""Curricula, which draw the difficulty of the next sequence."""
 
 from collections import deque
 from typing import Literal, get_args
@@ -9,8 +9,8 @@ from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty
 from ntm_rl.errors import InputError, did_you_mean
 
 CurriculumKind = Literal["uniform", "lookahead"]
-ANY_SHARE, UP_TO_SHARE = 0.10, 0.25  # fractions of sequences of any difficulty, and of any up to the level
-EPISODES = 50  # at the current level, over which errors are averaged
+ANY_SHARE, UP_TO_SHARE = 0.10, 0.25  # fractions of sequences at any level, and at any up to the current one
+EPISODES = 50  # number of episodes at the current level over which errors are averaged
 ADVANCE_BELOW = 0.02  # fraction of wrong bits
 
 
@@ -45,13 +45,13 @@ class Curriculum:
         """Draws the difficulty of the next sequence."""
         if self.level == self.levels:
             return self.task.draw(rng)
-        which = rng.random()
-        if which < ANY_SHARE:
+        uniform = rng.random()
+        if uniform < ANY_SHARE:
             return self.task.draw(rng)
         difficulty = {}
         for name, (low, high) in self.task.ranges.items():
             level = self.level + int(rng.geometric(0.5)) - 1
-            if which < ANY_SHARE + UP_TO_SHARE:
+            if uniform < ANY_SHARE + UP_TO_SHARE:
                 level = int(rng.integers(1, level + 1))
             difficulty[name] = min(low + level - 1, high)
         return difficulty

@@ -97,8 +97,8 @@ def optimal_bits(targets: FloatArray, n: int = 6) -> NDArray[np.float64]:
         if step < n - 1:
             cost += 1
         else:
-            seen = counts[rows, context]
-            cost -= np.log2(seen[rows, bit] / seen.sum(axis=1))
+            following = counts[rows, context]
+            cost -= np.log2(following[rows, bit] / following.sum(axis=1))
             counts[rows, context, bit] += 1
         context = (2 * context + bit) % 2 ** (n - 1)
     return cost

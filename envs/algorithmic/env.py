@@ -14,12 +14,9 @@ from ntm_rl.envs.algorithmic.playback import Playback
 from ntm_rl.envs.algorithmic.registry import make_task
 from ntm_rl.envs.algorithmic.render import render_image, render_text
 from ntm_rl.envs.algorithmic.task import FloatArray
-from ntm_rl.envs.batched.base import reseed
+from ntm_rl.envs.batched.base import RENDER_FPS, RENDER_MODES, check_render_mode, reseed
 from ntm_rl.envs.state import State, generator_state, generators_of, part_of
 from ntm_rl.errors import InputError
-
-RENDER_MODES = ["rgb_array", "ansi"]
-RENDER_FPS = 8
 
 
 class HasCurriculum:
@@ -180,12 +177,6 @@ class AlgorithmicVectorEnv(HasCurriculum, VectorEnv[FloatArray, NDArray[Any], ND
     def _info(self) -> dict[str, Any]:
         info = self._playback.info()
         return {**info, "_target": self._everywhere, "_mask": self._everywhere}
-
-
-def check_render_mode(mode: str | None) -> None:
-    """Raises an `InputError` for an unknown render mode."""
-    if mode not in (None, *RENDER_MODES):
-        raise InputError(f"render_mode = {mode!r}: must be one of {', '.join(RENDER_MODES)}, or None")
 
 
 def render(playback: Playback, index: int, mode: str) -> Any:

@@ -22,7 +22,7 @@ class Playback:
     Args:
         task: The task.
         num_envs: E, the number of sub-environments.
-        curriculum: Draws the difficulties and is told the results; shared by the sub-environments.
+        curriculum: Draws the difficulties and receives the errors; shared by the sub-environments.
 
     Attributes:
         observation_space: Observation space of a sub-environment.
@@ -41,7 +41,7 @@ class Playback:
         self._lengths = np.zeros(num_envs, dtype=np.int64)
         self._wrong = np.zeros(num_envs)  # fraction of wrong bits so far
         self._difficulties: list[Difficulty] = [{} for _ in range(num_envs)]
-        self._room = 0  # steps that the arrays of `_make_room` hold
+        self._room = 0  # steps for which the arrays have room
         self._make_room(1)
 
     @cached_property
@@ -68,8 +68,8 @@ class Playback:
 
     def observations(self) -> FloatArray:
         """Returns the current observations, `[E, I]`."""
-        seen: FloatArray = self._inputs[self._indices, self.time]
-        return seen
+        observations: FloatArray = self._inputs[self._indices, self.time]
+        return observations
 
     def info(self) -> dict[str, Any]:
         """Returns the targets of the current step, `[E, O]`, and its mask, `[E]`."""

@@ -85,7 +85,7 @@ class AlgorithmicTask(ABC):
         return {name: int(rng.integers(low, high + 1)) for name, (low, high) in self.ranges.items()}
 
     def sample(self, batch: int, rng: np.random.Generator, difficulty: Difficulty | None = None) -> Batch:
-        """Generates `batch` sequences of the given difficulty; None: each of its own.
+        """Generates `batch` sequences of the given difficulty; None: each with its own.
 
         Raises:
             InputError: the difficulty is invalid.

@@ -38,7 +38,7 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
     `Discrete`: the game's minimal action set, or all 18 actions.
 
     ## Rewards
-    The game's, optionally clipped to [-1, 1]. At the end of a game, `info["episode"]` holds its unclipped score, length
+    The game's, optionally clipped to [-1, 1]. At the end of a game, `info["episode"]` has its unclipped score, length
     in steps and duration over all lives.
 
     ## Episode End
@@ -136,7 +136,7 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Frames, dict[str, Any]]:
-        """Starts games everywhere or in `options["reset_mask"]`, where a game with lives left continues."""
+        """Starts games in all or in `options["reset_mask"]` sub-environments; a game with lives left continues."""
         seeds = None if seed is None else self._seed_of_each(seed)
         if seeds is not None:
             self._rng = np.random.default_rng([int(seeds[0]), 1])
@@ -168,9 +168,9 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
             self._actions = np.concatenate([self._actions, np.zeros_like(self._actions)], axis=1)
         self._actions[self._indices, self._steps] = actions
         self._steps += 1
-        frames, gained, terminated, truncated, lives = self._ale.step(actions)
+        frames, raw_rewards, terminated, truncated, lives = self._ale.step(actions)
         info: dict[str, Any] = {**lives}
-        rewards = gained.astype(np.float64)
+        rewards = raw_rewards.astype(np.float64)
         self._scores += rewards
         self._lengths += 1
         self._game_over = terminated | truncated
@@ -228,7 +228,7 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         return np.array(seed, dtype=np.int64)
 
     def _seed_games(self, started: Mask, seeds: NDArray[np.int64]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Seeds and starts games, which then depend on nothing but seed and actions."""
+        """Seeds and starts games, which then depend only on seed and actions."""
         self._seeds[started], self._steps[started] = seeds[started], 0
         frames, info = self._ale.reset(seed=seeds[started].astype(np.int32), options={"reset_mask": started})
         return frames, info
@@ -249,7 +249,7 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         frames, info = self._ale.reset(seed=seeds.astype(np.int32), options={"reset_mask": everywhere})
         last = int(steps.max())
         for step in range(last):
-            own = step - (last - steps)  # of each sub-environment
+            own = step - (last - steps)  # step of each sub-environment
             started = own == 0
             if started.any() and step > 0:
                 self._ale.reset(seed=seeds[started].astype(np.int32), options={"reset_mask": started})

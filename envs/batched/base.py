@@ -18,6 +18,9 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
+RENDER_MODES = ["rgb_array", "ansi"]  # of the algorithmic tasks and the diagnostic environments
+RENDER_FPS = 8
+
 
 class BatchedEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     """A vector environment with array observations.
@@ -59,7 +62,7 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         return {}
 
     def state_bounds(self) -> dict[str, tuple[Any, Any]]:
-        """Returns the attributes that hold the state of the episodes: name to smallest and largest value.
+        """Returns the smallest and largest value of each attribute that belongs to the state, by name.
 
         An environment without any cannot save its state.
         """
@@ -141,6 +144,12 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
     def _begin(self, indices: IntArray, options: dict[str, Any]) -> NDArray[Any]:
         self._time[indices] = 0
         return self.begin(indices, options)
+
+
+def check_render_mode(mode: str | None) -> None:
+    """Raises an `InputError` for an unknown render mode."""
+    if mode not in (None, *RENDER_MODES):
+        raise InputError(f"render_mode = {mode!r}: must be one of {', '.join(RENDER_MODES)}, or None")
 
 
 class SeededBatchedEnv(BatchedEnv):

@@ -1,8 +1,8 @@
 """POPGym's card games as vector environments.
 
 Spaces, rewards and episode lengths are those of `popgym` (Morad et al. 2023, arXiv:2303.01859). In most games the
-shuffled deck determines the observations and right actions of a whole episode, so these are computed at the reset and a
-step is a look-up. Concentration, where they depend on the actions, has its own file.
+shuffled deck determines the observations and right actions of an episode: these are computed at the reset, and a step
+is a look-up. Concentration, where they depend on the actions, has its own file.
 """
 
 from abc import abstractmethod
@@ -95,18 +95,18 @@ class ScriptedGame(CardGame):
     ):
         super().__init__(num_envs, observation_space, actions, cards=cards, decks=decks)
         self._steps, self._reward = steps, reward
-        self._seen = np.zeros((num_envs, steps + 1, *(observation_space.shape or ())), dtype=np.int64)
+        self._script = np.zeros((num_envs, steps + 1, *(observation_space.shape or ())), dtype=np.int64)
         self._answers = np.zeros((num_envs, steps), dtype=np.int64)
 
     def state_bounds(self) -> dict[str, tuple[Any, Any]]:
         """See `BatchedEnv.state_bounds`."""
         space = self.single_observation_space
         kinds = space.nvec if isinstance(space, spaces.MultiDiscrete) else np.array(spaces.flatdim(space))
-        return {"_time": (0, self._steps - 1), "_seen": (0, kinds - 1), "_answers": (NO_ANSWER, self._cards)}
+        return {"_time": (0, self._steps - 1), "_script": (0, kinds - 1), "_answers": (NO_ANSWER, self._cards)}
 
     @abstractmethod
     def script(self, decks: list[IntArray]) -> tuple[IntArray, IntArray]:
-        """Computes whole episodes.
+        """Computes complete episodes.
 
         Args:
             decks: The shuffled decks, card numbers `[E, cards]` in the order of dealing.
@@ -117,16 +117,16 @@ class ScriptedGame(CardGame):
 
     def deal(self, indices: IntArray, decks: list[IntArray]) -> IntArray:
         """See `CardGame.deal`."""
-        seen, self._answers[indices] = self.script(decks)
-        self._seen[indices] = seen
-        return seen[:, 0]
+        observations, self._answers[indices] = self.script(decks)
+        self._script[indices] = observations
+        return observations[:, 0]
 
     def play(self, actions: IntArray) -> tuple[IntArray, FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`."""
         answers = self._answers[self._indices, self._time - 1]
         rewards = np.where(actions == answers, self._reward, -self._reward)
         rewards[answers == NO_ANSWER] = 0
-        observations = self._seen[self._indices, self._time]
+        observations = self._script[self._indices, self._time]
         return observations, rewards, self._time == self._steps, np.zeros(self.num_envs, dtype=np.bool_)
 
 
@@ -196,12 +196,12 @@ class Autoencode(ScriptedGame):
         """See `ScriptedGame.script`."""
         suits = suits_of(decks[0])
         episodes, cards = suits.shape
-        seen = np.zeros((episodes, self._steps + 1, 2), dtype=np.int64)
-        seen[:, : cards - 1, 0] = 1  # the last card already signals the start of the answers
-        seen[:, :cards, 1] = suits
+        observations = np.zeros((episodes, self._steps + 1, 2), dtype=np.int64)
+        observations[:, : cards - 1, 0] = 1  # the last card already signals the start of the answers
+        observations[:, :cards, 1] = suits
         answers = np.full((episodes, self._steps), NO_ANSWER)
         answers[:, cards - 1 :] = suits[:, ::-1]
-        return seen, answers
+        return observations, answers
 
 
 class HigherLower(ScriptedGame):
@@ -214,8 +214,8 @@ class HigherLower(ScriptedGame):
     def script(self, decks: list[IntArray]) -> tuple[IntArray, IntArray]:
         """See `ScriptedGame.script`."""
         ranks = ranks_of(decks[0])
-        now, following = ranks[:, :-1], ranks[:, 1:]
-        return ranks, np.where(now == following, NO_ANSWER, (following < now).astype(np.int64))
+        current, following = ranks[:, :-1], ranks[:, 1:]
+        return ranks, np.where(current == following, NO_ANSWER, (following < current).astype(np.int64))
 
 
 # POPGym's ids and the constructors of their vector environments.

@@ -28,7 +28,7 @@ VELOCITIES = [1, 3]
 class CartPole(BatchedEnv):
     """`CartPole-v1` without rendering, bit-identical to Gymnasium's from equal states.
 
-    Gymnasium's own `CartPoleVectorEnv` resets in the step after an episode's end, and such steps would be trained on.
+    Gymnasium's own `CartPoleVectorEnv` resets in the step after an episode's end, and SB3 would train on such steps.
 
     Args:
         num_envs: Number of sub-environments.
@@ -88,13 +88,13 @@ class CartPole(BatchedEnv):
 
     def _observe(self, state: FloatArray, observed: IntArray) -> NDArray[np.float32]:
         """Returns the observations of states `[4, E]`."""
-        seen = state.take(observed, axis=0).T.astype(np.float32, order="C")
+        observations = state.take(observed, axis=0).T.astype(np.float32, order="C")
         if not self._noise:
-            return seen
+            return observations
         space = self.single_observation_space
         assert isinstance(space, spaces.Box)
-        noise = self.np_random.normal(0, self._noise, seen.shape).astype(np.float32)
-        noisy: NDArray[np.float32] = np.clip(seen + noise, space.low, space.high)
+        noise = self.np_random.normal(0, self._noise, observations.shape).astype(np.float32)
+        noisy: NDArray[np.float32] = np.clip(observations + noise, space.low, space.high)
         return noisy
 
 

@@ -66,19 +66,19 @@ class Concentration(CardGame):
         was_up = self._shown[indices, actions] != self.kinds
         is_pair = is_second & ~was_up & (turned == before) & (actions != first)
 
-        seen = self._shown.copy()
-        seen[indices, actions] = turned
-        seen[indices, first] = before
+        observations = self._shown.copy()
+        observations[indices, actions] = turned
+        observations[indices, first] = before
 
         ends_turn = is_second | was_up
         rewards = np.where(ends_turn, self._penalty * (1 + is_second), 0)
         found = np.flatnonzero(is_pair)
         if len(found):
             rewards[found] = self._reward
-            self._shown[found] = seen[found]
+            self._shown[found] = observations[found]
             self._pairs[found] += 1
         self._first = np.where(ends_turn, NO_CARD, actions)
-        return seen, rewards, 2 * self._pairs == self._cards, self._time == self._steps
+        return observations, rewards, 2 * self._pairs == self._cards, self._time == self._steps
 
 
 CONCENTRATION: dict[str, Callable[[int], CardGame]] = {

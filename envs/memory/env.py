@@ -8,12 +8,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from ntm_rl.envs.batched.base import IntArray, SeededBatchedEnv
+from ntm_rl.envs.batched.base import RENDER_FPS, RENDER_MODES, IntArray, SeededBatchedEnv, check_render_mode
 from ntm_rl.errors import InputError
 
 FloatArray = NDArray[np.float32]
-RENDER_MODES = ["rgb_array", "ansi"]
-RENDER_FPS = 8
 CELL = 16  # pixels
 MAX_WIDTH = 640  # pixels of an image, unless it has more cells
 
@@ -32,8 +30,7 @@ class DiagnosticVectorEnv(SeededBatchedEnv):
     """
 
     def __init__(self, num_envs: int, observation_space: spaces.Space[Any], actions: int, render_mode: str | None):
-        if render_mode not in (None, *RENDER_MODES):
-            raise InputError(f"render_mode = {render_mode!r}: must be one of {', '.join(RENDER_MODES)}, or None")
+        check_render_mode(render_mode)
         super().__init__(num_envs, observation_space, actions)
         self.metadata = {**self.metadata, "render_modes": RENDER_MODES, "render_fps": RENDER_FPS}
         self.render_mode = render_mode
@@ -102,5 +99,5 @@ class DiagnosticEnv(gym.Env[FloatArray, np.int64]):
 
 def cells_to_image(cells: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Returns an image `[height, width, 3]` of cells `[rows, columns, 3]`, narrower if there are many columns."""
-    wide = max(1, min(CELL, MAX_WIDTH // cells.shape[1]))
-    return cells.repeat(CELL, axis=0).repeat(wide, axis=1)
+    width = max(1, min(CELL, MAX_WIDTH // cells.shape[1]))
+    return cells.repeat(CELL, axis=0).repeat(width, axis=1)

@@ -10,7 +10,7 @@ from ntm_rl.checks import require_at_least
 from ntm_rl.envs.batched.base import BoolArray, FloatArray, IntArray
 from ntm_rl.envs.memory.env import DiagnosticEnv, DiagnosticVectorEnv, cells_to_image
 
-BAR = 8  # least cells of the bar that shows the time left
+BAR = 8  # minimum number of cells of the bar that shows the time left
 HIDDEN, PLUS, MINUS, QUERIED = (60, 60, 60), (255, 255, 255), (40, 60, 255), (250, 190, 40)
 
 
@@ -48,8 +48,8 @@ class MemoryChainVectorEnv(DiagnosticVectorEnv):
         """See `DiagnosticVectorEnv.render_text`."""
         time, query, *context = self._observe()[index].tolist()
         signs = " ".join("+" if bit > 0 else "-" if bit < 0 else "." for bit in context)
-        asked = f"{query:.0f}" if self._shown_times()[index] == self.length - 1 else "none"
-        return f"time left {time:.2f}  context {signs}  query {asked}\n"
+        shown_query = f"{query:.0f}" if self._shown_times()[index] == self.length - 1 else "none"
+        return f"time left {time:.2f}  context {signs}  query {shown_query}\n"
 
     def render_image(self, index: int) -> NDArray[np.uint8]:
         """See `DiagnosticVectorEnv.render_image`.

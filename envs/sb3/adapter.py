@@ -199,13 +199,13 @@ class VectorEnvAdapter(SpawnedSeedVecEnv):
             owner = owner.env
         return owner
 
-    def _require_all(self, what: str, indices: VecEnvIndices) -> None:
+    def _require_all(self, call: str, indices: VecEnvIndices) -> None:
         if len(list(self._get_indices(indices))) != self.num_envs:
-            raise InputError(f"indices = {indices}: {what} applies to all sub-environments; use None")
+            raise InputError(f"indices = {indices}: {call} applies to all sub-environments; use None")
 
 
 class KeepLastObservation(gym.Wrapper[Any, Any, Any, Any]):
-    """Copies the last observation of an episode, which vector environments keep beyond the reset.
+    """Copies the last observation of an episode, which vector environments return after the reset.
 
     Environments that reuse one observation array would overwrite it in the reset.
     """

@@ -31,12 +31,12 @@ def without_reset_steps(envs: VectorEnv[Any, Any, Any]) -> VectorEnv[Any, Any, A
     singles = _as_sync(envs) if envs is envs.unwrapped and envs.spec is not None else None
     if singles is None:
         raise InputError(
-            f"autoreset_mode = NEXT_STEP of {envs}: its reset steps would be trained on; construct it with "
+            f"autoreset_mode = NEXT_STEP of {envs}: SB3 would train on its reset steps; construct it with "
             "AutoresetMode.SAME_STEP or DISABLED, or step single environments: "
             "VectorEnvAdapter(gymnasium.make_vec(id, n, vectorization_mode='sync')), in configs env.vectorization: sync"
         )
     warnings.warn(
-        f"{envs} resets in the step after an episode's end, which would be trained on; it is replaced by single "
+        f"{envs} resets in the step after an episode's end, on which SB3 would train; it is replaced by single "
         f"environments, as gymnasium.make_vec({singles.spec.id if singles.spec else ''!r}, {envs.num_envs}, "
         "vectorization_mode='sync') does",
         stacklevel=3,

@@ -18,7 +18,7 @@ from ntm_rl.errors import InputError
 
 
 class SpawnedSeedDummyVecEnv(SpawnedSeedVecEnv, DummyVecEnv):
-    """SB3's `DummyVecEnv` with spawned seeds, like our other vector environments."""
+    """SB3's `DummyVecEnv` with spawned seeds, like the other vector environments here."""
 
 
 def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool = True, gamma: float = 0.99) -> VecEnv:
@@ -94,8 +94,8 @@ def _native_id(settings: EnvSettings) -> str | None:
             f"env.{changed[0]} = {getattr(settings, changed[0])}: not supported for Atari; use env.kwargs.max_frames"
         )
     if settings.vectorization == "native":
-        why = f"env.{changed[0]} is not supported" if is_native(env_id) else f"valid are {', '.join(NATIVE)}"
-        raise InputError(f"env.vectorization = 'native': {settings.id} has no native vector environment here: {why}")
+        reason = f"env.{changed[0]} is not supported" if is_native(env_id) else f"valid are {', '.join(NATIVE)}"
+        raise InputError(f"env.vectorization = 'native': {settings.id} has no native vector environment here: {reason}")
     return None
 
 

@@ -42,7 +42,7 @@ def run_worker(remote: Connection, parent_remote: Connection, maker: Any) -> Non
         try:
             env = maker.var() if env is None else env
             reply: tuple[Any, Exception | None] = COMMANDS[command](env, data), None
-        except BaseException as error:  # SystemExit and panics too: the training must learn of them
+        except BaseException as error:  # also SystemExit and panics, which are reported to the training
             reply = None, _sendable(command, error)
         try:
             remote.send(reply)
@@ -102,7 +102,7 @@ COMMANDS: dict[str, Callable[[Env, Any], Any]] = {
 
 
 def _sendable(command: str, error: BaseException) -> Exception:
-    """Returns an error that can be pickled: one of our types, with the location in its text."""
+    """Returns an error that can be pickled (`InputError`, `ForeignError` or `AttributeError`) and has the location."""
     if isinstance(error, InputError):
         kind = ForeignError if isinstance(error, ForeignError) else InputError
         return kind(str(error))

@@ -1,4 +1,4 @@
-"""One process per environment: names the one that fails, crashes or hangs, and can restart it."""
+"""One process per environment, with errors that name a failed environment, and restarts."""
 
 import multiprocessing
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.util import Finalize
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -26,9 +26,9 @@ from ntm_rl.envs.foreign import ForeignError
 from ntm_rl.envs.sb3.seeding import SpawnedSeedVecEnv, spawn_seed
 from ntm_rl.envs.sb3.worker import run_worker
 
-CLOSING_SECONDS = 2.0  # that a worker has to end by itself
-STARTING_SECONDS = 120.0  # that a worker has for the imports of its environment
-MAX_RESTARTS = 5  # of one worker without a completed episode in between
+CLOSING_SECONDS = 2.0  # timeout for a worker to end
+STARTING_SECONDS = 120.0  # timeout for the imports of an environment
+MAX_RESTARTS = 5  # of a worker without a completed episode in between
 
 
 class WorkerError(ForeignError):
@@ -36,11 +36,11 @@ class WorkerError(ForeignError):
 
 
 class Reply(NamedTuple):
-    """The reply of a worker, or why there is none.
+    """The reply of a worker, or its failure.
 
     Attributes:
         value: The result of the command.
-        failure: Why the worker did not reply, as the end of a sentence that begins "environment 3".
+        failure: The reason without a reply, as the predicate of "environment 3".
         error: The error that the command raised.
     """
 
@@ -183,7 +183,7 @@ class WorkerVecEnv(SpawnedSeedVecEnv, SubprocVecEnv):
         return [self._value(index, reply) for index, reply in zip(chosen, replies, strict=True)]
 
     def _replies(self, remotes: Sequence[Any], timeout: float | None = None) -> list[Reply]:
-        """Returns the reply of each worker, or why there is none."""
+        """Returns the reply or the failure of each worker."""
         seconds = self._timeout if timeout is None else timeout
         deadline = time.monotonic() + seconds
         replies = []
@@ -218,7 +218,7 @@ class WorkerVecEnv(SpawnedSeedVecEnv, SubprocVecEnv):
             self._consecutive_failures[index] = 0
         return row
 
-    def _fail(self, index: int, reply: Reply, why: str = "") -> Any:
+    def _fail(self, index: int, reply: Reply, suffix: str = "") -> NoReturn:
         in_step = self._actions[index] is not None  # only steps restart a worker
         advice = (
             " Set env.restart_workers = true to restart such environments." if in_step and not self._restarts else ""
@@ -227,13 +227,13 @@ class WorkerVecEnv(SpawnedSeedVecEnv, SubprocVecEnv):
         first, *rest = self._describe(index, reply).split("\n", 1)
         seed = self._first_seeds[index]
         details = "" if seed is None else f"; its seed was {seed}, its last action {self._last_action(index)}"
-        raise WorkerError("\n".join([f"{first}{why}{details}{printed}{advice}", *rest])) from reply.error
+        raise WorkerError("\n".join([f"{first}{suffix}{details}{printed}{advice}", *rest])) from reply.error
 
     def _describe(self, index: int, reply: Reply) -> str:
         if reply.failure:
             return f"environment {index} {reply.failure}"
-        named = f"environment {index},"  # the guard of `make_env` may have named it
-        return str(reply.error) if named in str(reply.error) else f"environment {index}: {reply.error}"
+        name = f"environment {index},"  # in errors of `Guarded`
+        return str(reply.error) if name in str(reply.error) else f"environment {index}: {reply.error}"
 
     def _last_action(self, index: int) -> Any:
         return None if self._actions[index] is None else np.asarray(self._actions[index]).tolist()
@@ -257,13 +257,13 @@ class WorkerVecEnv(SpawnedSeedVecEnv, SubprocVecEnv):
         observation, reset_info = self._value(index, reset_reply)
         first_line, *rest = self._describe(index, reply).split("\n", 1)
         summary = f"{first_line}, at action {self._last_action(index)}; restarted with seed {seed}"
-        why = "\n".join([summary, *rest])
-        print(why, file=sys.stderr, flush=True)
-        last = {"terminal_observation": self._last[index], "TimeLimit.truncated": True, "restarted": why}
+        message = "\n".join([summary, *rest])
+        print(message, file=sys.stderr, flush=True)
+        last = {"terminal_observation": self._last[index], "TimeLimit.truncated": True, "restarted": message}
         return observation, 0.0, True, last, reset_info
 
     def _start(self, index: int) -> tuple[Any, Any]:
-        """Starts a worker; returns our end of its pipe and its process."""
+        """Starts a worker; returns the parent's end of its pipe and its process."""
         methods = multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         if "forkserver" in methods:  # import once for all workers

@@ -22,35 +22,35 @@ def check_action_space(space: spaces.Space[Any], label: str = "action space") ->
     Raises:
         InputError: it is not a bounded Box, Discrete, or one-dimensional MultiDiscrete or MultiBinary.
     """
-    what = f"{label} = {' '.join(str(space).split())}"
+    name = f"{label} = {' '.join(str(space).split())}"
     if not isinstance(space, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         raise InputError(
-            f"{what}: not supported; valid are Box, Discrete, MultiDiscrete and MultiBinary; "
+            f"{name}: not supported; valid are Box, Discrete, MultiDiscrete and MultiBinary; "
             "convert it with gymnasium.wrappers.TransformAction"
         )
     if 0 in (space.shape or ()):
-        raise InputError(f"{what}: must have at least one element")
+        raise InputError(f"{name}: must have at least one element")
     if isinstance(space, spaces.Box):
         if not space.is_bounded():
             raise InputError(
-                f"{what}: must have finite bounds; set them in the environment, or with "
+                f"{name}: must have finite bounds; set them in the environment, or with "
                 "gymnasium.wrappers.TransformAction(env, lambda action: action, Box(low, high)); remove "
                 "gymnasium.wrappers.ClipAction, which drops the bounds: actions are clipped anyway"
             )
     elif not isinstance(space, spaces.Discrete):
-        _check_one_dimension(space, what)
+        _check_one_dimension(space, name)
 
 
-def _check_one_dimension(space: spaces.MultiDiscrete | spaces.MultiBinary, what: str) -> None:
+def _check_one_dimension(space: spaces.MultiDiscrete | spaces.MultiBinary, name: str) -> None:
     size = int(np.prod(space.shape))
     if len(space.shape) != 1:
         flat = f"MultiBinary({size})" if isinstance(space, spaces.MultiBinary) else "MultiDiscrete(nvec.ravel())"
         raise InputError(
-            f"{what}: must have one dimension; flatten it with gymnasium.wrappers.TransformAction(env, "
+            f"{name}: must have one dimension; flatten it with gymnasium.wrappers.TransformAction(env, "
             f"lambda action: action.reshape{space.shape}, {flat})"
         )
     if isinstance(space, spaces.MultiBinary) and not isinstance(space.n, (int, np.integer)):
-        raise InputError(f"{what}: its size must be a number; write MultiBinary({size})")
+        raise InputError(f"{name}: its size must be a number; write MultiBinary({size})")
 
 
 def float_bounds(space: spaces.Box) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

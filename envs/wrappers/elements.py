@@ -57,20 +57,20 @@ def shape_of(value: Any) -> str:
 
 
 def _array(space: spaces.Box | spaces.MultiBinary, value: Any, bounds: bool, name: str) -> NDArray[Any]:
-    wanted = space.dtype
-    assert wanted is not None
-    if type(value) is np.ndarray and value.shape == space.shape and value.dtype == wanted:
+    expected = space.dtype
+    assert expected is not None
+    if type(value) is np.ndarray and value.shape == space.shape and value.dtype == expected:
         array = value
     else:
         array = _as_array(value, name)
-        _check_kind(array.dtype, wanted, f"{name} is {shape_of(value)}, its space {space}")
+        _check_kind(array.dtype, expected, f"{name} is {shape_of(value)}, its space {space}")
         if array.shape != space.shape:
             array = _reshaped(array, space, name)
-        if array.dtype != wanted:
-            bounds = bounds or wanted.kind in "iu"  # integers out of range would wrap around
+        if array.dtype != expected:
+            bounds = bounds or expected.kind in "iu"  # integers out of range would wrap around
     if bounds and isinstance(space, spaces.Box):
         _check_bounds(array, space, name)
-    return array.astype(wanted, copy=False)
+    return array.astype(expected, copy=False)
 
 
 def _as_array(value: Any, name: str) -> NDArray[Any]:
@@ -85,9 +85,9 @@ def _as_array(value: Any, name: str) -> NDArray[Any]:
     return array
 
 
-def _check_kind(found: np.dtype[Any], wanted: np.dtype[Any], what: str) -> None:
-    if found.kind == "f" and wanted.kind != "f":
-        raise MismatchError(f"{what}: {found} would be cut to {wanted}")
+def _check_kind(found: np.dtype[Any], expected: np.dtype[Any], description: str) -> None:
+    if found.kind == "f" and expected.kind != "f":
+        raise MismatchError(f"{description}: {found} would be cut to {expected}")
 
 
 def _reshaped(array: NDArray[Any], space: spaces.Space[Any], name: str) -> NDArray[Any]:

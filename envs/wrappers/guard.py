@@ -1,4 +1,4 @@
-"""A wrapper that validates what an environment returns and reports its errors in one line."""
+"""A wrapper that validates the results of an environment and reports its errors in one line."""
 
 import warnings
 from typing import Any, NoReturn
@@ -16,7 +16,7 @@ STEP = "observation, reward, terminated, truncated, info"
 
 
 class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Checks what an environment returns against Gymnasium's interface and its spaces.
+    """Checks the results of an environment against Gymnasium's interface and its spaces.
 
     Shapes and types are checked at every step, bounds only in the first reset and step. `conform` converts observations
     that differ from the space only in axes of length 1, precision, or being lists or numbers.

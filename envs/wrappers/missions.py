@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 Mission = Literal["auto", "words", "none"]
 
-# Every word of BabyAI's grammar (Chevalier-Boisvert et al. 2019), which its mission spaces do not contain.
+# All words of BabyAI's grammar (Chevalier-Boisvert et al. 2019), which its mission spaces do not contain.
 BABYAI_WORDS = """go to pick up open put next the a object box ball key door red green blue purple yellow grey
 in front of you behind on your left right , then after and"""
 BABYAI_MAX_TOKENS = 72  # "put ... next to ... and put ... next to ..., then" and the same again
@@ -64,7 +64,7 @@ class MissionWords:
 
 
 class MissionReader:
-    """Encodes missions according to `env.mission`, or drops them and warns if they change nevertheless.
+    """Encodes missions according to `env.mission`, or drops them, with a warning if they change.
 
     Args:
         space: A `minigrid.core.mission.MissionSpace`.

@@ -1,4 +1,4 @@
-"""Converts observations that policies do not support: Tuples, nested Dicts, symbolic grids, missions."""
+"""Converts observations that policies do not support: Tuples, nested Dicts, symbolic grids and missions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -214,7 +214,7 @@ def make_readable(env: gym.Env[Any, Any], mission: Mission = "auto") -> gym.Env[
     if isinstance(space, spaces.Tuple) and all(isinstance(part, spaces.Discrete) for part in space.spaces):
         return TupleToMultiDiscrete(env)
     parts = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
-    return env if all(map(_is_read_as_it_is, parts)) else ReadableParts(env, mission)
+    return env if all(map(_is_supported, parts)) else ReadableParts(env, mission)
 
 
 def changes_of(env: gym.Env[Any, Any]) -> list[str]:
@@ -227,7 +227,7 @@ def changes_of(env: gym.Env[Any, Any]) -> list[str]:
     return lines
 
 
-def _is_read_as_it_is(space: spaces.Space[Any]) -> bool:
+def _is_supported(space: spaces.Space[Any]) -> bool:
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
         return not all(isinstance(part, NUMERIC) or is_mission(part) for _, part in _leaves(space))  # rejected later
     reader, change = _reader(space, "auto")

@@ -11,19 +11,19 @@ from ntm_rl.cores.devices import without_autocast
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.errors import InputError
 
-PRECISIONS = (torch.float32, torch.float64)  # half precision would lose step counts and the memory's contents
+PRECISIONS = (torch.float32, torch.float64)  # half precision cannot represent step counts and memory contents
 NO_TENSOR = {
     "inputs": "pad a PackedSequence (torch.nn.utils.rnn.pad_packed_sequence) and run it as [T, B, I]",
     "state": "begin with core.initial_state(batch)",
 }
-# A trace would keep the number of steps and the resets of its example.
+# A trace would fix the number of steps and the resets of its example.
 NO_TORCHSCRIPT = "a core does not run in TorchScript (torch.jit); use torch.export.export or torch.compile"
 
 
 class MemoryCore(nn.Module, ABC):
     """A recurrent network whose whole memory is one flat tensor, so that cores are interchangeable.
 
-    Only the core itself knows what its state contains. Element 0 is the *alive* flag, 1 after any step: an all-zero
+    Only the core itself knows the contents of its state. Element 0 is the *alive* flag, 1 after any step: an all-zero
     state (from sb3-contrib's zeroing and `predict(state=None)`) means "the initial state", learned or not.
 
     A new core sets `input_size`, `output_size` and `layout` in its constructor and implements `_run`. Its module is
@@ -92,10 +92,10 @@ class MemoryCore(nn.Module, ABC):
 
     @abstractmethod
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Returns what `forward` does, from checked arguments in the parameters' precision, without autocast."""
+        """Implements `forward` for checked arguments in the parameters' precision, without autocast."""
 
     def _run_outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> Tensor:
-        """Returns the outputs of `_run` alone; a core may skip what only the state needs."""
+        """Returns the outputs of `_run` alone; a core may skip computations for the state."""
         return self._run(inputs, state, resets)[0]
 
     def unpack(self, state: Tensor) -> Any:
@@ -106,8 +106,8 @@ class MemoryCore(nn.Module, ABC):
     def initial_state(self, batch: int) -> Tensor:
         """Returns the state `[batch, S]` in which an episode begins.
 
-        It is all zeros: `forward` replaces it by the (possibly learned) initial contents, so their gradient does not
-        depend on a rollout buffer in between.
+        It is all zeros: `forward` replaces it by the (possibly learned) initial contents, so that these have gradients
+        even if the state comes from a rollout buffer.
         """
         weight = self._weight()
         return torch.zeros(batch, self.state_size, dtype=weight.dtype, device=weight.device)

@@ -33,10 +33,10 @@ class CompiledStep:
         """
         if self._has_failed:
             return self._step(from_input, last)
-        # Cloned: a CUDA graph overwrites the outputs of its last replay. Contiguous: each layout would be recompiled.
-        given = type(last)(*(part.clone(memory_format=torch.contiguous_format) for part in last))
+        # Cloned, as a CUDA graph overwrites the outputs of its last replay; contiguous, as each layout is recompiled.
+        cloned = type(last)(*(part.clone(memory_format=torch.contiguous_format) for part in last))
         try:
-            return self._compiled(from_input, given)
+            return self._compiled(from_input, cloned)
         except Exception as error:  # compilers raise many types
             after = self._step(from_input, last)  # raises the error of invalid arguments
             self._give_up(error)

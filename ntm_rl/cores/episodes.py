@@ -1,7 +1,7 @@
 """Episode boundaries inside sequences, for cores that process all steps of a sequence in parallel.
 
 Such a core multiplies steps of other episodes by weight 0, which does not remove NaN and infinity. They are set to 0
-before, and the outputs that depend on them in their own episode are set to NaN afterwards.
+first, and outputs that depend on them in their own episode are set to NaN afterwards.
 """
 
 from collections.abc import Iterator

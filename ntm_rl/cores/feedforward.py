@@ -1,4 +1,4 @@
-"""Feedforward cores without memory or with the last few inputs: the baselines of a memory."""
+"""Feedforward cores without memory or with the last few inputs: baselines for cores with memory."""
 
 from itertools import pairwise
 from typing import Annotated, NamedTuple

@@ -142,7 +142,7 @@ def _convolve(steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
 
 def _plain_convolution(steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
     lags = zip(Recent(steps, episodes).lags(len(kernel)), kernel, strict=True)
-    return torch.stack([seen * weight for seen, weight in lags]).sum(0)
+    return torch.stack([step * weight for step, weight in lags]).sum(0)
 
 
 class _Convolution(torch.autograd.Function):
@@ -227,8 +227,8 @@ class _Layer(nn.Module):
         return _convolve(*joined, self.kernel), joined.last(self.convolution - 1)
 
     def _convolve_step(self, mixed: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
-        seen = torch.cat([recent, mixed.transpose(0, 1)], dim=1)  # [B, C, 3 * K * M], the oldest first
-        return (seen * self.kernel.flip(0)).sum(1).unsqueeze(0), seen[:, 1:]
+        window = torch.cat([recent, mixed.transpose(0, 1)], dim=1)  # [B, C, 3 * K * M], the oldest first
+        return (window * self.kernel.flip(0)).sum(1).unsqueeze(0), window[:, 1:]
 
 
 @register_core("gated_delta")

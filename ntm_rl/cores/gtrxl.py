@@ -140,8 +140,8 @@ class _Layer(nn.Module):
 
     def forward(self, context: Tensor, visible: Tensor, distances: Tensor) -> Tensor:
         stream = context[:, -visible.shape[2] :]
-        seen = F.relu(self.attention(self.attention_norm(context), visible, distances))
-        stream = self.attention_gate(stream, seen)
+        attended = F.relu(self.attention(self.attention_norm(context), visible, distances))
+        stream = self.attention_gate(stream, attended)
         output: Tensor = self.perceptron_gate(stream, self.perceptron(stream))
         return output
 

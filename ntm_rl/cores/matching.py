@@ -1,4 +1,4 @@
-"""Options with which cores have the same number of parameters, for comparisons."""
+"""Options with which cores have about the same number of parameters, for comparisons."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from ntm_rl.checks import require_at_least
 from ntm_rl.cores.registry import core_options, make_core
 from ntm_rl.errors import InputError
 
-SIZE, LAYERS = "hidden_size", "layers"  # the options that are changed
+SIZE, LAYERS = "hidden_size", "layers"  # options that are adjusted
 TOLERANCE = 0.1  # largest relative difference from the target
 
 

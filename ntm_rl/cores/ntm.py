@@ -29,7 +29,7 @@ MemoryInit = Literal["constant", "learned", "positional", "random"]
 Backend = Literal["auto", "eager", "compile", "fused"]
 
 GATES = {"lstm": 4, "gru": 3, "feedforward": 1}  # rows of hidden_size in the controller's weights
-SLOWEST_WAVE, FASTEST_WAVE = 4, 16  # wavelengths of a positional memory, in memories and in slots
+SLOWEST_WAVE, FASTEST_WAVE = 4, 16  # wavelengths of a positional memory: in multiples of N, and in slots
 BLANK = 1e-6  # contents of a constant initial memory (Collier and Beel 2018, section 3.1)
 
 
@@ -308,7 +308,7 @@ class Ntm(MemoryCore):
     def _initial_weightings(self, logits: Tensor | None, heads: int) -> Tensor:
         if logits is not None:
             return torch.softmax(self.start_scale * logits, dim=-1)
-        # Not uniform: over identical slots a uniform weighting would stay uniform.
+        # Not uniform, as a uniform weighting over identical slots stays uniform.
         return torch.cat([self.bias.new_ones(heads, 1), self.bias.new_zeros(heads, self.slots - 1)], dim=1)
 
     def _build_controller(self) -> None:
@@ -336,7 +336,7 @@ class Ntm(MemoryCore):
         else:
             bound = spread / math.sqrt(self.slots + self.width)
             random = torch.empty(self.slots, self.width).uniform_(-bound, bound)
-            # A constant is not saved, so that it is not replaced by loading random contents.
+            # Constant contents are not saved, so that loading random contents does not replace them.
             self.register_buffer("start_memory", random if memory_init == "random" else None)
         reads = torch.zeros(self.read_heads, self.width)
         if learned_start:

@@ -1,4 +1,4 @@
-"""LSTM, GRU and Elman cores on torch's fused modules: the baselines of every comparison."""
+"""LSTM, GRU and Elman cores on torch's fused modules: baselines for cores with external memory."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
@@ -18,7 +18,7 @@ from ntm_rl.errors import InputError
 from ntm_rl.kernels.fused import is_fused, run_lstm
 from ntm_rl.transforms import is_transformed
 
-FEW = 32  # largest batch at which a step in the kernel, which does not lay out its weights, is faster than in torch
+MAX_STEP_BATCH = 32  # largest batch at which a step in the kernel, with weights in place, is faster than in torch
 
 
 class RecurrentState(NamedTuple):
@@ -44,10 +44,17 @@ class _TorchRecurrentCore(MemoryCore):
     """
 
     parts: int  # state tensors of the torch module: 2 for the LSTM, 1 for the others
-    network: nn.LSTM | nn.GRU | nn.RNN
+    network_class: type[nn.LSTM | nn.GRU | nn.RNN]
     run_cell: Callable[..., Tensor]  # one step of one layer, where the state is one tensor
 
-    def _set_sizes(self, input_size: int, hidden_size: int, layers: int) -> None:
+    def __init__(
+        self,
+        input_size: int,
+        *,
+        hidden_size: Annotated[int, "Units of each layer."] = 128,
+        layers: Annotated[int, "Stacked layers."] = 1,
+    ):
+        super().__init__()
         require_at_least(1, input_size=input_size, hidden_size=hidden_size, layers=layers)
         # torch's modules reject NumPy integers, which sizes of Gymnasium's spaces may be.
         self.input_size, self.output_size, self.layers = int(input_size), int(hidden_size), int(layers)
@@ -57,6 +64,7 @@ class _TorchRecurrentCore(MemoryCore):
             if self.parts == 2
             else StateLayout(RecurrentState, hidden=shape)
         )
+        self.network = self.network_class(self.input_size, self.output_size, self.layers)
 
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         outputs, after = self._run_sequence(inputs, state, resets, needs_state=True)
@@ -112,9 +120,9 @@ class _TorchRecurrentCore(MemoryCore):
     ) -> tuple[Tensor, Tensor | None]:
         pieces = Pieces(resets, needs_state)
         flat = inputs.flatten(0, 1)
-        begin = state.new_zeros(len(pieces.lengths), self.state_size)
-        begin[pieces.first_of_sequence] = state
-        running, blocks, ended = self._split(begin), [], []
+        initial = state.new_zeros(len(pieces.lengths), self.state_size)
+        initial[pieces.first_of_sequence] = state
+        running, blocks, ended = self._split(initial), [], []
         for band in pieces.bands:
             running = _narrow(running, band.width)
             # 0 after a piece's end: a gradient of 0 times NaN would be NaN.
@@ -166,17 +174,7 @@ class Lstm(_TorchRecurrentCore):
     """
 
     parts = 2
-
-    def __init__(
-        self,
-        input_size: int,
-        *,
-        hidden_size: Annotated[int, "Units of each layer."] = 128,
-        layers: Annotated[int, "Stacked layers."] = 1,
-    ):
-        super().__init__()
-        self._set_sizes(input_size, hidden_size, layers)
-        self.network = nn.LSTM(self.input_size, self.output_size, self.layers)
+    network_class = nn.LSTM
 
     def _run_sequence(
         self, inputs: Tensor, state: Tensor, resets: Tensor | None, needs_state: bool
@@ -184,7 +182,7 @@ class Lstm(_TorchRecurrentCore):
         if not is_fused("auto", inputs.device):
             return super()._run_sequence(inputs, state, resets, needs_state)
         if len(inputs) == 1 and not torch.is_grad_enabled():
-            if len(state) > FEW:
+            if len(state) > MAX_STEP_BATCH:
                 return super()._run_sequence(inputs, state, resets, needs_state)
             weights = [weight for layer in self.network.all_weights for weight in layer]
             stepped: tuple[Tensor, Tensor] = torch.ops.ntm_rl.lstm_step.default(inputs, state, resets, weights)
@@ -192,7 +190,7 @@ class Lstm(_TorchRecurrentCore):
         last = state[:, 1:].chunk(2 * self.layers, dim=1)
         hiddens, cells = [], []
         for layer, (weight_input, weight_hidden, bias_input, bias_hidden) in enumerate(self.network.all_weights):
-            # Their sum would broadcast.
+            # Otherwise their sum would broadcast.
             if bias_input.shape != bias_hidden.shape or bias_input.dtype != bias_hidden.dtype:
                 shown = " and ".join(f"{list(bias.shape)}, {bias.dtype}" for bias in (bias_input, bias_hidden))
                 raise InputError(
@@ -211,18 +209,8 @@ class Gru(_TorchRecurrentCore):
     """Gated recurrent unit (Cho et al. 2014), `torch.nn.GRU`."""
 
     parts = 1
+    network_class = nn.GRU
     run_cell = staticmethod(torch.gru_cell)
-
-    def __init__(
-        self,
-        input_size: int,
-        *,
-        hidden_size: Annotated[int, "Units of each layer."] = 128,
-        layers: Annotated[int, "Stacked layers."] = 1,
-    ):
-        super().__init__()
-        self._set_sizes(input_size, hidden_size, layers)
-        self.network = nn.GRU(self.input_size, self.output_size, self.layers)
 
 
 @register_core("elman")
@@ -230,15 +218,5 @@ class Elman(_TorchRecurrentCore):
     """Elman's simple recurrent network (1990), `torch.nn.RNN` with tanh."""
 
     parts = 1
+    network_class = nn.RNN
     run_cell = staticmethod(torch.rnn_tanh_cell)
-
-    def __init__(
-        self,
-        input_size: int,
-        *,
-        hidden_size: Annotated[int, "Units of each layer."] = 128,
-        layers: Annotated[int, "Stacked layers."] = 1,
-    ):
-        super().__init__()
-        self._set_sizes(input_size, hidden_size, layers)
-        self.network = nn.RNN(self.input_size, self.output_size, self.layers)

@@ -140,7 +140,7 @@ class _Step(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Results of a sequence: outputs, the state's parts after it, and what the backward pass needs.
+    """Results of a sequence: outputs, the state's parts after it, and the values for the backward pass.
 
     Attributes:
         outputs: `[T, B, H + R * M]`.
@@ -252,7 +252,7 @@ def _roll_back(
     _, weight_feedback, weight_interface, *_ = tensors
     tape, plan = ctx.tape, ctx.plan
     d_outputs, d_contents, _, _, _, d_weights, d_reads, d_hidden, d_cell = gradients
-    rolled = _Rolled(contents, d_contents, ctx.in_use)
+    memory = _BackwardMemory(contents, d_contents, ctx.in_use)
     interfaces = activate(raws, plan, contents.shape[2])
     slopes = activation_slopes(raws, interfaces, plan)
     d_weights = torch.zeros_like(tape[-1].read.weights) if d_weights is None else d_weights
@@ -266,8 +266,8 @@ def _roll_back(
         if d_outputs is not None:
             d_hidden = d_hidden + d_outputs[step, :, :size]
             d_reads = d_reads + d_outputs[step, :, size:].unflatten(1, heads)
-        d_queries, d_strengths = rolled.read(interface, read, d_reads, d_weights)
-        d_adds, d_interface_gates, d_weights = rolled.write(interface, write)
+        d_queries, d_strengths = memory.read(interface, read, d_reads, d_weights)
+        d_adds, d_interface_gates, d_weights = memory.write(interface, write)
         d_groups = [d_queries.flatten(1), d_adds.flatten(1), d_strengths, d_interface_gates]
         d_raw = torch.cat(d_groups, dim=1) * slopes[step]
         d_hidden = torch.addmm(d_hidden, d_raw, weight_interface)
@@ -283,11 +283,11 @@ def _roll_back(
     d_gates, d_raws = torch.stack(all_gates[::-1]), torch.cat(all_raws[::-1])
     d_weight_feedback = d_gates.flatten(0, 1).t() @ torch.cat([step.feedback for step in tape])
     d_weight_interface = d_raws.t() @ torch.cat([step.control.hidden for step in tape])
-    d_state = (rolled.gradient(), None, None, None, d_weights, d_reads, d_hidden, d_cell)
+    d_state = (memory.gradient(), None, None, None, d_weights, d_reads, d_hidden, d_cell)
     return d_gates, d_weight_feedback, d_weight_interface, d_raws.sum(0), *d_state, None
 
 
-class _Rolled:
+class _BackwardMemory:
     """The memory and its gradient in the backward pass, restored in place; the gradient is that of slots in use."""
 
     def __init__(self, contents: Tensor, d_contents: Tensor | None, in_use: Tensor | None):

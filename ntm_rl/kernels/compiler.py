@@ -1,6 +1,6 @@
-"""Finds and calls the machine's C++ compiler, and explains its failures.
+"""Finds and runs the C++ compiler, and explains its failures.
 
-It is called without a shell, so that paths may contain spaces and quotes, and without ninja or setuptools.
+It runs without a shell, so that paths may contain spaces and quotes, and without ninja or setuptools.
 """
 
 import os

@@ -100,8 +100,9 @@ struct DncRow {
   static int64_t size(const DncSizes& z) { return z.L * (z.M + 3 + z.N + z.R); }
 };
 
-// What a step keeps: content weightings, similarities and the slots' norms, [K, L] each, the slots' places in the free
-// list and the allocation weighting, [L], and the backward and forward weightings [2 R, L], plain and sharpened.
+// The values that a step keeps: content weightings, similarities and the slots' norms, [K, L] each; the slots' places
+// in the free list and the allocation weighting, [L]; and the backward and forward weightings [2 R, L], plain and
+// sharpened.
 template <typename s>
 struct DncKept {
   s *content, *similarity, *norms, *places, *allocation, *directions, *sharpened;

@@ -94,9 +94,9 @@ def sequence_gradients(
     """Returns the gradients of the nine tensors of a sequence (see `FusedSequence`).
 
     Args:
-        kind: The core's.
+        kind: Kind of the core.
         needs: Whether inputs, state and start need a gradient.
-        saved: The nine tensors, the outputs and the tensor that the forward kept.
+        saved: The nine tensors, the outputs and the values kept for the backward pass.
         sizes: The kernel's sizes.
         clip: The clipping range.
         d_outputs: Gradient of the outputs, or None.
@@ -148,7 +148,7 @@ class FusedLstm(torch.autograd.Function):
 def lstm_gradients(
     needs_inputs: bool, saved: Sequence[Any], d_outputs: Tensor | None, d_last_cell: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    """Returns the gradients of a layer's seven tensors, from `saved`: these and those that the forward kept."""
+    """Returns the gradients of a layer's seven tensors, which `saved` has besides the values kept by the forward."""
     inputs, _, _, resets, weight_input, weight_hidden, _, *kept = saved
     d_inputs, *others = torch.ops.ntm_rl.lstm_backward.default(
         d_outputs, d_last_cell, needs_inputs, inputs, resets, weight_input, weight_hidden, *kept

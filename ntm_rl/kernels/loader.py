@@ -26,7 +26,7 @@ CPU_LINES = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CP
 
 @cache
 def load_kernels() -> bool:
-    """Loads `torch.ops.ntm_rl`; returns whether that worked, with a warning if not."""
+    """Loads `torch.ops.ntm_rl`; returns whether it succeeded, with a warning if not."""
     try:
         try:
             _load(_cache_folder())
@@ -96,8 +96,8 @@ def _library(folder: Path | None = None) -> Path:
     except BuildError:
         target = ""
     if not target:  # an existing library needs no compiler
-        built = (path / f"{path.name}.so" for path in sorted(folder.glob(f"{name}_*")))
-        return next(filter(_is_complete, built), folder / name / f"{name}.so")
+        libraries = (path / f"{path.name}.so" for path in sorted(folder.glob(f"{name}_*")))
+        return next(filter(_is_complete, libraries), folder / name / f"{name}.so")
     name += f"_{_digest(*compiler[1:], target)[:8]}"
     return folder / name / f"{name}.so"
 

@@ -32,7 +32,7 @@ namespace {
 
 using at::Tensor;
 
-// What the backward needs besides the outputs.
+// The values for the backward pass besides the outputs.
 template <typename s>
 struct Kept {
   int64_t T, B, H, G;
@@ -95,7 +95,7 @@ void run_backward(const Kept<s>& z, const s* d_outputs, const Strips<s>& weight_
   }
 }
 
-// Raises for weights or resets of other shapes or types than the kernel reads.
+// Throws for weights or resets of other shapes or types than the kernel reads.
 void check_layer(const Tensor& inputs, const Tensor& weight_input, const Tensor& weight_hidden,
                  const std::optional<Tensor>& resets) {
   TORCH_CHECK_VALUE(weight_hidden.dim() == 2, "weight_hh of shape ", weight_hidden.sizes(), ": must be [4 H, H]");
@@ -105,8 +105,8 @@ void check_layer(const Tensor& inputs, const Tensor& weight_input, const Tensor&
   check("resets", resets, {inputs.size(0), inputs.size(1)}, at::kBool);
 }
 
-// Returns outputs [T, B, H], the last cells [B, H], and what the backward needs (see `Kept`). `bias` [G] is the sum of
-// torch's two biases.
+// Returns outputs [T, B, H], the last cells [B, H], and the values for the backward pass (see `Kept`). `bias` [G] is
+// the sum of torch's two biases.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(Tensor inputs, Tensor hidden, Tensor cell,
                                                                 const std::optional<Tensor>& resets_,
                                                                 const Tensor& weight_input, Tensor weight_hidden,
@@ -135,7 +135,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(Tensor inputs, T
   return {outputs, cells.select(0, T).clone(), gates, entered, cells};
 }
 
-// Raises for tensors of a step of other shapes or types than the kernel reads.
+// Throws for tensors of a step of other shapes or types than the kernel reads.
 void check_step(const Tensor& inputs, const Tensor& state, const std::optional<Tensor>& resets,
                 const std::vector<Tensor>& weights, int64_t H) {
   const int64_t G = gate_rows(kLstm, H), I = inputs.size(2), layers = weights.size() / 4;
@@ -202,7 +202,7 @@ std::tuple<Tensor, Tensor> lstm_step(Tensor inputs, Tensor state, const std::opt
   return {outputs, after};
 }
 
-// Returns gradients of inputs (empty unless it `needs_inputs`), hidden, cell, weight_input, weight_hidden and bias.
+// Returns the gradients of inputs (empty unless `needs_inputs`), hidden, cell, weight_input, weight_hidden and bias.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward(
     const std::optional<Tensor>& d_outputs_, const std::optional<Tensor>& d_last_cell, bool needs_inputs, Tensor inputs,
     const std::optional<Tensor>& resets_, const Tensor& weight_input, Tensor weight_hidden, const Tensor& gates,

@@ -23,7 +23,7 @@ LSTM = (
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile would trace the build
 def load_for_compile() -> bool:
-    """Loads the kernels and registers them with torch.compile; returns whether that worked."""
+    """Loads the kernels and registers them with torch.compile; returns whether it succeeded."""
     return loader.load_kernels() and _register()
 
 

@@ -186,7 +186,7 @@ class Strips {
 
 constexpr size_t kKeptBytes = 8 << 20;  // of strips that each thread keeps
 
-// Weights from `lay_out`; `own` has those that are too large to be kept.
+// Weights from `lay_out`; `own` has those too large to keep per thread.
 template <typename s, size_t COUNT>
 struct LaidOut {
   std::array<Strips<s>, COUNT> strips;

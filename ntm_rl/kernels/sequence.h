@@ -4,8 +4,8 @@
 // F = R * M (+ H) feedback to the controller (read vectors, then the hidden state), O = H + R * M outputs.
 // A `Memory` is a class of static functions on one batch element, as `NtmMemory` (ntm.cpp). Its `Sizes` have P, the
 // elements of the read vectors (`reads`), of its share of a flat state (`parts`), of its internal layout (`row`) and of
-// what its backward needs of a step (`kept`), and the `work` of a step. A state is: alive flag, parts, reads, hidden,
-// cell.
+// the values of a step for the backward pass (`kept`), and the `work` of a step. A state is: alive flag, parts, reads,
+// hidden, cell.
 // Sequences are independent: each thread runs some of the batch through all steps.
 #pragma once
 
@@ -73,8 +73,8 @@ struct Block {
   s* at(int64_t t, int64_t b) const { return data + t * step + b * row; }
 };
 
-// What the backward needs besides the outputs, in one tensor. Row t of memory and cell enters step t. Without gradients
-// only the last step is kept.
+// The values for the backward pass besides the outputs, in one tensor. Row t of memory and cell enters step t. Without
+// gradients only the last step is kept.
 template <typename s>
 struct Blocks {
   Block<s> gates, feedback, raw, memory, cell, kept;
@@ -192,8 +192,8 @@ struct Flow {
   }
 };
 
-// Gradients that the backward of the steps writes: of the sums of gates [T, B, G] and interface parameters [T, B, P],
-// and where they are needed of inputs, state and start (a row per batch element), else null.
+// Gradients that the backward pass of the steps writes: of the sums of gates [T, B, G] and interface parameters
+// [T, B, P], and where they are needed of inputs, state and start (a row per batch element), else null.
 template <typename s>
 struct Gradients {
   s *gates, *raw, *inputs, *state, *start;
@@ -246,7 +246,7 @@ void run_backward(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episode
     Flow<Memory, s>(z, &starts[(b - from) * size]).give(z, d.start + b * z.state);
 }
 
-// Raises for tensors of other shapes, types or devices than the kernel reads.
+// Throws for tensors of other shapes, types or devices than the kernel reads.
 template <class Memory>
 void check_all(const Sizes<Memory>& z, const Tensor& inputs, const Tensor& state, const std::optional<Tensor>& start,
                const std::optional<Tensor>& resets, const Tensor& weight_input, const Tensor& weight_feedback,
@@ -267,8 +267,8 @@ std::vector<int64_t> sequence_kept(at::IntArrayRef shape, at::ScalarType type) {
   return {z.computed(), z.entering(), z.row};
 }
 
-// Returns outputs [T, B, O], the last state [B, state] and, if `keeps`, what the backward needs. Without a start
-// [1, state] episodes start with zeros.
+// Returns outputs [T, B, O], the last state [B, state] and, if `keeps`, the values for the backward pass. Without a
+// start [1, state] episodes start with zeros.
 template <class Memory>
 std::tuple<Tensor, Tensor, Tensor> sequence_forward(Tensor inputs, Tensor state, const std::optional<Tensor>& start_,
                                                     const std::optional<Tensor>& resets_, Tensor weight_input,
@@ -302,7 +302,7 @@ std::tuple<Tensor, Tensor, Tensor> sequence_forward(Tensor inputs, Tensor state,
   return {outputs, last, kept};
 }
 
-// Returns gradients of inputs, state and start (a row per batch element), each empty unless it `needs` one, then of
+// Returns the gradients of inputs, state and start (a row per batch element; empty where `needs` is false), and of
 // weight_input, bias, weight_feedback, weight_interface and bias_interface.
 template <class Memory>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sequence_backward(

@@ -20,7 +20,7 @@ struct PlainOperators {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
 };
 
-// Raises for a tensor of another shape, type or device, which a kernel would read out of bounds.
+// Throws for a tensor of another shape, type or device, which a kernel would read out of bounds.
 inline void check(const char* name, const at::Tensor& tensor, at::IntArrayRef shape, at::ScalarType type) {
   TORCH_CHECK_VALUE(tensor.sizes() == shape, name, " of shape ", tensor.sizes(), ": must be ", shape);
   TORCH_CHECK_VALUE(tensor.scalar_type() == type, name, " of type ", tensor.scalar_type(), ": must be ", type);

@@ -12,7 +12,7 @@ import pytest
 from ntm_rl.agents.cli import terminal
 from ntm_rl.agents.cli.exit_codes import CANNOT_WRITE
 from ntm_rl.agents.cli.main import main
-from ntm_rl.agents.cli.terminal import OutputClosedError, say
+from ntm_rl.agents.cli.terminal import OutputClosedError, print_lines
 from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.agents.settings.environment_variables import check_environment_variables, without_passwords
 from ntm_rl.agents.tracking import wandb_run as tracking
@@ -51,7 +51,7 @@ class Broken:
 def test_only_a_closed_standard_output_ends_a_command_silently(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", Broken())
     with pytest.raises(OutputClosedError):
-        say("x")
+        print_lines("x")
 
     def environment_fails():
         raise BrokenPipeError(32, "an environment's pipe")
@@ -68,7 +68,7 @@ def test_errors_of_standard_error_are_ignored(monkeypatch):
 
 
 def test_characters_missing_in_the_encoding_are_escaped(monkeypatch, tmp_path):
-    code = "from ntm_rl.agents.cli.terminal import *\nwith usable_streams(): say('9 ± 1', '\\udcff')"
+    code = "from ntm_rl.agents.cli.terminal import *\nwith usable_streams(): print_lines('9 ± 1', '\\udcff')"
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"}, check=True
     )

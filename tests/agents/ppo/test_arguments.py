@@ -199,7 +199,7 @@ def test_predict_names_the_problem_of_an_observation(space, observation, message
     "state", [np.zeros((1, 1, 8)), (np.zeros((1, 1, 8)),), "ab", (np.zeros((1, 1, 8)), np.zeros(3)), 5]
 )
 def test_predict_names_the_problem_of_a_state(state):
-    with pytest.raises(InputError, match=r"^state of .*pass on the state that the last predict returned"):
+    with pytest.raises(InputError, match=r"^state of .*pass the state that the last predict returned"):
         make_model().predict(np.zeros(4), state)
 
 

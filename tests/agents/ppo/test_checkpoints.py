@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from ntm_rl import envs as ours
 from ntm_rl.agents import MemoryPPO
-from ntm_rl.agents.policy.files import checkpoint_agent
+from ntm_rl.agents.policy.files import load_checkpoint_agent
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint, save_checkpoint
 from ntm_rl.agents.ppo.vec_env_state import curricula
@@ -273,7 +273,7 @@ def test_a_checkpoints_agent_has_the_level_that_the_curricula_reached(tmp_path, 
     model = MemoryPPO("MlpNtmPolicy", env, n_steps=4, batch_size=4, policy_kwargs={"core": "lstm"}).learn(8)
     for curriculum, level in zip(curricula(model.get_env()), (3, 4), strict=False):
         curriculum.restore(level, [])
-    assert checkpoint_agent(save_checkpoint(model, tmp_path)).card["extra"] == {"timesteps": 8, "level": 3}
+    assert load_checkpoint_agent(save_checkpoint(model, tmp_path)).card["extra"] == {"timesteps": 8, "level": 3}
 
 
 def test_a_checkpoint_of_a_policy_of_the_users_own_is_kept_without_an_agent(tmp_path):
@@ -284,4 +284,4 @@ def test_a_checkpoint_of_a_policy_of_the_users_own_is_kept_without_an_agent(tmp_
     path = save_checkpoint(model, tmp_path)
     load_checkpoint(path, model)
     with pytest.raises(StorageError, match="does not describe its agent"):
-        checkpoint_agent(path)
+        load_checkpoint_agent(path)

@@ -83,7 +83,7 @@ def test_a_shorter_last_chunk_comes_in_minibatches_of_its_own():
         ):
             start, env = state[:2].int().tolist()
             assert observations.tolist() == [[step, env] for step in range(start, start + length)]
-            assert batch.chunks[chunk] == start // 3 * 3 + env
+            assert batch.indices[chunk] == start // 3 * 3 + env
             seen.append((start, env))
     assert sorted(seen) == [(start, env) for start in (0, 3, 6) for env in range(3)]
 

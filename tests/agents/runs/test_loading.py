@@ -92,11 +92,11 @@ def test_a_damaged_newer_checkpoint_is_named_and_the_next_one_taken(run):
 
 
 def test_the_best_agent_says_its_return(run):
-    origin = load_run_agent(run, "best").origin
+    origin = load_run_agent(run, best=True).origin
     assert origin.path == run.best and 0 < origin.step <= 96 and origin.mean_return >= 8
     shutil.rmtree(run.best)
     with pytest.raises(InputError, match="no best agent yet"):
-        load_run_agent(run, "best")
+        load_run_agent(run, best=True)
 
 
 def test_neither_the_environment_nor_sizes_of_the_training_matter(run):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ntm_rl.agents.cli.main import main
-from ntm_rl.agents.runs import origin, ownership
+from ntm_rl.agents.runs import ownership, trust
 from ntm_rl.agents.runs.ownership import owned
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import load_settings
@@ -343,7 +343,7 @@ def test_no_forged_origin_is_believed(text, capsys):
 def test_the_key_is_this_users_alone_and_a_home_that_cannot_keep_it_is_a_warning(tmp_path, monkeypatch):
     made(MODULE)
     key = tmp_path / "config" / "ntm-rl" / "key"
-    assert key.stat().st_mode & 0o077 == 0 and len(key.read_bytes()) == origin.KEY_BYTES
+    assert key.stat().st_mode & 0o077 == 0 and len(key.read_bytes()) == trust.KEY_BYTES
     monkeypatch.setenv("XDG_CONFIG_HOME", "/proc/nowhere")
     with pytest.warns(UserWarning, match="cannot be made"):
         made(MODULE)

@@ -29,13 +29,12 @@ from ntm_rl.agents.inspection.figures import inspect
 from ntm_rl.agents.ppo.callbacks import CheckpointCallback
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint
 from ntm_rl.agents.runs.run import Run
-from ntm_rl.agents.settings.kinds import SUPERVISED
+from ntm_rl.agents.settings.kinds import PPO, SUPERVISED
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.tracking import wandb_run
 from ntm_rl.agents.tracking import wandb_writer as tracking
 from ntm_rl.agents.tracking.logger import make_logger
-from ntm_rl.agents.tracking.metrics import STEPS
 from ntm_rl.agents.tracking.wandb_run import default_mode, start_wandb
 from ntm_rl.agents.tracking.wandb_writer import WandbWriter
 from ntm_rl.agents.training import train
@@ -97,7 +96,7 @@ def run_dir(tmp_path):
 def log(logger, step: int, **values) -> None:
     for key, value in values.items():
         logger.record(f"train/{key}", value)
-    logger.record(STEPS, step, exclude="tensorboard")
+    logger.record(PPO.steps_metric, step, exclude="tensorboard")
     logger.dump(step)
 
 
@@ -124,7 +123,7 @@ def test_an_offline_run_has_config_and_metrics_in_order_after_a_resume(run_dir):
     configs, history, artifacts = read_wandb(run_dir)
     assert {config["_id"] for config in configs} == {"task-20260101-000000-seed0-abcd"}
     assert configs[0]["ppo"] == {"gamma": 0.9} and configs[0]["seed"] == 3
-    rows = [(row[STEPS], row["train/loss"]) for row in history if "train/loss" in row]
+    rows = [(row[PPO.steps_metric], row["train/loss"]) for row in history if "train/loss" in row]
     assert rows == [(step, step / 7) for step in (100, 200, 300, 400)]
     assert "agent-x" in artifacts
 
@@ -148,11 +147,11 @@ def test_a_real_training_that_was_killed_and_resumed_is_logged_by_steps_without_
     train(128, 448)  # as if the first had been killed before it could save at 256
     configs, history, _ = read_wandb(run_dir)
     assert {config["_id"] for config in configs} == {"task-20260101-000000-seed0-abcd"}
-    assert [row[STEPS] for row in history if "rollout/ep_rew_mean" in row] == [*range(64, 449, 64)]
-    assert all({"train/loss", "time/fps"} <= row.keys() for row in history if row[STEPS] in (128, 320, 448))
+    assert [row[PPO.steps_metric] for row in history if "rollout/ep_rew_mean" in row] == [*range(64, 449, 64)]
+    assert all({"train/loss", "time/fps"} <= row.keys() for row in history if row[PPO.steps_metric] in (128, 320, 448))
     with (run_dir / "progress.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(row[STEPS]) for row in rows] == [*range(64, 449, 64)]
+    assert [int(row[PPO.steps_metric]) for row in rows] == [*range(64, 449, 64)]
     assert all(float(row["rollout/ep_rew_mean"]) > 0 for row in rows)
 
 
@@ -184,7 +183,7 @@ def test_the_csv_continues_after_a_resume_without_gap_or_repetition_and_adds_col
     log(logger, 300, loss=3.5)
     logger.close()
     with (run_dir / "progress.csv").open() as file:
-        rows = [(row[STEPS], row["train/loss"], row["train/extra"]) for row in csv.DictReader(file)]
+        rows = [(row[PPO.steps_metric], row["train/loss"], row["train/extra"]) for row in csv.DictReader(file)]
     assert rows == [("100", "1.0", ""), ("200", "2.0", "5"), ("300", "3.5", "")]
 
 
@@ -193,7 +192,7 @@ def test_a_process_killed_before_its_first_row_ended_leaves_a_usable_file(run_di
     logger = make_logger(run_dir, None, steps=100)
     log(logger, 200, loss=1.0)
     logger.close()
-    assert (run_dir / "progress.csv").read_text() == f"{STEPS},train/loss\n200,1.0\n"
+    assert (run_dir / "progress.csv").read_text() == f"{PPO.steps_metric},train/loss\n200,1.0\n"
 
 
 def test_the_csv_has_only_numbers(run_dir):
@@ -214,7 +213,7 @@ def test_the_csv_has_only_numbers(run_dir):
         assert list(csv.DictReader(file)) == [{"a": "0.5", "b": "2.5", "c": "True", "f": "nan"}]
 
 
-@pytest.mark.parametrize("content", ["a,b\n1,2,3\n", f"{STEPS}\nmany\n", b"\xff\xfe\n", 'a\n"1\n'])
+@pytest.mark.parametrize("content", ["a,b\n1,2,3\n", f"{PPO.steps_metric}\nmany\n", b"\xff\xfe\n", 'a\n"1\n'])
 def test_a_file_that_is_not_a_table_is_one_error_and_stays_unchanged(run_dir, content):
     data = content if isinstance(content, bytes) else content.encode()
     (run_dir / "progress.csv").write_bytes(data)
@@ -300,7 +299,7 @@ def convert(value):
     writer.write({"x": value}, {"x": ()}, 7)
     writer.close()
     (row,) = run.rows
-    assert row.pop(STEPS) == 7
+    assert row.pop(PPO.steps_metric) == 7
     return row.get("x")
 
 
@@ -338,7 +337,7 @@ def test_excluded_metrics_are_not_logged():
     writer = WandbWriter(run)
     writer.write({"a": 1, "b": 2}, {"a": ("wandb",), "b": ("csv",)}, 7)
     writer.close()
-    assert run.rows == [{"b": 2, STEPS: 7}]
+    assert run.rows == [{"b": 2, PPO.steps_metric: 7}]
 
 
 def test_a_value_that_cannot_be_logged_is_skipped_with_one_warning():
@@ -349,7 +348,7 @@ def test_a_value_that_cannot_be_logged_is_skipped_with_one_warning():
         writer.write(values, dict.fromkeys(values, ()), 1)
     writer.write(values, dict.fromkeys(values, ()), 2)
     writer.close()
-    assert run.rows == [{"good": 1.0, STEPS: 1}, {"good": 1.0, STEPS: 2}]
+    assert run.rows == [{"good": 1.0, PPO.steps_metric: 1}, {"good": 1.0, PPO.steps_metric: 2}]
 
 
 def test_a_run_of_the_caller_is_not_touched(run_dir, tmp_path):
@@ -396,7 +395,7 @@ writer.close()
         assert done.stderr.count("Warning") == 1 and reason in done.stderr
     configs, history, _ = read_wandb(run_dir)
     assert [config["seed"] for config in configs] == [3, 3]
-    assert [(row["a"], row[STEPS]) for row in history if "a" in row] == [(1.0, 64), (1.0, 64)]
+    assert [(row["a"], row[PPO.steps_metric]) for row in history if "a" in row] == [(1.0, 64), (1.0, 64)]
 
 
 class NotFound(http.server.BaseHTTPRequestHandler):
@@ -464,7 +463,7 @@ def test_a_slow_wandb_does_not_delay_the_training_and_gets_every_row():
     assert time.monotonic() - began < 5 and not run.rows
     run.may_log.set()
     writer.close()
-    assert [row[STEPS] for row in run.rows] == list(range(1000)) and run.finished == 1
+    assert [row[PPO.steps_metric] for row in run.rows] == list(range(1000)) and run.finished == 1
 
 
 def test_wandb_is_disabled_when_its_queue_is_full(monkeypatch):

@@ -175,7 +175,7 @@ def test_invalid_actions_are_refused(env_id):
     last = game.single_action_space.n - 1
     game.step([0, last])
     for actions in ([0, -1], [0, last + 1], [0.0, 0.5], [0], [[0, 0]]):
-        with pytest.raises(InputError, match=rf"must be 2 whole numbers from 0 to {last}"):
+        with pytest.raises(InputError, match=rf"must be 2 integers from 0 to {last}"):
             game.step(np.array(actions))
     assert game._time.tolist() == [1, 1]  # a refused step did not happen
 

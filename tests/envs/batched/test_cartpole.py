@@ -187,7 +187,7 @@ def test_invalid_actions_are_refused():
     batched = CARTPOLE["CartPole-v1"](2)
     batched.reset(seed=0)
     for actions in ([0, 2], [-1, 0], [0.0, 1.0], [0], 1):
-        with pytest.raises(InputError, match=r"actions = .*must be 2 whole numbers from 0 to 1"):
+        with pytest.raises(InputError, match=r"actions = .*must be 2 integers from 0 to 1"):
             batched.step(np.array(actions))
 
 

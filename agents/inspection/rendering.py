@@ -1,4 +1,4 @@
-"""Environments that render: tries the render modes until one returns a picture."""
+"""Makes environments that render: tries the render modes until one returns an image."""
 
 import sys
 import warnings
@@ -11,57 +11,57 @@ import gymnasium as gym
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
-from ntm_rl.agents.inspection.frames import FrameError, Frames, Picture
+from ntm_rl.agents.inspection.frames import Frame, FrameConverter, FrameError
 from ntm_rl.envs.factory import EnvSettings, make_env
 from ntm_rl.envs.native import is_atari
 from ntm_rl.envs.sb3.making import SpawnedSeedDummyVecEnv, make_vec_env
 from ntm_rl.errors import InputError
 
-FPS = 15.0  # Atari: 60 frames a second, one step in four frames; also the default of other environments
+FPS = 15.0  # of Atari, with 60 frames per second and a frame skip of 4; also the default of other environments
 MAX_FPS = 240.0
 MODES = ("rgb_array", "rgb_array_list")
 
 
 @dataclass(frozen=True)
-class Filmed:
+class RenderedEnv:
     """A single environment that renders.
 
     Attributes:
         env: The environment.
-        fps: Pictures per second.
-        show: Returns the current picture.
-        frames: The converter of its frames.
+        fps: Frames per second.
+        render: Returns the current frame as RGB.
+        converter: Converts its frames.
     """
 
     env: VecEnv
     fps: float
-    show: Callable[[], Picture]
-    frames: Frames
+    render: Callable[[], Frame]
+    converter: FrameConverter
 
 
-def make_filmed(settings: EnvSettings, seed: int) -> Filmed:
+def make_rendered_env(settings: EnvSettings, seed: int) -> RenderedEnv:
     """Makes a single environment that renders.
 
-    Each render mode is tried, then no render mode; the first that returns a picture after a reset is used.
+    Each render mode is tried, then none; the first that returns an image after a reset is used.
 
     Raises:
-        InputError: the environment cannot be made or does not render; lists the result of each try.
+        InputError: the environment cannot be made or does not render; lists the failure of each render mode.
     """
-    frames = Frames()
+    converter = FrameConverter()
     if is_atari(settings.id):
         env = make_vec_env(settings, 1, seed, training=False)
-        return Filmed(env, FPS, lambda: frames.picture(env.get_images()[0]), frames)
+        return RenderedEnv(env, FPS, lambda: converter.convert(env.get_images()[0]), converter)
     single = _first_that_renders(settings)
 
-    def show() -> Picture:
+    def render() -> Frame:
         try:
-            return frames.picture(_call(single.render))
+            return converter.convert(_call(single.render))
         except FrameError as error:
             raise InputError(f"env.id = {settings.id!r}: {error}") from error
 
     vector = SpawnedSeedDummyVecEnv([lambda: Monitor(single)])
     vector.seed(seed)
-    return Filmed(vector, _fps(single), show, frames)
+    return RenderedEnv(vector, _fps(single), render, converter)
 
 
 def _first_that_renders(settings: EnvSettings) -> gym.Env[Any, Any]:
@@ -79,7 +79,7 @@ def _first_that_renders(settings: EnvSettings) -> gym.Env[Any, Any]:
             continue
         try:
             _call(env.reset)
-            Frames().picture(_call(env.render))
+            FrameConverter().convert(_call(env.render))
         except FrameError as error:
             failures.append(f"{variant}: {error}")
             with suppress(Exception):
@@ -130,5 +130,5 @@ def _fps(env: gym.Env[Any, Any]) -> float:
         fps = 0.0
     if 0 < fps <= MAX_FPS:
         return fps
-    print(f"note: metadata['render_fps'] = {given!r}: recorded with {FPS:g} pictures a second", file=sys.stderr)
+    print(f"note: metadata['render_fps'] = {given!r}: recorded with {FPS:g} frames per second", file=sys.stderr)
     return FPS

@@ -1,7 +1,7 @@
-"""Protects against runs that import a module and were made by somebody else: their code needs the user's consent.
+"""Asks for consent before code is imported that a run made by another user names.
 
 The run's config has the names and folders of its modules, and `origin.json` has their HMAC under a key that only this
-user can read. Another user's key gives another digest, and a changed config does not match the digest.
+user can read. Neither another user's key nor a changed config gives the same digest.
 """
 
 import hashlib

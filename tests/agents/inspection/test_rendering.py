@@ -1,12 +1,12 @@
-"""Frames of every format as RGB pictures, and environments with every kind of render mode."""
+"""Frames of every format as RGB, and environments with every kind of render mode."""
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
 
-from ntm_rl.agents.inspection.filming import make_filmed
-from ntm_rl.agents.inspection.frames import FrameError, Frames
+from ntm_rl.agents.inspection.frames import FrameConverter, FrameError
+from ntm_rl.agents.inspection.rendering import make_rendered_env
 from ntm_rl.envs import EnvSettings, make_env, make_vec_env
 from ntm_rl.errors import InputError
 
@@ -33,7 +33,7 @@ COLOURS = np.stack([GREY, GREY, GREY], axis=2)
     ],
 )
 def test_frames_of_all_kinds_become_pictures_of_bytes(frame, expected):
-    picture = Frames().picture(frame)
+    picture = FrameConverter().convert(frame)
     assert picture.dtype == np.uint8 and picture.shape[2] == 3
     np.testing.assert_allclose(picture, expected, atol=1)  # a float's last byte may be cut off
 
@@ -50,31 +50,31 @@ def test_frames_of_all_kinds_become_pictures_of_bytes(frame, expected):
         (np.zeros((6, 5, 7)), r"shape \(6, 5, 7\): must be \[height, width\]"),
         (np.zeros((2, 4, 5, 3)), r"shape \(2, 4, 5, 3\)"),
         (np.zeros(9), r"shape \(9,\)"),
-        (np.array([["x", "y"]]), "not a picture"),
+        (np.array([["x", "y"]]), "not an image"),
     ],
 )
 def test_what_is_not_a_picture_is_described(frame, message):
     with pytest.raises(FrameError, match=message):
-        Frames().picture(frame)
+        FrameConverter().convert(frame)
 
 
 def test_dark_float_frames_stay_dark_once_floats_went_to_255():
-    frames = Frames()
-    assert frames.picture(np.full((2, 2), 1.0)).max() == 255
-    assert frames.picture(np.full((2, 2), 200.0)).max() == 200
-    assert frames.picture(np.full((2, 2), 1.0)).max() == 1
+    frames = FrameConverter()
+    assert frames.convert(np.full((2, 2), 1.0)).max() == 255
+    assert frames.convert(np.full((2, 2), 200.0)).max() == 200
+    assert frames.convert(np.full((2, 2), 1.0)).max() == 1
 
 
 def test_a_missing_frame_shows_the_last_one_again():
-    frames = Frames()
-    frames.picture(COLOURS)
-    np.testing.assert_array_equal(frames.picture(None), COLOURS)
+    frames = FrameConverter()
+    frames.convert(COLOURS)
+    np.testing.assert_array_equal(frames.convert(None), COLOURS)
     assert frames.missing == 1
 
 
 def test_huge_frames_are_subsampled():
     frame = np.broadcast_to(np.uint8(9), (10_000, 30_000, 3))
-    assert Frames().picture(frame).nbytes < 2 * 10**7
+    assert FrameConverter().convert(frame).nbytes < 2 * 10**7
 
 
 class Lamp(gym.Env):
@@ -154,32 +154,32 @@ for kind in (Lamp, AlwaysDraws, Lists, NeedsAMode, Broken, Blind, FailsToStart):
     ],
 )
 def test_every_environment_that_renders_is_recorded_whatever_its_config_says(name, kwargs, capsys):
-    filmed = make_filmed(EnvSettings(f"tests/{name}-v0", kwargs), seed=0)
-    filmed.env.reset()
-    np.testing.assert_array_equal(filmed.show(), Lamp.light)
-    assert filmed.fps == (15 if name in ("AlwaysDraws", "Lists") else 10)
+    rendered = make_rendered_env(EnvSettings(f"tests/{name}-v0", kwargs), seed=0)
+    rendered.env.reset()
+    np.testing.assert_array_equal(rendered.render(), Lamp.light)
+    assert rendered.fps == (15 if name in ("AlwaysDraws", "Lists") else 10)
     err = capsys.readouterr().err
     assert ("render_mode = 'human' in the run's config: recorded with" in err) == (kwargs.get("render_mode") == "human")
     assert ("metadata['render_fps'] = 'fast'" in err) == (name == "Lists")
-    filmed.env.close()
+    rendered.env.close()
 
 
 def test_an_environment_that_does_not_render_lists_each_try():
     with pytest.raises(InputError, match=r"does not render:\n  with render_mode = 'rgb_array': render\(\) returned"):
-        make_filmed(EnvSettings("tests/Blind-v0"), seed=0)
+        make_rendered_env(EnvSettings("tests/Blind-v0"), seed=0)
 
 
 def test_an_error_of_render_has_its_file_and_line():
     with pytest.raises(
-        InputError, match=r"render raised an error: .*test_filming.py, line \d+, in render: KeyError: 'bulb\'"
+        InputError, match=r"render raised an error: .*test_rendering.py, line \d+, in render: KeyError: 'bulb\'"
     ):
-        make_filmed(EnvSettings("tests/Broken-v0"), seed=0)
+        make_rendered_env(EnvSettings("tests/Broken-v0"), seed=0)
 
 
 def test_an_environment_that_cannot_be_made_has_its_usual_error():
     with pytest.raises(InputError, match="no current") as caught:
-        make_filmed(EnvSettings("tests/FailsToStart-v0"), seed=0)
-    assert "render" not in str(caught.value)
+        make_rendered_env(EnvSettings("tests/FailsToStart-v0"), seed=0)
+    assert "render_mode" not in str(caught.value)
 
 
 def test_the_programs_render_mode_wins_over_the_configs():
