@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
-PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep
+import ntm_rl
+
+PACKAGE = os.path.dirname(ntm_rl.__file__) + os.sep
 
 
 class OutputClosedError(Exception):

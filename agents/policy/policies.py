@@ -14,6 +14,7 @@ from torch import Tensor
 from ntm_rl.agents.policy import categorical
 from ntm_rl.agents.policy.actions import ActionConverter
 from ntm_rl.agents.policy.arguments import Critic, check_critic, check_keywords, check_net_arch, check_policy_options
+from ntm_rl.agents.policy.core_check import make_checked_core
 from ntm_rl.agents.policy.features import extract
 from ntm_rl.agents.policy.image_extractor import ImageExtractor, MultiInputExtractor
 from ntm_rl.agents.policy.sb3_contrib_adapter import RecurrentPolicyAdapter
@@ -232,7 +233,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
 
     def _build_mlp_extractor(self) -> None:
         # ActorCriticPolicy calls this before it makes the optimizer, which needs the cores' parameters.
-        self.core = make_core(self.core_name, self.features_dim, **self.core_kwargs)
+        self.core = make_checked_core(self.core_name, self.features_dim, **self.core_kwargs)
         separate = self.critic_kind == "separate"
         self.critic_core = make_core(self.core_name, self.features_dim, **self.core_kwargs) if separate else None
         self.mlp_extractor = MlpExtractor(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ntm_rl.addressing.ntm import entropy
-from ntm_rl.cores.registry import make_core
+from ntm_rl.agents.policy.core_check import make_checked_core
 
 
 class SequenceNetwork(nn.Module):
@@ -26,7 +26,7 @@ class SequenceNetwork(nn.Module):
     def __init__(self, core: str, input_size: int, output_size: int, /, **core_kwargs: Any):
         super().__init__()
         self.core_name, self.core_kwargs = core, core_kwargs
-        self.core = make_core(core, input_size, **core_kwargs)
+        self.core = make_checked_core(core, input_size, **core_kwargs)
         self.output = nn.Linear(self.core.output_size, output_size)
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -128,7 +128,8 @@ class CheckpointCallback(BaseCallback):
 
     def save(self) -> None:
         """Writes a checkpoint now; call it only between two rollouts, where the counters agree with the weights."""
-        if self.saved_at != self.model.num_timesteps:
+        # A signal before the first step needs a checkpoint too: without one, a run that has an agent is not resumed.
+        if self.saved_at != self.model.num_timesteps or self.model.num_timesteps == 0:
             extra = dict(self.extra)
             if self.best is not None:
                 extra |= {"best_level": self.best.best_level, "easier": self.best.easier}

@@ -1,5 +1,6 @@
 """The registry of memory cores by name."""
 
+import inspect
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -27,9 +28,16 @@ def register_core(name: str) -> Callable[[type[MemoryCore]], type[MemoryCore]]:
     A core sets `input_size`, `output_size` and `layout` in a constructor that takes `input_size` and keyword arguments
     annotated `Annotated[type, "one sentence"]`, and implements `_run`. The module of a built-in core is listed in
     `_BUILT_IN_MODULES`, which is the only other file to change.
+
+    Raises:
+        InputError: it decorates anything but a `MemoryCore`, or the name is that of a built-in core.
     """
 
     def register(core: type[MemoryCore]) -> type[MemoryCore]:
+        if not issubclass(core, MemoryCore):
+            raise InputError(f"register_core({name!r}): {core.__name__} must be a subclass of ntm_rl.MemoryCore")
+        if core.__module__ not in _BUILT_IN_MODULES and is_built_in(name):
+            raise InputError(f"register_core({name!r}): is the name of a built-in core; choose another one")
         _CORES[name] = core
         return core
 
@@ -80,6 +88,15 @@ def make_core(name: str, input_size: int, /, **kwargs: Any) -> MemoryCore:
 
 
 def core_options(name: str) -> tuple[str, ...]:
-    """Returns the keyword arguments that the core registered as `name` takes."""
-    annotations = core_class(name).__init__.__annotations__
-    return tuple(key for key in annotations if key not in ("input_size", "return"))
+    """Returns the keyword arguments that the core registered as `name` takes, its base classes' behind `**kwargs`."""
+    options: dict[str, None] = {}
+    for core in core_class(name).__mro__:
+        constructor = vars(core).get("__init__")
+        if constructor is None:
+            continue
+        _, *parameters = inspect.signature(constructor).parameters.values()
+        named = [each for each in parameters if each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)]
+        options |= dict.fromkeys(each.name for each in named if each.name != "input_size")
+        if all(each.kind is not each.VAR_KEYWORD for each in parameters):
+            break
+    return tuple(options)

@@ -194,7 +194,7 @@ def test_a_run_of_others_imports_no_core_unasked(config, command, core, capsys, 
     [
         (["core=MODULE:tow"], "MODULE does not register 'tow' (ntm_rl.register_core)"),
         (["core=nowhere:toy"], "no module 'nowhere': it is not installed, and "),
-        (["core=nowhere:toy"], "or set core_path to it"),
+        (["core=nowhere:toy"], "or set core_path to that folder"),
         (["core_path=/gone"], "core_path = '/gone': no such folder; set core_path"),
         (["memory.toy.slot=3"], "memory.toy.slot = 3: the core has no such option; it has slots, width. Did you mean"),
         (["core=MODULE:"], "must be a core's name, such as ntm, or my_module:name for a core that my_module.py"),
@@ -209,4 +209,44 @@ def test_what_is_wrong_is_one_line_and_leaves_no_run(config, overrides, message,
     assert main(["train", *config, f"core={core}", "wandb=disabled", *overrides]) == 2
     *_, line = capsys.readouterr().err.splitlines()
     assert message.replace("MODULE", module) in line
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "torch.stack(outputs), state",
+            "torch.stack(outputs)[1:], state",
+            "_run returns outputs of shape [1, 3, 4]; must ",
+        ),
+        (
+            "torch.stack(outputs), state",
+            "torch.stack(outputs), state[:, 1:]",
+            "_run returns a state of shape [3, 25]; must ",
+        ),
+        ("torch.stack(outputs), state", "torch.stack(outputs) / 0, state", "_run returns numbers that are not finite"),
+        ("return torch.stack", "raise OSError('broken')  #", ", in _run: OSError: broken"),
+        ("self.layout =", "layout =", "the constructor of Toy must set layout"),
+        ("nn.Linear(input_size, width)", "nn.Linear(input_size, 'x')", "cannot be made: toy_"),
+        (
+            "self.unpack(state).weighting}",
+            "self.unpack(state).memory}",
+            "weightings returns 'read and write 1' of shape",
+        ),
+        (
+            "return self.unpack(state).memory",
+            "return 3",
+            "memory returns a tensor of type int; must be a tensor [B, N, M]",
+        ),
+        ('@register_core("toy")', '@register_core("ntm")', "register_core('ntm'): is the name of a built-in core"),
+    ],
+)
+@pytest.mark.parametrize("config", [PPO, COPY])
+def test_a_mistake_in_its_code_is_one_line_and_leaves_no_run(config, old, new, message, core, capsys):
+    assert SOURCE.count(old) == 1
+    Path(f"{core.partition(':')[0]}.py").write_text(SOURCE.replace(old, new))
+    assert main(["train", *config, f"core={core}", "wandb=disabled", "memory.toy.slots=5"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("core = '") and message in line
     assert not Path("runs").exists()

@@ -16,6 +16,7 @@ from ntm_rl.agents.cli.terminal import OutputClosedError, print_lines
 from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.agents.settings.environment_variables import check_environment_variables, without_passwords
 from ntm_rl.agents.tracking import wandb_run as tracking
+from ntm_rl.envs import factory
 from ntm_rl.errors import InputError
 
 COMMAND = f"{sys.executable} -m ntm_rl"
@@ -120,6 +121,7 @@ def test_a_hangup_stays_ignored_under_nohup():
     ("file", "shown"),
     [
         (terminal.__file__, "warning: two lines\n"),
+        (factory.__file__, "warning: two lines\n"),
         ("/home/me/coin.py", "warning: two lines (UserWarning at /home/me/coin.py:7)\n"),
     ],
 )

@@ -8,6 +8,7 @@ from collections import deque
 
 import numpy as np
 import pytest
+import torch
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -26,8 +27,8 @@ ROLLOUT = 32  # environment steps
 SMALL = dict(core_kwargs=dict(slots=5, width=3, hidden_size=8), net_arch=dict(pi=[8], vf=[8]))
 
 
-def make_model() -> MemoryPPO:
-    env = make_vec_env("CartPole-v1", 2, seed=0)
+def make_model(env=None) -> MemoryPPO:
+    env = env or make_vec_env("CartPole-v1", 2, seed=0)
     return MemoryPPO("MlpNtmPolicy", env, n_steps=16, batch_size=16, n_epochs=1, seed=0, policy_kwargs=SMALL)
 
 
@@ -90,6 +91,22 @@ def test_a_signal_in_the_last_rollout_loses_nothing(tmp_path, number):
         make_model().learn(2 * ROLLOUT, CallbackList([checkpoints, stop, interrupt]))
     assert signals.received is number
     assert steps_saved(tmp_path) == [2 * ROLLOUT] == [checkpoints.saved_at]
+
+
+def test_a_training_ended_by_a_signal_before_its_first_step_can_be_resumed(tmp_path):
+    def new() -> MemoryPPO:
+        return make_model(ours_make_vec_env(EnvSettings("CartPole-v1"), 2, 0))
+
+    checkpoints = CheckpointCallback(tmp_path, every=ROLLOUT, keep=1)
+    with SignalListener() as signals:
+        os.kill(os.getpid(), signal.SIGUSR1)  # for example while W&B starts
+        new().learn(ROLLOUT, CallbackList([checkpoints, StopOnSignal(signals, checkpoints)]))
+    assert steps_saved(tmp_path) == [0] == [checkpoints.saved_at]
+    whole, resumed = new().learn(2 * ROLLOUT), new()
+    load_checkpoint(latest_checkpoint(tmp_path), resumed)
+    resumed.learn(2 * ROLLOUT, reset_num_timesteps=False)
+    for ours, theirs in zip(resumed.policy.parameters(), whole.policy.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_a_second_signal_ends_the_training_at_once_and_old_handlers_come_back(tmp_path):

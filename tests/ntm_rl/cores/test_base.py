@@ -101,3 +101,28 @@ def test_a_registered_core_is_found_by_name(monkeypatch):
 
     assert core_class("mine") is Mine
     assert core_options("gru") == ("hidden_size", "layers")
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "message"),
+    [
+        ("gru", MemoryCore, "is the name of a built-in core"),
+        ("mine", torch.nn.Module, "Mine must be a subclass of ntm_rl.MemoryCore"),
+    ],
+)
+def test_a_core_that_cannot_be_registered_is_named(name, base, message, monkeypatch):
+    monkeypatch.setattr(registry, "_CORES", dict(registry._CORES))
+    with pytest.raises(InputError, match=rf"^register_core\('{name}'\): {message}"):
+        register_core(name)(type("Mine", (base,), {}))
+
+
+def test_options_behind_keyword_arguments_are_those_of_the_base_class(monkeypatch):
+    monkeypatch.setattr(registry, "_CORES", dict(registry._CORES))
+
+    @register_core("mine")
+    class Mine(core_class("gru")):
+        def __init__(self, input_size, *, gain=2.0, **options):
+            super().__init__(input_size, **options)
+
+    assert core_options("mine") == ("gain", "hidden_size", "layers")
+    assert make_core("mine", 3, hidden_size=5, layers=1).output_size == 5
