@@ -11,7 +11,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ntm_rl.agents import MemoryPPO
-from ntm_rl.agents.ppo import training
+from ntm_rl.agents.ppo.making import make_model as make_configured_model
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.cores.registry import core_names
 from ntm_rl.envs.sb3 import making as envs
@@ -247,7 +247,9 @@ def test_a_configs_epsilon_is_adams_and_holds_back_weights_of_small_gradients():
             f"ppo.adam_epsilon={epsilon}",
         ]
         settings = load_settings("popgym/repeat_previous_easy", [*sizes, "core=lstm", "total_timesteps=32"])
-        model = training.make_model(settings, envs.make_vec_env(settings.env_settings, settings.n_envs, settings.seed))
+        model = make_configured_model(
+            settings, envs.make_vec_env(settings.env_settings, settings.n_envs, settings.seed)
+        )
         before = torch.nn.utils.parameters_to_vector(model.policy.parameters()).detach().clone()
         model.learn(settings.total_timesteps)
         after = torch.nn.utils.parameters_to_vector(model.policy.parameters()).detach()
