@@ -7,7 +7,7 @@ from ntm_rl.agents.settings.loading import AnySettings, load_settings
 from ntm_rl.agents.training import train
 
 # A rollout has 64 steps.
-TINY_PPO = ("n_envs=2", "ppo.n_steps=32", "ppo.sequence_length=32", "ppo.batch_size=64", "ppo.n_epochs=1")
+TINY_PPO = ("n_envs=2", "ppo.n_steps=32", "ppo.sequence_length=32", "ppo.batch_size=32", "ppo.n_epochs=1")
 TINY_PPO += ("wandb=disabled",)
 TINY_LSTM = ("core=lstm", "memory.lstm.hidden_size=8")
 TINY_NTM = ("memory.ntm.slots=5", "memory.ntm.hidden_size=8")

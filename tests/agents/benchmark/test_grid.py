@@ -19,7 +19,15 @@ from ntm_rl.errors import InputError
 from small_trainings import TINY_NTM, TINY_PPO
 from waiting import wait_until
 
-TINY = (*TINY_PPO, *TINY_NTM, "n_envs=4", "ppo.n_steps=64", "ppo.sequence_length=64", "checkpoint.every=256")
+TINY = (
+    *TINY_PPO,
+    *TINY_NTM,
+    "n_envs=4",
+    "ppo.n_steps=64",
+    "ppo.sequence_length=64",
+    "ppo.batch_size=64",
+    "checkpoint.every=256",
+)
 SUITE, TASK, BUDGET = "memory_len", "length-2", 512
 OUT = Path("out")
 

@@ -110,7 +110,7 @@ def test_an_endless_episode_is_stopped_and_no_return_is_reported(endless, capsys
     assert result.mean_return_so_far == 20
     assert main(["evaluate", str(endless.path), "--episodes", "2", "--max-steps", "5"]) == 2
     printed = capsys.readouterr()
-    assert "0 of 2 episodes ended within 5 steps each: there is no return to report" in printed.out
+    assert "0 of 2 episodes ended within 5 steps each: no return to report" in printed.out
     assert f"plays {endless.settings().env.id} with the last agent: step 64" in printed.err
     assert main(["evaluate", str(endless.path), "--episodes", "2", "--max-steps", "5", "--json"]) == 2
     row = json.loads(capsys.readouterr().out)

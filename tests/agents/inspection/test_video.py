@@ -77,7 +77,7 @@ CORES = {
 @pytest.mark.parametrize("core", CORES)
 def test_the_command_line_films_the_weightings_of_every_core_that_has_some(core, tmp_path, capsys):
     run = train_tiny(tmp_path, "algorithmic/copy_ppo", f"core={core}", *CORES[core])
-    assert main(["record", str(run), "--out", str(tmp_path / "film.mp4")]) == 0
+    assert main(["record", str(run.path), "--out", str(tmp_path / "film.mp4")]) == 0
     assert "no weightings" not in capsys.readouterr().err
     strips = iio.imread(tmp_path / "film.mp4")[-1, recording.TOP :, -PANEL + 8 : -8]
     assert strips.max() > 30  # not black: encoders blur
@@ -85,7 +85,7 @@ def test_the_command_line_films_the_weightings_of_every_core_that_has_some(core,
 
 def test_a_film_of_a_core_without_weightings_says_so(tmp_path, capsys):
     run = train_tiny(tmp_path, "algorithmic/copy_ppo", "core=lstm")
-    assert main(["record", str(run), "--out", str(tmp_path / "film.mp4")]) == 0
+    assert main(["record", str(run.path), "--out", str(tmp_path / "film.mp4")]) == 0
     assert "note: core 'lstm' has no weightings: the video shows none" in capsys.readouterr().err
     assert iio.imread(tmp_path / "film.mp4")[-1, recording.TOP :, -PANEL + 8 : -8].max() < 30
 
