@@ -6,6 +6,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ntm_rl.interrupts import exit_on_interrupt, is_command_line
+
 if TYPE_CHECKING:
     from ntm_rl.agents import CnnNtmPolicy, MemoryPPO, MlpNtmPolicy, MultiInputNtmPolicy
     from ntm_rl.cores.base import MemoryCore
@@ -89,4 +91,6 @@ def _register_environments() -> None:
     register_environments()
 
 
+if is_command_line():  # `main` restores the handler
+    exit_on_interrupt()
 _register_environments()

@@ -1,14 +1,17 @@
 """The package as others get it: what is listed, what the wheel holds, what an import loads."""
 
+import ast
 import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+MAX_LINES, MAX_BODY = 400, 60
 
 
 def python(code: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
@@ -28,6 +31,37 @@ def test_the_listed_packages_are_the_folders_that_hold_modules():
             found.add(".".join([prefix, *file.parent.relative_to(ROOT / top).parts]))
     # Walking ntm_rl/ does not follow the three symlinks; their folders are walked on their own.
     assert set(listed) == {name for name in found if "__pycache__" not in name}
+
+
+def modules(*tops: str) -> Iterator[Path]:
+    """All modules below the top-level folders; symbolic links are not followed."""
+    for top in tops:
+        yield from sorted((ROOT / top).rglob("*.py"))
+
+
+def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its signature and its docstring."""
+    body = function.body[1:] if ast.get_docstring(function, clean=False) is not None else function.body
+    return function.end_lineno - body[0].lineno + 1 if body else 0
+
+
+@pytest.mark.parametrize("top", ["ntm_rl", "envs", "agents", "tests"])
+def test_no_file_and_no_function_is_too_long(top):
+    too_long = []
+    for path in modules(top):
+        text = path.read_text()
+        if (count := len(text.splitlines())) > MAX_LINES:
+            too_long.append(f"{path}: {count} lines, of at most {MAX_LINES}")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and body_lines(node) > MAX_BODY:
+                too_long.append(f"{path}:{node.lineno}: {node.name} has more than {MAX_BODY} lines")
+    assert too_long == []
+
+
+def test_the_folders_of_the_tests_are_those_of_the_code():
+    tests = {path.parent.relative_to(ROOT / "tests") for path in modules("tests")}
+    code = {path.parent.relative_to(ROOT) for path in modules("ntm_rl", "envs", "agents")}
+    assert tests - code == {Path(), Path("reliability"), Path("support")}
 
 
 @pytest.mark.parametrize("name", ["envs", "agents"])

@@ -12,7 +12,8 @@ from torch import nn
 from ntm_rl.agents.policy.description import SuspiciousSpaces
 from ntm_rl.agents.policy.policies import FAST_ADAM, policy_class_for
 from ntm_rl.agents.ppo.algorithm import MemoryPPO
-from ntm_rl.agents.settings.schema import PolicySettings, PpoTrainingSettings
+from ntm_rl.agents.settings.schema import PpoTrainingSettings
+from ntm_rl.agents.settings.sections import PolicySettings
 from ntm_rl.envs.wrappers.images import is_image
 from ntm_rl.errors import InputError
 

@@ -1,4 +1,4 @@
-"""The schema of configs: sections, keys, types, defaults and descriptions."""
+"""The settings of a whole training, and their schemas."""
 
 import dataclasses
 import inspect
@@ -8,14 +8,23 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, Field, create_model
 
-from ntm_rl.agents.policy.arguments import Activation, Critic
-from ntm_rl.agents.policy.image_extractor import Architecture, Precision
 from ntm_rl.agents.settings.core_modules import check_core, import_core, split_core
 from ntm_rl.agents.settings.environment_variables import WandbMode
 from ntm_rl.agents.settings.kinds import PPO, SUPERVISED, TrainingKind
 from ntm_rl.agents.settings.paths import OptionalPathText, PathText, user_path
+from ntm_rl.agents.settings.sections import (
+    MAX_LAYERS,
+    MAX_SIZE,
+    CheckpointSettings,
+    OptimizerSettings,
+    PolicySettings,
+    PpoSettings,
+    Section,
+    TrackingSettings,
+    ValidationSettings,
+)
 from ntm_rl.cores.registry import core_class, core_names, is_built_in
 from ntm_rl.envs.algorithmic.curriculum import CurriculumKind
 from ntm_rl.envs.algorithmic.registry import TASKS, make_task
@@ -23,162 +32,8 @@ from ntm_rl.envs.algorithmic.task import AlgorithmicTask
 from ntm_rl.envs.factory import EnvSettings
 from ntm_rl.envs.modules import folder_of, split
 
-MAX_LAYERS = 1000
-MAX_SIZE = 2**24
 MAX_ENVS = 2**16
 UserModules = tuple[tuple[str | None, str | None], ...]  # names and folders
-
-LearningRateSchedule = Literal["constant", "linear"]
-
-
-class Section(BaseModel):
-    """A section of a config; unknown keys and wrong types are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def _check_layer_sizes(sizes: list[int]) -> list[int]:
-    if len(sizes) > MAX_LAYERS:
-        raise ValueError(f"must have at most {MAX_LAYERS} layers")
-    for size in sizes:
-        if not 1 <= size <= MAX_SIZE:
-            raise ValueError(f"must be sizes from 1 to {MAX_SIZE}, not {size}")
-    return sizes
-
-
-LayerSizes = Annotated[list[int], AfterValidator(_check_layer_sizes)]
-
-
-class NetArchSettings(Section):
-    """Layer sizes after the core; a list applies to actor and critic, as in SB3."""
-
-    pi: LayerSizes = Field([64], description="Layer sizes of the actor.")
-    vf: LayerSizes = Field([64], description="Layer sizes of the critic.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_list(cls, value: Any) -> Any:
-        return {"pi": value, "vf": value} if isinstance(value, list) else value
-
-
-class PolicySettings(Section):
-    """The networks around the memory core."""
-
-    critic: Critic = Field(
-        "shared",
-        description="shared: one core for actor and critic; detached: the same, but the value loss does not train it; "
-        "separate: one core each.",
-    )
-    net_arch: NetArchSettings = Field(NetArchSettings(), description="Layers after the core.")
-    activation: Activation = Field("Tanh", description="Activation function of these layers.")
-    ortho_init: bool = Field(True, description="Orthogonal initialisation of these layers.")
-    extractor: Architecture = Field(
-        "auto",
-        description="Image features: the Nature CNN, IMPALA's ResNet, or auto (the Nature CNN, and IMPALA's ResNet for "
-        "images below 36 x 36).",
-    )
-    precision: Precision = Field(
-        "auto", description="Precision of the convolutions; auto: bfloat16 where the device supports it."
-    )
-    init_from: OptionalPathText = Field(
-        None, description="Run directory to initialise the memory core from, and the output layer if its shape fits."
-    )
-
-
-class PpoSettings(Section):
-    """Hyperparameters of MemoryPPO, with SB3's names."""
-
-    learning_rate: float = Field(3e-4, gt=0, description="Learning rate of Adam.")
-    learning_rate_schedule: LearningRateSchedule = Field(
-        "constant", description="Constant learning rate, or linear decay to 0."
-    )
-    adam_epsilon: float = Field(
-        1e-5, gt=0, description="Epsilon of Adam; weights with gradients far below it hardly change."
-    )
-    n_steps: int = Field(128, ge=1, le=MAX_SIZE, description="Steps per environment in a rollout.")
-    sequence_length: int | None = Field(
-        None, ge=1, description="Steps of backpropagation through time, a divisor of n_steps; null: n_steps."
-    )
-    batch_size: int = Field(1024, ge=1, description="Transitions per minibatch, a multiple of sequence_length.")
-    n_epochs: int = Field(4, ge=1, description="Epochs per rollout.")
-    gamma: float = Field(0.99, ge=0, le=1, description="Discount factor.")
-    gae_lambda: float = Field(0.95, ge=0, le=1, description="Lambda of generalised advantage estimation (GAE).")
-    clip_range: float = Field(0.2, gt=0, description="Clipping range of the probability ratio.")
-    clip_range_vf: float | None = Field(
-        None, gt=0, description="Clipping range of the value function; null: no clipping."
-    )
-    normalize_advantage: bool = Field(True, description="Normalise the advantages of each minibatch.")
-    ent_coef: float = Field(0.0, ge=0, description="Coefficient of the entropy bonus.")
-    vf_coef: float = Field(0.5, ge=0, description="Coefficient of the value loss.")
-    max_grad_norm: float = Field(0.5, gt=0, description="Maximum norm of the gradient.")
-    target_kl: float | None = Field(
-        None, gt=0, description="Approximate KL divergence at which an update stops early; null: no limit."
-    )
-    use_sde: bool = Field(False, description="Use state-dependent exploration (gSDE); Box actions only.")
-    sde_sample_freq: int = Field(
-        -1, ge=-1, description="Steps between samples of the gSDE noise matrix; -1: once per rollout."
-    )
-    recompute_states: bool = Field(
-        False, description="Recompute the memory state at the start of each sequence before every epoch."
-    )
-    stats_window_size: int = Field(100, ge=1, description="Episodes in the logged mean return.")
-
-
-class OptimizerSettings(Section):
-    """The optimizer of a supervised training."""
-
-    name: Literal["rmsprop", "adam", "sgd"] = Field(
-        "rmsprop", description="RMSprop of Graves (2013, eqs. 38-41), Adam, or SGD."
-    )
-    learning_rate: float = Field(1e-4, gt=0, description="Learning rate.")
-    learning_rate_schedule: LearningRateSchedule = Field(
-        "constant", description="Constant learning rate, or linear decay to 0."
-    )
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of rmsprop and sgd.")
-    l2: float = Field(0.0, ge=0, description="L2 penalty: coefficient of half the sum of squared weights in the loss.")
-    weighting_entropy: float = Field(
-        0.0,
-        ge=0,
-        description="Weight in the loss of the mean entropy of the core's weightings, in bits, at some steps.",
-    )
-    clip_norm: float | None = Field(10.0, gt=0, description="Maximum norm of the gradient; null: no clipping.")
-    clip_value: float | None = Field(
-        None, gt=0, description="Maximum absolute value of a gradient's elements; null: no clipping."
-    )
-    averaging: float = Field(
-        0.999,
-        ge=0,
-        lt=1,
-        description="Decay of the moving average of the weights, which is validated and saved; 0: no averaging.",
-    )
-
-
-class ValidationSettings(Section):
-    """Validation of a supervised training on fresh sequences."""
-
-    every: int = Field(1000, ge=1, description="Training sequences between validations.")
-    sequences: int = Field(
-        128, ge=1, le=MAX_SIZE, description="Sequences per validation, with difficulties drawn as in training."
-    )
-    longer: list[dict[str, int]] = Field(
-        [], description="Additional difficulties, such as {length: 120}, measured at every tenth validation."
-    )
-
-
-class CheckpointSettings(Section):
-    """Checkpoints of a training."""
-
-    every: int = Field(100_000, ge=1, description="Environment steps, or sequences, between checkpoints.")
-    keep: int = Field(3, ge=1, description="Number of checkpoints to keep.")
-
-
-class TrackingSettings(Section):
-    """Project, group and tags of a run in Weights & Biases."""
-
-    project: str = Field("ntm-rl", description="W&B project.")
-    entity: str | None = Field(None, description="W&B user or team; null: your default.")
-    group: str | None = Field(None, description="W&B group.")
-    tags: list[str] = Field([], description="W&B tags.")
 
 
 def _section(name: str, source: Any, defaults: Mapping[str, Any]) -> type[BaseModel]:

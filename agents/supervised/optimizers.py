@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ntm_rl.agents.settings.schema import OptimizerSettings
+from ntm_rl.agents.settings.sections import OptimizerSettings
 
 DECAY, EPSILON = 0.95, 1e-4  # Graves 2013, eqs. 38-41
 

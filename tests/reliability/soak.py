@@ -11,37 +11,22 @@ jumps. After every fault the newest good checkpoint from before it must still be
 """
 
 import argparse
-import ctypes
 import datetime
 import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-import torch._dynamo  # imported once, for all forked processes: every optimizer wants it, which takes seconds
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from soak_faults import FAULTS, full_disk
+from soak_training import SoakError, Training, outcome, wait
 
-import ntm_rl.agents.training  # noqa: F401  (imported once, as above)
-from ntm_rl.agents.cli.exit_codes import CANNOT_WRITE
-from ntm_rl.agents.cli.main import main
-from ntm_rl.agents.storage.files import StorageError
-from ntm_rl.agents.storage.tensors import read_tensors
-from ntm_rl.agents.tracking.csv_log import read_table
-
-CAP_VERSION, DAC_OVERRIDE, DAC_READ_SEARCH = 0x20080522, 1, 2  # of Linux's capset(2)
-CLOCKS = ("time/fps", "time/time_elapsed", "time/sequences_per_second")
 SMALL = ["memory.ntm.slots=5", "memory.ntm.hidden_size=8", "wandb=disabled", "checkpoint.keep=3"]
 PPO = ["n_envs=4", "ppo.n_steps=32", "ppo.sequence_length=16", "ppo.batch_size=64", "ppo.n_epochs=1"]
 PPO += ["total_timesteps=2560", "checkpoint.every=256"]
@@ -69,10 +54,6 @@ SCENARIOS = {
 }
 
 
-class SoakError(Exception):
-    """What was promised did not hold."""
-
-
 @dataclass
 class Counts:
     """What happened so far."""
@@ -80,267 +61,6 @@ class Counts:
     faults: Counter[str] = field(default_factory=Counter)
     trainings: int = 0
     checkpoints_lost: int = 0
-
-
-@dataclass
-class Training:
-    """One training in a folder of its own."""
-
-    arguments: list[str]
-    folder: Path
-    rng: random.Random
-
-    @property
-    def run(self) -> Path | None:
-        """The run's folder, once it has a config."""
-        found = [path.parent for path in self.folder.glob("runs/*/*/*/config.yaml")]
-        return found[0] if found else None
-
-    def start(self, disturb: Callable[[], None] | None = None) -> int:
-        """Begins the training, or goes on with it, in a forked process; returns its id."""
-        run = self.run
-        command = ["resume", str(run)] if run else ["train", *self.arguments, f"run_dir={self.folder / 'runs'}"]
-        seed = self.rng.random()
-        child = os.fork()
-        if child:
-            return child
-        code = 70
-        try:
-            random.seed(seed)
-            log = os.open(self.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            obey_permissions()
-            torch.set_num_threads(1)
-            if disturb:
-                disturb()
-            code = main(command)
-            sys.stderr.flush()
-            sys.stdout.flush()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-
-    def good_steps(self) -> list[int]:
-        """Returns the steps of all checkpoints that can be read, in order."""
-        return [] if self.run is None else sorted(map(_step, filter(_is_good, self.checkpoints())))
-
-    def checkpoints(self) -> list[Path]:
-        """Returns all checkpoints, the newest last."""
-        return [] if self.run is None else sorted((self.run / "checkpoints").glob("step-*.safetensors"))
-
-
-def obey_permissions() -> None:
-    """Gives root's privilege up to write where no permission is."""
-    if os.getuid():
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    header, sets = (ctypes.c_uint32 * 2)(CAP_VERSION, 0), (ctypes.c_uint32 * 6)()
-    if libc.capget(header, sets):
-        raise OSError(ctypes.get_errno(), "capget")
-    for index in (0, 1):  # effective, permitted
-        sets[index] &= ~(1 << DAC_OVERRIDE | 1 << DAC_READ_SEARCH)
-    if libc.capset(header, sets):
-        raise OSError(ctypes.get_errno(), "capset")
-
-
-def _step(path: Path) -> int:
-    return int(path.stem.removeprefix("step-"))
-
-
-def _is_good(path: Path) -> bool:
-    with suppress(StorageError):
-        return bool(read_tensors(path))
-    return False
-
-
-def wait(child: int, timeout: float = 300) -> int | None:
-    """Returns a process's exit code, minus the signal that killed it; None if it does not end in time."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.001)
-    return None
-
-
-# The faults: each starts the training, disturbs it, and returns once the process has ended.
-
-
-def kill_at_random(training: Training, seconds: float) -> str:
-    """SIGKILL at any instant from the start on."""
-    child = training.start()
-    time.sleep(training.rng.uniform(0, seconds))
-    return _kill(child, "kill at a random instant")
-
-
-def kill_while_writing(training: Training, seconds: float) -> str:
-    """SIGKILL in the first moment at which a half-written checkpoint lies in the folder."""
-    child = training.start()
-    deadline, skip = time.monotonic() + seconds, training.rng.random() * seconds * 0.7
-    time.sleep(skip)
-    while time.monotonic() < deadline:
-        run = training.run
-        if run is not None and any((run / "checkpoints").glob(".step-*.tmp")):
-            return _kill(child, "kill while a checkpoint is half written")
-        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            break
-    return _kill(child, "kill at a random instant")
-
-
-def kill_at_a_stage(training: Training, seconds: float) -> str:
-    """SIGKILL by the process itself, before or after one of the steps by which a file is replaced."""
-    stage, left = training.rng.choice(["before fsync", "before rename", "after rename"]), training.rng.randint(1, 4)
-
-    def disturb() -> None:
-        fsync, replace, count = os.fsync, Path.replace, [left]
-
-        def dies(now: str) -> None:
-            if now == stage:
-                count[0] -= 1
-                if count[0] == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        def dying_fsync(descriptor: int) -> None:
-            is_folder = os.path.isdir(f"/proc/self/fd/{descriptor}")
-            dies("after rename" if is_folder else "before fsync")
-            fsync(descriptor)
-
-        def dying_replace(path: Path, target: Path) -> Path:
-            dies("before rename")
-            return replace(path, target)
-
-        os.fsync, Path.replace = dying_fsync, dying_replace  # type: ignore[assignment, method-assign]
-
-    code = wait(training.start(disturb))
-    if code not in (-signal.SIGKILL, 0):
-        raise SoakError(f"exit code {code} of a process that was to be killed {stage}")
-    return f"kill {stage} of a file" if code else "no fault in time"
-
-
-def clock_jumps(training: Training, seconds: float) -> str:
-    """The system's clock jumps by up to ten hours, at the start and once in between; then SIGKILL."""
-    jumps = [training.rng.uniform(-36_000, 36_000) for _ in range(2)]
-    begins, at = time.time(), training.rng.uniform(0, seconds)
-
-    def disturb() -> None:
-        now, now_ns = time.time, time.time_ns
-
-        def jump() -> float:
-            return sum(jumps[: 2 if now() > begins + at else 1])
-
-        time.time = lambda: now() + jump()  # type: ignore[assignment]
-        time.time_ns = lambda: now_ns() + int(1e9 * jump())  # type: ignore[assignment]
-
-    child = training.start(disturb)
-    time.sleep(training.rng.uniform(0, seconds))
-    return _kill(child, "clock jumps, then a kill")
-
-
-def full_disk(training: Training, seconds: float) -> str:
-    """The file system has no space left from a random instant on."""
-    filler = training.folder / "filler"
-    child = training.start()
-    time.sleep(training.rng.uniform(0, seconds))
-    free = os.statvfs(training.folder)
-    try:
-        with suppress(OSError), filler.open("wb", buffering=0) as file:
-            file.write(bytes(free.f_bavail * free.f_bsize - 4096 * training.rng.randint(0, 8)))
-        return _must_refuse(training, child, "full disk")
-    finally:
-        filler.unlink(missing_ok=True)
-
-
-def no_permission(training: Training, seconds: float) -> str:
-    """The folders of the run cannot be written from a random instant on."""
-    child = training.start()
-    time.sleep(training.rng.uniform(0, seconds))
-    run = training.run
-    folders = [] if run is None else [run, *(path for path in run.iterdir() if path.is_dir())]
-    for folder in folders:
-        folder.chmod(0o555)
-    try:
-        return _must_refuse(training, child, "run folder read-only")
-    finally:
-        for folder in folders:
-            folder.chmod(0o755)
-
-
-def damage(training: Training, seconds: float) -> str:
-    """After a SIGKILL, the newest checkpoint is cut short or has a bit flipped."""
-    kill_at_random(training, seconds)
-    good = [path for path in training.checkpoints() if _is_good(path)]
-    if len(good) < 2:
-        return "kill at a random instant"
-    content = bytearray(good[-1].read_bytes())
-    if training.rng.random() < 0.5:
-        del content[training.rng.randrange(len(content)) :]
-    else:
-        content[training.rng.randrange(len(content))] ^= 1 << training.rng.randrange(8)
-    good[-1].write_bytes(content)
-    return "kill, then a damaged checkpoint"
-
-
-def _kill(child: int, name: str) -> str:
-    os.kill(child, signal.SIGKILL)
-    code = wait(child)
-    if code not in (-signal.SIGKILL, 0):
-        raise SoakError(f"exit code {code} before the kill")
-    return name if code else "no fault in time"
-
-
-def _must_refuse(training: Training, child: int, name: str) -> str:
-    code = wait(child)
-    if code not in (0, CANNOT_WRITE):
-        raise SoakError(f"{name}: exit code {code}, must be {CANNOT_WRITE}")
-    return name if code else "no fault in time"
-
-
-FAULTS: dict[Callable[[Training, float], str], float] = {
-    kill_at_random: 5,
-    kill_while_writing: 2,
-    kill_at_a_stage: 3,
-    clock_jumps: 1,
-    full_disk: 1,
-    no_permission: 1,
-    damage: 1,
-}
-
-
-def outcome(training: Training) -> dict[str, object]:
-    """Returns everything that a training leaves behind, but for what clocks say."""
-    assert training.run is not None
-    tensors, document = read_tensors(training.checkpoints()[-1])
-    for episode in document.get("episodes", []):
-        del episode["t"]
-    if document["kind"] != "checkpoint":  # a supervised training draws nothing from Python's and NumPy's generators
-        del document["random"]
-    document.get("pending", {}).clear()
-    columns, rows = read_table(training.run / "progress.csv")
-    events = EventAccumulator(str(training.run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
-    scalars = {
-        tag: sorted((event.step, repr(event.value)) for event in events.Scalars(tag))
-        for tag in events.Tags()["scalars"]
-        if tag not in CLOCKS
-    }
-    agent = {
-        str(path.relative_to(training.run)): read_tensors(path)[0]
-        for path in training.run.glob("*/weights.safetensors")
-    }
-    return {
-        "weights and everything else in the checkpoint": {name: _content(each) for name, each in tensors.items()},
-        "counters": document,
-        "columns": columns,
-        "progress.csv": [{key: value for key, value in row.items() if key not in CLOCKS} for row in rows],
-        "tensorboard": scalars,
-        "agents": {path: {name: _content(each) for name, each in part.items()} for path, part in agent.items()},
-    }
-
-
-def _content(tensor: torch.Tensor) -> tuple[str, list[int], bytes]:
-    return str(tensor.dtype), list(tensor.shape), tensor.numpy().tobytes()
 
 
 def interrupt_until_done(

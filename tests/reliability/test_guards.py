@@ -25,10 +25,11 @@ from ntm_rl.agents.storage.tensors import read_tensors
 from ntm_rl.agents.tracking.csv_log import read_table
 from ntm_rl.envs.sb3.seeding import spawn_seed
 from ntm_rl.envs.sb3.workers import WorkerError, WorkerVecEnv
+from small_trainings import TINY_NTM, TINY_PPO
+from waiting import wait_until
 
 CORE = dict(core_kwargs=dict(slots=5, width=3, hidden_size=8), net_arch=dict(pi=[8], vf=[8]))
-TINY = ["memory.ntm.slots=5", "memory.ntm.hidden_size=8", "wandb=disabled", "n_envs=2", "ppo.n_steps=16"]
-TINY += ["ppo.batch_size=16", "ppo.sequence_length=8", "ppo.n_epochs=1", "total_timesteps=320", "checkpoint.every=64"]
+TINY = (*TINY_PPO, *TINY_NTM, "ppo.n_steps=16", "ppo.sequence_length=8", "total_timesteps=320", "checkpoint.every=64")
 CONFIG = "popgym/repeat_previous_easy"
 
 
@@ -190,9 +191,7 @@ def test_signals_to_all_write_a_checkpoint_and_end_with_128_and_their_number(tmp
     command = [sys.executable, "-m", "ntm_rl.agents", "train", CONFIG, *TINY, "total_timesteps=100000000"]
     command += [f"run_dir={tmp_path}", f"env.vectorization={vectorization}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("*/*/*/checkpoints/step-*")) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: list(tmp_path.glob("*/*/*/checkpoints/step-*")))
     os.killpg(process.pid, number)  # as a terminal's Ctrl-C and Slurm do
     process.communicate(timeout=120)
     assert process.returncode == 128 + number

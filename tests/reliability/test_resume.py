@@ -9,17 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
 
-import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.tensorboard import SummaryWriter
-
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.runs import run as runs
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.loading import load_settings
-from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.tracking.csv_log import read_table
-from ntm_rl.agents.tracking.tensorboard_log import TensorBoardWriter, drop_events_after
+from small_trainings import TINY_NTM, TINY_PPO
 
 HERE = Path(__file__).parent
 
@@ -51,14 +46,14 @@ def test_24_trainings_that_begin_at_once_from_one_config_have_a_folder_each(tmp_
     script = f"""
 import os, sys
 sys.path.insert(0, {str(HERE)!r})
-import soak
+import soak, soak_training
 arguments = ["train", *soak.SCENARIOS["cards"], "total_timesteps=256", "run_dir={tmp_path}/runs"]
 children = []
 for _ in range(24):
     if not (child := os.fork()):
-        os._exit(soak.main(arguments))
+        os._exit(soak_training.main(arguments))
     children.append(child)
-sys.exit(any(soak.wait(child) for child in children))
+sys.exit(any(soak_training.wait(child) for child in children))
 """
     done = python("-c", script)
     assert done.returncode == 0, done.stderr
@@ -84,9 +79,8 @@ def test_folders_are_distinct_even_where_the_random_letters_are_not(tmp_path, mo
 
 
 def test_a_run_that_died_before_its_first_checkpoint_begins_anew(tmp_path, capsys):
-    tiny = ["memory.ntm.slots=5", "memory.ntm.hidden_size=8", "wandb=disabled", "n_envs=2", "ppo.n_steps=16"]
-    tiny += ["ppo.batch_size=16", "ppo.sequence_length=8", "total_timesteps=96"]
-    assert main(["train", "popgym/repeat_previous_easy", *tiny, f"run_dir={tmp_path}"]) == 0
+    tiny = (*TINY_PPO, *TINY_NTM, "total_timesteps=192", f"run_dir={tmp_path}")
+    assert main(["train", "popgym/repeat_previous_easy", *tiny]) == 0
     [run] = tmp_path.glob("*/*/*")
     before = read_table(run / "progress.csv")[1]
     for folder in ("checkpoints", "agent"):
@@ -97,24 +91,3 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_anew(tmp_path, capsy
     clocks = ("time/fps", "time/time_elapsed")
     same = [[{**row, **dict.fromkeys(clocks)} for row in table] for table in (before, after)]
     assert same[0] == same[1] and len(after) == 3
-
-
-def test_events_after_the_checkpoint_and_half_written_ones_are_cut_off(tmp_path):
-    writer = SummaryWriter(str(tmp_path))
-    for step in (10, 20, 30):
-        writer.add_scalar("x", step / 10, step)
-    writer.close()
-    [path] = tmp_path.iterdir()
-    path.write_bytes(path.read_bytes() + b"\x18\0\0\0\0\0\0\0half")
-    resumed = TensorBoardWriter(tmp_path, 20)
-    resumed.write({"x": 9.0}, {"x": ()}, 30)
-    resumed.close()
-    events = EventAccumulator(str(tmp_path)).Reload().Scalars("x")
-    assert sorted((event.step, event.value) for event in events) == [(10, 1.0), (20, 2.0), (30, 9.0)]
-
-
-def test_a_file_that_holds_no_events_is_named(tmp_path):
-    path = tmp_path / "events.out.tfevents.1"
-    path.write_bytes(b"\x04\0\0\0\0\0\0\0\0\0\0\0\xff\xff\xff\xff\0\0\0\0")
-    with pytest.raises(StorageError, match=r"events\.out\.tfevents\.1: not a TensorBoard event file"):
-        drop_events_after(path, 3)

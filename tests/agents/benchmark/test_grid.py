@@ -5,11 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
 
 from ntm_rl.agents.benchmark import grid
 from ntm_rl.agents.benchmark.cells import Cell, plan, read_results
@@ -18,28 +16,23 @@ from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.cores.registry import make_core
 from ntm_rl.errors import InputError
+from small_trainings import TINY_NTM, TINY_PPO
+from waiting import wait_until
 
-TINY = [
+TINY = (
+    *TINY_PPO,
+    *TINY_NTM,
     "n_envs=4",
     "ppo.n_steps=64",
     "ppo.sequence_length=64",
-    "ppo.batch_size=128",
-    "ppo.n_epochs=1",
-    "memory.ntm.slots=4",
-    "memory.ntm.hidden_size=8",
+    "ppo.batch_size=64",
     "checkpoint.every=256",
-    "wandb=disabled",
-]
+)
 SUITE, TASK, BUDGET = "memory_len", "length-2", 512
 OUT = Path("out")
 
 
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 
 def cells(cores: str = "ntm,lstm", seeds: int = 1, timesteps: int = BUDGET, overrides: tuple = (), **kwargs) -> list:
@@ -123,9 +116,7 @@ def test_a_killed_grid_keeps_finished_cells_and_resumes_unfinished_ones(capsys):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
-    while not list(OUT.glob("*/*/lstm/*/checkpoints/step-*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: list(OUT.glob("*/*/lstm/*/checkpoints/step-*")))
     process.kill()
     process.wait()
     (finished,) = OUT.glob("*/*/*/*/cell.json")

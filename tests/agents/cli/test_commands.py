@@ -5,49 +5,24 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
 
-from ntm_rl.agents.cli.main import main
+from command_line import as_json, done, refused, run
 from ntm_rl.agents.runs.run import Run
+from small_trainings import SMALL_NTM, TINY_COPY, TINY_NTM, TINY_PPO
+from waiting import wait_until
 
-TINY = [
-    "total_timesteps=768",
-    "n_envs=4",
-    "ppo.n_steps=64",
-    "ppo.sequence_length=32",
-    "ppo.batch_size=128",
-    "ppo.n_epochs=1",
-    "memory.ntm.slots=5",
-    "memory.ntm.hidden_size=8",
-    "checkpoint.every=256",
-    "threads=1",
-    "wandb=disabled",
-]
+TINY = (*TINY_PPO, *TINY_NTM, "total_timesteps=768", "n_envs=4", "ppo.n_steps=64", "checkpoint.every=256")
 CONFIG = "popgym/repeat_previous_easy"
 
 
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def run(capsys, *arguments: str) -> tuple[int, str, str]:
-    code = main(arguments)
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 
 def train(capsys, *overrides: str) -> dict:
-    code, out, _ = run(capsys, "train", CONFIG, *TINY, *overrides, "--json")
-    assert code == 0
-    return json.loads(out)
+    return as_json(capsys, "train", CONFIG, *TINY, *overrides)
 
 
 def test_a_run_directory_is_complete_and_can_be_evaluated_and_resumed(capsys):
@@ -186,9 +161,7 @@ def test_damaged_checkpoints_and_agents_are_one_message(capsys):
 def test_a_terminated_training_prints_the_resume_command_which_works():
     command = [sys.executable, "-m", "ntm_rl.agents", "train", CONFIG, *TINY, "total_timesteps=100000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    deadline = time.monotonic() + 60
-    while not list(Path().glob("runs/*/*/*/checkpoints/step-*")) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_until(lambda: list(Path().glob("runs/*/*/*/checkpoints/step-*")))
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
@@ -200,3 +173,15 @@ def test_a_terminated_training_prints_the_resume_command_which_works():
     again = [sys.executable, "-m", "ntm_rl.agents", "resume", folder, f"total_timesteps={saved + 512}", "--json"]
     printed = subprocess.run(again, capture_output=True, text=True, env=environment, check=True).stdout
     assert json.loads(printed)["timesteps"] == saved + 512
+
+
+def test_a_supervised_run_is_evaluated_resumed_and_drawn(capsys):
+    folder = as_json(capsys, "train", "algorithmic/copy", *TINY_COPY, *SMALL_NTM)["run"]
+    assert "length=2: " in done(capsys, "evaluate", folder, "--difficulty", "length=2", "--episodes", "4")
+    assert "must be like length=10,repeats=20" in refused(capsys, "evaluate", folder, "--difficulty", "length")
+    line = refused(capsys, "evaluate", folder, "--difficulty", "length=2,length=3")
+    assert "length=2,length=3: a name occurs twice" in line
+    assert "Finished after 80 sequences" in done(capsys, "resume", folder, "total_sequences=80")
+    files = as_json(capsys, "inspect", folder, folder)
+    assert sorted(files) == ["answers", "learning_curve", "memory_use"]
+    assert all(Path(file).read_bytes().startswith(b"\x89PNG\r\n\x1a\n") for file in files.values())

@@ -1,28 +1,20 @@
 """Every option of `env.` through the command line, on ordinary environments: trained, evaluated, resumed."""
 
-import json
 from pathlib import Path
 
 import pytest
-import torch
 
-from ntm_rl.agents.cli.main import main
+from command_line import as_json
 from ntm_rl.agents.tracking.csv_log import read_table
+from small_trainings import TINY_LSTM, TINY_PPO
 
-TINY = ["n_envs=2", "total_timesteps=128", "ppo.n_steps=32", "ppo.sequence_length=32", "ppo.batch_size=64"]
-TINY += ["ppo.n_epochs=1", "core=lstm", "memory.lstm.hidden_size=8", "threads=1", "wandb=disabled"]
-TINY += ["checkpoint.every=64"]
+TINY = (*TINY_PPO, *TINY_LSTM, "total_timesteps=128", "checkpoint.every=64")
 CONFIG = "popgym/repeat_previous_easy"
 CARTPOLE = "env.id=CartPole-v1"
 COPY = ["env.id=ntm_rl/Copy-v0", "env.kwargs.curriculum=lookahead", "env.kwargs.max_length=6"]
 
 
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 
 @pytest.mark.parametrize(
@@ -49,14 +41,11 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     ids=" ".join,
 )
 def test_every_option_trains_evaluates_and_resumes(capsys, overrides):
-    assert main(["train", CONFIG, *TINY, *overrides, "--json"]) == 0
-    run = json.loads(capsys.readouterr().out)["run"]
-    assert main(["evaluate", run, "--episodes", "2", "--json"]) == 0
-    length = json.loads(capsys.readouterr().out)["mean_length"]
+    run = as_json(capsys, "train", CONFIG, *TINY, *overrides)["run"]
+    length = as_json(capsys, "evaluate", run, "--episodes", "2")["mean_length"]
     limits = [int(each.partition("=")[2]) for each in overrides if each.startswith("env.max_episode_steps")]
     assert 1 <= length <= min([*limits, 200])
-    assert main(["resume", run, "total_timesteps=192", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["timesteps"] == 192
+    assert as_json(capsys, "resume", run, "total_timesteps=192")["timesteps"] == 192
     _, rows = read_table(Path(run, "progress.csv"))
     assert [int(row["time/total_timesteps"]) for row in rows] == [64, 128, 192]
     if overrides[: len(COPY)] == COPY:

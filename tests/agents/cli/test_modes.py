@@ -1,37 +1,31 @@
 """Every command and option of the command line, end to end, on a tiny run of each kind."""
 
-import json
 import shutil
 from pathlib import Path
 
 import imageio.v3 as iio
 import pytest
-import torch
 
+from command_line import as_json, done, refused
 from ntm_rl.agents import MemoryPPO
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.settings.loading import config_names, config_text
 from ntm_rl.agents.speed import comparisons
 from ntm_rl.agents.speed.comparisons import Row
 from ntm_rl.agents.tracking.csv_log import read_table
+from small_trainings import TINY_COPY, TINY_NTM, TINY_PPO
 
-PPO = [
-    *("n_envs=2", "total_timesteps=128", "ppo.n_steps=32", "ppo.sequence_length=16", "ppo.batch_size=32"),
-    *("ppo.n_epochs=1", "ppo.stats_window_size=2", "memory.ntm.slots=4", "memory.ntm.hidden_size=8"),
-    *("env.id=CartPole-v1", "wandb=disabled"),
-]
-COPY = [
-    *("total_sequences=20", "log_every=5", "validation.every=10", "validation.longer=[{length: 4}]"),
-    *("memory.ntm.slots=4", "memory.ntm.hidden_size=8", "task.copy.max_length=3", "wandb=disabled"),
-]
+PPO = (*TINY_PPO, *TINY_NTM, "total_timesteps=128", "ppo.stats_window_size=2", "env.id=CartPole-v1")
+COPY = (
+    *TINY_COPY,
+    *TINY_NTM,
+    "total_sequences=20",
+    "validation.every=10",
+    "log_every=5",
+    "validation.longer=[{length: 4}]",
+)
 
-
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +47,6 @@ def ppo_run(runs) -> str:
 @pytest.fixture
 def copy_run(runs) -> str:
     return runs["algorithmic/copy"]
-
-
-def done(capsys, *arguments: str) -> str:
-    capsys.readouterr()
-    assert main(arguments) == 0
-    return capsys.readouterr().out
-
-
-def as_json(capsys, *arguments: str):
-    return json.loads(done(capsys, *arguments, "--json"))
 
 
 def test_a_run_directory_has_the_documented_files(ppo_run):
@@ -90,13 +74,6 @@ def test_evaluate_scores_a_supervised_run_by_difficulty(copy_run, capsys):
     assert list(scores) == ["as in training", "length=4"]
     scores = as_json(capsys, "evaluate", copy_run, "--difficulty", "length=1", "--difficulty", "length=2", "--best")
     assert list(scores["scores"]) == ["length=1", "length=2"] and scores["scores"]["length=1"]["bits"] > 0
-
-
-def refused(capsys, *arguments: str) -> str:
-    capsys.readouterr()
-    assert main(arguments) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
 
 
 def test_a_difficulty_is_rejected_for_ppo_runs(ppo_run, capsys):

@@ -4,8 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +18,7 @@ from ntm_rl.agents.settings.environment_variables import check_environment_varia
 from ntm_rl.agents.tracking import wandb_run as tracking
 from ntm_rl.envs import factory
 from ntm_rl.errors import InputError
+from waiting import wait_until
 
 COMMAND = f"{sys.executable} -m ntm_rl"
 
@@ -84,19 +85,31 @@ def test_streams_closed_before_the_start_are_redirected_to_the_null_device(monke
     sys.stderr.close()
 
 
-@pytest.mark.parametrize("delay", [0.5, 1.2, 2.0])
-def test_ctrl_c_in_the_first_seconds_prints_no_traceback(delay, tmp_path):
+def has_loaded(process: subprocess.Popen, library: str) -> bool:
+    return library in Path(f"/proc/{process.pid}/maps").read_text()
+
+
+@pytest.mark.parametrize("library", ["_multiarray_umath", "libtorch_cpu"])
+def test_ctrl_c_while_libraries_are_imported_is_one_line(library):
+    command = [sys.executable, "-m", "ntm_rl", "list", "cores"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: has_loaded(process, library))
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60)[1] == "interrupted\n"
+    assert process.returncode == 128 + signal.SIGINT
+
+
+def test_ctrl_c_at_the_beginning_of_a_training_leaves_a_checkpoint(tmp_path):
     arguments = ["train", "popgym/repeat_previous_easy", f"run_dir={tmp_path}", "wandb=disabled"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ntm_rl", *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    time.sleep(delay)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=120)
+    command = [sys.executable, "-m", "ntm_rl", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        wait_until(lambda: list(tmp_path.glob("*/*/*/config.yaml")))
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in error
-    runs = list(tmp_path.glob("*/*/*"))
-    assert all((run / "checkpoints").is_dir() for run in runs)  # the training had started, and saved a checkpoint
+    (run,) = tmp_path.glob("*/*/*")
+    assert list((run / "checkpoints").glob("step-*"))
 
 
 def test_a_signal_received_by_an_outer_listener_counts_for_the_inner_one():

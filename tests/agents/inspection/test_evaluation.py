@@ -12,17 +12,13 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from ntm_rl.agents.cli.main import main
-from ntm_rl.agents.inspection.evaluation import evaluate, play_episodes, prepare, seeded
+from ntm_rl.agents.inspection.evaluation import evaluate, evaluate_supervised, play_episodes, prepare, seeded
 from ntm_rl.agents.ppo.vec_env_state import curricula
 from ntm_rl.agents.runs.loading import load_run_agent
 from ntm_rl.agents.runs.run import Run
-from ntm_rl.agents.settings.loading import load_settings
-from ntm_rl.agents.training import train
 from ntm_rl.envs import EnvSettings, make_vec_env
 from ntm_rl.errors import InputError
-
-TINY = ["n_envs=2", "total_timesteps=64", "ppo.n_steps=32", "ppo.sequence_length=32", "ppo.batch_size=64"]
-TINY += ["core=lstm", "memory.lstm.hidden_size=8", "wandb=disabled"]
+from small_trainings import TINY_LSTM, TINY_PPO, train_copy, train_run
 
 
 class Walk(gym.Env):
@@ -49,8 +45,7 @@ gym.register("tests/Walk-v0", Walk)
 def train_tiny(folder, *overrides) -> Run:
     config = folder / "mine.yaml"
     config.write_text("env:\n  id: tests/Walk-v0\n")
-    settings = load_settings(str(config), [*TINY, f"run_dir={folder}", *overrides])
-    return Run.open(train(settings, "mine", show_progress=False).run)
+    return train_run(str(config), folder, *TINY_PPO, *TINY_LSTM, "total_timesteps=64", *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +110,7 @@ def test_an_endless_episode_is_stopped_and_no_return_is_reported(endless, capsys
     assert result.mean_return_so_far == 20
     assert main(["evaluate", str(endless.path), "--episodes", "2", "--max-steps", "5"]) == 2
     printed = capsys.readouterr()
-    assert "0 of 2 episodes ended within 5 steps each: there is no return to report" in printed.out
+    assert "0 of 2 episodes ended within 5 steps each: no return to report" in printed.out
     assert f"plays {endless.settings().env.id} with the last agent: step 64" in printed.err
     assert main(["evaluate", str(endless.path), "--episodes", "2", "--max-steps", "5", "--json"]) == 2
     row = json.loads(capsys.readouterr().out)
@@ -248,3 +243,17 @@ def test_a_curriculum_stays_at_the_level_that_the_agent_reached(vectorization):
                 each.report({"length": 4}, 0.0)
             assert each.level == 4
     env.close()
+
+
+def test_evaluation_scores_each_difficulty_and_refuses_what_there_is_not(tmp_path):
+    run = train_copy(tmp_path)
+    scores = evaluate_supervised(run, 5).scores
+    assert list(scores) == ["as in training", "length=5"]
+    assert scores["length=5"].bits > 0
+    assert list(evaluate_supervised(run, 5, [{"length": 2}], best=True).scores) == ["length=2"]
+    with pytest.raises(InputError, match="items: unknown; a difficulty of this task has"):
+        evaluate_supervised(run, 5, [{"items": 2}])
+    with pytest.raises(InputError, match="episodes = 0: must be at least 1"):
+        evaluate_supervised(run, 0)
+    with pytest.raises(InputError, match="a supervised run plays no episodes"):
+        evaluate(run)

@@ -7,15 +7,13 @@ import pytest
 import torch
 
 from ntm_rl.agents.cli.main import main
-from ntm_rl.agents.inspection.figures import MAX_ROWS, memory_use, trace
+from ntm_rl.agents.inspection.figures import MAX_ROWS, inspect, learning_curve, memory_use, trace
 from ntm_rl.agents.inspection.plotting import curve_marker
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.envs.algorithmic.registry import make_task
+from ntm_rl.errors import InputError
+from small_trainings import TINY_COPY, train_copy
 
-TINY = [
-    *("task.copy.max_length=3", "task.copy.bits=2", "total_sequences=20", "validation.every=20"),
-    *("validation.sequences=8", "log_every=20", "validation.longer=[]", "wandb=disabled"),
-]
 OPTIONS = {"ntm": {"read_heads": 2}, "dnc": {}, "sam": {"slots": 300}, "mann": {"heads": 2}}
 
 
@@ -46,7 +44,7 @@ def test_the_figure_has_a_row_for_each_head():
 
 @pytest.mark.parametrize("core", [*OPTIONS, "lstm"])
 def test_the_command_line_draws_the_memory_of_every_core_that_has_heads(core, tmp_path, capsys):
-    arguments = [*TINY, f"core={core}", f"memory.{core}.hidden_size=8", f"run_dir={tmp_path}", "--json"]
+    arguments = [*TINY_COPY, f"core={core}", f"memory.{core}.hidden_size=8", f"run_dir={tmp_path}", "--json"]
     assert main(["train", "algorithmic/copy", *arguments]) == 0
     printed = capsys.readouterr()
     run = json.loads(printed.out)["run"]
@@ -63,3 +61,25 @@ def test_the_command_line_draws_the_memory_of_every_core_that_has_heads(core, tm
 
 def test_a_curve_of_a_single_point_is_shown_as_a_dot():
     assert (curve_marker([4096.0]), curve_marker(np.full(3, 4096.0)), curve_marker([1.0, 2.0])) == (".", ".", "")
+
+
+def test_a_learning_curve_names_what_tells_runs_apart(tmp_path):
+    lstm = ("core=lstm", "memory.lstm.hidden_size=6")
+    ntm, other_seed, other_core = (train_copy(tmp_path, *overrides) for overrides in ((), ("seed=1",), lstm))
+
+    def labels(*runs):
+        return [line.get_label() for line in learning_curve(runs).axes[0].lines]
+
+    assert labels(ntm) == [ntm.path.name]
+    assert labels(ntm, other_seed) == ["seed 0", "seed 1", "median"]
+    assert labels(ntm, other_core) == ["ntm", "lstm"]
+    assert labels(ntm, other_seed, other_core) == ["ntm, seed 0", "ntm, seed 1", "lstm, seed 0"]
+    assert labels(ntm, ntm)[:2] == [ntm.path.name] * 2
+
+
+def test_figures_need_a_memory_and_a_log(tmp_path):
+    run = train_copy(tmp_path, "core=lstm", "memory.lstm.hidden_size=6")
+    assert sorted(inspect(run)) == ["answers", "learning_curve"]
+    (run.path / "progress.csv").unlink()
+    with pytest.raises(InputError, match=r"progress.csv has no validation/bits_per_sequence yet"):
+        inspect(run)

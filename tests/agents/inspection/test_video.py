@@ -8,22 +8,21 @@ from ntm_rl.agents.inspection import video as recording
 from ntm_rl.agents.inspection.plotting import pool_slots
 from ntm_rl.agents.inspection.video import HEIGHT, PANEL, draw, record
 from ntm_rl.agents.runs.run import Run
-from ntm_rl.agents.settings.loading import load_settings
-from ntm_rl.agents.training import train
 from ntm_rl.errors import InputError
+from small_trainings import TINY_PPO, train_run
 
 iio = pytest.importorskip("imageio.v3")
-TINY = ["wandb=disabled", "n_envs=2", "total_timesteps=32", "ppo.n_steps=16", "ppo.batch_size=16"]
 
 
 def train_tiny(folder, config, *overrides) -> Run:
-    settings = load_settings(config, [f"run_dir={folder}", *TINY, "ppo.sequence_length=16", *overrides])
-    return train(settings, config, show_progress=False).run
+    return train_run(
+        config, folder, *TINY_PPO, "ppo.n_steps=16", "ppo.sequence_length=16", "total_timesteps=32", *overrides
+    )
 
 
 @pytest.fixture(scope="module")
 def copy_run(tmp_path_factory) -> Run:
-    return Run.open(train_tiny(tmp_path_factory.mktemp("runs"), "algorithmic/copy_ppo"))
+    return train_tiny(tmp_path_factory.mktemp("runs"), "algorithmic/copy_ppo")
 
 
 def test_a_film_has_a_picture_a_step_and_tells_the_returns(copy_run):
@@ -39,7 +38,7 @@ def test_a_film_has_a_picture_a_step_and_tells_the_returns(copy_run):
 
 def test_an_atari_film_shows_the_game_and_ends_at_its_limit(tmp_path):
     run = train_tiny(tmp_path, "atari/pong", "env.kwargs.max_frames=100")
-    film = record(Run.open(run), tmp_path / "pong.mp4")
+    film = record(run, tmp_path / "pong.mp4")
     assert 20 <= film.steps <= 25 and len(film.returns) == 1  # 100 frames, four a step, some at the start
     assert iio.imread(film.path).shape == (film.steps, HEIGHT, HEIGHT + PANEL, 3)
 
@@ -78,7 +77,7 @@ CORES = {
 @pytest.mark.parametrize("core", CORES)
 def test_the_command_line_films_the_weightings_of_every_core_that_has_some(core, tmp_path, capsys):
     run = train_tiny(tmp_path, "algorithmic/copy_ppo", f"core={core}", *CORES[core])
-    assert main(["record", str(run), "--out", str(tmp_path / "film.mp4")]) == 0
+    assert main(["record", str(run.path), "--out", str(tmp_path / "film.mp4")]) == 0
     assert "no weightings" not in capsys.readouterr().err
     strips = iio.imread(tmp_path / "film.mp4")[-1, recording.TOP :, -PANEL + 8 : -8]
     assert strips.max() > 30  # not black: encoders blur
@@ -86,7 +85,7 @@ def test_the_command_line_films_the_weightings_of_every_core_that_has_some(core,
 
 def test_a_film_of_a_core_without_weightings_says_so(tmp_path, capsys):
     run = train_tiny(tmp_path, "algorithmic/copy_ppo", "core=lstm")
-    assert main(["record", str(run), "--out", str(tmp_path / "film.mp4")]) == 0
+    assert main(["record", str(run.path), "--out", str(tmp_path / "film.mp4")]) == 0
     assert "note: core 'lstm' has no weightings: the video shows none" in capsys.readouterr().err
     assert iio.imread(tmp_path / "film.mp4")[-1, recording.TOP :, -PANEL + 8 : -8].max() < 30
 
@@ -139,4 +138,4 @@ def test_missing_packages_are_named_with_their_remedy(copy_run, monkeypatch):
 def test_environments_without_pictures_are_named(tmp_path):
     run = train_tiny(tmp_path, "popgym/repeat_previous_easy")
     with pytest.raises(InputError, match="does not render"):
-        record(Run.open(run))
+        record(run)

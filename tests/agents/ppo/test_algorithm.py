@@ -1,10 +1,13 @@
 """MemoryPPO: bootstrapping, gradients and updates against hand-made references, seeds, saving, bad sizes."""
 
+import warnings
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
@@ -16,8 +19,10 @@ from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.cores.registry import core_names
 from ntm_rl.envs.sb3 import making as envs
 from ntm_rl.errors import InputError
+from small_models import lstm_model
 
 SMALL = dict(core_kwargs=dict(slots=5, width=3, hidden_size=8), net_arch=[8])
+CARTPOLE = "CartPole-v1"
 
 
 def make_model(env="CartPole-v1", **kwargs) -> MemoryPPO:
@@ -255,3 +260,49 @@ def test_a_configs_epsilon_is_adams_and_holds_back_weights_of_small_gradients():
         after = torch.nn.utils.parameters_to_vector(model.policy.parameters()).detach()
         moved[epsilon] = (after - before).abs().max().item()
     assert moved[1e3] < 1e-3 * moved[1e-5]
+
+
+def test_an_agent_of_many_environments_loads_with_one_and_one_of_one_with_many(tmp_path):
+    lstm_model(make_vec_env(CARTPOLE, 8), sequence_length=32, batch_size=512).save(tmp_path / "model.zip")
+    for n_envs in (1, 3, 20):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "You have specified a mini-batch size")
+            model = MemoryPPO.load(tmp_path / "model.zip", env=make_vec_env(CARTPOLE, n_envs))
+        model.learn(1)
+        assert model.num_timesteps == 128 * n_envs
+    model = MemoryPPO.load(tmp_path / "model.zip")
+    model.set_env(make_vec_env(CARTPOLE, 8))
+    model.learn(1)
+
+
+@pytest.mark.parametrize("n_steps", [64, 128, 100, 1])
+@pytest.mark.parametrize("batch_size", [64, None])
+def test_a_file_of_recurrent_ppo_loads_and_acts_the_same(tmp_path, n_steps, batch_size):
+    theirs = lstm_model(algorithm=RecurrentPPO, n_steps=n_steps, batch_size=batch_size)
+    theirs.save(tmp_path / "model.zip")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You have specified a mini-batch size")
+        ours = MemoryPPO.load(tmp_path / "model.zip", env=make_vec_env(CARTPOLE, 2), device="cpu")
+    observations = np.random.default_rng(0).normal(size=(6, 1, 4)).astype(np.float32)
+    states = [None, None]
+    for observation in observations:
+        for index, model in enumerate((theirs, ours)):
+            _, states[index] = model.predict(observation, states[index], deterministic=True)
+        np.testing.assert_array_equal(*(state[0] for state in states))
+    ours.learn(1)
+    assert ours.num_timesteps == 2 * n_steps and ours.n_epochs == theirs.n_epochs == 10
+
+
+def test_custom_objects_replace_what_a_file_holds(tmp_path):
+    lstm_model(n_steps=16, learning_rate=lambda progress: 1e-3 * progress).save(tmp_path / "model.zip")
+    objects = {"learning_rate": 1e-4, "lr_schedule": lambda _: 1e-4, "clip_range": lambda _: 0.1}
+    model = MemoryPPO.load(tmp_path / "model.zip", env=make_vec_env(CARTPOLE), custom_objects=objects)
+    model.learn(16)
+    assert model.policy.optimizer.param_groups[0]["lr"] == 1e-4 and model.clip_range(1.0) == 0.1
+    model = MemoryPPO.load(tmp_path / "model.zip", env=make_vec_env(CARTPOLE), n_steps=24, batch_size=12)
+    model.learn(24)
+    assert model.rollout.n_steps == 24 and model.rollout.sequence_length == 12
+
+
+def test_user_code_recognises_a_recurrent_algorithm_and_passes_its_state_on():
+    assert isinstance(lstm_model(), RecurrentPPO)

@@ -1,26 +1,28 @@
 """Arguments of MemoryPPO, its policies and `predict`: wrong values are one clear error."""
 
+import inspect
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from sb3_contrib import RecurrentPPO
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import SimpleMultiObsEnv
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from ntm_rl import MemoryPPO, MlpNtmPolicy, MultiInputNtmPolicy
+from ntm_rl.agents import MemoryPPO, MlpNtmPolicy, MultiInputNtmPolicy
 from ntm_rl.agents.runs.nonfinite import NonFiniteError
 from ntm_rl.errors import InputError
+from small_models import TINY_POLICY, lstm_model
 
-TINY = dict(core="lstm", core_kwargs=dict(hidden_size=4), net_arch=[4])
 CARTPOLE = "CartPole-v1"
 
-
-def make_model(env=CARTPOLE, policy="MlpNtmPolicy", policy_kwargs=TINY, **kwargs):
-    return MemoryPPO(
-        policy, env, **{"n_steps": 8, "policy_kwargs": policy_kwargs, "seed": 0, "device": "cpu", **kwargs}
-    )
+make_model = partial(lstm_model, n_steps=8)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ VECTOR, NUMBER = spaces.Box(-1, 1, (3,)), spaces.Discrete(4)
 )
 def test_predict_names_the_problem_of_an_observation(space, observation, message):
     kind = MultiInputNtmPolicy if isinstance(space, spaces.Dict) else MlpNtmPolicy
-    policy = kind(space, spaces.Discrete(2), lambda _: 1e-3, **TINY)
+    policy = kind(space, spaces.Discrete(2), lambda _: 1e-3, **TINY_POLICY)
     with pytest.raises(InputError, match=message):
         policy.predict(observation)
 
@@ -243,3 +245,57 @@ def test_a_terminal_observation_that_is_not_finite_is_named_instead_of_the_rewar
     env = DummyVecEnv([lambda: copies[0], lambda: copies[1]])
     with pytest.raises(NonFiniteError, match="terminal observation of environment 1 at step 2 of the rollout is nan"):
         make_model(VecNormalize(env) if is_normalized else env).learn(16)
+
+
+def test_positional_arguments_mean_what_they_mean_in_recurrent_ppo():
+    theirs = list(inspect.signature(RecurrentPPO.__init__).parameters)
+    ours = inspect.signature(MemoryPPO.__init__).parameters
+    assert [name for name, each in ours.items() if each.kind is not each.KEYWORD_ONLY] == theirs
+    assert list(inspect.signature(PPO.__init__).parameters)[:16] == theirs[:16]
+    model = MemoryPPO("MlpNtmPolicy", CARTPOLE, 1e-3, 256, 64, 10, 0.9)
+    assert (model.n_steps, model.batch_size, model.n_epochs, model.gamma) == (256, 64, 10, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "n_envs", "batch_size", "sequence_length", "lengths", "sizes"),
+    [
+        (128, 1, 128, None, [128], [128]),
+        (64, 1, 128, None, [64], [64]),  # the default batch size is more than the rollout
+        (1, 3, 128, None, [1], [3]),
+        (256, 1, 64, None, [64], [64] * 4),
+        (16, 2, None, None, [16], [32]),
+        (16, 4, 8, 4, [4], [8] * 8),
+        (10, 2, 20, 64, [10], [20]),  # a sequence is at most the rollout
+        (np.int64(16), 1, np.int32(8), np.int16(8), [8], [8, 8]),
+    ],
+)
+def test_sizes_that_fit_give_no_warning(n_steps, n_envs, batch_size, sequence_length, lengths, sizes):
+    sizes_given = dict(n_steps=n_steps, batch_size=batch_size, sequence_length=sequence_length)
+    model = lstm_model(make_vec_env(CARTPOLE, n_envs), **sizes_given)
+    assert found_sizes(model) == (lengths, sizes)
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "n_envs", "batch_size", "sequence_length", "lengths", "sizes", "told"),
+    [
+        (127, 1, 64, None, [64, 63], [64, 63], "2 mini-batches of 64 or 63"),
+        (100, 3, 128, None, [100], [100] * 3, "3 mini-batches of 100"),
+        (16, 3, 32, 8, [8], [32, 16], "2 mini-batches of 32 or 16"),
+        (16, 1, 12, 8, [8], [8, 8], "2 mini-batches of 8"),
+        (16, 2, 5, 8, [8], [8] * 4, "4 mini-batches of 8"),
+        (16, 2, 16, 5, [5, 1], [15, 15, 2], "3 mini-batches of 15 or 2"),
+    ],
+)
+def test_sizes_that_do_not_fit_train_with_a_warning(n_steps, n_envs, batch_size, sequence_length, lengths, sizes, told):
+    sizes_given = dict(n_steps=n_steps, batch_size=batch_size, sequence_length=sequence_length)
+    with pytest.warns(UserWarning, match=rf"mini-batch size of {batch_size}, .*there will be {told} transitions"):
+        model = lstm_model(make_vec_env(CARTPOLE, n_envs), **sizes_given)
+    assert found_sizes(model) == (lengths, sizes)
+    model.learn(1)
+    assert model.num_timesteps == n_steps * n_envs
+
+
+def found_sizes(model: MemoryPPO) -> tuple[list[int], list[int]]:
+    """The lengths of sequences and the sizes of minibatches that a rollout really gives."""
+    batches = list(model.rollout.minibatches(model._minibatch_size()))
+    return list(dict.fromkeys(len(batch.resets) for batch in batches)), [batch.resets.numel() for batch in batches]

@@ -15,25 +15,14 @@ from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.storage.tensors import read_tensors, write_tensors
 from ntm_rl.agents.training import train
 from ntm_rl.errors import InputError
-
-TINY = [
-    "n_envs=2",
-    "total_timesteps=96",
-    "ppo.n_steps=16",
-    "ppo.sequence_length=16",
-    "ppo.batch_size=32",
-    "ppo.stats_window_size=1",
-    "core=lstm",
-    "memory.lstm.hidden_size=8",
-    "checkpoint.every=32",
-    "wandb=disabled",
-]
+from small_trainings import TINY_LSTM, TINY_PPO, train_run
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Run:
-    settings = load_settings("control/cartpole_no_velocity", [*TINY, f"run_dir={tmp_path_factory.mktemp('runs')}"])
-    return Run.open(train(settings, "cartpole", show_progress=False).run)
+    rollouts = ("ppo.n_steps=16", "ppo.sequence_length=16", "ppo.stats_window_size=1", "checkpoint.every=32")
+    sizes = (*TINY_PPO, *TINY_LSTM, *rollouts, "total_timesteps=96")
+    return train_run("control/cartpole_no_velocity", tmp_path_factory.mktemp("runs"), *sizes)
 
 
 @pytest.fixture

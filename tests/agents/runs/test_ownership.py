@@ -7,11 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 
+from command_line import as_json, refused
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.runs import ownership, trust
 from ntm_rl.agents.runs.ownership import owned
@@ -23,42 +24,20 @@ from ntm_rl.agents.storage.files import StorageError, WriteError
 from ntm_rl.agents.storage.tensors import read_tensors
 from ntm_rl.agents.tracking.csv_log import read_table
 from ntm_rl.errors import InputError
+from small_trainings import TINY_COPY, TINY_LSTM, TINY_PPO
 
-SMALL = [
-    *("n_envs=2", "total_timesteps=64", "ppo.n_steps=32", "ppo.sequence_length=32", "ppo.batch_size=64"),
-    *("ppo.n_epochs=1", "core=lstm", "memory.lstm.hidden_size=4", "wandb=disabled", "env.id=CartPole-v1"),
-]
-COPY = [
-    *("total_sequences=20", "log_every=5", "validation.every=100", "validation.longer=[]", "checkpoint.every=10"),
-    *("core=lstm", "memory.lstm.hidden_size=4", "task.copy.max_length=3", "wandb=disabled"),
-]
+SMALL = (*TINY_PPO, *TINY_LSTM, "total_timesteps=64", "env.id=CartPole-v1")
+COPY = (*TINY_COPY, *TINY_LSTM, "total_sequences=20", "log_every=5", "validation.every=100", "checkpoint.every=10")
+
+pytestmark = pytest.mark.usefixtures("in_an_empty_folder")
 
 
-@pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def train(capsys, config: str = "popgym/repeat_previous_easy", small: list[str] = SMALL) -> Path:
-    assert main(["train", config, *small, "--json"]) == 0
-    return Path(json.loads(capsys.readouterr().out)["run"]).resolve()
+def train(capsys, config: str = "popgym/repeat_previous_easy", small: Sequence[str] = SMALL) -> Path:
+    return Path(as_json(capsys, "train", config, *small)["run"]).resolve()
 
 
 def made(env_id: str = "CartPole-v1") -> Run:
     return Run.create(load_settings("popgym/repeat_previous_easy", [*SMALL, f"env.id={env_id}"]), "task")
-
-
-def refusal(capsys, *arguments: str) -> str:
-    """Runs a command that is refused and returns its one line of error."""
-    assert main(arguments) == 2
-    printed = capsys.readouterr()
-    (line,) = printed.err.splitlines()
-    assert printed.out == ""
-    return line
 
 
 def param_group(run: Path) -> dict:
@@ -80,7 +59,7 @@ def busy_run():
 
 def test_a_second_training_is_refused_with_process_and_host_until_the_first_is_gone(busy_run, capsys):
     run, process = busy_run
-    line = refusal(capsys, "resume", str(run.path))
+    line = refused(capsys, "resume", str(run.path))
     assert f"is being trained by process {process.pid} on host {os.uname().nodename}" in line
     assert run.settings().total_timesteps == 64  # others may read meanwhile
     process.kill()
@@ -137,7 +116,7 @@ def test_one_folder_is_one_run_however_its_path_is_written(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("way", [".", "..", "NAME/"])
 def test_a_resume_goes_on_with_the_same_wandb_run(way, monkeypatch, capsys):
-    offline = [each for each in SMALL if each != "wandb=disabled"] + ["wandb=offline"]
+    offline = [*SMALL, "wandb=offline"]
     run = train(capsys, small=offline)
     (run / "below").mkdir()
     monkeypatch.chdir({".": run, "..": run / "below", "NAME/": run.parent}[way])
@@ -238,7 +217,7 @@ def test_a_resume_refused_for_a_damaged_file_changes_nothing(trained, tmp_path, 
     shutil.copytree(trained, run)
     damage(run)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    assert "move it away" in refusal(capsys, "resume", str(run), "total_timesteps=128")
+    assert "move it away" in refused(capsys, "resume", str(run), "total_timesteps=128")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -262,7 +241,7 @@ def test_no_training_writes_through_a_link(name, tmp_path, capsys):
     place.unlink(missing_ok=True)
     place.symlink_to(victim)
     before = list(victim.iterdir()) if victim.is_dir() else victim.read_bytes()
-    assert f"{place}: a link to {victim}" in refusal(capsys, "resume", str(run.path))
+    assert f"{place}: a link to {victim}" in refused(capsys, "resume", str(run.path))
     assert (list(victim.iterdir()) if victim.is_dir() else victim.read_bytes()) == before
 
 
@@ -272,7 +251,7 @@ def test_no_picture_is_written_through_a_link(command, trained, tmp_path, capsys
     victim.mkdir()
     folder.symlink_to(victim)
     try:
-        assert f"{folder}: a link to {victim}" in refusal(capsys, command, str(trained))
+        assert f"{folder}: a link to {victim}" in refused(capsys, command, str(trained))
     finally:
         folder.unlink()
     assert not list(victim.iterdir())
@@ -281,7 +260,7 @@ def test_no_picture_is_written_through_a_link(command, trained, tmp_path, capsys
 def test_a_pipe_in_a_run_is_not_waited_for(capsys):
     run = made()
     os.mkfifo(run.path / "progress.csv")
-    assert "progress.csv: not a regular file" in refusal(capsys, "resume", str(run.path))
+    assert "progress.csv: not a regular file" in refused(capsys, "resume", str(run.path))
 
 
 def test_wandbs_own_links_are_no_reason_to_refuse():
@@ -301,7 +280,7 @@ def test_a_run_of_others_imports_nothing_unasked(command, tmp_path, capsys, monk
     monkeypatch.syspath_prepend(tmp_path)
     run = made("hostile_module:CartPole-v1")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "of another user"))
-    line = refusal(capsys, command, str(run.path))
+    line = refused(capsys, command, str(run.path))
     assert "it imports module 'hostile_module'" in line and line.endswith("add --trust")
 
 
@@ -320,7 +299,7 @@ def test_a_changed_module_is_no_longer_trusted(capsys):
     run = made(MODULE)
     text = run.config_file.read_text()
     run.config_file.write_text(text.replace(MODULE, "other_module:CartPole-v1"))
-    assert "imports module 'other_module'" in refusal(capsys, "evaluate", str(run.path))
+    assert "imports module 'other_module'" in refused(capsys, "evaluate", str(run.path))
 
 
 def test_a_module_that_the_user_names_on_a_resume_is_trusted_from_then_on(capsys):
@@ -337,7 +316,7 @@ def test_ordinary_runs_need_no_key(tmp_path):
 def test_no_forged_origin_is_believed(text, capsys):
     run = made(MODULE)
     (run.path / "origin.json").write_text(text)
-    assert "add --trust" in refusal(capsys, "evaluate", str(run.path))
+    assert "add --trust" in refused(capsys, "evaluate", str(run.path))
 
 
 def test_the_key_is_this_users_alone_and_a_home_that_cannot_keep_it_is_a_warning(tmp_path, monkeypatch):

@@ -126,3 +126,29 @@ def test_every_key_has_a_description():
     assert all(sentence.endswith(".") for _, _, sentence in rows.values())
     assert rows["memory.ntm.slots"] == ("int", "32", "Memory slots N.")
     assert rows["env.id"][1] == "required"
+
+
+def test_what_is_wrong_with_a_supervised_config_comes_in_one_line_each():
+    def check(*overrides):
+        return load_settings("algorithmic/copy", overrides)
+
+    for override, message in {
+        "task.copy.max_length=-1": r"task.copy.max_length = -1: must be an integer of at least 1",
+        "task.name=copi": r"task.name = 'copi': must be .* Did you mean copy\?",
+        "validation.longer=[{items: 3}]": r"validation.longer.items: unknown; a difficulty of this task has",
+        "optimizer.name=adagrad": r"optimizer.name = 'adagrad': must be 'rmsprop', 'adam' or 'sgd'",
+        "ppo.gamma=0.9": r"ppo = .*: unknown key",
+        "task.copy.size=3": r"task.copy.size = 3: unknown key. Valid keys are bits, min_length, max_length",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            check(override)
+    with pytest.raises(InputError, match=r"mine: task.name: missing"):
+        check_settings({"task": {}}, "mine")
+
+
+@pytest.mark.parametrize("task", ["associative_recall", "repeat_copy"])
+def test_the_packaged_configs_of_a_task_have_the_same_memory(task):
+    """A PPO config that says it can begin with a supervised run's network must fit it as it is."""
+    supervised, ppo = (load_settings(f"algorithmic/{name}", []) for name in (task, f"{task}_ppo"))
+    assert supervised.core == ppo.core
+    assert supervised.core_kwargs == ppo.core_kwargs

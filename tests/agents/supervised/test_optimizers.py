@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ntm_rl.agents.settings.schema import OptimizerSettings
+from ntm_rl.agents.settings.sections import OptimizerSettings
 from ntm_rl.agents.supervised.optimizers import GravesRmsProp, make_optimizer
 
 

@@ -2,25 +2,16 @@
 
 import ctypes
 import os
-import shutil
 import time
 from pathlib import Path
 
 import pytest
 
+from compiler_scripts import REAL, script
 from ntm_rl.kernels import compiler
 from ntm_rl.kernels.compiler import BuildError, build_library, find_compiler, target_of
 
-REAL = shutil.which("c++")
-
 pytestmark = pytest.mark.skipif(REAL is None, reason="no compiler")
-
-
-def script(path: Path, text: str) -> str:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return str(path)
 
 
 def build(folder: Path) -> Path:

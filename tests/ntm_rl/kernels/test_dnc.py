@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from kernel_checks import KernelCheck, values_and_gradients_of_an_empty_batch
 from ntm_rl.cores.dnc import Dnc, DncState
 from ntm_rl.errors import InputError
-from ntm_rl.kernels.loader import load_kernels
 
 FIXES = {"mask_content": True, "wipe_freed": True, "sharpen_links": True}
 OPTIONS = st.fixed_dictionaries(
@@ -25,16 +25,7 @@ OPTIONS = st.fixed_dictionaries(
 SHAPE = st.tuples(st.integers(1, 6), st.integers(1, 5), st.sampled_from([None, 0.0, 0.2, 0.5]), st.integers(0, 999))
 
 
-@pytest.fixture(autouse=True)
-def kernel():
-    if not load_kernels():
-        pytest.skip("no compiler")
-
-
-def pair(options: dict, dtype: torch.dtype = torch.float32, inputs: int = 4) -> tuple[Dnc, Dnc]:
-    eager, fused = (Dnc(inputs, backend=backend, **options).to(dtype) for backend in ("eager", "fused"))
-    fused.load_state_dict(eager.state_dict())
-    return eager, fused
+pytestmark = pytest.mark.usefixtures("kernel")
 
 
 def simplex(*shape: int) -> Tensor:
@@ -77,53 +68,26 @@ def run(core: Dnc, shape) -> dict[str, Tensor]:
     return found | {name: parameter.grad for name, parameter in core.named_parameters()}
 
 
-def errors(found: dict, exact: dict) -> dict[str, float]:
-    """Largest error of each tensor, relative to its size: single elements are sums that may cancel."""
-    scales = {name: value.detach().abs().max().clamp(min=1e-6) for name, value in exact.items()}
-    return {name: ((found[name] - value).abs().max() / scales[name]).item() for name, value in exact.items()}
-
-
-def errors_of_both(options: dict, shape, dtype: torch.dtype) -> tuple[dict[str, float], dict[str, float]]:
-    """Errors of the fused and of the eager core against the eager one in float64."""
-    torch.manual_seed(shape[-1])
-    eager, fused = pair(options, dtype)
-    exact, _ = pair(options, torch.float64)
-    exact.load_state_dict(eager.state_dict())
-    expected = run(exact, shape)
-    return errors(run(fused, shape), expected), errors(run(eager, shape), expected)
-
-
-def assert_agree(options: dict, shape, dtype: torch.dtype, tolerance: float, of_gradients: float) -> None:
-    fused, eager = errors_of_both(options, shape, dtype)
-    for name, error in fused.items():
-        allowed = tolerance if name in ("outputs", "after") else of_gradients
-        assert error < max(allowed, 3 * eager[name]), (name, error, eager[name])
+CHECK = KernelCheck(Dnc, run)
+pair = CHECK.pair
 
 
 @settings(max_examples=60, deadline=None)
 @given(OPTIONS, SHAPE)
 def test_values_and_gradients_equal_the_eager_ones_in_float64(options, shape):
-    assert_agree(options, shape, torch.float64, 1e-10, 1e-10)
+    CHECK.assert_agree(options, shape, torch.float64, 1e-10, 1e-10)
 
 
 # Always the same cases: rounding may swap slots that are all but tied in the free list, or cross the edge of a clip.
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(OPTIONS, SHAPE)
 def test_values_and_gradients_equal_the_eager_ones_in_float32(options, shape):
-    assert_agree(options, shape, torch.float32, 1e-5, 2e-4)
+    CHECK.assert_agree(options, shape, torch.float32, 1e-5, 2e-4)
 
 
 @pytest.mark.slow
 def test_float32_is_as_accurate_as_the_eager_core():
-    fused, eager = [], []
-
-    @settings(max_examples=1500, deadline=None, derandomize=True)
-    @given(OPTIONS, SHAPE)
-    def measure(options, shape):
-        for found, found_now in zip((fused, eager), errors_of_both(options, shape, torch.float32), strict=True):
-            found.extend(found_now.values())
-
-    measure()
+    fused, eager = CHECK.float32_errors(OPTIONS, SHAPE)
     off, eager_off = (sum(error > 1e-5 for error in found) for found in (fused, eager))
     print(f"of {len(fused):,} tensors {off} are more than 1e-5 off, of the eager core's {eager_off}")
     assert off <= eager_off
@@ -131,7 +95,7 @@ def test_float32_is_as_accurate_as_the_eager_core():
 
 @pytest.mark.parametrize("options", [{}, {"slots": 100, "width": 20, "hidden_size": 60, "read_heads": 2, **FIXES}])
 def test_values_and_gradients_agree_at_typical_sizes(options):
-    assert_agree(options, (25, 9, 0.05, 3), torch.float32, 1e-5, 2e-4)
+    CHECK.assert_agree(options, (25, 9, 0.05, 3), torch.float32, 1e-5, 2e-4)
 
 
 @pytest.mark.parametrize("options", [{"read_heads": 2}, {"read_heads": 2, **FIXES}], ids=str)
@@ -176,15 +140,7 @@ def test_a_reset_at_the_first_step_discards_the_state():
 
 
 def test_an_empty_batch_equals_the_eager_core():
-    found = []
-    for core in pair({"hidden_size": 3}):
-        inputs, state = torch.zeros(2, 0, 4, requires_grad=True), core.initial_state(0)
-        results = core(inputs, state, torch.zeros(2, 0, dtype=torch.bool))
-        sum(result.sum() for result in results).backward()
-        with torch.no_grad():
-            results += core(inputs, state)
-        found.append([*results, inputs.grad, *(parameter.grad for parameter in core.parameters())])
-    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*map(values_and_gradients_of_an_empty_batch, pair({"hidden_size": 3})))
 
 
 def test_non_contiguous_arguments_give_the_same():

@@ -17,11 +17,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from compiler_scripts import REAL, script
 from ntm_rl.cores.ntm import Ntm
 from ntm_rl.errors import InputError
 from ntm_rl.kernels import compiler, loader
 
-REAL = shutil.which("c++")
 SOURCES = {  # one uses torch's headers, one its libraries, and the linker must join the two
     "answer": "#include <c10/macros/Macros.h>\nint half();\n"
     'extern "C" C10_API int answer() { return C10_LIKELY(true) ? 2 * half() : 0; }\n',
@@ -54,13 +54,6 @@ def load() -> bool:
 
 def answer(library: Path) -> int:
     return ctypes.CDLL(str(library)).answer()
-
-
-def script(path: Path, text: str) -> str:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return str(path)
 
 
 def failing() -> str:

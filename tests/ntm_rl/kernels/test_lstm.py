@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from kernel_checks import VALUES, errors
 from ntm_rl.cores.base import MemoryCore
 from ntm_rl.cores.recurrent import Lstm
 from ntm_rl.cores.registry import make_core
-from ntm_rl.kernels.loader import load_kernels
 
 # Steps, batch, inputs, units, layers, rate of resets, seed.
 SHAPE = st.tuples(
@@ -29,10 +29,7 @@ SHAPE = st.tuples(
 )
 
 
-@pytest.fixture(autouse=True)
-def kernel():
-    if not load_kernels():
-        pytest.skip("no compiler")
+pytestmark = pytest.mark.usefixtures("kernel")
 
 
 def step_by_step(core: Lstm, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -75,10 +72,8 @@ def assert_agrees(shape, dtype: torch.dtype, tolerance: float) -> None:
     expected = values_and_gradients(core, inputs, state, step_by_step(core, inputs, state, resets))
     core, inputs, state, _ = build(shape, dtype)
     found = values_and_gradients(core, inputs, state, core(inputs, state, resets))
-    for name, exact in expected.items():
-        # Relative to the tensor: single elements are sums that may cancel. Gradients as for the NTM's kernel.
-        error = (found[name] - exact).abs().max() / exact.abs().max().clamp(min=1e-6)
-        assert error < (tolerance if name in ("outputs", "after") else 20 * tolerance), (name, error)
+    for name, error in errors(found, expected).items():
+        assert error < (tolerance if name in VALUES else 20 * tolerance), (name, error)  # as for the NTM's kernel
 
 
 @settings(max_examples=60, deadline=None)

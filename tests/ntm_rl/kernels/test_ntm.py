@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernel_checks import KernelCheck, values_and_gradients_of_an_empty_batch
 from ntm_rl.cores.compiling import CompiledStep
 from ntm_rl.cores.ntm import Ntm
 from ntm_rl.cores.ntm_heads import HeadParameters
@@ -32,12 +33,6 @@ OPTIONS = st.fixed_dictionaries(
 SHAPE = st.tuples(st.integers(1, 6), st.integers(1, 5), st.floats(0, 0.5), st.integers(0, 999))
 
 
-def pair(options: dict, dtype: torch.dtype = torch.float32) -> tuple[Ntm, Ntm]:
-    eager, fused = (Ntm(4, backend=backend, **options).to(dtype) for backend in ("eager", "fused"))
-    fused.load_state_dict(eager.state_dict())
-    return eager, fused
-
-
 def run(core: Ntm, shape) -> dict[str, torch.Tensor]:
     """Values and all gradients of a sequence that starts in the middle of an episode, except for one element."""
     steps, batch, rate, seed = shape
@@ -59,28 +54,13 @@ def run(core: Ntm, shape) -> dict[str, torch.Tensor]:
     return found | {name: parameter.grad for name, parameter in core.named_parameters()}
 
 
-def errors(found: dict, exact: dict) -> dict[str, float]:
-    """Largest error of each tensor, relative to its size: single elements are sums that may cancel."""
-    scales = {name: value.detach().abs().max().clamp(min=1e-6) for name, value in exact.items()}
-    return {name: ((found[name] - value).abs().max() / scales[name]).item() for name, value in exact.items()}
-
-
-def errors_of_both(options: dict, shape, dtype: torch.dtype) -> tuple[dict[str, float], dict[str, float]]:
-    """Errors of the fused and of the eager core against the eager one in float64."""
-    torch.manual_seed(shape[-1])
-    eager, fused = pair(options, dtype)
-    exact, _ = pair(options, torch.float64)
-    exact.load_state_dict(eager.state_dict())
-    expected = run(exact, shape)
-    return errors(run(fused, shape), expected), errors(run(eager, shape), expected)
+CHECK = KernelCheck(Ntm, run)
+pair = CHECK.pair
 
 
 def assert_agree(options: dict, shape, dtype: torch.dtype, tolerance: float) -> None:
-    fused, eager = errors_of_both(options, shape, dtype)
-    for name, error in fused.items():
-        # Gradients through a sharp head are small differences of large numbers: worst seen in float32 is 9.8e-5.
-        allowed = tolerance if name in ("outputs", "after") else 20 * tolerance
-        assert error < max(allowed, 3 * eager[name]), (name, error, eager[name])
+    # Gradients through a sharp head are small differences of large numbers: worst seen in float32 is 9.8e-5.
+    CHECK.assert_agree(options, shape, dtype, tolerance, 20 * tolerance)
 
 
 # Always the same cases: in one of some thousands float32 loses more digits of a gradient than is allowed here.
@@ -92,15 +72,7 @@ def test_values_and_gradients_equal_the_eager_ones_in_float32(options, shape):
 
 @pytest.mark.slow
 def test_float32_is_as_accurate_as_the_eager_core():
-    fused, eager = [], []
-
-    @settings(max_examples=1500, deadline=None, derandomize=True)
-    @given(OPTIONS, SHAPE)
-    def measure(options, shape):
-        for found, found_now in zip((fused, eager), errors_of_both(options, shape, torch.float32), strict=True):
-            found.extend(found_now.values())
-
-    measure()
+    fused, eager = CHECK.float32_errors(OPTIONS, SHAPE)
     off, eager_off = (sum(error > 1e-5 for error in found) for found in (fused, eager))
     print(f"of {len(fused):,} tensors {off} are more than 1e-5 off (worst {max(fused):.1e})", end="; ")
     print(f"of the eager core's {eager_off} (worst {max(eager):.1e})")
@@ -139,15 +111,7 @@ def test_values_and_gradients_agree_at_typical_sizes():
 @pytest.mark.parametrize("controller", ["lstm", "gru", "feedforward"])
 def test_an_empty_batch_equals_the_eager_core(controller):
     options = {"controller": controller, "hidden_size": 3, "memory_init": "learned", "learned_start": True}
-    found = []
-    for core in pair(options):
-        inputs, state = torch.zeros(2, 0, 4, requires_grad=True), core.initial_state(0)
-        results = core(inputs, state, torch.zeros(2, 0, dtype=torch.bool))
-        sum(result.sum() for result in results).backward()
-        with torch.no_grad():
-            results += core(inputs, state)
-        found.append([*results, inputs.grad, *(parameter.grad for parameter in core.parameters())])
-    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*map(values_and_gradients_of_an_empty_batch, pair(options)))
 
 
 def test_non_contiguous_arguments_give_the_same():
