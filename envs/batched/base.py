@@ -203,7 +203,7 @@ def last_action(space: spaces.Space[Any]) -> Any:
 
 def name_elements(space: spaces.Space[Any]) -> str:
     """Returns the elements of an action space in words, for errors."""
-    return f"whole numbers from 0 to {space.n - 1}" if isinstance(space, spaces.Discrete) else f"elements of {space}"
+    return f"integers from 0 to {space.n - 1}" if isinstance(space, spaces.Discrete) else f"elements of {space}"
 
 
 def reseed(generators: list[np.random.Generator], seed: int | Sequence[int | None] | None) -> None:

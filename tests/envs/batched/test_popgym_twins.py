@@ -188,7 +188,7 @@ def test_actions_that_do_not_exist_are_refused(env_id):
     twin.reset(seed=0)
     valid = twin.action_space.sample()
     for actions in (valid - 100, valid + 100, valid + 0.5, valid[:1], valid[None]):
-        with pytest.raises(InputError, match=r"must be 2 (elements of MultiDiscrete|whole numbers from 0 to)"):
+        with pytest.raises(InputError, match=r"must be 2 (elements of MultiDiscrete|integers from 0 to)"):
             twin.step(actions)
     assert twin._time.tolist() == [0, 0]  # a refused step did not happen
 
