@@ -115,7 +115,7 @@ def with_entry(number):
         ("CartPole-v1", ("envs", "time"), lambda array: array.astype(np.int32)),
         ("CartPole-v1", ("envs", "generator"), {}),
         ("CartPole-v1", ("envs", "generator", "state", "state"), 2**200),
-        ("popgym-CountRecallEasy-v0", ("envs", "seen"), with_entry(2)),
+        ("popgym-CountRecallEasy-v0", ("envs", "script"), with_entry(2)),
         ("popgym-CountRecallEasy-v0", ("envs", "time"), with_entry(51)),
         ("popgym-ConcentrationEasy-v0", ("envs", "first"), with_entry(52)),
         ("ntm_rl/Copy-v0", ("envs", "playback", "time"), with_entry(10**6)),

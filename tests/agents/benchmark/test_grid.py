@@ -183,7 +183,7 @@ def test_a_folder_of_another_grid_is_rejected(overrides, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--suite", "memory"], "suite = 'memory': unknown suite; valid are popgym-small, minigrid, algorithmic"),
+        (["--suite", "memory"], "suite = 'memory': unknown suite; valid are popgym-small, popgym, "),
         (["--suite", "tmaze", "--tasks", "length-21"], "task = 'length-21': unknown task; the suite has length-20"),
         (["--suite", "tmaze", "--cores", "lstn"], "core = 'lstn': unknown core; valid are ntm, lstm, gru"),
         (

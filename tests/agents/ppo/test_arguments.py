@@ -220,7 +220,7 @@ def test_statistics_that_overflow_are_an_error():
 @pytest.mark.parametrize(("high", "is_warned_of"), [(255, True), (1, False)])
 def test_a_cnn_that_reads_large_floats_is_warned_of(recwarn, high, is_warned_of):
     image = spaces.Box(0, high, (3, 40, 40), np.float32)
-    make_model(Shows(image, image.sample()), "CnnNtmPolicy")
+    make_model(Shows(image, image.sample()), policy="CnnNtmPolicy")
     told = [str(each.message) for each in recwarn if "which the CNN reads unscaled" in str(each.message)]
     assert bool(told) == is_warned_of and all("values up to 255" in each for each in told)
 

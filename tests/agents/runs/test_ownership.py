@@ -160,7 +160,7 @@ def test_a_supervised_resume_takes_its_optimizers_settings(name, capsys):
     ("override", "message"),
     [
         ("core=ntm", "core = 'ntm': the run's weights were made with the old value"),
-        ("memory.lstm.hidden_size=8", "memory.lstm.hidden_size = 8: the run's weights were made with the old value"),
+        ("memory.lstm.hidden_size=12", "memory.lstm.hidden_size = 12: the run's weights were made with the old value"),
         ("policy.activation=ReLU", "policy.activation = 'ReLU': the run's weights"),
         ("policy.net_arch=[8]", "policy.net_arch.pi = [8]: the run's weights"),
         ("seed=5", "seed = 5: a resumed training uses the random states of its checkpoint"),
@@ -321,7 +321,7 @@ def test_no_forged_origin_is_believed(text, capsys):
 
 def test_the_key_is_this_users_alone_and_a_home_that_cannot_keep_it_is_a_warning(tmp_path, monkeypatch):
     made(MODULE)
-    key = tmp_path / "config" / "ntm-rl" / "key"
+    key = tmp_path / ".config" / "ntm-rl" / "key"
     assert key.stat().st_mode & 0o077 == 0 and len(key.read_bytes()) == trust.KEY_BYTES
     monkeypatch.setenv("XDG_CONFIG_HOME", "/proc/nowhere")
     with pytest.warns(UserWarning, match="cannot be made"):
