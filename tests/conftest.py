@@ -1,5 +1,7 @@
 """What all tests share; helpers that are no fixtures lie in `support/`."""
 
+import signal
+
 import pytest
 import torch
 
@@ -12,3 +14,14 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def default_signals():
+    """Signals that `nohup` or a background job ignores, which child processes would inherit, have their defaults."""
+    ignored = [number for number in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
