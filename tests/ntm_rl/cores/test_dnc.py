@@ -9,6 +9,7 @@ import torch
 from ntm_rl.addressing import dnc as dnc
 from ntm_rl.cores.dnc import Dnc
 from ntm_rl.errors import InputError
+from references import sigmoid
 
 B, N, M, R = 2, 5, 3, 2
 FIXES = {"mask_content": True, "wipe_freed": True, "sharpen_links": True}
@@ -29,10 +30,6 @@ def simplex(*shape: int, seed: int = 0, mass: float = 1.0) -> np.ndarray:
 
 def run(function, *arrays: np.ndarray, **options) -> np.ndarray:
     return function(*map(torch.from_numpy, arrays), **options).numpy()
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
 
 
 def oneplus(x):

@@ -9,15 +9,12 @@ from hypothesis import strategies as st
 from ntm_rl.cores.gtrxl import GruGate, RelativeAttention, sinusoids
 from ntm_rl.cores.registry import make_core
 from ntm_rl.errors import InputError
+from references import sigmoid
 
 
 def build(**options):
     torch.manual_seed(0)
     return make_core("gtrxl", 3, **{"hidden_size": 5, "heads": 2, "width": 3, **options}).double()
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
 
 
 def norm(x):

@@ -7,6 +7,7 @@ import torch
 from ntm_rl.cores import mann
 from ntm_rl.cores.mann import Mann
 from ntm_rl.errors import InputError
+from references import sigmoid
 
 B, N, M, R = 2, 6, 3, 2
 
@@ -14,10 +15,6 @@ B, N, M, R = 2, 6, 3, 2
 def simplex(*shape: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.softmax(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
 
 
 class NaiveMann:

@@ -6,12 +6,9 @@ import torch
 
 from ntm_rl.cores.ntm import Ntm
 from ntm_rl.errors import InputError
+from references import sigmoid
 
 CONTROLLERS = ["lstm", "gru", "feedforward"]
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
 
 
 def softmax(x):

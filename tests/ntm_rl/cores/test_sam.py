@@ -11,10 +11,7 @@ from hypothesis import strategies as st
 from ntm_rl.cores import sam_sequence as sparse_sequence
 from ntm_rl.cores.sam import Sam, SamState
 from ntm_rl.errors import InputError
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
+from references import sigmoid
 
 
 class NaiveSam:
