@@ -92,7 +92,7 @@ class PpoSettings(Section):
     )
     normalize_advantage: bool = Field(True, description="Normalise the advantages of each minibatch.")
     ent_coef: float = Field(0.0, ge=0, description="Coefficient of the entropy bonus.")
-    vf_coef: float = Field(0.5, ge=0, description="Coefficient of the value loss.")
+    vf_coef: float = Field(0.5, ge=0, description="Coefficient of the value loss, in units of the returns' variance.")
     max_grad_norm: float = Field(0.5, gt=0, description="Maximum norm of the gradient.")
     target_kl: float | None = Field(
         None, gt=0, description="Approximate KL divergence at which an update stops early; null: no limit."
