@@ -20,6 +20,7 @@ from ntm_rl.agents.policy.image_extractor import ImageExtractor, MultiInputExtra
 from ntm_rl.agents.policy.return_scale import ReturnScale
 from ntm_rl.agents.policy.sb3_contrib_adapter import RecurrentPolicyAdapter
 from ntm_rl.agents.policy.sb3_names import check_lstm_options, check_numbers, check_observation_kind
+from ntm_rl.agents.policy.shared_core import balance
 from ntm_rl.cores.registry import make_core
 from ntm_rl.envs.wrappers.actions import check_action_space
 from ntm_rl.envs.wrappers.images import is_image
@@ -44,8 +45,9 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         net_arch: Layers after the core, as in SB3; default `dict(pi=[64], vf=[64])`.
         core: Name of a registered memory core; `ntm-rl list cores` lists them.
         core_kwargs: The core's options, e.g. `dict(slots=64, width=20)`.
-        critic: "shared" (one core, trained by both losses), "detached" (one core; no gradient of the value loss) or
-            "separate" (the critic has its own core, at twice the time).
+        critic: "shared" (one core, trained by both losses; the critic's gradient is scaled down to at most a tenth of
+            the actor's norm), "detached" (one core; no gradient of the value loss) or "separate" (the critic has its
+            own core, at twice the time).
         **kwargs: As in SB3's `ActorCriticPolicy` (`activation_fn`, `ortho_init`, `features_extractor_class`, ...).
 
     Attributes:
@@ -226,6 +228,8 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         """Runs the networks after the core(s) over outputs `[T, B, O]`; returns two blocks `[T * B, ...]`."""
         if self.critic_kind == "detached":
             critic_output = critic_output.detach()
+        elif self.critic_kind == "shared":
+            actor_output, critic_output = balance(actor_output)
         latent_pi = self.mlp_extractor.forward_actor(actor_output.flatten(0, 1))
         return latent_pi, self.mlp_extractor.forward_critic(critic_output.flatten(0, 1))
 

@@ -49,8 +49,8 @@ class PolicySettings(Section):
 
     critic: Critic = Field(
         "shared",
-        description="shared: one core for actor and critic; detached: the same, but the value loss does not train it; "
-        "separate: one core each.",
+        description="shared: one core for actor and critic, the critic's gradient scaled down to at most a tenth of "
+        "the actor's norm; detached: one core, which the value loss does not train; separate: one core each.",
     )
     net_arch: NetArchSettings = Field(NetArchSettings(), description="Layers after the core.")
     activation: Activation = Field("Tanh", description="Activation function of these layers.")
