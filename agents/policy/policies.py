@@ -17,8 +17,10 @@ from ntm_rl.agents.policy.arguments import Critic, check_critic, check_keywords,
 from ntm_rl.agents.policy.core_check import make_checked_core
 from ntm_rl.agents.policy.features import extract
 from ntm_rl.agents.policy.image_extractor import ImageExtractor, MultiInputExtractor
+from ntm_rl.agents.policy.return_scale import ReturnScale
 from ntm_rl.agents.policy.sb3_contrib_adapter import RecurrentPolicyAdapter
 from ntm_rl.agents.policy.sb3_names import check_lstm_options, check_numbers, check_observation_kind
+from ntm_rl.agents.policy.shared_core import balance
 from ntm_rl.cores.registry import make_core
 from ntm_rl.envs.wrappers.actions import check_action_space
 from ntm_rl.envs.wrappers.images import is_image
@@ -43,13 +45,15 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         net_arch: Layers after the core, as in SB3; default `dict(pi=[64], vf=[64])`.
         core: Name of a registered memory core; `ntm-rl list cores` lists them.
         core_kwargs: The core's options, e.g. `dict(slots=64, width=20)`.
-        critic: "shared" (one core, trained by both losses), "detached" (one core; no gradient of the value loss) or
-            "separate" (the critic has its own core, at twice the time).
+        critic: "shared" (one core, trained by both losses; the critic's gradient is scaled down to at most a tenth of
+            the actor's norm), "detached" (one core; no gradient of the value loss) or "separate" (the critic has its
+            own core, at twice the time).
         **kwargs: As in SB3's `ActorCriticPolicy` (`activation_fn`, `ortho_init`, `features_extractor_class`, ...).
 
     Attributes:
         core: The memory core, of the actor alone with a separate critic.
         critic_core: The critic's memory core; None unless it is separate.
+        return_scale: Running statistics of the returns, which `MemoryPPO` updates; values are in the returns' units.
         action_converter: Converts sampled actions to the environment's.
 
     Raises:
@@ -139,7 +143,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
             distribution = self._get_action_dist_from_latent(latent_pi)
             actions = distribution.get_actions(deterministic=deterministic)
             log_prob = distribution.log_prob(actions)
-        return actions, self.value_net(latent_vf).flatten(), log_prob, state
+        return actions, self._values(latent_vf), log_prob, state
 
     def evaluate_sequences(
         self, obs: PyTorchObs, actions: Tensor, state: Tensor, resets: Tensor
@@ -156,11 +160,11 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
             Values, log probabilities and entropies, each `[T * B]`; entropy is None without a closed form.
         """
         latent_pi, latent_vf = self._latents(obs, state, resets)
-        values: Tensor = self.value_net(latent_vf)
+        values = self._values(latent_vf)
         if isinstance(self.action_space, spaces.Discrete):
-            return values.flatten(), *categorical.evaluate(self.action_net(latent_pi), actions)
+            return values, *categorical.evaluate(self.action_net(latent_pi), actions)
         distribution = self._get_action_dist_from_latent(latent_pi)
-        return values.flatten(), distribution.log_prob(actions), distribution.entropy()
+        return values, distribution.log_prob(actions), distribution.entropy()
 
     def action_distribution(self, obs: PyTorchObs, actor_state: Tensor, resets: Tensor) -> tuple[Distribution, Tensor]:
         """Returns the distribution of the actions of B environments, and the new states of the actor's core.
@@ -185,8 +189,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         core = self.core if self.critic_core is None else self.critic_core
         features = self._features(obs, self.vf_features_extractor)
         output, _ = core(features.unsqueeze(0), state[:, -core.state_size :], resets.unsqueeze(0))
-        values: Tensor = self.value_net(self.mlp_extractor.forward_critic(output[0]))
-        return values.flatten()
+        return self._values(self.mlp_extractor.forward_critic(output[0]))
 
     def advance(self, obs: PyTorchObs, state: Tensor, resets: Tensor) -> Tensor:
         """Returns the memory states after `[T * B, ...]` observations; arguments as in `evaluate_sequences`."""
@@ -225,8 +228,15 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         """Runs the networks after the core(s) over outputs `[T, B, O]`; returns two blocks `[T * B, ...]`."""
         if self.critic_kind == "detached":
             critic_output = critic_output.detach()
+        elif self.critic_kind == "shared":
+            actor_output, critic_output = balance(actor_output)
         latent_pi = self.mlp_extractor.forward_actor(actor_output.flatten(0, 1))
         return latent_pi, self.mlp_extractor.forward_critic(critic_output.flatten(0, 1))
+
+    def _values(self, latent_vf: Tensor) -> Tensor:
+        """Returns the values `[B]` of outputs `[B, F]` of the critic network."""
+        values: Tensor = self.return_scale(self.value_net(latent_vf).flatten())
+        return values
 
     def _features(self, obs: PyTorchObs, extractor: BaseFeaturesExtractor) -> Tensor:
         return extract(obs, extractor, self.observation_space, self.normalize_images)
@@ -236,6 +246,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         self.core = make_checked_core(self.core_name, self.features_dim, **self.core_kwargs)
         separate = self.critic_kind == "separate"
         self.critic_core = make_core(self.core_name, self.features_dim, **self.core_kwargs) if separate else None
+        self.return_scale = ReturnScale()
         self.mlp_extractor = MlpExtractor(
             self.core.output_size, net_arch=self.net_arch, activation_fn=self.activation_fn, device=self.device
         )

@@ -275,6 +275,7 @@ class MemoryPPO(RecurrentPPO):
         """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
+        self.policy.return_scale.update(self.policy.value_net, self.rollout.returns)
         metrics: list[dict[str, Tensor]] = []
         continue_training = True
         for epoch in range(self.n_epochs):
@@ -320,6 +321,7 @@ class MemoryPPO(RecurrentPPO):
             ent_coef=self.ent_coef,
             vf_coef=self.vf_coef,
             normalize_advantage=self.normalize_advantage,
+            returns_variance=self.policy.return_scale.variance,
         )
 
     def _current(self, schedule: float | Schedule) -> float:

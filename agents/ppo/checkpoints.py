@@ -12,7 +12,7 @@ from torch import Tensor
 from ntm_rl.agents.policy.files import agent_card
 from ntm_rl.agents.policy.normalization import normalizer_state, restore_normalizer
 from ntm_rl.agents.ppo.vec_env_state import get_vec_env_state, reached_level, restore_vec_env
-from ntm_rl.agents.storage.checkpoints import FORMAT, PPO_CHECKPOINT, as_count, read_checkpoint, write_checkpoint
+from ntm_rl.agents.storage.checkpoints import FORMATS, PPO_CHECKPOINT, as_count, read_checkpoint, write_checkpoint
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.random_states import restore_random_states
 from ntm_rl.agents.storage.tensors import put_weights, require_matching
@@ -95,7 +95,7 @@ def load_checkpoint(path: Path, model: OnPolicyAlgorithm) -> dict[str, Any]:
     except InputError as error:
         raise StorageError(f"{path}: {error}; was the config changed?") from error
     except Exception as error:  # hostile values make the parsers raise anything
-        raise StorageError(f"{path}: not a checkpoint of format {FORMAT}: {error!r}") from error
+        raise StorageError(f"{path}: not a checkpoint of format {FORMATS[PPO_CHECKPOINT]}: {error!r}") from error
 
     put_weights(model.policy, groups["policy"])
     model.policy.optimizer.load_state_dict(optimizer)

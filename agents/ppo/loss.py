@@ -17,6 +17,7 @@ def ppo_loss(
     ent_coef: float,
     vf_coef: float,
     normalize_advantage: bool,
+    returns_variance: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Returns the loss of a minibatch (Schulman et al. 2017, equation 9) and its metrics, without gradients.
 
@@ -28,8 +29,9 @@ def ppo_loss(
         clip_range: Range of the clipped surrogate (equation 7).
         clip_range_vf: Range in which values may change; None: any.
         ent_coef: Weight of the entropy.
-        vf_coef: Weight of the value loss.
+        vf_coef: Weight of the value loss, which is divided by `returns_variance`.
         normalize_advantage: Normalise advantages over the minibatch, unless it has only one.
+        returns_variance: Running variance of the returns, a scalar.
     """
     advantages = batch.advantages
     if normalize_advantage and len(advantages) > 1:
@@ -43,7 +45,7 @@ def ppo_loss(
     value_loss = torch.nn.functional.mse_loss(batch.returns, values)
     # Without a closed form the entropy is estimated by the negative log probability.
     entropy_loss = log_probs.mean() if entropy is None else -entropy.mean()
-    loss = policy_loss + ent_coef * entropy_loss + vf_coef * value_loss
+    loss = policy_loss + ent_coef * entropy_loss + vf_coef * value_loss / returns_variance
     with torch.no_grad():
         metrics = {
             "entropy_loss": entropy_loss.detach(),

@@ -14,7 +14,8 @@ from ntm_rl.agents.storage.tensors import put_weights, require_matching, weights
 def warm_start(policy: MlpNtmPolicy, run: Run) -> None:
     """Copies a run's memory core into a policy, and the output layer of a supervised run if it fits.
 
-    The output layer fits if no layer lies between the core and the actions (`policy.net_arch.pi=[]`).
+    The output layer fits if no layer lies between the core and the actions (`policy.net_arch.pi=[]`). The value network
+    and its statistics of the returns start anew.
 
     Raises:
         InputError: the run cannot be loaded, or its core differs in kind, options or input.

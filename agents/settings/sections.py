@@ -49,8 +49,8 @@ class PolicySettings(Section):
 
     critic: Critic = Field(
         "shared",
-        description="shared: one core for actor and critic; detached: the same, but the value loss does not train it; "
-        "separate: one core each.",
+        description="shared: one core for actor and critic, the critic's gradient scaled down to at most a tenth of "
+        "the actor's norm; detached: one core, which the value loss does not train; separate: one core each.",
     )
     net_arch: NetArchSettings = Field(NetArchSettings(), description="Layers after the core.")
     activation: Activation = Field("Tanh", description="Activation function of these layers.")
@@ -92,7 +92,7 @@ class PpoSettings(Section):
     )
     normalize_advantage: bool = Field(True, description="Normalise the advantages of each minibatch.")
     ent_coef: float = Field(0.0, ge=0, description="Coefficient of the entropy bonus.")
-    vf_coef: float = Field(0.5, ge=0, description="Coefficient of the value loss.")
+    vf_coef: float = Field(0.5, ge=0, description="Coefficient of the value loss, in units of the returns' variance.")
     max_grad_norm: float = Field(0.5, gt=0, description="Maximum norm of the gradient.")
     target_kl: float | None = Field(
         None, gt=0, description="Approximate KL divergence at which an update stops early; null: no limit."

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ntm_rl.agents.storage.files import StorageError, make_folder, write_atomically
 from ntm_rl.agents.storage.planning import build_filled, require_sizes
-from ntm_rl.agents.storage.tensors import read_tensors, write_tensors
+from ntm_rl.agents.storage.tensors import read_tensors, require_format, write_tensors
 
 WEIGHTS, CARD = "weights.safetensors", "card.json"
-FORMAT = 2
+FORMATS = {"agent": 3, "network": 2}  # by the kind of the card
 MAX_ARGUMENTS = 10_000  # characters; parsing the arguments of a million layers would take long
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -31,7 +31,7 @@ def make_card(
         extra: JSON values of the caller; left out if empty.
     """
     card = {
-        "format": FORMAT,
+        "format": FORMATS[kind],
         "kind": kind,
         "arguments": dict(arguments),
         "versions": {name: version(name) for name in packages},
@@ -82,9 +82,7 @@ def build_model(
     Raises:
         StorageError: a card of another kind or format, or one that does not fit the weights.
     """
-    if card.get("kind") != kind or card.get("format") != FORMAT:
-        found = f"{card.get('kind')!r} of format {card.get('format')!r}"
-        raise StorageError(f"{path}: {found}, must be {kind!r} of format {FORMAT}")
+    require_format(path, card, kind, FORMATS[kind])
     try:
         if len(json.dumps(card["arguments"])) > MAX_ARGUMENTS:
             raise StorageError(f"{path}: the arguments in its card are longer than {MAX_ARGUMENTS} characters")

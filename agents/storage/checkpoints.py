@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from ntm_rl.agents.storage.files import StorageError, make_folder
 from ntm_rl.agents.storage.random_states import check_random_states, random_states
-from ntm_rl.agents.storage.tensors import read_tensors, require_matching, weights_of, write_tensors
+from ntm_rl.agents.storage.tensors import read_tensors, require_format, require_matching, weights_of, write_tensors
 from ntm_rl.errors import InputError
 
-FORMAT = 2
 PPO_CHECKPOINT, SUPERVISED_CHECKPOINT = "checkpoint", "supervised checkpoint"  # values of `kind`
+FORMATS = {PPO_CHECKPOINT: 3, SUPERVISED_CHECKPOINT: 2}
 PARTS = ("policy", "average", "optimizer", "random", "normalizer", "environment")  # first part of a tensor's name
 MACHINE_OPTIONS = ("fused", "foreach", "capturable")  # of an optimizer: they depend on the machine
 
@@ -57,7 +57,7 @@ def write_checkpoint(
     generators, other_generators = random_states()
     parts |= {f"random.{name}": generator for name, generator in generators.items()}
     values = {
-        "format": FORMAT,
+        "format": FORMATS[document["kind"]],
         "param_groups": [
             {key: value for key, value in group.items() if key != "params"} for group in state["param_groups"]
         ],
@@ -121,8 +121,7 @@ def read_parts(path: Path, kind: str) -> tuple[dict[str, dict[str, Tensor]], dic
         StorageError: missing, damaged, or of another kind.
     """
     tensors, document = read_tensors(path)
-    if document.get("kind") != kind or document.get("format") != FORMAT:
-        raise StorageError(f"{path}: not a {kind} of format {FORMAT}")
+    require_format(path, document, kind, FORMATS[kind])
     return _by_part(path, tensors), document
 
 
@@ -145,7 +144,7 @@ def read_checkpoint(
     except StorageError:
         raise
     except Exception as error:  # the parsers raise all kinds of errors for hostile values
-        raise StorageError(f"{path}: not a {kind} of format {FORMAT}: {error!r}") from error
+        raise StorageError(f"{path}: not a {kind} of format {FORMATS[kind]}: {error!r}") from error
     return groups, document, state
 
 

@@ -54,6 +54,22 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, document
 
 
+def require_format(path: Path, document: Mapping[str, Any], kind: str, number: int) -> None:
+    """Checks the `kind` and `format` of a file's document.
+
+    Raises:
+        StorageError: another kind, or the format of another version of ntm-rl.
+    """
+    found = document.get("format")
+    if document.get("kind") != kind:
+        raise StorageError(f"{path}: {document.get('kind')!r} of format {found!r}, must be {kind!r} of format {number}")
+    if found != number:
+        raise StorageError(
+            f"{path}: {kind!r} of format {found!r}, but this version of ntm-rl reads format {number}; load it with the "
+            "version that wrote it, or train again"
+        )
+
+
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
     """Returns the parameters and buffers of a module; shared ones once, under their first name."""
     named = module.state_dict(keep_vars=True).items()  # the parameters themselves, to find shared ones by identity

@@ -60,6 +60,15 @@ def test_every_core_and_critic_is_exported(core, critic, tmp_path):
         assert torch.equal(expected, found), name
 
 
+def test_an_agent_of_an_older_format_is_one_clear_error(trained, tmp_path):
+    save_agent(trained.policy, tmp_path)
+    tensors, card = read_tensors(tmp_path / "weights.safetensors")
+    write_tensors(tmp_path / "weights.safetensors", tensors, {**card, "format": 2})
+    expected = r"weights\.safetensors: 'agent' of format 2, but this version of ntm-rl reads format 3; .*train again$"
+    with pytest.raises(StorageError, match=expected):
+        load_agent(tmp_path, "cpu")
+
+
 def test_an_argument_that_no_card_can_express_is_refused_when_saving(tmp_path):
     class Mine(torch.nn.Tanh):
         pass

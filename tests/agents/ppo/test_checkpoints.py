@@ -57,6 +57,7 @@ def test_a_checkpoint_brings_everything_back(trained, tmp_path):
     assert load_checkpoint(path, other) == {"best": 1.5}
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == drawn
     assert torch.equal(weights(other), weights(trained))
+    assert all(map(torch.equal, other.policy.return_scale.buffers(), trained.policy.return_scale.buffers()))
     assert (other.num_timesteps, other._n_updates) == (128, trained._n_updates)
     assert [episode["r"] for episode in other.ep_info_buffer] == [episode["r"] for episode in trained.ep_info_buffer]
     ours, theirs = (model.policy.optimizer.state_dict() for model in (other, trained))
@@ -120,6 +121,15 @@ class Blink(gym.Env):
 
     def _observe(self):
         return {"image": np.full((3, 36, 36), self.steps, np.uint8), "n": np.array([self.steps], np.float32)}
+
+
+def test_a_checkpoint_of_an_older_format_is_one_clear_error(trained, tmp_path):
+    path = save_checkpoint(trained, tmp_path)
+    tensors, document = read_tensors(path)
+    write_tensors(path, tensors, {**document, "format": 2})
+    expected = r"safetensors: 'checkpoint' of format 2, but this version of ntm-rl reads format 3; .*train again$"
+    with pytest.raises(StorageError, match=expected):
+        load_checkpoint(path, trained)
 
 
 def test_shared_image_networks_and_dict_statistics_come_back(tmp_path):

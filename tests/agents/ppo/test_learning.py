@@ -4,11 +4,12 @@ import pytest
 import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import IdentityEnvBox
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
 
-import ntm_rl.agents  # noqa: F401  (registers the policies by name)
+from ntm_rl.agents import MemoryPPO
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.training import train
 
@@ -26,6 +27,18 @@ def test_the_ntm_begins_to_remember_four_cards_back(tmp_path):
     settings = load_settings("popgym/repeat_previous_easy", overrides)
     result = train(settings, "popgym/repeat_previous_easy", show_progress=False)
     assert result.score > 0  # -0.5 is chance, and what a policy without memory stays at
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", [MemoryPPO, RecurrentPPO])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_default_critic_learns_what_needs_no_memory_in_2_000_steps(algorithm, seed):
+    """SB3's `test_identity`: returns are up to 20, and a value loss of that size must not dominate in the core."""
+    env = IdentityEnvBox(eps=0.5)
+    kwargs = dict(net_arch=[64, 64], log_std_init=-0.5)
+    model = algorithm("MlpNtmPolicy", env, learning_rate=1e-3, n_epochs=10, gamma=0.95, policy_kwargs=kwargs, seed=seed)
+    model.learn(2_000)
+    assert evaluate_policy(model, env, n_eval_episodes=20, warn=False)[0] >= 90  # 50 is a constant action's
 
 
 @pytest.mark.slow
