@@ -1,7 +1,7 @@
 """The gated delta rule: Yang, Kautz and Hatamizadeh (2024), "Gated Delta Networks", arXiv:2412.06464."""
 
 import math
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ntm_rl.checks import require_at_least
 from ntm_rl.cores.base import MemoryCore
-from ntm_rl.cores.episodes import Recent, episode_numbers, poison, remove_non_finite
+from ntm_rl.cores.episodes import episode_numbers, poison, remove_non_finite
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.registry import register_core
-from ntm_rl.transforms import differentiate, is_backward_transformed, is_transformed
+from ntm_rl.cores.short_convolution import short_convolution
 
 CHUNK = 32  # steps that are computed in parallel
 NORM_EPSILON = 1e-6  # added to a key's squared norm, so that a zero key has a gradient
@@ -132,61 +132,12 @@ def _barrier(where: Tensor, like: Tensor) -> Tensor:
     return torch.zeros(where.shape, dtype=like.dtype, device=like.device).masked_fill(where, -torch.inf)
 
 
-def _convolve(steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
-    """Returns the sum over lags of `kernel[lag]` times the step `lag` ago, `[T, B, F]`, of `[C - 1 + T, B, F]`."""
-    if is_transformed():
-        return _plain_convolution(steps, episodes, kernel)
-    convolved: Tensor = _Convolution.apply(steps, episodes, kernel)  # type: ignore[no-untyped-call]
-    return convolved
-
-
-def _plain_convolution(steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
-    lags = zip(Recent(steps, episodes).lags(len(kernel)), kernel, strict=True)
-    return torch.stack([step * weight for step, weight in lags]).sum(0)
-
-
-class _Convolution(torch.autograd.Function):
-    """Depthwise convolution over the last steps of an episode, accumulated in place without autograd's copies."""
-
-    @staticmethod
-    def forward(ctx: Any, steps: Tensor, episodes: Tensor, kernel: Tensor) -> Tensor:
-        """See `_convolve`."""
-        first = len(kernel) - 1
-        ctx.save_for_backward(steps, episodes, kernel)
-        total = steps[first:] * kernel[0]
-        for lag in range(1, len(kernel)):
-            total.addcmul_(steps[first - lag : -lag] * _same(episodes, first, lag, steps.dtype), kernel[lag])
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
-        steps, episodes, kernel = ctx.saved_tensors
-        if is_backward_transformed():
-            of_steps, _, of_kernel = differentiate(
-                lambda *tensors: (_plain_convolution(*tensors),), ctx.saved_tensors, ctx.needs_input_grad, (gradient,)
-            )
-            return of_steps, None, of_kernel
-        first = len(kernel) - 1
-        of_steps, of_kernel = torch.zeros_like(steps), torch.empty_like(kernel)
-        for lag in range(len(kernel)):
-            past = slice(first - lag, len(steps) - lag)
-            reaching = gradient * _same(episodes, first, lag, steps.dtype) if lag else gradient
-            of_steps[past].addcmul_(reaching, kernel[lag])
-            of_kernel[lag] = (reaching * steps[past]).sum((0, 1))
-        return of_steps, None, of_kernel
-
-
-def _same(episodes: Tensor, first: int, lag: int, dtype: torch.dtype) -> Tensor:
-    """Returns 1 where the step `lag` ago is of the same episode, 0 elsewhere, `[T, B, 1]`."""
-    return (episodes[first:] == episodes[first - lag : -lag]).to(dtype).unsqueeze(2)
-
-
 class _Layer(nn.Module):
     """One gated delta net: norm, projections, short convolution, delta rule, gated norm, projection, residual."""
 
     def __init__(self, hidden_size: int, heads: int, width: int, convolution: int):
         super().__init__()
-        self.heads, self.width, self.convolution = heads, width, convolution
+        self.heads, self.width = heads, width
         inner = heads * width
         self.norm = nn.LayerNorm(hidden_size)
         # Of queries, keys and values; output gates; rates; time steps.
@@ -203,11 +154,10 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor, memory: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the layer's outputs `[T, B, hidden]`, the memory and the recent projections after the last step.
 
-        If T = 1, memory and projections must belong to the step's episode.
+        If T = 1, the memory must belong to the step's episode.
         """
         mixed, gates, rates, time_steps = self.project(self.norm(x)).split(self.sizes, dim=2)
-        convolve = self._convolve_step if len(x) == 1 else self._convolve
-        mixed, recent = convolve(mixed, recent, episodes)
+        mixed, recent = short_convolution(mixed, recent, episodes, self.kernel)
         directions, values = F.silu(mixed).unflatten(2, (3, self.heads, self.width)).split([2, 1], dim=2)
         queries, keys = _normalize(directions).unbind(2)  # [T, B, K, M]
         log_decays = -self.log_rates.exp() * F.softplus(time_steps + self.time_bias)
@@ -221,14 +171,6 @@ class _Layer(nn.Module):
         read, memory = delta_step(rule, memory) if len(x) == 1 else delta_chunks(rule, memory, episodes)
         read = self.output_norm(read).flatten(2)  # [T, B, K * M]
         return x + self.output(read * F.silu(gates)), memory, recent
-
-    def _convolve(self, mixed: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
-        joined = Recent.join(recent, mixed, episodes)
-        return _convolve(*joined, self.kernel), joined.last(self.convolution - 1)
-
-    def _convolve_step(self, mixed: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
-        window = torch.cat([recent, mixed.transpose(0, 1)], dim=1)  # [B, C, 3 * K * M], the oldest first
-        return (window * self.kernel.flip(0)).sum(1).unsqueeze(0), window[:, 1:]
 
 
 @register_core("gated_delta")

@@ -15,10 +15,11 @@ from ntm_rl.checks import require_at_least, require_bool, require_one_of, requir
 from ntm_rl.cores.base import MemoryCore, named_heads
 from ntm_rl.cores.compiling import CompiledStep
 from ntm_rl.cores.devices import can_read_values
+from ntm_rl.cores.gates import chrono_initialize
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.lstm_memory import feedback_of, output_of, steps_with_resets, uniform_parameter
 from ntm_rl.cores.lstm_step import lstm_step
-from ntm_rl.cores.ntm_heads import CONTENT_SPREAD, HeadParameters, Init, bias_heads
+from ntm_rl.cores.ntm_heads import CONTENT_SPREAD, TAPES, HeadParameters, Init, bias_heads
 from ntm_rl.cores.registry import register_core
 from ntm_rl.errors import InputError
 from ntm_rl.kernels.fused import is_fused, run_fused
@@ -74,6 +75,9 @@ class Ntm(MemoryCore):
         write_heads: Annotated[int, "Write heads W."] = 1,
         controller: Annotated[Controller, "Type of the controller."] = "lstm",
         hidden_size: Annotated[int, "Units H of the controller."] = 128,
+        horizon: Annotated[
+            int, "Longest time constant in steps of the controller's cells at initialisation (chrono); 0: PyTorch's."
+        ] = 0,
         shift_range: Annotated[int, "Largest circular shift k of a head in one step; heads shift by -k to k."] = 1,
         memory_init: Annotated[
             MemoryInit,
@@ -84,10 +88,11 @@ class Ntm(MemoryCore):
         init: Annotated[
             Init,
             "Initialisation of the heads: plain, content (sharp content addressing of a memory with distinct slots), "
-            "or tape (each head moves by one slot per step, and the initial read weighting is learned).",
+            "tape (each head moves by one slot per step, and the initial read weighting is learned), or mixed (write "
+            "heads and two read heads as with tape, forward and backward, and read heads by content).",
         ] = "plain",
         tape_logit: Annotated[
-            float, "With init = tape: the logit of location addressing and of the shift by one slot."
+            float, "With init = tape or mixed: the logit of location addressing and of the shift by one slot."
         ] = 4.0,
         start_scale: Annotated[
             float,
@@ -109,8 +114,8 @@ class Ntm(MemoryCore):
             hidden_size=hidden_size,
         )
         require_positive(tape_logit=tape_logit, start_scale=start_scale, clip=clip)
-        if init == "tape":
-            require_at_least(1, " (with init = 'tape')", shift_range=shift_range)
+        if init in TAPES:
+            require_at_least(1, f" (with init = {init!r})", shift_range=shift_range)
         require_at_least(0, shift_range=shift_range)
         require_at_least(2 * shift_range + 1, " (2 * shift_range + 1)", slots=slots)
         require_one_of(get_args(Controller), controller=controller)
@@ -143,6 +148,9 @@ class Ntm(MemoryCore):
             *(write_heads * width for _ in ("erases", "adds")),
         )
         self._build_controller()
+        if horizon:
+            require_at_least(3, " or 0", horizon=horizon)
+            chrono_initialize(self.bias, horizon, controller)
         self.head_layer = nn.Linear(hidden_size, sum(self._head_sizes))
         self._build_start(memory_init, learned_start, init)
         self._kept_start: tuple[list[Tensor], Tensor] | None = None
@@ -347,7 +355,7 @@ class Ntm(MemoryCore):
         def logits(heads: int, spread: float) -> nn.Parameter:
             return nn.Parameter(spread / self.start_scale * torch.randn(heads, self.slots))
 
-        tape = init == "tape"
+        tape = init in TAPES
         learn_read = learned_start or tape
         self.start_read_logits = logits(self.read_heads, 0.1 if tape else 1.0) if learn_read else None
         self.start_write_logits = logits(self.write_heads, 1.0) if learned_start and not tape else None

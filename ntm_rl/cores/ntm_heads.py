@@ -1,12 +1,17 @@
 """The parameters of an NTM's heads and their initialisation."""
 
+from collections.abc import Iterable
 from itertools import cycle
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-Init = Literal["plain", "content", "tape"]
+Init = Literal["plain", "content", "tape", "mixed"]
+
+TAPES = ("tape", "mixed")  # initialisations with heads that move
+MIXED_TAPES = 2  # read heads of a mixed NTM that move, forward and backward; the others address by content
+MIXED_STRENGTH = 3.0
 
 TAPE_SHARP = 2.0
 TAPE_WEIGHT_SCALE = 0.1
@@ -46,6 +51,7 @@ def bias_heads(init: Init, weight: HeadParameters, bias: HeadParameters, read_he
     content: heads address sharply by content (large key strength, open gates, no shift), and writes erase little.
     tape: heads address by location and move by one slot per step: the first of each type forward, the second backward,
     the third not at all, and so on; write heads are sharp, read heads are not.
+    mixed: as tape, but from the third read head on, read heads address by content.
 
     Args:
         init: Type of initialisation.
@@ -55,21 +61,39 @@ def bias_heads(init: Init, weight: HeadParameters, bias: HeadParameters, read_he
         tape_logit: Logit of a tape's shift by one slot; its negative is that of the interpolation gate.
     """
     heads = len(bias.gates)
-    shifts = bias.shifts.view(heads, -1)
-    still = shifts.shape[1] // 2
     if init == "content":
-        bias.strengths.fill_(CONTENT_STRENGTH)
-        bias.gates.fill_(CONTENT_LOOK_UP)
-        shifts[:, still] = CONTENT_STAY
+        _address_by_content(bias, range(heads), CONTENT_STRENGTH)
         bias.erases.fill_(CONTENT_KEEP)
-    elif init == "tape":
-        for rows in (weight.gates, weight.shifts, weight.exponents):
+    elif init in TAPES:
+        readers, writers = range(read_heads), range(read_heads, heads)
+        if init == "mixed":
+            _address_by_content(bias, readers[MIXED_TAPES:], MIXED_STRENGTH)
+            readers = readers[:MIXED_TAPES]
+        _move(weight, bias, readers, tape_logit, -tape_logit)
+        _move(weight, bias, writers, tape_logit, TAPE_SHARP)
+
+
+def _address_by_content(bias: HeadParameters, heads: Iterable[int], strength: float) -> None:
+    shifts = bias.shifts.view(len(bias.gates), -1)
+    for head in heads:
+        bias.strengths[head] = strength
+        bias.gates[head] = CONTENT_LOOK_UP
+        shifts[head, shifts.shape[1] // 2] = CONTENT_STAY
+
+
+def _move(
+    weight: HeadParameters, bias: HeadParameters, heads: Iterable[int], tape_logit: float, exponent: float
+) -> None:
+    """Makes heads move as on a tape, with the raw sharpening exponent given.
+
+    Reading, sharpening compensates for the content weighting's share through the gate, so it has the gate's logit.
+    """
+    count = len(bias.gates)
+    shifts, shift_weights = bias.shifts.view(count, -1), weight.shifts.view(count, -1, weight.shifts.shape[-1])
+    for head, direction in zip(heads, cycle(TAPE_DIRECTIONS), strict=False):
+        for rows in (weight.gates[head], shift_weights[head], weight.exponents[head]):
             rows.mul_(TAPE_WEIGHT_SCALE)
-        bias.gates.fill_(-tape_logit)
-        shifts.zero_()
-        for kind in shifts.split([read_heads, heads - read_heads]):
-            for head, direction in zip(kind, cycle(TAPE_DIRECTIONS), strict=False):
-                head[still + direction] = tape_logit
-        # Sharpening compensates for the content weighting's share through the gate, so it has the gate's logit.
-        bias.exponents[:read_heads] = -tape_logit
-        bias.exponents[read_heads:] = TAPE_SHARP
+        bias.gates[head] = -tape_logit
+        shifts[head] = 0
+        shifts[head, shifts.shape[1] // 2 + direction] = tape_logit
+        bias.exponents[head] = exponent

@@ -323,7 +323,7 @@ def test_unpacking_an_unused_state_gives_the_initial_state():
         ({"controller": "lstn"}, r"controller = 'lstn': must be one of lstm, gru, feedforward. Did you mean lstm\?"),
         ({"memory_init": "const"}, r"memory_init = 'const'.*Did you mean constant\?"),
         ({"backend": "fast"}, "backend = 'fast': must be one of auto, eager, compile, fused"),
-        ({"init": "tap"}, r"init = 'tap': must be one of plain, content, tape. Did you mean tape\?"),
+        ({"init": "tap"}, r"init = 'tap': must be one of plain, content, tape, mixed. Did you mean tape\?"),
     ],
 )
 def test_impossible_options_name_key_value_and_what_is_valid(options, message):

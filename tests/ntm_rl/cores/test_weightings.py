@@ -9,6 +9,7 @@ from ntm_rl.cores.registry import core_names, make_core
 
 HEADS = {
     "ntm": ({"read_heads": 2, "write_heads": 3}, ["read 1", "read 2", "write 1", "write 2", "write 3"]),
+    "ntm_block": ({"read_heads": 3}, ["read 1", "read 2", "read 3", "write 1"]),
     "dnc": ({"read_heads": 2}, ["read 1", "read 2", "write 1"]),
     "sam": ({"heads": 2, "slots_read": 3}, ["read 1", "read 2"]),
     "mann": ({"heads": 2}, ["read 1", "read 2"]),
@@ -40,6 +41,7 @@ def test_heads_have_names_and_weightings_on_the_simplex(name):
 
 
 @every_core_with_heads
+@torch.no_grad()
 def test_the_memory_under_a_read_heads_weighting_is_its_read_vector(name):
     core, state = run(name)
     memory, reads = core.memory(state).numpy(), core.unpack(state).reads.numpy()
