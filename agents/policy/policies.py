@@ -9,7 +9,7 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor, MlpExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
-from torch import Tensor
+from torch import Tensor, nn
 
 from ntm_rl.agents.policy import categorical
 from ntm_rl.agents.policy.actions import ActionConverter
@@ -25,8 +25,11 @@ from ntm_rl.cores.registry import make_core
 from ntm_rl.envs.wrappers.actions import check_action_space
 from ntm_rl.envs.wrappers.images import is_image
 
-# SB3's epsilon; the fused kernel updates all parameters at once.
-FAST_ADAM = {"eps": 1e-5, "fused": True}
+# PyTorch's epsilon, as gradients in a memory core are often below SB3's 1e-5; one fused update of all parameters.
+FAST_ADAM = {"eps": 1e-8, "fused": True}
+DEFAULT_CORE = "ntm_block"
+# Counts in the memory have to be told apart by the actor, which needs more than one small layer.
+ACTOR_LAYERS, CRITIC_LAYERS = [256, 256], [256]
 
 
 class MlpNtmPolicy(RecurrentPolicyAdapter):
@@ -42,7 +45,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         observation_space: The environment's observation space.
         action_space: Discrete, Box, MultiDiscrete or MultiBinary.
         lr_schedule: Learning rate as a function of the remaining progress (1 to 0).
-        net_arch: Layers after the core, as in SB3; default `dict(pi=[64], vf=[64])`.
+        net_arch: Layers after the core, as in SB3; default `dict(pi=[256, 256], vf=[256])`.
         core: Name of a registered memory core; `ntm-rl list cores` lists them.
         core_kwargs: The core's options, e.g. `dict(slots=64, width=20)`.
         critic: "shared" (one core, trained by both losses; the critic's gradient is scaled down to at most a tenth of
@@ -69,7 +72,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         *,
-        core: str = "ntm",
+        core: str = DEFAULT_CORE,
         core_kwargs: dict[str, Any] | None = None,
         critic: Critic = "shared",
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
@@ -89,10 +92,11 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         extractor_kwargs = kwargs.get("features_extractor_kwargs")
         check_keywords("features_extractor_kwargs", extractor, extractor_kwargs, ["observation_space"])
         check_keywords("optimizer_kwargs", optimizer_class, optimizer_kwargs, ["params", "lr"])
-        net_arch = dict(pi=[64], vf=[64]) if net_arch is None else net_arch
+        net_arch = dict(pi=ACTOR_LAYERS, vf=CRITIC_LAYERS) if net_arch is None else net_arch
         check_net_arch(net_arch)
         if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
             optimizer_kwargs = FAST_ADAM
+        kwargs.setdefault("activation_fn", nn.ReLU)
         self.core_name = core
         self.core_kwargs = core_kwargs or {}
         self.critic_kind: Critic = critic
@@ -177,6 +181,25 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         features = self._features(obs, self.pi_features_extractor)
         output, state = self.core(features.unsqueeze(0), actor_state, resets.unsqueeze(0))
         return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(output[0])), state
+
+    def action_scores(self, obs: PyTorchObs, actions: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the factors of the policy gradient of the last layer; arguments as in `evaluate_sequences`.
+
+        Returns:
+            The last layer's inputs `[T * B, F]`, and the gradients of the actions' log probabilities with respect to
+            its outputs, `[T * B, A]`.
+        """
+        with torch.no_grad():
+            latent, _ = self._latents(obs, state, resets)
+        outputs: list[Tensor] = []
+        handle = self.action_net.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+        try:
+            with torch.enable_grad():
+                log_probs = self._get_action_dist_from_latent(latent).log_prob(actions)
+        finally:
+            handle.remove()
+        (scores,) = torch.autograd.grad(log_probs.sum(), outputs)
+        return latent, scores
 
     def values(self, obs: PyTorchObs, state: Tensor, resets: Tensor) -> Tensor:
         """Returns the values `[B]` of observations `[B, ...]`.

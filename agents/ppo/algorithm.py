@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import gymnasium as gym
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, PyTorchObs, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
@@ -19,6 +19,7 @@ from ntm_rl.agents.policy.description import warn_of_spaces
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.policy.sb3_names import check_policy_class, check_policy_name
 from ntm_rl.agents.ppo.arguments import check_device, check_hyperparameters, check_learning, check_spaces, made_env
+from ntm_rl.agents.ppo.credit import CreditHorizon, critic_lambda
 from ntm_rl.agents.ppo.diagnosis import (
     check_observations,
     check_rollout,
@@ -55,6 +56,8 @@ class MemoryPPO(RecurrentPPO):
         env: A Gymnasium environment, its id, a Gymnasium `VectorEnv` or an SB3 `VecEnv`.
         batch_size: Transitions per minibatch, preferably a multiple of `sequence_length`; at least one sequence. None,
             or more than `n_steps * n_envs`: the whole rollout.
+        gae_lambda: Lambda of generalised advantage estimation. `"auto"`: measured during the training from how late
+            rewards follow the actions that they depend on (see `CreditHorizon`); costs one forward pass per rollout.
         sequence_length: Steps L of a sequence. If L does not divide `n_steps`, the last one is shorter. None:
             `n_steps`, or a part of it that fits into a minibatch.
         recompute_states: Recompute the states at the start of sequences with the current weights before each epoch but
@@ -76,7 +79,7 @@ class MemoryPPO(RecurrentPPO):
         batch_size: int | None = 128,
         n_epochs: int = 4,
         gamma: float = 0.99,
-        gae_lambda: float = 0.95,
+        gae_lambda: float | Literal["auto"] = "auto",
         clip_range: float | Schedule = 0.2,
         clip_range_vf: float | Schedule | None = None,
         normalize_advantage: bool = True,
@@ -109,7 +112,7 @@ class MemoryPPO(RecurrentPPO):
             batch_size=batch_size,
             n_epochs=n_epochs,
             gamma=gamma,
-            gae_lambda=gae_lambda,
+            gae_lambda=gae_lambda,  # type: ignore[arg-type]
             clip_range=clip_range,
             clip_range_vf=clip_range_vf,
             normalize_advantage=normalize_advantage,
@@ -162,10 +165,11 @@ class MemoryPPO(RecurrentPPO):
             device=self.device,
         )
         self.rollout_buffer = RolloutBufferView(  # type: ignore[assignment]
-            self.rollout, self.observation_space, self.action_space, self.gamma, self.gae_lambda
+            self.rollout, self.observation_space, self.action_space, self.gamma, critic_lambda(self.gae_lambda)
         )
         warn_of_sizes(self.rollout, self._minibatch_size())
         self.memory_state = self.policy.initial_state(self.n_envs)
+        self.credit = CreditHorizon().to(self.device) if isinstance(self.gae_lambda, str) else None
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
@@ -232,11 +236,16 @@ class MemoryPPO(RecurrentPPO):
             obs_tensor = rollout.tensors(new_obs)
             last_values = self.policy.values(obs_tensor, state, torch.from_numpy(dones).to(self.device))
         check_rollout(rollout, obs_tensor, last_values, normalizer)
-        rollout.compute_advantages(last_values, self.gamma, self.gae_lambda)
+        self._compute_advantages(last_values)
         values = last_values.unsqueeze(1)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _compute_advantages(self, last_values: Tensor) -> None:
+        self.rollout.compute_advantages(last_values, self.gamma, critic_lambda(self.gae_lambda))
+        if self.credit is not None:
+            self.credit.set_advantages(self.policy, self.rollout, last_values, self.gamma)
 
     def _checked_rollout(self, n_steps: int) -> Rollout:
         if n_steps != self.rollout.n_steps:
@@ -331,17 +340,11 @@ class MemoryPPO(RecurrentPPO):
     @torch.no_grad()
     def _recompute_states(self) -> None:
         """Recomputes the state before each sequence by running the current core(s) over the rollout's observations."""
-        rollout, length = self.rollout, self.rollout.sequence_length
+        rollout = self.rollout
         state = rollout.states[0]
         for number in range(1, len(rollout.states)):
-            steps = slice((number - 1) * length, number * length)
-            observations = rollout.observations
-            block: PyTorchObs = (
-                {key: value[steps].flatten(0, 1) for key, value in observations.items()}
-                if isinstance(observations, dict)
-                else observations[steps].flatten(0, 1)
-            )
-            state = self.policy.advance(block, state, rollout.resets[steps])
+            observations, _, _, resets = rollout.sequence(number - 1)
+            state = self.policy.advance(observations, state, resets)
             rollout.states[number] = state
 
     def _log_training(self, metrics: list[dict[str, Tensor]], divergences: Tensor) -> None:
@@ -351,6 +354,8 @@ class MemoryPPO(RecurrentPPO):
             if name != "approx_kl":
                 self.logger.record(f"train/{name}", float(column[-1] if name == "loss" else column.mean()))
         self.logger.record("train/approx_kl", divergences.mean().item())
+        if self.credit is not None:
+            self.logger.record("train/gae_lambda", self.credit.value.item())
         rollout = self.rollout
         explained = explained_variance(rollout.values.cpu().numpy().ravel(), rollout.returns.cpu().numpy().ravel())
         self.logger.record("train/explained_variance", explained)
@@ -384,6 +389,10 @@ class MemoryPPO(RecurrentPPO):
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "rollout", "memory_state"]
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        modules, variables = super()._get_torch_save_params()
+        return [*modules, *([] if self.credit is None else ["credit"])], variables
 
 
 def _step(env: VecEnv, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:

@@ -24,8 +24,11 @@ class _Range(NamedTuple):
     is_open: bool = False  # excludes `low`
     is_schedule: bool = False  # includes functions of the remaining progress
     is_optional: bool = False
+    has_auto: bool = False  # includes "auto"
 
     def __contains__(self, value: object) -> bool:
+        if isinstance(value, str):
+            return self.has_auto and value == "auto"
         if value is None or callable(value):
             return self.is_optional if value is None else self.is_schedule
         if not isinstance(value, Real) or isinstance(value, bool):
@@ -38,13 +41,14 @@ class _Range(NamedTuple):
         text = f"a number from {self.low:g} to {self.high:g}" if self.high < math.inf else f"a number {above}"
         text = "a number" if self.low == -math.inf else text
         text += ", or None" if self.is_optional else ""
+        text += ", or 'auto'" if self.has_auto else ""
         return text + (", or a function of the remaining progress, 1 to 0" if self.is_schedule else "")
 
 
 _NUMBERS = {
     "learning_rate": _Range(0, is_schedule=True),
     "gamma": _Range(0, 1),
-    "gae_lambda": _Range(0, 1),
+    "gae_lambda": _Range(0, 1, has_auto=True),
     "clip_range": _Range(0, is_open=True, is_schedule=True),
     "clip_range_vf": _Range(0, is_open=True, is_schedule=True, is_optional=True),
     "ent_coef": _Range(-math.inf),

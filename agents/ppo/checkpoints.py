@@ -42,6 +42,7 @@ def save_checkpoint(
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None:
         tensors = {f"normalizer.{name}": tensor for name, tensor in normalizer_state(normalizer).items()}
+    tensors |= {f"credit.{name}": tensor for name, tensor in _credit_state(model).items()}
     arrays, environment = pack(get_vec_env_state(model))
     tensors |= {f"environment.{name}": tensor for name, tensor in arrays.items()}
     document = {
@@ -69,6 +70,12 @@ def _agent_card(model: OnPolicyAlgorithm) -> dict[str, Any] | None:
     return None
 
 
+def _credit_state(model: OnPolicyAlgorithm) -> dict[str, Tensor]:
+    """Returns the statistics that choose the lambda of the advantages; none if it is fixed."""
+    credit = getattr(model, "credit", None)
+    return {} if credit is None else credit.state_dict()
+
+
 def load_checkpoint(path: Path, model: OnPolicyAlgorithm) -> dict[str, Any]:
     """Restores a training from a checkpoint; everything is checked before anything changes.
 
@@ -85,6 +92,7 @@ def load_checkpoint(path: Path, model: OnPolicyAlgorithm) -> dict[str, Any]:
     groups, document, optimizer = read_checkpoint(path, PPO_CHECKPOINT, model.policy, model.policy.optimizer)
     normalizer = model.get_vec_normalize_env()
     require_matching(path, groups["normalizer"], {} if normalizer is None else normalizer_state(normalizer))
+    require_matching(path, groups["credit"], _credit_state(model))
     try:
         episodes = [{key: float(episode[key]) for key in "rlt"} for episode in document["episodes"]]
         successes = [float(success) for success in document.get("successes", [])]
@@ -98,6 +106,8 @@ def load_checkpoint(path: Path, model: OnPolicyAlgorithm) -> dict[str, Any]:
         raise StorageError(f"{path}: not a checkpoint of format {FORMATS[PPO_CHECKPOINT]}: {error!r}") from error
 
     put_weights(model.policy, groups["policy"])
+    for name, tensor in _credit_state(model).items():
+        tensor.copy_(groups["credit"][name])
     model.policy.optimizer.load_state_dict(optimizer)
     if normalizer is not None:
         restore_normalizer(normalizer, groups["normalizer"])

@@ -147,17 +147,38 @@ class Rollout:
             gamma: Discount factor.
             gae_lambda: Trade-off of bias and variance.
         """
-        values = np.concatenate([self.values.cpu().numpy(), last_values.cpu().numpy()[None]])
-        non_terminal = 1.0 - self.ends.astype(np.float32)
-        errors = self.rewards + gamma * non_terminal * values[1:] - values[:-1]
-        decay = gamma * gae_lambda * non_terminal
-        advantages = np.empty_like(errors)
-        advantage = np.zeros(self.n_envs, dtype=np.float32)
-        for step in reversed(range(self.n_steps)):
-            advantage = errors[step] + decay[step] * advantage
-            advantages[step] = advantage
-        self.advantages.copy_(torch.from_numpy(advantages))
+        self.advantages.copy_(self.decayed_sums(self.errors(last_values, gamma), gamma * gae_lambda))
         torch.add(self.advantages, self.values, out=self.returns)
+
+    def errors(self, last_values: Tensor, gamma: float) -> np.ndarray:
+        """Returns the temporal-difference errors `[T, E]`; arguments as in `compute_advantages`."""
+        values = np.concatenate([self.values.cpu().numpy(), last_values.cpu().numpy()[None]])
+        errors: np.ndarray = self.rewards + gamma * self._non_terminal() * values[1:] - values[:-1]
+        return errors
+
+    def decayed_sums(self, errors: np.ndarray, decay: float) -> Tensor:
+        """Returns the sums `[T, E]` of errors `[T, E]` from each step to the end of its episode, decayed per step."""
+        decays = decay * self._non_terminal()
+        sums = np.empty_like(errors)
+        total = np.zeros(self.n_envs, dtype=np.float32)
+        for step in reversed(range(self.n_steps)):
+            total = errors[step] + decays[step] * total
+            sums[step] = total
+        return torch.from_numpy(sums)
+
+    def sequence(self, number: int) -> tuple[PyTorchObs, Tensor, Tensor, Tensor]:
+        """Returns the `number`-th sequence of every environment: the arguments of `evaluate_sequences`."""
+        steps = slice(number * self.sequence_length, (number + 1) * self.sequence_length)
+        observations: PyTorchObs = (
+            {key: value[steps].flatten(0, 1) for key, value in self.observations.items()}
+            if isinstance(self.observations, dict)
+            else self.observations[steps].flatten(0, 1)
+        )
+        return observations, self.actions[steps].flatten(0, 1), self.states[number], self.resets[steps]
+
+    def _non_terminal(self) -> np.ndarray:
+        """Returns 0 where a step ends an episode, else 1, `[T, E]`."""
+        return 1.0 - self.ends.astype(np.float32)
 
     def minibatches(self, batch_size: int) -> Iterator[Minibatch]:
         """Yields all sequences in random order, `batch_size` transitions (at least one sequence) at a time.

@@ -73,7 +73,7 @@ class TrainingSettings(Section):
     kind: ClassVar[TrainingKind]
 
     core: Annotated[str, AfterValidator(check_core)] = Field(
-        "ntm",
+        "ntm_block",
         description="The memory core; `ntm-rl list cores` lists them; `module:name` is a core that a module registers.",
     )
     core_path: OptionalPathText = Field(

@@ -35,8 +35,8 @@ LayerSizes = Annotated[list[int], AfterValidator(_check_layer_sizes)]
 class NetArchSettings(Section):
     """Layer sizes after the core; a list applies to actor and critic, as in SB3."""
 
-    pi: LayerSizes = Field([64], description="Layer sizes of the actor.")
-    vf: LayerSizes = Field([64], description="Layer sizes of the critic.")
+    pi: LayerSizes = Field([256, 256], description="Layer sizes of the actor.")
+    vf: LayerSizes = Field([256], description="Layer sizes of the critic.")
 
     @model_validator(mode="before")
     @classmethod
@@ -53,7 +53,7 @@ class PolicySettings(Section):
         "the actor's norm; detached: one core, which the value loss does not train; separate: one core each.",
     )
     net_arch: NetArchSettings = Field(NetArchSettings(), description="Layers after the core.")
-    activation: Activation = Field("Tanh", description="Activation function of these layers.")
+    activation: Activation = Field("ReLU", description="Activation function of these layers.")
     ortho_init: bool = Field(True, description="Orthogonal initialisation of these layers.")
     extractor: Architecture = Field(
         "auto",
@@ -76,7 +76,7 @@ class PpoSettings(Section):
         "constant", description="Constant learning rate, or linear decay to 0."
     )
     adam_epsilon: float = Field(
-        1e-5, gt=0, description="Epsilon of Adam; weights with gradients far below it hardly change."
+        1e-8, gt=0, description="Epsilon of Adam; weights with gradients far below it hardly change."
     )
     n_steps: int = Field(128, ge=1, le=MAX_SIZE, description="Steps per environment in a rollout.")
     sequence_length: int | None = Field(
@@ -85,7 +85,11 @@ class PpoSettings(Section):
     batch_size: int = Field(1024, ge=1, description="Transitions per minibatch, a multiple of sequence_length.")
     n_epochs: int = Field(4, ge=1, description="Epochs per rollout.")
     gamma: float = Field(0.99, ge=0, le=1, description="Discount factor.")
-    gae_lambda: float = Field(0.95, ge=0, le=1, description="Lambda of generalised advantage estimation (GAE).")
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
+        "auto",
+        description="Lambda of generalised advantage estimation (GAE); auto: measured during the training from how "
+        "late rewards follow the actions that they depend on.",
+    )
     clip_range: float = Field(0.2, gt=0, description="Clipping range of the probability ratio.")
     clip_range_vf: float | None = Field(
         None, gt=0, description="Clipping range of the value function; null: no clipping."

@@ -18,7 +18,15 @@ from ntm_rl.errors import InputError
 
 PPO_CHECKPOINT, SUPERVISED_CHECKPOINT = "checkpoint", "supervised checkpoint"  # values of `kind`
 FORMATS = {PPO_CHECKPOINT: 3, SUPERVISED_CHECKPOINT: 2}
-PARTS = ("policy", "average", "optimizer", "random", "normalizer", "environment")  # first part of a tensor's name
+PARTS = (
+    "policy",
+    "average",
+    "optimizer",
+    "random",
+    "normalizer",
+    "environment",
+    "credit",
+)  # first part of a tensor's name
 MACHINE_OPTIONS = ("fused", "foreach", "capturable")  # of an optimizer: they depend on the machine
 
 
