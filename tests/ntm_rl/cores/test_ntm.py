@@ -256,6 +256,20 @@ def test_heads_of_a_tape_move_forward_backward_and_not_at_all_in_turn():
         torch.testing.assert_close(parts.weightings[0, head], expected, rtol=0, atol=0.02)
 
 
+def test_a_mixed_ntm_moves_two_read_heads_and_reads_by_content_with_the_others():
+    torch.manual_seed(0)
+    core = Ntm(3, slots=10, width=4, hidden_size=8, read_heads=4, write_heads=2, init="mixed", tape_logit=6.0)
+    _, state = core(torch.randn(3, 1, 3), core.initial_state(1))
+    parts, start = core.unpack(state), core.unpack(core.initial_state(1))
+    assert parts.weightings[0, 4:].argmax(-1).tolist() == [3, 7]
+    for head, moved in ((0, 3), (1, -3)):
+        torch.testing.assert_close(parts.weightings[0, head], start.weightings[0, head].roll(moved), rtol=0, atol=0.02)
+    with torch.no_grad():
+        heads = core.head_parameters(parts.hidden)
+    assert (heads.gates[0, 2:4] > 0.8).all() and (heads.strengths[0, 2:4] > 2).all()
+    assert (heads.shifts[0, 2:4, 1] > 0.7).all()
+
+
 @pytest.mark.parametrize("memory_init", ["learned", "random"])
 def test_content_initialised_heads_find_the_slot_of_their_key(memory_init):
     torch.manual_seed(0)
