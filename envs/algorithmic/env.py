@@ -128,6 +128,11 @@ class AlgorithmicVectorEnv(HasCurriculum, VectorEnv[FloatArray, NDArray[Any], ND
         self._everywhere = np.ones(num_envs, dtype=np.bool_)
         self._generators = [np.random.default_rng() for _ in self._indices]
 
+    @property
+    def max_episode_steps(self) -> int:
+        """Steps of the longest episode."""
+        return self._playback.longest
+
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[FloatArray, dict[str, Any]]:

@@ -68,6 +68,12 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """
         return {}
 
+    @property
+    def max_episode_steps(self) -> int | None:
+        """Steps of the longest episode; None for an environment that cannot save its state."""
+        bounds = self.state_bounds().get("_time")
+        return None if bounds is None else int(bounds[1]) + 1
+
     def get_state(self) -> State | None:
         """See `ntm_rl.envs.state`."""
         names = list(self.state_bounds())
