@@ -4,7 +4,7 @@
 header, on 2026-11-29:
 
     ntm-rl benchmark random --suites general-dev,general-test,memory-rewriting --tasks TASKS --episodes 10000
-    ntm-rl benchmark random --suites general-test --tasks Pong
+    ntm-rl benchmark random --suites general-test --tasks Pong --episodes 500
 
 where TASKS are all tasks but Pong; both use seed 0.
 """

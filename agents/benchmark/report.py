@@ -100,9 +100,7 @@ def _sections(
         "steps, with actions sampled; the mean over seeds, with the lowest and highest seed in brackets."
     )
     yield _table(results, lambda each: each.mmer, published=True)
-    yield from _popgym_means(suite, results)
-    if comparison is None:
-        yield from _over_all_tasks(overall)
+    yield from _over_all_tasks(overall) if comparison is None else _popgym_means(suite, results)
     if overall:
         yield f"![Interquartile means with intervals]({INTERVALS})"
     yield "## At the end of training"

@@ -1,15 +1,15 @@
 """Markdown tables of tasks and results."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ntm_rl.agents.benchmark.budgets import task_settings
+from ntm_rl.agents.benchmark.budgets import longest_episode, task_settings
 from ntm_rl.agents.benchmark.cells import Result
 from ntm_rl.agents.benchmark.normalization import references
-from ntm_rl.agents.benchmark.suites import SuiteTask
-from ntm_rl.envs.episode_limit import episode_limit
+from ntm_rl.agents.benchmark.suites import GENERIC, SuiteTask
 
 NONE = "–"  # noqa: RUF001  (dash of an empty cell)
 
@@ -21,19 +21,32 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def task_table(tasks: Iterable[SuiteTask]) -> str:
-    """Returns a table of tasks with their budgets; with the references of those that are normalised."""
+    """Returns a table of tasks with their budgets and references."""
     return markdown(["task", "longest episode", "steps", "random play", "optimum"], map(_task_row, tasks))
 
 
 def _task_row(task: SuiteTask) -> list[str]:
-    settings = task_settings(task)
-    limit = episode_limit(settings.env_settings)
-    row = [task.name, NONE if limit is None else f"{limit:,}", f"{settings.total_timesteps:,}"]
-    reference = references().get(task.name)
-    if reference is None:
+    described = describe_task(task)
+    limit, mean = described["longest_episode"], described["random_return"]
+    row = [task.name, NONE if limit is None else f"{limit:,}", f"{described['timesteps']:,}"]
+    if mean is None:
         return [*row, NONE, NONE]
-    optimum = f"{reference.optimum.value:.4g}"
-    return [*row, f"{reference.random:.3f}", optimum if reference.optimum.is_exact else f"≤ {optimum}"]
+    return [*row, f"{mean:.3f}", f"{'' if described['is_exact'] else '≤ '}{described['optimum']:.4g}"]
+
+
+def describe_task(task: SuiteTask) -> dict[str, Any]:
+    """Returns the budget of a task, and its references or None, as JSON values."""
+    settings = task_settings(task)
+    reference = references().get(task.name) if task.config == GENERIC else None
+    optimum = None if reference is None else reference.optimum
+    return {
+        "task": task.name,
+        "longest_episode": longest_episode(settings.env_settings),
+        "timesteps": settings.total_timesteps,
+        "random_return": None if reference is None else reference.random,
+        "optimum": None if optimum is None else optimum.value,
+        "is_exact": None if optimum is None else optimum.is_exact,
+    }
 
 
 def spread(values: Sequence[float], middle: Callable[[Sequence[float]], float] = np.mean) -> str:

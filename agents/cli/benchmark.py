@@ -20,6 +20,7 @@ SPEED_EXAMPLES = ("ntm-rl benchmark speed", "ntm-rl benchmark speed --only ppo_n
 GROWTH_EXAMPLES = ("ntm-rl benchmark growth", "ntm-rl benchmark growth --only slots --plot slots.png")
 CORES_EXAMPLES = ("ntm-rl benchmark cores", "ntm-rl benchmark cores --only dnc")
 SPARSE_EXAMPLES = ("ntm-rl benchmark sparse", "ntm-rl benchmark sparse --json")
+TASKS_EXAMPLES = ("ntm-rl benchmark tasks --suite general-dev",)
 RANDOM_EXAMPLES = (
     "ntm-rl benchmark random --suites general-dev,general-test",
     "ntm-rl benchmark random --suites popgym --episodes 500 --json",
@@ -53,6 +54,9 @@ def add(commands: Any) -> None:
     )
     cores.add_argument("--only", metavar="CORE", help="measure a single core")
     add_command(benchmarks, "sparse", sparse_command, "compare SAM with the NTM as slots grow", SPARSE_EXAMPLES)
+    summary = "list the tasks of a suite with their budgets, returns of random play and optima"
+    tasks = add_command(benchmarks, "tasks", tasks_command, summary, TASKS_EXAMPLES)
+    tasks.add_argument("--suite", required=True, metavar="NAME", help=f"one of {', '.join(SUITES)}")
     summary = "measure the returns of random play on suites of memory tasks"
     random = add_command(benchmarks, "random", random_command, summary, RANDOM_EXAMPLES)
     random.add_argument("--suites", type=names, required=True, metavar="A,B", help=f"of {', '.join(SUITES)}")
@@ -134,6 +138,19 @@ def sparse_command(options: argparse.Namespace) -> int:
         options.json,
         header=f"{'slots':>8}{'SAM, ms':>12}{'NTM, ms':>12}{'SAM, MiB':>12}{'NTM, MiB':>12}",
     )
+    return 0
+
+
+def tasks_command(options: argparse.Namespace) -> int:
+    """Prints the tasks of a suite as a Markdown table."""
+    from ntm_rl.agents.benchmark.suites import find_suite
+    from ntm_rl.agents.benchmark.tables import describe_task, task_table
+
+    tasks = find_suite(options.suite).tasks
+    if options.json:
+        print_json([describe_task(task) for task in tasks])
+    else:
+        print_lines(task_table(tasks))
     return 0
 
 

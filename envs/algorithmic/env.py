@@ -25,6 +25,11 @@ class HasCurriculum:
     _playback: Playback
 
     @property
+    def max_episode_steps(self) -> int:
+        """Steps of the longest episode that the curriculum may draw."""
+        return self._playback.longest
+
+    @property
     def curriculum(self) -> Curriculum:
         """The curriculum that draws the difficulties."""
         return self._playback.curriculum
@@ -127,11 +132,6 @@ class AlgorithmicVectorEnv(HasCurriculum, VectorEnv[FloatArray, NDArray[Any], ND
         self._indices = np.arange(num_envs)
         self._everywhere = np.ones(num_envs, dtype=np.bool_)
         self._generators = [np.random.default_rng() for _ in self._indices]
-
-    @property
-    def max_episode_steps(self) -> int:
-        """Steps of the longest episode."""
-        return self._playback.longest
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
