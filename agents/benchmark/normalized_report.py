@@ -14,7 +14,10 @@ from ntm_rl.agents.benchmark.tables import NONE, cells_of, cores_of, markdown, s
 def normalized_sections(suite: str, results: Sequence[Result], comparison: Comparison) -> Iterable[str]:
     """Yields the paragraphs of the report."""
     yield "## Tasks"
-    yield "Budget by the rule of the suite, mean return of random play, and the optimum or an upper bound (≤) of it."
+    yield (
+        "Steps by the rule of the suite (those of the trainings are under Size and speed), mean return of random play, "
+        "and the optimum or an upper bound (≤) of it."
+    )
     names = tasks_of(results)
     yield task_table(task for task in find_suite(suite).tasks if task.name in names)
     yield "## Normalised scores"

@@ -20,7 +20,7 @@ SPEED_EXAMPLES = ("ntm-rl benchmark speed", "ntm-rl benchmark speed --only ppo_n
 GROWTH_EXAMPLES = ("ntm-rl benchmark growth", "ntm-rl benchmark growth --only slots --plot slots.png")
 CORES_EXAMPLES = ("ntm-rl benchmark cores", "ntm-rl benchmark cores --only dnc")
 SPARSE_EXAMPLES = ("ntm-rl benchmark sparse", "ntm-rl benchmark sparse --json")
-TASKS_EXAMPLES = ("ntm-rl benchmark tasks --suite general-dev",)
+TASKS_EXAMPLES = ("ntm-rl benchmark tasks --suite general-dev", "ntm-rl benchmark tasks --suite tmaze --json")
 RANDOM_EXAMPLES = (
     "ntm-rl benchmark random --suites general-dev,general-test",
     "ntm-rl benchmark random --suites popgym --episodes 500 --json",

@@ -11,7 +11,8 @@ from ntm_rl.agents.benchmark.cells import Result
 from ntm_rl.agents.benchmark.comparison import compare, find_forgotten, success_rates
 from ntm_rl.agents.benchmark.normalization import references
 from ntm_rl.agents.benchmark.report import write_benchmark_report
-from ntm_rl.agents.benchmark.suites import GENERIC
+from ntm_rl.agents.benchmark.suites import GENERIC, find_suite
+from ntm_rl.agents.benchmark.tables import task_table
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.tracking.csv_log import write_table
@@ -135,6 +136,14 @@ def test_the_report_has_all_tables(grid, capsys):
     assert main(["benchmark", "memory", "--suite", SUITE, "--out", str(grid), "--report-only", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["comparison"]["deficits"] == [[CHAIN, "lstm", pytest.approx(0.3)]]
+
+
+def test_the_page_of_results_has_the_tasks_of_today():
+    page = (Path(__file__).parents[3] / "docs" / "results" / "general.md").read_text()
+    for suite in ("general-dev", "general-test"):
+        assert task_table(find_suite(suite).tasks) in page, (
+            f"insert the output of: ntm-rl benchmark tasks --suite {suite}"
+        )
 
 
 def test_the_report_has_the_mean_over_popgyms_games(tmp_path):
