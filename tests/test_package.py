@@ -115,6 +115,7 @@ def test_the_wheel_from_the_sdist_has_one_top_level_name_and_all_files(wheel):
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"ntm_rl"}
     expected = {f"ntm_rl/{file.relative_to(ROOT)}" for top in ("envs", "agents") for file in (ROOT / top).rglob("*.py")}
     expected |= {f"ntm_rl/{file.relative_to(ROOT)}" for file in (ROOT / "configs").rglob("*.yaml")}
+    expected |= {f"ntm_rl/{file.relative_to(ROOT)}" for file in (ROOT / "agents").rglob("*.csv")}
     expected |= {str(file.relative_to(ROOT)) for file in (ROOT / "ntm_rl").rglob("*.cpp")}
     assert expected | {"ntm_rl/py.typed", "ntm_rl/cores/ntm.py"} <= set(names)
 

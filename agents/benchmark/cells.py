@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ntm_rl.agents.benchmark.budgets import task_overrides
 from ntm_rl.agents.benchmark.suites import SuiteTask, choose_tasks, find_suite
 from ntm_rl.agents.ppo.making import make_model
 from ntm_rl.agents.settings.loading import load_settings
@@ -92,7 +93,7 @@ def plan(
         cores: Names of memory cores.
         seeds: Number of seeds, from 0 on.
         tasks: Names of tasks; None: all tasks of the suite.
-        timesteps: Environment steps of each training; None: those of the configs.
+        timesteps: Environment steps of each training; None: see `task_overrides`.
         overrides: `key=value` settings of all trainings.
 
     Raises:
@@ -105,7 +106,7 @@ def plan(
     if seeds < 1 or not cores:
         raise InputError(f"seeds = {seeds}, cores = {','.join(cores)!r}: must be at least one of each")
     common = [f"tracking.group=memory-{suite}", *([] if timesteps is None else [f"total_timesteps={timesteps}"])]
-    sized = {task: _with_sizes(task, cores, [*task.overrides, *common, *overrides]) for task in chosen}
+    sized = {task: _with_sizes(task, cores, [*task_overrides(task), *common, *overrides]) for task in chosen}
     return [
         Cell(suite, task.name, core, seed, task.config, (*sized[task][core], f"core={core}", f"seed={seed}"))
         for seed in range(seeds)

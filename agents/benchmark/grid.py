@@ -1,7 +1,7 @@
 """Trains a grid of agents: every core on every task with several seeds; each cell is an ordinary run.
 
 The state of a grid is on disk: the run directories `<out>/<suite>/<task>/<core>/<run>/`, with a `cell.json` in each
-finished one. An interrupted or killed grid continues from there.
+finished one. An interrupted or killed grid continues from there, and several processes may train one grid.
 """
 
 import fcntl
@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -34,12 +35,19 @@ from ntm_rl.errors import InputError
 # Settings that may differ within a grid.
 IRRELEVANT = ("seed", "run_dir", "wandb", "tracking", "device", "threads", "checkpoint")
 POLL_SECONDS = 0.5
+BUSY = 75  # exit status of a process that found its cell in training
+
+
+class CellBusyError(Exception):
+    """Another process trains the cell."""
 
 
 def run_grid(
     cells: Sequence[Cell], out: Path, *, jobs: int = 1, log: Callable[[str], None] = lambda line: None
 ) -> signal.Signals | None:
     """Trains all unfinished cells; on SIGINT or SIGTERM the running ones stop with a checkpoint.
+
+    A cell that another process trains is left to that process, and waited for at the end.
 
     Args:
         cells: See `plan`.
@@ -51,7 +59,7 @@ def run_grid(
         The signal that stopped the grid, if any.
 
     Raises:
-        InputError: `out` contains another grid, or a training failed.
+        InputError: `out` contains another grid, or trainings failed; the others are finished first.
     """
     if jobs < 1:
         raise InputError(f"jobs = {jobs}: must be at least 1")
@@ -102,6 +110,9 @@ def run_cell(cell: Cell, out: Path, show_progress: bool = True) -> signal.Signal
 
     Returns:
         The signal that stopped the training, if any; in this case there is no result yet.
+
+    Raises:
+        CellBusyError: another process trains it.
     """
     out = out.resolve()
     settings = cell.settings(out)
@@ -138,42 +149,66 @@ def _run_cell(cell: Cell, settings: PpoTrainingSettings, out: Path, show_progres
 
 def _train_all(cells: Sequence[Cell], out: Path, jobs: int, listener: SignalListener) -> Iterator[Cell]:
     """Trains cells and yields each finished one, until all are finished or a signal arrives."""
+    failed: list[Cell] = []
     if jobs > 1:
-        yield from _train_in_processes(cells, out, jobs, listener)
-        return
-    for cell in cells:
-        stopped = run_cell(cell, out)
-        listener.received = listener.received or stopped
-        if stopped is None:
-            yield cell
-        if listener.received is not None:
-            return
+        yield from _train_in_processes(list(cells), out, jobs, listener, failed)
+    else:
+        yield from _train_in_turn(list(cells), out, listener, failed)
+    if failed:
+        names = "; ".join(f"{cell.name}, seed {cell.seed}" for cell in failed)
+        raise InputError(f"{names}: the training failed, see above; the other trainings are kept")
 
 
-def _train_in_processes(cells: Sequence[Cell], out: Path, jobs: int, listener: SignalListener) -> Iterator[Cell]:
-    waiting, running = list(cells), dict[SpawnProcess, Cell]()
-    failed: Cell | None = None
+def _train_in_turn(waiting: list[Cell], out: Path, listener: SignalListener, failed: list[Cell]) -> Iterator[Cell]:
+    while waiting and listener.received is None:
+        cell = _take(waiting, out)
+        if cell is None:
+            time.sleep(POLL_SECONDS)
+            continue
+        try:
+            stopped = run_cell(cell, out)
+        except CellBusyError:
+            waiting.append(cell)
+        except InputError as error:
+            print(error, file=sys.stderr)
+            failed.append(cell)
+        else:
+            listener.received = listener.received or stopped
+            if stopped is None:
+                yield cell
+
+
+def _train_in_processes(
+    waiting: list[Cell], out: Path, jobs: int, listener: SignalListener, failed: list[Cell]
+) -> Iterator[Cell]:
+    running = dict[SpawnProcess, Cell]()
     is_stopping = False
     while running or (waiting and not is_stopping):
-        while waiting and len(running) < jobs and not is_stopping:
-            process = multiprocessing.get_context("spawn").Process(target=_train_in_process, args=(waiting[0], out))
+        while len(running) < jobs and not is_stopping and (cell := _take(waiting, out)) is not None:
+            process = multiprocessing.get_context("spawn").Process(target=_train_in_process, args=(cell, out))
             process.start()
-            running[process] = waiting.pop(0)
+            running[process] = cell
         connection.wait([process.sentinel for process in running], POLL_SECONDS)
         for process in [each for each in running if not each.is_alive()]:
             cell = running.pop(process)
             if _finished(cell, out) is not None:
                 yield cell
+            elif process.exitcode == BUSY:
+                waiting.append(cell)
             elif not is_stopping and listener.received is None:
-                failed = cell
-        if not is_stopping and (listener.received is not None or failed is not None):
+                failed.append(cell)
+        if not is_stopping and listener.received is not None:
             is_stopping = True
             for process in running:
                 process.terminate()  # on SIGTERM a training finishes its rollout and writes a checkpoint
-    if failed is not None:
-        raise InputError(
-            f"{failed.name}, seed {failed.seed}: the training failed, see above; the other trainings are kept"
-        )
+
+
+def _take(waiting: list[Cell], out: Path) -> Cell | None:
+    """Removes and returns the first cell that no process trains, if any."""
+    for index, cell in enumerate(waiting):
+        with suppress(CellBusyError), _locked(cell, out):
+            return waiting.pop(index)
+    return None
 
 
 def _train_in_process(cell: Cell, out: Path) -> None:
@@ -189,16 +224,25 @@ def _train_in_process(cell: Cell, out: Path) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         run_cell(cell, out, show_progress=False)
+    except CellBusyError:
+        sys.exit(BUSY)
     except InputError as error:
         sys.exit(str(error))
 
 
 @contextmanager
 def _locked(cell: Cell, out: Path) -> Iterator[None]:
-    """Waits until no other process trains the cell, such as one of a killed grid that still writes its checkpoint."""
+    """Holds the lock of a cell.
+
+    Raises:
+        CellBusyError: another process trains it, such as one of a killed grid that still writes its checkpoint.
+    """
     make_folder(out / cell.name)
     with (out / cell.name / f".seed{cell.seed}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # released when the process ends
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the process ends
+        except BlockingIOError as error:
+            raise CellBusyError from error
         yield
 
 

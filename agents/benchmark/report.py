@@ -3,6 +3,7 @@
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,13 @@ import numpy as np
 import torch
 
 from ntm_rl.agents.benchmark.cells import Result, read_results
+from ntm_rl.agents.benchmark.comparison import Comparison, compare
+from ntm_rl.agents.benchmark.normalization import is_normalized
+from ntm_rl.agents.benchmark.normalized_report import normalized_sections
 from ntm_rl.agents.benchmark.popgym_scores import POPGYM
 from ntm_rl.agents.benchmark.scores import Interval, interquartile_means, read_curve, require_rliable
 from ntm_rl.agents.benchmark.suites import find_suite
+from ntm_rl.agents.benchmark.tables import NONE, cells_of, complete, cores_of, markdown, seeds_of, spread, tasks_of
 from ntm_rl.agents.inspection.plotting import curve_marker, require_matplotlib, save_png
 from ntm_rl.agents.storage.files import write_atomically
 
@@ -22,7 +27,6 @@ if TYPE_CHECKING:
 
 REPORT, CURVES, INTERVALS = "report.md", "curves.png", "intervals.png"
 POINTS = 200  # of a plotted curve
-NONE = "–"  # noqa: RUF001  (dash of an empty cell)
 
 
 def check_report() -> None:
@@ -35,48 +39,52 @@ def write_benchmark_report(suite: str, out: Path) -> dict[str, Any]:
     """Writes `report.md` and its figures into a grid's folder, from the finished trainings.
 
     Returns:
-        The report as JSON values: the cells, and the interquartile mean and interval of each core.
+        The report as JSON values: the cells, the interquartile mean and interval of each core, and the comparison of
+        normalised scores or None.
 
     Raises:
         InputError: no training is finished, or rliable or matplotlib is not installed.
     """
     check_report()
     results = read_results(suite, out)
-    overall = aggregate(results)
+    comparison = compare(results, out) if is_normalized(suite) else None
+    overall = aggregate(results) if comparison is None else comparison.final
     save_png(draw_curves(results, out), out / CURVES)
     if overall:
         save_png(draw_intervals(overall), out / INTERVALS)
-    write_atomically(out / REPORT, render(suite, results, overall).encode())
+    write_atomically(out / REPORT, render(suite, results, overall, comparison).encode())
     return {
         "suite": suite,
         "report": str(out / REPORT),
         "interquartile_means": {core: each._asdict() for core, each in overall.items()},
+        "comparison": None if comparison is None else asdict(comparison),
         "cells": [vars(result) for result in results],
     }
 
 
 def aggregate(results: Sequence[Result]) -> dict[str, Interval]:
-    """Returns the interquartile mean over tasks and seeds of each core that has results for all tasks.
+    """Returns the interquartile mean of the MMER over tasks and seeds of each core; see `complete`."""
+    return interquartile_means(complete(results, lambda each: each.mmer))
 
-    Only the seeds that are finished for all tasks of a core count.
+
+def render(
+    suite: str, results: Sequence[Result], overall: Mapping[str, Interval], comparison: Comparison | None = None
+) -> str:
+    """Returns the report as Markdown.
+
+    Args:
+        suite: Name of the suite.
+        results: Results of the finished trainings.
+        overall: Interquartile means to plot; see `aggregate`.
+        comparison: Comparison of normalised scores; None: the scores are not normalised.
     """
-    tasks, cores = _tasks(results), _cores(results)
-    scores = {(each.core, each.task, each.seed): each.mmer for each in results}
-    complete = {}
-    for core in cores:
-        seeds = [seed for seed in _seeds(results) if all((core, task, seed) in scores for task in tasks)]
-        if seeds:
-            complete[core] = [[scores[core, task, seed] for task in tasks] for seed in seeds]
-    return interquartile_means(complete) if complete else {}
+    return "\n\n".join(_sections(suite, results, overall, comparison)) + "\n"
 
 
-def render(suite: str, results: Sequence[Result], overall: Mapping[str, Interval]) -> str:
-    """Returns the report as Markdown."""
-    return "\n\n".join(_sections(suite, results, overall)) + "\n"
-
-
-def _sections(suite: str, results: Sequence[Result], overall: Mapping[str, Interval]) -> Iterable[str]:
-    tasks, cores, seeds = _tasks(results), _cores(results), _seeds(results)
+def _sections(
+    suite: str, results: Sequence[Result], overall: Mapping[str, Interval], comparison: Comparison | None
+) -> Iterable[str]:
+    tasks, cores, seeds = tasks_of(results), cores_of(results), seeds_of(results)
     yield f"# {suite}: {find_suite(suite).title}"
     yield (
         f"Trainings by MemoryPPO: {len(results)}. Tasks: {len(tasks)}. Cores: {', '.join(cores)}. Seeds: "
@@ -84,19 +92,16 @@ def _sections(suite: str, results: Sequence[Result], overall: Mapping[str, Inter
         f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}. The runs are in "
         f"`{suite}/TASK/CORE/`."
     )
+    if comparison is not None:
+        yield from normalized_sections(suite, results, comparison)
+        yield "## Highest mean return"
     yield (
         "The score is POPGym's MMER: the maximum over training of the mean episodic return per epoch of about 65,536 "
         "steps, with actions sampled; the mean over seeds, with the lowest and highest seed in brackets."
     )
     yield _table(results, lambda each: each.mmer, published=True)
+    yield from _over_all_tasks(overall) if comparison is None else _popgym_means(suite, results)
     if overall:
-        yield "## Over all tasks"
-        yield (
-            "Interquartile mean of the scores over tasks and seeds, with stratified bootstrap 95% intervals (rliable; "
-            "Agarwal et al. 2021). Scores are not normalised: all returns lie between -1 and 1."
-        )
-        rows = [[core, f"{each.estimate:.3f}", f"{each.low:.3f} to {each.high:.3f}"] for core, each in overall.items()]
-        yield _markdown(["core", "interquartile mean", "95% interval"], rows)
         yield f"![Interquartile means with intervals]({INTERVALS})"
     yield "## At the end of training"
     yield "Mean episodic return of the last epoch; unlike a maximum, it does not reward noise."
@@ -106,56 +111,66 @@ def _sections(suite: str, results: Sequence[Result], overall: Mapping[str, Inter
     yield f"![Learning curves]({CURVES})"
     yield "## Size and speed"
     yield "Parameters of the memory core, and environment steps per second (median over seeds)."
-    yield _markdown(["task", "steps", *cores], [_size_and_speed(task, results) for task in tasks])
+    yield markdown(["task", "steps", *cores], [_size_and_speed(task, results) for task in tasks])
+
+
+def _popgym_means(suite: str, results: Sequence[Result]) -> Iterable[str]:
+    """Yields the mean MMER over the suite's games of POPGym."""
+    names = [task.name for task in find_suite(suite).tasks if any("=popgym-" in each for each in task.overrides)]
+    games = [each for each in results if each.task in names]
+    means = {core: scores.mean(axis=1).tolist() for core, scores in complete(games, lambda each: each.mmer).items()}
+    if means:
+        yield f"Mean over the {len(tasks_of(games))} games of POPGym: range over seeds in brackets."
+        yield markdown([*means], [[spread(each) for each in means.values()]])
+
+
+def _over_all_tasks(overall: Mapping[str, Interval]) -> Iterable[str]:
+    if not overall:
+        return
+    yield "## Over all tasks"
+    yield (
+        "Interquartile mean of the scores over tasks and seeds, with stratified bootstrap 95% intervals (rliable; "
+        "Agarwal et al. 2021). Scores are not normalised: all returns lie between -1 and 1."
+    )
+    rows = [[core, f"{each.estimate:.3f}", f"{each.low:.3f} to {each.high:.3f}"] for core, each in overall.items()]
+    yield markdown(["core", "interquartile mean", "95% interval"], rows)
 
 
 def _table(results: Sequence[Result], score: Callable[[Result], float], published: bool = False) -> str:
-    tasks, cores = _tasks(results), _cores(results)
+    tasks, cores = tasks_of(results), cores_of(results)
     reference = published and any(task in POPGYM for task in tasks)
     header = ["task", *cores, *(["POPGym's GRU", "POPGym's best"] if reference else [])]
     rows = []
     for task in tasks:
-        row = [task, *(_spread([score(each) for each in _cells_of(results, task, core)]) for core in cores)]
+        row = [task, *(spread([score(each) for each in cells_of(results, task, core)]) for core in cores)]
         if reference and task in POPGYM:
             row += [f"{POPGYM[task].gru:.3f}", f"{POPGYM[task].best:.3f} ({POPGYM[task].best_model})"]
         rows.append(row + [NONE] * (len(header) - len(row)))
     note = "\n\nPOPGym's columns: Morad et al. 2023, table 3, after 15 million steps, 3 seeds." if reference else ""
-    return _markdown(header, rows) + note
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return NONE
-    mean = f"{np.mean(values):.3f}"
-    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+    return markdown(header, rows) + note
 
 
 def _size_and_speed(task: str, results: Sequence[Result]) -> list[str]:
     row = [task, f"{max(each.timesteps for each in results if each.task == task):,}"]
-    for core in _cores(results):
-        cells = _cells_of(results, task, core)
+    for core in cores_of(results):
+        cells = cells_of(results, task, core)
         speed = np.median([each.steps_per_second for each in cells]) if cells else 0
         row.append(f"{cells[0].parameters:,}; {speed:,.0f}/s" if cells else NONE)
     return row
-
-
-def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def draw_curves(results: Sequence[Result], out: Path) -> "Figure":
     """Plots the learning curves, one panel per task."""
     from matplotlib.figure import Figure
 
-    tasks, cores = _tasks(results), _cores(results)
+    tasks, cores = tasks_of(results), cores_of(results)
     columns = min(4, len(tasks))
     rows = -(-len(tasks) // columns)
     figure = Figure(figsize=(3.4 * columns, 2.8 * rows), layout="constrained")
     for place, task in enumerate(tasks, 1):
         panel = figure.add_subplot(rows, columns, place)
         for number, core in enumerate(cores):
-            curves = [read_curve(out / each.run) for each in _cells_of(results, task, core)]
+            curves = [read_curve(out / each.run) for each in cells_of(results, task, core)]
             if not curves:
                 continue
             steps = np.linspace(max(each.steps[0] for each in curves), min(each.steps[-1] for each in curves), POINTS)
@@ -189,19 +204,3 @@ def draw_intervals(overall: Mapping[str, Interval]) -> "Figure":
     panel.set_xlabel("interquartile mean of the scores", size=9)
     panel.grid(axis="x", alpha=0.3)
     return figure
-
-
-def _cells_of(results: Sequence[Result], task: str, core: str) -> list[Result]:
-    return [each for each in results if (each.task, each.core) == (task, core)]
-
-
-def _tasks(results: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(each.task for each in results))
-
-
-def _cores(results: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(each.core for each in results))
-
-
-def _seeds(results: Sequence[Result]) -> list[int]:
-    return sorted({each.seed for each in results})

@@ -28,23 +28,24 @@ class Suite:
     tasks: tuple[SuiteTask, ...]
 
 
-# The config of all suites that measure one set of hyperparameters; a task sets its environment alone.
-GENERIC = "popgym/repeat_previous_easy"
+# The package's defaults. A task with this config sets its environment alone, and the rule in `budgets.py` its length.
+GENERIC = "general/default"
+# One set of hyperparameters for the eight games whose results are published in docs/results/popgym_small.md.
+_SMALL = "popgym/repeat_previous_easy"
 
 
 def _generic(name: str, env_id: str, **kwargs: object) -> SuiteTask:
-    """Returns a task with the generic config, and keyword arguments of its environment."""
+    """Returns a task with the package's defaults, and keyword arguments of its environment."""
     return SuiteTask(
         name, GENERIC, (f"env.id={env_id}", *(f"env.kwargs.{key}={value}" for key, value in kwargs.items()))
     )
 
 
-# Games whose observation does not say which action it answers: POPGym's `obs_requires_prev_action`.
+# Games with POPGym's `obs_requires_prev_action`: the observation does not show the last action.
 _NEED_ACTION = ("Battleship", "Concentration", "MineSweeper", "MultiarmedBandit")
 
 
 def _popgym(name: str) -> SuiteTask:
-    """All games share one config, as their own configs may be tuned to the game or to a core."""
     task = _generic(name, f"popgym-{name}-v0")
     if name.startswith(_NEED_ACTION):
         return replace(task, overrides=(*task.overrides, "env.previous_action=true"))
@@ -134,6 +135,8 @@ _GENERAL_DEV = (
     _generic("Copy", "ntm_rl/Copy-v0", max_length=10),
     *_DEV_TMAZES,
 )
+_PONG = _generic("Pong", "ALE/Pong-v5", stack=1, size=44)  # single frames
+_PONG = replace(_PONG, overrides=(*_PONG.overrides, "total_timesteps=1000000"))  # a step takes ten times as long
 _GENERAL_TEST = (
     *map(_popgym, (name for name in _POPGYM if name not in _DEV_GAMES)),
     _generic("MemoryChain-100", "ntm_rl/MemoryChain-v0", length=100),
@@ -142,7 +145,7 @@ _GENERAL_TEST = (
     _generic("AssociativeRecall", "ntm_rl/AssociativeRecall-v0"),
     *(task for task in _ENDLESS_TMAZES if task not in _DEV_TMAZES),
     *_COLOR_CUBES[:2],
-    _generic("Pong", "ALE/Pong-v5", stack=1, size=44),  # single frames
+    _PONG,
 )
 # With a curriculum, cores would be compared at different difficulties.
 _UNIFORM = "env.kwargs.curriculum=uniform"
@@ -150,7 +153,7 @@ _UNIFORM = "env.kwargs.curriculum=uniform"
 SUITES: Mapping[str, Suite] = {
     "popgym-small": Suite(
         "Eight games of POPGym (Morad et al. 2023)",
-        tuple(map(_popgym, _GAMES)),
+        tuple(replace(_popgym(name), config=_SMALL) for name in _GAMES),
     ),
     "popgym": Suite("POPGym's games in all difficulties, without Labyrinth", tuple(map(_popgym, _POPGYM))),
     "memory-rewriting": Suite(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ntm_rl.agents.benchmark.suites import SUITES
-from ntm_rl.agents.cli.arguments import count, names, path
+from ntm_rl.agents.cli.arguments import count, names, path, seed
 from ntm_rl.agents.cli.parser import add_command
 from ntm_rl.agents.cli.terminal import print_json, print_lines
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
@@ -20,6 +20,11 @@ SPEED_EXAMPLES = ("ntm-rl benchmark speed", "ntm-rl benchmark speed --only ppo_n
 GROWTH_EXAMPLES = ("ntm-rl benchmark growth", "ntm-rl benchmark growth --only slots --plot slots.png")
 CORES_EXAMPLES = ("ntm-rl benchmark cores", "ntm-rl benchmark cores --only dnc")
 SPARSE_EXAMPLES = ("ntm-rl benchmark sparse", "ntm-rl benchmark sparse --json")
+TASKS_EXAMPLES = ("ntm-rl benchmark tasks --suite general-dev", "ntm-rl benchmark tasks --suite tmaze --json")
+RANDOM_EXAMPLES = (
+    "ntm-rl benchmark random --suites general-dev,general-test",
+    "ntm-rl benchmark random --suites popgym --episodes 500 --json",
+)
 MEMORY_EXAMPLES = (
     "ntm-rl benchmark memory --suite popgym-small --cores ntm,lstm --seeds 3",
     "ntm-rl benchmark memory --suite tmaze --tasks length-20,length-50 --jobs 2 --set wandb=disabled",
@@ -49,6 +54,15 @@ def add(commands: Any) -> None:
     )
     cores.add_argument("--only", metavar="CORE", help="measure a single core")
     add_command(benchmarks, "sparse", sparse_command, "compare SAM with the NTM as slots grow", SPARSE_EXAMPLES)
+    summary = "list the tasks of a suite with their budgets, returns of random play and optima"
+    tasks = add_command(benchmarks, "tasks", tasks_command, summary, TASKS_EXAMPLES)
+    tasks.add_argument("--suite", required=True, metavar="NAME", help=f"one of {', '.join(SUITES)}")
+    summary = "measure the returns of random play on suites of memory tasks"
+    random = add_command(benchmarks, "random", random_command, summary, RANDOM_EXAMPLES)
+    random.add_argument("--suites", type=names, required=True, metavar="A,B", help=f"of {', '.join(SUITES)}")
+    random.add_argument("--tasks", type=names, metavar="A,B", help="tasks of the suites (default: all)")
+    random.add_argument("--episodes", type=count, default=1000, metavar="N", help="per task (default: 1000)")
+    random.add_argument("--seed", type=seed, default=0, help="of environments and actions (default: 0)")
     _add_memory(benchmarks)
 
 
@@ -123,6 +137,32 @@ def sparse_command(options: argparse.Namespace) -> int:
         lambda row: f"{row.slots:8}{row.ours:12,.1f}{row.peer:12,.1f}{row.ours_peak:12,.0f}{row.peer_peak:12,.0f}",
         options.json,
         header=f"{'slots':>8}{'SAM, ms':>12}{'NTM, ms':>12}{'SAM, MiB':>12}{'NTM, MiB':>12}",
+    )
+    return 0
+
+
+def tasks_command(options: argparse.Namespace) -> int:
+    """Prints the tasks of a suite as a Markdown table."""
+    from ntm_rl.agents.benchmark.suites import find_suite
+    from ntm_rl.agents.benchmark.tables import describe_task, task_table
+
+    tasks = find_suite(options.suite).tasks
+    if options.json:
+        print_json([describe_task(task) for task in tasks])
+    else:
+        print_lines(task_table(tasks))
+    return 0
+
+
+def random_command(options: argparse.Namespace) -> int:
+    """Prints the returns of random play as comma-separated values."""
+    from ntm_rl.agents.benchmark.random_play import play_suites
+
+    _print_rows(
+        play_suites(options.suites, options.episodes, options.seed, options.tasks),
+        lambda row: f"{row.task},{row.episodes},{row.mean:.5g},{row.error:.2g}",
+        options.json,
+        header="task,episodes,mean,error",
     )
     return 0
 

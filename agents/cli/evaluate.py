@@ -84,7 +84,8 @@ def _evaluation_lines(result: Any) -> list[str]:
 
 
 def _statistics(result: Any) -> str:
-    return f"mean return {result.mean_return:.3f} ± {result.std_return:.3f}, mean length {result.mean_length:.1f}"
+    statistics = f"mean return {result.mean_return:.3f} ± {result.std_return:.3f}, mean length {result.mean_length:.1f}"
+    return statistics if result.success_rate is None else f"{statistics}, success rate {result.success_rate:.3f}"
 
 
 def _evaluate_supervised(run: Any, options: argparse.Namespace) -> int:

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.agents.policy.files import LoadedAgent
@@ -45,6 +46,7 @@ class Evaluation:
         mean_length: Mean length of these episodes in steps.
         max_steps: Length limit of an episode; None: no limit.
         mean_return_so_far: Mean return of the episodes that reached the limit; None without any.
+        success_rate: Mean of the environment's `is_success` over the ended episodes; None if it does not report it.
     """
 
     run: Path
@@ -56,14 +58,16 @@ class Evaluation:
     mean_length: float | None
     max_steps: int | None
     mean_return_so_far: float | None
+    success_rate: float | None
 
 
 @dataclass
 class EpisodeResults:
-    """Returns and lengths of the episodes that ended, and returns of those that reached the length limit."""
+    """Returns, lengths and successes of the episodes that ended, and returns of those that reached the length limit."""
 
     returns: list[float] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
+    successes: list[float] = field(default_factory=list)
     stopped: list[float] = field(default_factory=list)
 
 
@@ -173,8 +177,17 @@ def _has_time_limit(settings: EnvSettings, env: VecEnv) -> bool:
     return limit is not None or isinstance(env, VectorEnvAdapter)
 
 
+class Player(Protocol):
+    """Plays a vector environment, as a `LoadedAgent` does."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[NDArray[Any], Any]:
+        """Returns actions and the next state; see SB3's `predict`."""
+
+
 def play_episodes(
-    agent: LoadedAgent, env: VecEnv, episodes: int, limit: int | None, deterministic: bool, show_progress: bool
+    agent: Player, env: VecEnv, episodes: int, limit: int | None, deterministic: bool, show_progress: bool
 ) -> EpisodeResults:
     """Plays a fixed share of the episodes in each sub-environment, so that short ones are not over-represented.
 
@@ -195,6 +208,8 @@ def play_episodes(
                 if episode is not None:  # None: a life was lost, and the game continues
                     results.returns.append(float(episode["r"]))
                     results.lengths.append(int(episode["l"]))
+                    if "is_success" in infos[index]:
+                        results.successes.append(float(infos[index]["is_success"]))
                     left[index] -= 1
                     returns[index], lengths[index] = 0, 0
             for index in np.flatnonzero((left > 0) & (lengths >= (limit or np.inf))).tolist():
@@ -225,6 +240,7 @@ def _summary(run: Run, origin: Origin, episodes: int, limit: int | None, results
         mean(results.lengths),
         limit,
         mean(results.stopped),
+        mean(results.successes),
     )
 
 

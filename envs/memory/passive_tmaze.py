@@ -47,6 +47,10 @@ class PassiveTMazeVectorEnv(DiagnosticVectorEnv):
         observations = np.stack([self._x < self.length, self._x == self.length, self._y], axis=1, dtype=np.float32)
         return observations, rewards, ended, np.zeros(self.num_envs, dtype=np.bool_)
 
+    def final_infos(self) -> dict[str, NDArray[Any]]:
+        """See `BatchedEnv.final_infos`."""
+        return {"is_success": self._y == self._goal}
+
     def render_text(self, index: int) -> str:
         """See `DiagnosticVectorEnv.render_text`: `G` is the goal, `@` the agent."""
         rows = [[" "] * self.length + ["."], ["."] * (self.length + 1), [" "] * self.length + ["."]]
@@ -96,7 +100,8 @@ class PassiveTMazeEnv(DiagnosticEnv):
     step pays 1 at the goal, else 0.
 
     The best return is 1. The best agent without memory returns 0.5 on average, random actions
-    -1 + (1 - 4^-length) / (3 length) + 4^-(length + 1): -0.9833 for `length` 20.
+    -1 + (1 - 4^-length) / (3 length) + 4^-(length + 1): -0.9833 for `length` 20. `info["is_success"]` says at the end
+    of an episode whether the agent is at the goal.
 
     ## Starting State
     The left end of the corridor; the goal is above or below with equal probability.

@@ -5,12 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ntm_rl.agents.benchmark import grid
-from ntm_rl.agents.benchmark.cells import Cell, plan, read_results
+from ntm_rl.agents.benchmark.cells import plan, read_results
 from ntm_rl.agents.benchmark.grid import run_grid
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.runs.run import Run
@@ -69,7 +70,8 @@ def test_a_grid_has_every_core_task_and_seed_at_about_the_same_size():
 def test_a_finished_grid_is_reported_and_not_trained_again(capsys):
     assert main(command("--seeds=2", "--json")) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report.keys() == {"suite", "report", "interquartile_means", "cells"}
+    assert report.keys() == {"suite", "report", "interquartile_means", "comparison", "cells"}
+    assert report["comparison"] is None
     assert [(cell["core"], cell["seed"]) for cell in report["cells"]] == [
         ("ntm", 0),
         ("ntm", 1),
@@ -150,12 +152,45 @@ def test_parallel_trainings_give_the_same_results_as_sequential_ones():
     assert sorted(scores[0]) == sorted(scores[1])
 
 
-def test_a_training_that_fails_in_its_process_is_named(capfd):
-    (cell,) = cells("lstm")
-    broken = Cell(cell.suite, cell.task, cell.core, 0, cell.config, (*cell.overrides, "policy.init_from=nowhere"))
-    with pytest.raises(InputError, match=r"memory_len/length-2/lstm, seed 0: the training failed, see above"):
-        run_grid([broken], OUT, jobs=2)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_training_that_fails_is_named_after_the_others_are_finished(jobs, capfd):
+    good, bad = cells("ntm,lstm")
+    broken = replace(bad, overrides=(*bad.overrides, "policy.init_from=nowhere"))
+    with pytest.raises(InputError, match=r"^memory_len/length-2/lstm, seed 0: the training failed, see above"):
+        run_grid([broken, good], OUT, jobs=jobs)
     assert "run = 'nowhere': no such folder" in capfd.readouterr().err
+    assert [result.core for result in read_results(SUITE, OUT)] == ["ntm"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_cell_that_another_process_trains_comes_last(jobs, monkeypatch):
+    first, second = cells("ntm,lstm")
+    lines, locked = [], grid._locked(first, OUT)
+    locked.__enter__()  # the lock belongs to the open file, as if another process had it
+    with pytest.raises(grid.CellBusyError):
+        grid.run_cell(first, OUT)
+
+    def finish(line):
+        lines.append(line)
+        locked.__exit__(None, None, None)
+
+    assert run_grid([first, second], OUT, jobs=jobs, log=finish) is None
+    assert [line.split(", ")[1] for line in lines] == ["lstm", "ntm"]
+
+
+def test_two_processes_train_a_grid_together():
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "ntm_rl.agents", *command("--seeds=2")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    printed = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert len(runs()) == 4 and len(read_results(SUITE, OUT)) == 4  # no cell twice
 
 
 @pytest.mark.parametrize(

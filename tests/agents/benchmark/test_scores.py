@@ -5,7 +5,17 @@ import sys
 import numpy as np
 import pytest
 
-from ntm_rl.agents.benchmark.scores import Curve, epoch_returns, interquartile_means, mmer, read_curve, read_speed
+from ntm_rl.agents.benchmark.scores import (
+    Curve,
+    epoch_returns,
+    interquartile_means,
+    mean_intervals,
+    mmer,
+    probability_of_improvement,
+    read_curve,
+    read_speed,
+    read_success_rate,
+)
 from ntm_rl.agents.tracking.csv_log import write_table
 from ntm_rl.errors import InputError
 
@@ -63,6 +73,49 @@ def test_intervals_resample_the_seeds_of_each_task():
 def test_a_seed_makes_intervals_reproducible():
     scores = {"a": np.random.default_rng(0).random((3, 5)).tolist()}
     assert interquartile_means(scores) == interquartile_means(scores)
+
+
+def test_statistics_are_those_of_rliable():
+    from rliable import metrics
+
+    rng = np.random.default_rng(0)
+    for seeds, tasks in ((1, 3), (3, 7), (4, 2)):
+        scores, others = rng.integers(0, 4, (seeds, tasks)) / 4, rng.integers(0, 4, (2, tasks)) / 4
+        assert interquartile_means({"a": scores})["a"].estimate == pytest.approx(metrics.aggregate_iqm(scores))
+        found = probability_of_improvement(scores, others)
+        assert found.estimate == pytest.approx(metrics.probability_of_improvement(scores, others))
+        assert 0 <= found.low <= found.high <= 1
+
+
+def test_the_interval_of_an_improvement_is_a_bootstrap_over_seeds():
+    rng, reps = np.random.default_rng(1), 4000
+    scores, others = rng.random((4, 3)), rng.random((5, 3)) + 0.1
+    drawn = np.zeros(reps)
+    for rep in range(reps):
+        first = np.stack([rng.choice(column, 4) for column in scores.T], axis=1)
+        second = np.stack([rng.choice(column, 5) for column in others.T], axis=1)
+        drawn[rep] = (first[:, None] > second).mean() + (first[:, None] == second).mean() / 2
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    found = probability_of_improvement(scores, others)
+    assert (found.low, found.high) == (pytest.approx(low, abs=0.03), pytest.approx(high, abs=0.03))
+
+
+def test_means_of_groups_have_intervals_over_their_values():
+    groups = {"three": [0.0, 0.5, 1.0], "one": [0.5], "two": [1.0, 2.0], "equal": [0.25] * 3}
+    means = mean_intervals(groups)
+    assert [*means] == ["three", "two", "equal"]
+    assert means["three"] == pytest.approx((0.5, 0.0, 1.0))
+    assert means["two"] == pytest.approx((1.5, 1.0, 2.0))
+    assert means["equal"] == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_the_success_rate_is_that_of_the_last_epoch(tmp_path):
+    columns = ["rollout/ep_rew_mean", "rollout/success_rate", "time/total_timesteps"]
+    values = [("0.5", "0.25", "65536"), ("0.5", "0.5", "98304"), ("0.5", "1.0", "131072")]
+    write_table(tmp_path / "progress.csv", columns, [dict(zip(columns, row, strict=True)) for row in values])
+    assert read_success_rate(tmp_path) == pytest.approx(0.75)
+    write_table(tmp_path / "progress.csv", columns[:1], [{columns[0]: "0.5"}])
+    assert read_success_rate(tmp_path) is None
 
 
 def test_without_rliable_the_command_that_installs_it_is_named(monkeypatch):

@@ -4,6 +4,7 @@ import gymnasium as gym
 import popgym  # noqa: F401  (registers its ids)
 import pytest
 
+from ntm_rl.agents.benchmark.budgets import task_settings
 from ntm_rl.agents.benchmark.suites import GENERIC, SUITES, choose_tasks, find_suite
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
@@ -15,7 +16,7 @@ TASKS = [(name, task) for name, suite in SUITES.items() for task in suite.tasks]
 
 
 def settings(suite: str) -> dict[str, PpoTrainingSettings]:
-    return {task.name: load_settings(task.config, task.overrides) for task in SUITES[suite].tasks}
+    return {task.name: task_settings(task) for task in SUITES[suite].tasks}
 
 
 @pytest.mark.parametrize(("suite", "task"), TASKS, ids=[f"{suite}/{task.name}" for suite, task in TASKS])
@@ -35,10 +36,17 @@ def test_popgyms_games_are_native_and_share_their_hyperparameters():
 
 
 @pytest.mark.parametrize("suite", ["popgym-small", "popgym", "memory-rewriting", "general-dev", "general-test"])
-def test_tasks_of_one_set_of_hyperparameters_differ_in_nothing_but_their_environment(suite):
-    assert {made.model_copy(update={"env": None}).model_dump_json() for made in settings(suite).values()} == {
-        load_settings(GENERIC).model_copy(update={"env": None}).model_dump_json()
+def test_tasks_of_one_set_of_hyperparameters_differ_in_nothing_but_environment_and_budget(suite):
+    own = {"env": None, "total_timesteps": 1}
+    config = "popgym/repeat_previous_easy" if suite == "popgym-small" else GENERIC
+    assert {made.model_copy(update=own).model_dump_json() for made in settings(suite).values()} == {
+        load_settings(config).model_copy(update=own).model_dump_json()
     }
+
+
+def test_the_generic_config_sets_nothing_but_the_environment():
+    schema = type(load_settings(GENERIC))
+    assert load_settings(GENERIC) == schema(env=load_settings(GENERIC).env)
 
 
 def test_the_suite_of_all_popgym_has_every_registered_id_and_previous_actions_where_popgym_requires_them():

@@ -195,3 +195,26 @@ def test_benchmark_speed_prints_each_row(monkeypatch, capsys):
         "copy: 200 steps/s against 100 steps/s, ratio 2"
     )
     assert as_json(capsys, "benchmark", "speed") == [vars(row)]
+
+
+def test_benchmark_random_prints_one_row_per_task(capsys):
+    options = ("random", "--suites", "general-dev,popgym", "--tasks", "MemoryChain-20,RepeatFirstEasy", "--episodes=64")
+    header, *rows = done(capsys, "benchmark", *options).splitlines()
+    printed = [row.split(",") for row in rows]
+    assert header == "task,episodes,mean,error"
+    assert [row[:2] for row in printed] == [["MemoryChain-20", "64"], ["RepeatFirstEasy", "64"]]
+    values = as_json(capsys, "benchmark", *options)
+    assert [float(row[2]) for row in printed] == pytest.approx([row["mean"] for row in values], rel=1e-4)
+    chain = values[0]  # returns of 1 and -1
+    assert chain["error"] == pytest.approx(((1 - chain["mean"] ** 2) / 63) ** 0.5)
+    assert as_json(capsys, "benchmark", *options, "--seed", "1") != values
+    assert "episodes = 1: must be at least 2" in refused(capsys, "benchmark", *options[:-1], "--episodes", "1")
+    assert "task = 'Copi': unknown task" in refused(capsys, "benchmark", *options[:3], "--tasks", "Copi")
+
+
+def test_benchmark_tasks_prints_a_table(capsys):
+    table = done(capsys, "benchmark", "tasks", "--suite", "memory_len").splitlines()
+    assert table[0] == "| task | longest episode | steps | random play | optimum |"
+    assert [line.split(" | ")[1] for line in table[2:]] == ["3", "6", "11", "21", "41", "101"]
+    values = as_json(capsys, "benchmark", "tasks", "--suite", "memory_len")
+    assert [row["longest_episode"] for row in values] == [3, 6, 11, 21, 41, 101]

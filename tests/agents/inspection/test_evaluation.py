@@ -16,6 +16,7 @@ from ntm_rl.agents.inspection.evaluation import evaluate, evaluate_supervised, p
 from ntm_rl.agents.ppo.vec_env_state import curricula
 from ntm_rl.agents.runs.loading import load_run_agent
 from ntm_rl.agents.runs.run import Run
+from ntm_rl.agents.tracking.csv_log import read_table
 from ntm_rl.envs import EnvSettings, make_vec_env
 from ntm_rl.errors import InputError
 from small_trainings import TINY_LSTM, TINY_PPO, train_copy, train_run
@@ -151,6 +152,25 @@ def waits(*lengths: int) -> DummyVecEnv:
             )
 
     return DummyVecEnv([lambda length=length: Waits(length) for length in lengths])
+
+
+def test_successes_are_logged_in_training_and_reported(tmp_path, capsys):
+    (tmp_path / "maze.yaml").write_text("env:\n  id: ntm_rl/EndlessTMaze-v0\n  kwargs: {length: 1, corridors: 1}\n")
+    run = train_run(str(tmp_path / "maze.yaml"), tmp_path, *TINY_PPO, *TINY_LSTM, "total_timesteps=256")
+    logged = [float(row["rollout/success_rate"]) for row in read_table(run.path / "progress.csv")[1]]
+    assert len(logged) == 4 and all(0 <= rate <= 1 for rate in logged) and any(logged)
+    result = evaluate(run, 50, deterministic=False)
+    assert result.success_rate is not None and 0 < result.success_rate < 1
+    # A turn to the right side pays 1, and nothing else pays.
+    env = make_vec_env(run.ppo_settings().env_settings, 2, 0)
+    played = play_episodes(Idle(), env, 4, 100, True, show_progress=False)
+    assert played.successes == [float(each > 0) for each in played.returns]
+    assert main(["evaluate", str(run.path), "--episodes", "20", "--max-steps", "50", "--stochastic"]) == 0
+    assert ", success rate 0." in capsys.readouterr().out
+
+
+def test_an_environment_that_does_not_report_successes_has_no_rate(walk):
+    assert evaluate(walk, 2).success_rate is None
 
 
 def test_short_episodes_do_not_count_more_often():
