@@ -1,5 +1,6 @@
 """Actor-critic policies with a memory core, for `MemoryPPO` and for the unmodified `sb3_contrib.RecurrentPPO`."""
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
+from ntm_rl.agents import defaults
 from ntm_rl.agents.policy import categorical
 from ntm_rl.agents.policy.actions import ActionConverter
 from ntm_rl.agents.policy.arguments import Critic, check_critic, check_keywords, check_net_arch, check_policy_options
@@ -23,8 +25,8 @@ from ntm_rl.cores.registry import make_core
 from ntm_rl.envs.wrappers.actions import check_action_space
 from ntm_rl.envs.wrappers.images import is_image
 
-# SB3's epsilon; the fused kernel updates all parameters at once.
-FAST_ADAM = {"eps": 1e-5, "fused": True}
+# The fused kernel updates all parameters at once.
+FAST_ADAM = {"eps": defaults.ADAM_EPSILON, "fused": True}
 
 
 class MlpNtmPolicy(RecurrentPolicyAdapter):
@@ -40,7 +42,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         observation_space: The environment's observation space.
         action_space: Discrete, Box, MultiDiscrete or MultiBinary.
         lr_schedule: Learning rate as a function of the remaining progress (1 to 0).
-        net_arch: Layers after the core, as in SB3; default `dict(pi=[64], vf=[64])`.
+        net_arch: Layers after the core, as in SB3; None: `ntm_rl.agents.defaults.NET_ARCH`.
         core: Name of a registered memory core; `ntm-rl list cores` lists them.
         core_kwargs: The core's options, e.g. `dict(slots=64, width=20)`.
         critic: "shared" (one core, trained by both losses), "detached" (one core; no gradient of the value loss) or
@@ -65,9 +67,9 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         *,
-        core: str = "ntm",
+        core: str = defaults.CORE,
         core_kwargs: dict[str, Any] | None = None,
-        critic: Critic = "shared",
+        critic: Critic = defaults.CRITIC,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         share_features_extractor: bool = True,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
@@ -85,12 +87,12 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         extractor_kwargs = kwargs.get("features_extractor_kwargs")
         check_keywords("features_extractor_kwargs", extractor, extractor_kwargs, ["observation_space"])
         check_keywords("optimizer_kwargs", optimizer_class, optimizer_kwargs, ["params", "lr"])
-        net_arch = dict(pi=[64], vf=[64]) if net_arch is None else net_arch
+        net_arch = deepcopy(defaults.NET_ARCH) if net_arch is None else net_arch
         check_net_arch(net_arch)
         if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
             optimizer_kwargs = FAST_ADAM
         self.core_name = core
-        self.core_kwargs = core_kwargs or {}
+        self.core_kwargs = {**defaults.core_options(core), **(core_kwargs or {})}
         self.critic_kind: Critic = critic
         # Not super().__init__: RecurrentActorCriticPolicy's builds LSTMs.
         ActorCriticPolicy.__init__(

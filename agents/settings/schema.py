@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, Field, create_model
 
+from ntm_rl.agents import defaults
 from ntm_rl.agents.settings.core_modules import check_core, import_core, split_core
 from ntm_rl.agents.settings.environment_variables import WandbMode
 from ntm_rl.agents.settings.kinds import PPO, SUPERVISED, TrainingKind
@@ -60,11 +61,11 @@ def _without_description(hint: Any) -> Any:
     return Annotated[hint.__origin__, *checks] if checks else hint.__origin__
 
 
-def _options_of(name: str, constructor: Callable[..., Any]) -> type[BaseModel]:
-    """Makes a section from a constructor's keyword-only arguments."""
+def _options_of(name: str, constructor: Callable[..., Any], changed: Mapping[str, Any]) -> type[BaseModel]:
+    """Makes a section from a constructor's keyword-only arguments, with changed defaults."""
     parameters = inspect.signature(constructor).parameters.values()
     options = {each.name: each.default for each in parameters if each.kind is inspect.Parameter.KEYWORD_ONLY}
-    return _section(f"{name.capitalize()}Settings", constructor, options)
+    return _section(f"{name.capitalize()}Settings", constructor, {**options, **changed})
 
 
 class TrainingSettings(Section):
@@ -73,7 +74,7 @@ class TrainingSettings(Section):
     kind: ClassVar[TrainingKind]
 
     core: Annotated[str, AfterValidator(check_core)] = Field(
-        "ntm",
+        defaults.CORE,
         description="The memory core; `ntm-rl list cores` lists them; `module:name` is a core that a module registers.",
     )
     core_path: OptionalPathText = Field(
@@ -142,7 +143,9 @@ class PpoTrainingSettings(TrainingSettings):
     env: Any
     policy: PolicySettings = Field(PolicySettings(), description="Networks around the core.")
     ppo: PpoSettings = Field(PpoSettings(), description="Hyperparameters of PPO.")
-    n_envs: int = Field(32, ge=1, le=MAX_ENVS, description="Number of sub-environments.")
+    n_envs: Annotated[int, Field(ge=1, le=MAX_ENVS)] | Literal["auto"] = Field(
+        "auto", description="Number of sub-environments; auto: 8 to 32, for a rollout of about 4,096 transitions."
+    )
     total_timesteps: int = Field(1_000_000, ge=1, description="Total environment steps.")
 
     @property
@@ -210,14 +213,14 @@ def ppo_schema(custom_core: str | None = None) -> type[PpoTrainingSettings]:
         "PpoTrainingSettings",
         __base__=PpoTrainingSettings,
         env=(env, Field(description="The environment and how the agent sees it.")),
-        memory=_memory(custom_core),
+        memory=_memory(custom_core, {defaults.CORE: defaults.CORE_OPTIONS}),
     )
 
 
 @cache
 def supervised_schema(custom_core: str | None = None) -> type[SupervisedTrainingSettings]:
     """Returns the schema of a supervised training, with the sections that other packages' annotations describe."""
-    options = {name: _options_of(name, kind.__init__) for name, kind in TASKS.items()}
+    options = {name: _options_of(name, kind.__init__, {}) for name, kind in TASKS.items()}
     tasks: dict[str, Any] = {
         name: (schema, Field(schema(), description=f"Options of the task {name!r}."))
         for name, schema in options.items()
@@ -229,13 +232,22 @@ def supervised_schema(custom_core: str | None = None) -> type[SupervisedTraining
         "SupervisedTrainingSettings",
         __base__=SupervisedTrainingSettings,
         task=(task, Field(description="The task, and the options of each.")),
-        memory=_memory(custom_core),
+        memory=_memory(custom_core, {}),
     )
 
 
-def _memory(custom_core: str | None) -> Any:
-    """Returns the field `memory`: the options of every core of this package and of the custom core."""
-    options = {name: _options_of(name, core_class(name).__init__) for name in core_names() if is_built_in(name)}
+def _memory(custom_core: str | None, changed: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Returns the field `memory`: the options of every core of this package and of the custom core.
+
+    Args:
+        custom_core: Name of a core of another package.
+        changed: Defaults that differ from those of the constructors, by core.
+    """
+    options = {
+        name: _options_of(name, core_class(name).__init__, changed.get(name, {}))
+        for name in core_names()
+        if is_built_in(name)
+    }
     cores: dict[str, Any] = {
         name: (schema, Field(schema(), description=f"Options of the core {name!r}."))
         for name, schema in options.items()

@@ -25,6 +25,11 @@ class HasCurriculum:
     _playback: Playback
 
     @property
+    def max_episode_steps(self) -> int:
+        """Steps of the longest episode that the curriculum may draw."""
+        return self._playback.longest
+
+    @property
     def curriculum(self) -> Curriculum:
         """The curriculum that draws the difficulties."""
         return self._playback.curriculum

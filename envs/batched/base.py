@@ -61,6 +61,12 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """Returns infos of the episodes that end in this step, such as `is_success`: arrays `[num_envs]`."""
         return {}
 
+    @property
+    def max_episode_steps(self) -> int | None:
+        """Steps of the longest episode, None if unknown; the state holds the time before the last step at most."""
+        bounds = self.state_bounds().get("_time")
+        return None if bounds is None else int(bounds[1]) + 1
+
     def state_bounds(self) -> dict[str, tuple[Any, Any]]:
         """Returns the smallest and largest value of each attribute that belongs to the state, by name.
 

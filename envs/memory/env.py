@@ -69,6 +69,11 @@ class DiagnosticEnv(gym.Env[FloatArray, np.int64]):
         self.render_mode = envs.render_mode
         self.observation_space, self.action_space = envs.single_observation_space, envs.single_action_space
 
+    @property
+    def max_episode_steps(self) -> int | None:
+        """See `BatchedEnv.max_episode_steps`."""
+        return self._envs.max_episode_steps
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[FloatArray, dict[str, Any]]:
