@@ -57,12 +57,11 @@ class MemoryPPO(RecurrentPPO):
         policy: `"MlpNtmPolicy"`, `"CnnNtmPolicy"`, `"MultiInputNtmPolicy"` or a subclass of `MlpNtmPolicy`.
         env: A Gymnasium environment, its id, a Gymnasium `VectorEnv` or an SB3 `VecEnv`.
         learning_rate: A number or a schedule; by default it decays linearly to 0 over the training.
-        n_steps: Steps of each environment in a rollout. "auto": an episode if it has 128 to 512 steps, more with few
-            environments.
+        n_steps: Steps of each environment in a rollout. "auto": `sequence_length`, or more with few environments.
         batch_size: Transitions per minibatch, preferably a multiple of `sequence_length`; at least one sequence. None,
             or more than `n_steps * n_envs`: the whole rollout. "auto": a quarter of the rollout.
         sequence_length: Steps L of a sequence. If L does not divide `n_steps`, the last one is shorter. None:
-            `n_steps`, or a part of it that fits into a minibatch. "auto": an episode, of at most 512 steps.
+            `n_steps`, or a part of it that fits into a minibatch. "auto": an episode if it has 128 to 512 steps.
         recompute_states: Recompute the states at the start of sequences with the current weights before each epoch but
             the first, as they go stale during the update; costs one forward pass per epoch.
 

@@ -6,8 +6,8 @@ Explicit sizes win, and the others follow from them:
 - `n_envs` (of configs): the multiple of 4 nearest to 4,096 / n_steps, from 8 to 32.
 - `sequence_length`: the base, with an explicit `n_steps` all of it, or its largest part of at most 512 steps; less if a
   minibatch would not hold it.
-- `n_steps`: the smallest multiple of `sequence_length` that has at least the base and, over all environments, 2,048
-  transitions.
+- `n_steps`: the smallest multiple of `sequence_length` that has at least the base and, over all environments, four
+  times as many transitions.
 - `batch_size`: a quarter of the rollout, in whole sequences. If their number is not a multiple of 4, a fifth, a third
   or a half; if it is a multiple of none of these, the last minibatch is smaller.
 """
@@ -20,7 +20,7 @@ Size = int | Literal["auto"]
 ROUNDING = 32  # steps
 SHORTEST, LONGEST = 128, 512  # steps of a sequence
 TRANSITIONS = 4096  # of a rollout, if the number of environments is chosen
-MIN_TRANSITIONS = 2048  # of a rollout
+MIN_BASES = 4  # in the transitions of a rollout
 MIN_ENVS, MAX_ENVS, ENVS_ROUNDING = 8, 32, 4
 MINIBATCHES = (4, 5, 3, 2)  # per rollout, in the order of preference
 
@@ -58,7 +58,7 @@ def choose_sizes(
     steps = n_steps if isinstance(n_steps, int) else _round_up(base, length)
     envs = n_envs if isinstance(n_envs, int) else _envs(steps)
     if n_steps == "auto":
-        transitions = max(MIN_TRANSITIONS, batch_size if isinstance(batch_size, int) else 0)
+        transitions = max(MIN_BASES * max(base, length), batch_size if isinstance(batch_size, int) else 0)
         steps = _round_up(max(steps, math.ceil(transitions / envs)), length)
     if batch_size == "auto":
         batch_size = _minibatch(envs, steps, sequence_length or steps)

@@ -81,7 +81,7 @@ class PpoSettings(Section):
         defaults.ADAM_EPSILON, gt=0, description="Epsilon of Adam; weights with gradients far below it hardly change."
     )
     n_steps: AutoSize = Field(
-        "auto", description="Steps per environment in a rollout; auto: an episode if it has 128 to 512 steps."
+        "auto", description="Steps per environment in a rollout; auto: sequence_length, or more with few environments."
     )
     sequence_length: AutoSize | None = Field(
         "auto",

@@ -31,9 +31,10 @@ CARTPOLE = "CartPole-v1"  # at most 500 steps
         (500, {}, (8, 512, 1024, 512)),
         (10_000, {}, (8, 512, 1024, 512)),
         (500, {"n_envs": 1}, (1, 2048, 512, 512)),
-        (None, {"n_envs": 1}, (1, 2048, 512, 128)),
-        (None, {"n_envs": 3}, (3, 768, 768, 128)),  # 18 sequences: a third
-        (None, {"n_envs": 7}, (7, 384, 896, 128)),  # 21 sequences: a third
+        (None, {"n_envs": 1}, (1, 512, 128, 128)),
+        (None, {"n_envs": 3}, (3, 256, 256, 128)),  # 6 sequences: a third
+        (None, {"n_envs": 7}, (7, 128, 256, 128)),  # 2, 2, 2 and 1 sequences
+        (None, {"n_envs": 9}, (9, 128, 384, 128)),  # 9 sequences: a third
         (None, {"n_envs": 10, "n_steps": 64}, (10, 64, 128, 64)),  # 10 sequences: a fifth
         (None, {"n_envs": 7, "n_steps": 64}, (7, 64, 128, 64)),  # 2, 2, 2 and 1 sequences
         (None, {"n_envs": 1024}, (1024, 128, 32_768, 128)),
@@ -45,11 +46,13 @@ CARTPOLE = "CartPole-v1"  # at most 500 steps
         (500, {"sequence_length": 64}, (8, 512, 1024, 64)),
         (None, {"sequence_length": 48}, (28, 144, 1008, 48)),
         (None, {"sequence_length": 1000}, (8, 1000, 2000, 1000)),
+        (None, {"sequence_length": 1000, "n_envs": 1}, (1, 4000, 1000, 1000)),
+        (None, {"sequence_length": 16, "n_envs": 1}, (1, 512, 128, 16)),
         (None, {"sequence_length": None, "n_envs": 16}, (16, 128, 512, None)),
         (500, {"batch_size": 64}, (8, 512, 64, 64)),
         (None, {"batch_size": 1000}, (16, 250, 1000, 125)),
         (None, {"batch_size": 8192}, (32, 256, 8192, 128)),
-        (None, {"batch_size": None, "n_envs": 8}, (8, 256, None, 128)),
+        (None, {"batch_size": None, "n_envs": 8}, (8, 128, None, 128)),
         (500, {"n_steps": 128, "batch_size": 64, "n_envs": 2}, (2, 128, 64, 64)),
         (500, {"n_steps": 127, "batch_size": 64, "n_envs": 1}, (1, 127, 64, 64)),
     ],
@@ -60,11 +63,11 @@ def test_sizes_follow_from_the_episode_and_from_explicit_sizes(episode_limit, gi
 
 @pytest.mark.parametrize("episode_limit", [None, 20, 150, 333, 5000])
 @pytest.mark.parametrize("n_envs", [1, 2, 3, 5, 8, 17, 31, 32, 100, 4096])
-def test_minibatches_are_whole_sequences_of_a_rollout_of_at_least_2048_transitions(episode_limit, n_envs):
+def test_minibatches_are_whole_sequences_of_a_rollout_of_at_least_four(episode_limit, n_envs):
     _, n_steps, batch_size, length = choose_sizes(episode_limit, n_envs=n_envs)
     assert n_steps % length == 0 and batch_size % length == 0
-    assert n_envs * n_steps >= 2048 and batch_size <= n_envs * n_steps
-    assert 2 <= -(-n_envs * n_steps // batch_size) <= 5
+    assert n_envs * n_steps >= 4 * length
+    assert 3 <= -(-n_envs * n_steps // batch_size) <= 5
 
 
 def sizes_of(model: MemoryPPO) -> tuple:
