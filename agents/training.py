@@ -24,7 +24,7 @@ def train(settings: AnySettings, config: str, *, show_progress: bool = True) -> 
         NonFiniteError: a number is not finite, and `settings.on_nonfinite` is "stop".
     """
     settings = settings.resolved()
-    return start_training(_trainer_of(settings), settings, config, show_progress=show_progress)
+    return start_training(_trainer_of(settings), config, show_progress=show_progress)
 
 
 def resume(run: Run, settings: AnySettings, *, show_progress: bool = True) -> TrainingResult:

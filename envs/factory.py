@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from ntm_rl.envs.batched.minigrid_memory import MINIGRID_MEMORY, check_size
 from ntm_rl.envs.foreign import ForeignError, describe, is_in_user_code, is_wrong_call
-from ntm_rl.envs.modules import import_named, spec_of_class
+from ntm_rl.envs.modules import import_named, spec_of_class, split
 from ntm_rl.envs.names import FAMILIES, is_legacy_atari, suggest_id
 from ntm_rl.envs.wrappers.actions import RescaledAction, check_action_space
 from ntm_rl.envs.wrappers.guard import guard
@@ -192,6 +192,19 @@ def import_family(env_id: str) -> None:
                 raise InputError(
                     f"env.id = {env_id!r}: {module} is not installed; run: pip install {package}"
                 ) from error
+
+
+def is_environment(name: str) -> bool:
+    """Whether a name is a registered environment id or has the form `module:name`, whose module is not imported.
+
+    Raises:
+        InputError: the package of its family is not installed, or it is malformed.
+    """
+    module, env_id = split(name)
+    if module is not None:
+        return True
+    import_family(env_id)
+    return env_id in gym.registry and not is_legacy_atari(env_id)
 
 
 def check_spaces(env_id: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> None:

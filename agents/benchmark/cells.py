@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ntm_rl.agents.benchmark.budgets import task_overrides
 from ntm_rl.agents.benchmark.suites import SuiteTask, choose_tasks, find_suite
-from ntm_rl.agents.ppo.making import make_model
+from ntm_rl.agents.ppo.making import make_model, with_sizes
+from ntm_rl.agents.ppo.probe import probe_environment
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.storage.files import StorageError
@@ -119,6 +120,8 @@ def _with_sizes(task: SuiteTask, cores: Sequence[str], overrides: list[str]) -> 
     """Returns for each core the overrides of a task and the options that match the core's size."""
     settings = load_settings(task.config, overrides)
     assert isinstance(settings, PpoTrainingSettings)
+    settings = with_sizes(settings, probe_environment(settings.env_settings, settings.seed))
+    assert isinstance(settings.n_envs, int) and isinstance(settings.ppo.n_steps, int)
     rollout = settings.ppo.n_steps * settings.n_envs
     if settings.total_timesteps < rollout:
         raise InputError(
@@ -135,7 +138,7 @@ def _with_sizes(task: SuiteTask, cores: Sequence[str], overrides: list[str]) -> 
 
 def core_sizes(settings: PpoTrainingSettings) -> tuple[int, int]:
     """Returns the input size and the number of parameters of a training's core."""
-    env = make_vec_env(settings.env_settings, settings.n_envs, settings.seed)
+    env = make_vec_env(settings.env_settings, 1, settings.seed)
     core = make_model(settings, env).policy.core
     env.close()
     return core.input_size, sum(each.numel() for each in core.parameters())

@@ -30,7 +30,11 @@ def add_agent_options(parser: argparse.ArgumentParser) -> None:
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Adds the argument CONFIG."""
-    parser.add_argument("config", metavar="CONFIG", help="YAML file or packaged config (see `ntm-rl list configs`)")
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        help="YAML file, packaged config (see `ntm-rl list configs`) or environment id (default settings)",
+    )
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

@@ -24,10 +24,10 @@ def add(commands: Any) -> None:
 
 def copy_command(options: argparse.Namespace) -> int:
     """Copies the config."""
-    from ntm_rl.agents.settings.loading import config_text
+    from ntm_rl.agents.settings.sources import read_config
     from ntm_rl.agents.storage.files import write_atomically
 
-    text, target = config_text(options.config), options.file
+    text, target = read_config(options.config)[0], options.file
     if target.exists():
         raise InputError(f"file = {str(target)!r}: exists already; choose another name or delete it")
     write_atomically(target, text.encode())

@@ -52,6 +52,6 @@ def _cores() -> list[str]:
 
 
 def _configs() -> list[str]:
-    from ntm_rl.agents.settings.loading import config_names
+    from ntm_rl.agents.settings.sources import config_names
 
     return config_names()

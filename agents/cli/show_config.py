@@ -8,6 +8,7 @@ from ntm_rl.agents.cli.parser import add_command
 from ntm_rl.agents.cli.terminal import print_lines
 
 EXAMPLES = (
+    "ntm-rl show CartPole-v1",
     "ntm-rl show popgym/repeat_previous_easy",
     "ntm-rl show popgym/repeat_previous_easy --keys",
     "ntm-rl show popgym/repeat_previous_easy core=lstm ppo.learning_rate=1e-4",

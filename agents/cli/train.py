@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 TRAIN_EXAMPLES = (
+    "ntm-rl train CartPole-v1",
+    "ntm-rl train my_module:MyEnv total_timesteps=1e5",
     "ntm-rl train popgym/repeat_previous_easy",
     "ntm-rl train popgym/repeat_previous_easy core=lstm seed=1 wandb=disabled",
-    "ntm-rl train popgym/repeat_previous_easy env.id=CartPole-v1 total_timesteps=1e5",
 )
 RESUME_EXAMPLES = ("ntm-rl resume RUN", "ntm-rl resume RUN total_timesteps=2e6")
 

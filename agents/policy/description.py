@@ -64,15 +64,21 @@ def space_warnings(policy: MlpNtmPolicy, env: VecEnv | None = None) -> Iterator[
 
 
 def describe(policy: MlpNtmPolicy, env: VecEnv, settings: EnvSettings) -> list[str]:
-    """Returns the lines printed at the start of a training: observations, actions, policy, environments, warnings."""
+    """Returns the lines printed at the start of a training: a summary, then the warnings.
+
+    The summary names the observations, what is converted or left out, the actions, the policy and the environments.
+    """
     normalized, changes = _normalized(env), _changes(env, settings)
-    lines = ["Observations:"]
-    for key, space in _parts(policy.observation_space).items():
-        lines.append(f"  {key or 'observation'}: {_describe_observation(policy, key, space, key in normalized)}")
-    lines += [f"    {change}" for change in changes]
-    lines += ["Actions:", f"  {_actions(policy, settings)}"]
-    core = f"core {policy.core_name}, {policy.critic_kind} critic"
-    lines += [f"Policy: {type(policy).__name__}, {core}", f"Environments: {env.num_envs}, {_stepping(env)}"]
+    parts = {key: (space, key in normalized) for key, space in _parts(policy.observation_space).items()}
+    read = [f"{key}: " * bool(key) + _describe_observation(policy, key, *part) for key, part in parts.items()]
+    summary = [
+        f"{settings.id}: reads {'; '.join(read)}",
+        *(f"changed: {'; '.join(changes)}" for _ in changes[:1]),
+        f"acts in {_actions(policy, settings)}",
+        f"{type(policy).__name__}, core {policy.core_name}, {policy.critic_kind} critic",
+        f"{env.num_envs} environments, {_stepping(env)}",
+    ]
+    lines = [" | ".join(summary)]
     lines += [f"warning: {line}" for line in space_warnings(policy, env)]
     if settings.normalize_observation and not normalized:
         lines.append("warning: env.normalize_observation = true has no effect: no observation is a vector")
@@ -126,11 +132,12 @@ def _describe_observation(policy: MlpNtmPolicy, key: str, space: spaces.Space[An
 def _actions(policy: MlpNtmPolicy, settings: EnvSettings) -> str:
     space = policy.action_space
     if not isinstance(space, spaces.Box):
-        return f"{space}: sampled"
+        return " ".join(str(space).split())
     if policy.squash_output:
         treatment = "squashed by tanh and scaled to these bounds"
     else:
-        treatment = "Gaussian, at the start with mean 0 and standard deviation 1, clipped to these bounds"
+        rounded = ", rounded" if space.dtype.kind in "iub" else ""
+        treatment = f"Gaussian with initial mean 0 and standard deviation 1, clipped to these bounds{rounded}"
     scaled = ", then scaled to the environment's (env.rescale_action)" if settings.rescale_action else ""
     return f"Box {list(space.shape)} {space.dtype} in {_bounds(space)}: {treatment}{scaled}"
 

@@ -1,5 +1,6 @@
 """Actor-critic policies with a memory core, for `MemoryPPO` and for the unmodified `sb3_contrib.RecurrentPPO`."""
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
+from ntm_rl.agents import defaults
 from ntm_rl.agents.policy import categorical
 from ntm_rl.agents.policy.actions import ActionConverter
 from ntm_rl.agents.policy.arguments import Critic, check_critic, check_keywords, check_net_arch, check_policy_options
@@ -25,11 +27,8 @@ from ntm_rl.cores.registry import make_core
 from ntm_rl.envs.wrappers.actions import check_action_space
 from ntm_rl.envs.wrappers.images import is_image
 
-# PyTorch's epsilon, as gradients in a memory core are often below SB3's 1e-5; one fused update of all parameters.
-FAST_ADAM = {"eps": 1e-8, "fused": True}
-DEFAULT_CORE = "ntm_block"
-# Counts in the memory have to be told apart by the actor, which needs more than one small layer.
-ACTOR_LAYERS, CRITIC_LAYERS = [256, 256], [256]
+# The fused kernel updates all parameters at once.
+FAST_ADAM = {"eps": defaults.ADAM_EPSILON, "fused": True}
 
 
 class MlpNtmPolicy(RecurrentPolicyAdapter):
@@ -45,7 +44,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         observation_space: The environment's observation space.
         action_space: Discrete, Box, MultiDiscrete or MultiBinary.
         lr_schedule: Learning rate as a function of the remaining progress (1 to 0).
-        net_arch: Layers after the core, as in SB3; default `dict(pi=[256, 256], vf=[256])`.
+        net_arch: Layers after the core, as in SB3; None: `ntm_rl.agents.defaults.NET_ARCH`.
         core: Name of a registered memory core; `ntm-rl list cores` lists them.
         core_kwargs: The core's options, e.g. `dict(slots=64, width=20)`.
         critic: "shared" (one core, trained by both losses; the critic's gradient is scaled down to at most a tenth of
@@ -72,9 +71,9 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         lr_schedule: Schedule,
         net_arch: list[int] | dict[str, list[int]] | None = None,
         *,
-        core: str = DEFAULT_CORE,
+        core: str = defaults.CORE,
         core_kwargs: dict[str, Any] | None = None,
-        critic: Critic = "shared",
+        critic: Critic = defaults.CRITIC,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         share_features_extractor: bool = True,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
@@ -92,11 +91,11 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         extractor_kwargs = kwargs.get("features_extractor_kwargs")
         check_keywords("features_extractor_kwargs", extractor, extractor_kwargs, ["observation_space"])
         check_keywords("optimizer_kwargs", optimizer_class, optimizer_kwargs, ["params", "lr"])
-        net_arch = dict(pi=ACTOR_LAYERS, vf=CRITIC_LAYERS) if net_arch is None else net_arch
+        net_arch = deepcopy(defaults.NET_ARCH) if net_arch is None else net_arch
         check_net_arch(net_arch)
         if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
             optimizer_kwargs = FAST_ADAM
-        kwargs.setdefault("activation_fn", nn.ReLU)
+        kwargs.setdefault("activation_fn", getattr(nn, defaults.ACTIVATION))
         self.core_name = core
         self.core_kwargs = core_kwargs or {}
         self.critic_kind: Critic = critic

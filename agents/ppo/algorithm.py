@@ -15,6 +15,7 @@ from stable_baselines3.common.utils import FloatSchedule, explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from ntm_rl.agents import defaults
 from ntm_rl.agents.policy.description import warn_of_spaces
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.policy.sb3_names import check_policy_class, check_policy_name
@@ -27,10 +28,12 @@ from ntm_rl.agents.ppo.diagnosis import (
     check_unnormalized,
     update_error,
 )
-from ntm_rl.agents.ppo.episode_infos import valid_infos
+from ntm_rl.agents.ppo.episode_infos import step_vec_env, valid_infos
 from ntm_rl.agents.ppo.loss import ppo_loss
 from ntm_rl.agents.ppo.rollout import Minibatch, Rollout, warn_of_sizes
 from ntm_rl.agents.ppo.rollout_view import RolloutBufferView
+from ntm_rl.agents.ppo.schedules import DEFAULT_LEARNING_RATE
+from ntm_rl.agents.ppo.sizes import fitting_length
 from ntm_rl.agents.runs.nonfinite import NonFiniteError
 from ntm_rl.envs.sb3.adapter import VectorEnvAdapter
 from ntm_rl.envs.wrappers.guard import Guarded
@@ -43,10 +46,10 @@ from ntm_rl.errors import InputError
 class MemoryPPO(RecurrentPPO):
     """Proximal policy optimisation (Schulman et al. 2017) with truncated backpropagation through time.
 
-    Takes the arguments of `sb3_contrib.RecurrentPPO` in the same order; those that differ are below. A rollout of
-    `n_steps` x `n_envs` is cut into sequences of `sequence_length` steps. A minibatch consists of complete sequences,
-    which start from the memory states stored in the rollout and reset where episodes begin. Gradients stop at the start
-    of a sequence.
+    Takes the arguments of `sb3_contrib.RecurrentPPO` in the same order; those that differ are below. Sizes that are
+    "auto" are chosen by `ntm_rl.agents.ppo.sizes` and then have that value. A rollout of `n_steps` x `n_envs` is cut
+    into sequences of `sequence_length` steps. A minibatch consists of complete sequences, which start from the memory
+    states stored in the rollout and reset where episodes begin. Gradients stop at the start of a sequence.
 
     The policy learns from actions as sampled; the environment gets them clipped and, if its Box holds integers or
     bools, rounded.
@@ -54,12 +57,14 @@ class MemoryPPO(RecurrentPPO):
     Args:
         policy: `"MlpNtmPolicy"`, `"CnnNtmPolicy"`, `"MultiInputNtmPolicy"` or a subclass of `MlpNtmPolicy`.
         env: A Gymnasium environment, its id, a Gymnasium `VectorEnv` or an SB3 `VecEnv`.
+        learning_rate: A number or a schedule; by default it decays linearly to 0 over the training.
+        n_steps: Steps of each environment in a rollout. "auto": `sequence_length`, or more with few environments.
         batch_size: Transitions per minibatch, preferably a multiple of `sequence_length`; at least one sequence. None,
-            or more than `n_steps * n_envs`: the whole rollout.
-        gae_lambda: Lambda of generalised advantage estimation. `"auto"`: measured during the training from how late
+            or more than `n_steps * n_envs`: the whole rollout. "auto": a quarter of the rollout.
+        gae_lambda: Lambda of generalised advantage estimation. "auto": measured during the training from how late
             rewards follow the actions that they depend on (see `CreditHorizon`); costs one forward pass per rollout.
         sequence_length: Steps L of a sequence. If L does not divide `n_steps`, the last one is shorter. None:
-            `n_steps`, or a part of it that fits into a minibatch.
+            `n_steps`, or a part of it that fits into a minibatch. "auto": an episode if it has 128 to 512 steps.
         recompute_states: Recompute the states at the start of sequences with the current weights before each epoch but
             the first, as they go stale during the update; costs one forward pass per epoch.
 
@@ -74,18 +79,18 @@ class MemoryPPO(RecurrentPPO):
         self,
         policy: str | type[MlpNtmPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 3e-4,
-        n_steps: int = 128,
-        batch_size: int | None = 128,
-        n_epochs: int = 4,
-        gamma: float = 0.99,
-        gae_lambda: float | Literal["auto"] = "auto",
-        clip_range: float | Schedule = 0.2,
+        learning_rate: float | Schedule = DEFAULT_LEARNING_RATE,
+        n_steps: int | Literal["auto"] = "auto",
+        batch_size: int | Literal["auto"] | None = "auto",
+        n_epochs: int = defaults.N_EPOCHS,
+        gamma: float = defaults.GAMMA,
+        gae_lambda: float | Literal["auto"] = defaults.GAE_LAMBDA,
+        clip_range: float | Schedule = defaults.CLIP_RANGE,
         clip_range_vf: float | Schedule | None = None,
-        normalize_advantage: bool = True,
-        ent_coef: float = 0.0,
-        vf_coef: float = 0.5,
-        max_grad_norm: float = 0.5,
+        normalize_advantage: bool = defaults.NORMALIZE_ADVANTAGE,
+        ent_coef: float = defaults.ENT_COEF,
+        vf_coef: float = defaults.VF_COEF,
+        max_grad_norm: float = defaults.MAX_GRAD_NORM,
         use_sde: bool = False,
         sde_sample_freq: int = -1,
         target_kl: float | None = None,
@@ -97,19 +102,20 @@ class MemoryPPO(RecurrentPPO):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
         *,
-        sequence_length: int | None = None,
-        recompute_states: bool = False,
+        sequence_length: int | Literal["auto"] | None = "auto",
+        recompute_states: bool = defaults.RECOMPUTE_STATES,
     ):
         if isinstance(policy, str):
             check_policy_name(policy, self._valid_policy_names())
         check_device(device)
-        self.sequence_length, self.recompute_states = sequence_length, recompute_states
+        self.sequence_length: int | None = sequence_length  # type: ignore[assignment]
+        self.recompute_states = recompute_states
         super().__init__(
             policy,
             env,
             learning_rate=learning_rate,
-            n_steps=n_steps,
-            batch_size=batch_size,
+            n_steps=n_steps,  # type: ignore[arg-type]
+            batch_size=batch_size,  # type: ignore[arg-type]
             n_epochs=n_epochs,
             gamma=gamma,
             gae_lambda=gae_lambda,  # type: ignore[arg-type]
@@ -146,6 +152,7 @@ class MemoryPPO(RecurrentPPO):
         return RecurrentPPO._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
+        is_chosen = self.batch_size == "auto"  # type: ignore[comparison-overlap]
         check_hyperparameters(self)
         check_policy_class(self.policy_class, MlpNtmPolicy)
         self._setup_lr_schedule()
@@ -155,19 +162,21 @@ class MemoryPPO(RecurrentPPO):
         )
         self.policy = policy.to(self.device)
         warn_of_spaces(self.policy, self.env)
+        length = self.sequence_length or fitting_length(self.n_steps, self._minibatch_size())
         self.rollout = Rollout(
             self.observation_space,
             self.action_space,
             n_steps=self.n_steps,
             n_envs=self.n_envs,
-            sequence_length=self._effective_sequence_length(),
+            sequence_length=min(length, self.n_steps),
             state_size=self.policy.state_size,
             device=self.device,
         )
         self.rollout_buffer = RolloutBufferView(  # type: ignore[assignment]
             self.rollout, self.observation_space, self.action_space, self.gamma, critic_lambda(self.gae_lambda)
         )
-        warn_of_sizes(self.rollout, self._minibatch_size())
+        if not is_chosen:
+            warn_of_sizes(self.rollout, self._minibatch_size())
         self.memory_state = self.policy.initial_state(self.n_envs)
         self.credit = CreditHorizon().to(self.device) if isinstance(self.gae_lambda, str) else None
         self.clip_range = FloatSchedule(self.clip_range)
@@ -176,12 +185,6 @@ class MemoryPPO(RecurrentPPO):
 
     def _minibatch_size(self) -> int:
         return self.n_steps * self.n_envs if self.batch_size is None else self.batch_size
-
-    def _effective_sequence_length(self) -> int:
-        """Returns `sequence_length`, by default the rollout's steps in as few parts as fit into a minibatch."""
-        if self.sequence_length is not None:
-            return min(self.sequence_length, self.n_steps)
-        return math.ceil(self.n_steps / math.ceil(self.n_steps / self._minibatch_size()))
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
         """Collects `n_rollout_steps` steps in every environment; returns False if a callback stopped the training.
@@ -215,7 +218,7 @@ class MemoryPPO(RecurrentPPO):
             values, actions = values.unsqueeze(1), sampled.cpu().numpy()
             clipped_actions = self.policy.action_converter(actions)
 
-            new_obs, rewards, dones, infos = _step(env, clipped_actions)
+            new_obs, rewards, dones, infos = step_vec_env(env, clipped_actions)
             if normalizer is not None:
                 check_unnormalized(normalizer, n_steps + 1)
             self.num_timesteps += env.num_envs
@@ -393,10 +396,3 @@ class MemoryPPO(RecurrentPPO):
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         modules, variables = super()._get_torch_save_params()
         return [*modules, *([] if self.credit is None else ["credit"])], variables
-
-
-def _step(env: VecEnv, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
-    """Steps an environment; converts its rewards to `[E]` float32 and its dones to `[E]` bool."""
-    new_obs, rewards, dones, infos = env.step(actions)
-    rewards = np.asarray(rewards, dtype=np.float32).reshape(env.num_envs)
-    return new_obs, rewards, np.asarray(dones).astype(np.bool_, copy=False).reshape(env.num_envs), infos

@@ -1,4 +1,4 @@
-"""Checks of the arguments of `MemoryPPO`, so that wrong ones do not fail inside SB3 or torch."""
+"""The arguments of `MemoryPPO`: sizes that are "auto", and checks, so that wrong ones do not fail inside SB3."""
 
 import math
 import warnings
@@ -13,6 +13,8 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.vec_env import VecEnv
 
+from ntm_rl.agents.ppo.sizes import choose_sizes
+from ntm_rl.envs.sb3.episode_limit import episode_limit
 from ntm_rl.errors import InputError
 
 ENVIRONMENTS = "a Gymnasium environment, its id, a Gymnasium VectorEnv or an SB3 VecEnv"
@@ -57,18 +59,20 @@ _NUMBERS = {
     "target_kl": _Range(0, is_open=True, is_optional=True),
 }
 _HINTS = {"max_grad_norm": "; float('inf') disables clipping"}
-# Lowest value, and whether None is valid.
-_SIZES = {
-    "n_steps": (1, False),
-    "n_epochs": (1, False),
-    "batch_size": (1, True),
-    "sequence_length": (1, True),
-    "sde_sample_freq": (-1, False),
+# Lowest value, and the other valid values.
+_SIZES: dict[str, tuple[int, list[str | None]]] = {
+    "n_steps": (1, ["auto"]),
+    "n_epochs": (1, []),
+    "batch_size": (1, ["auto", None]),
+    "sequence_length": (1, ["auto", None]),
+    "sde_sample_freq": (-1, []),
 }
 
 
 def check_hyperparameters(model: Any) -> None:
-    """Checks the hyperparameters of an algorithm; converts NumPy's floats to Python's, as SB3's schedules need.
+    """Checks the hyperparameters of an algorithm.
+
+    Converts NumPy's floats to Python's, as SB3's schedules need, and replaces sizes that are "auto".
 
     Raises:
         InputError: a value of a wrong type or out of range, or no environment.
@@ -77,17 +81,30 @@ def check_hyperparameters(model: Any) -> None:
         raise InputError(f"env = None: must be {ENVIRONMENTS}")
     if not isinstance(model.policy_kwargs, Mapping):
         raise InputError(f"policy_kwargs = {model.policy_kwargs!r}: must be a dict of keyword arguments")
-    for key, (low, is_optional) in _SIZES.items():
+    for key, (low, others) in _SIZES.items():
         size = getattr(model, key)
         is_number = isinstance(size, Integral) and not isinstance(size, bool)
-        if not (is_optional if size is None else is_number and size >= low):
-            raise InputError(f"{key} = {size!r}: must be an integer of at least {low}{', or None' * is_optional}")
+        if not (size >= low if is_number else (size is None or isinstance(size, str)) and size in others):
+            or_others = "".join(f", or {other!r}" for other in others)
+            raise InputError(f"{key} = {size!r}: must be an integer of at least {low}{or_others}")
     for key, valid in _NUMBERS.items():
         value = getattr(model, key)
         if value not in valid:
             raise InputError(f"{key} = {value!r}: must be {valid}{_HINTS.get(key, '')}{_zoo_schedule(value)}")
         if isinstance(value, Real) and not isinstance(value, int):
             setattr(model, key, float(value))
+    _replace_auto_sizes(model)
+
+
+def _replace_auto_sizes(model: Any) -> None:
+    """Replaces the sizes of an algorithm that are "auto" by numbers that fit its environments."""
+    sizes = {key: getattr(model, key) for key in ("n_steps", "batch_size", "sequence_length")}
+    if "auto" not in sizes.values():
+        return
+    sizes = {key: int(size) if isinstance(size, Integral) else size for key, size in sizes.items()}
+    limit = None if model.env is None else episode_limit(model.env)
+    chosen = choose_sizes(limit, n_envs=model.n_envs, **sizes)
+    model.n_steps, model.batch_size, model.sequence_length = chosen.n_steps, chosen.batch_size, chosen.sequence_length
 
 
 def check_learning(total_timesteps: Any, env: VecEnv | None) -> None:

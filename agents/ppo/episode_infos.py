@@ -1,10 +1,18 @@
-"""Checks the entries of environments' infos from which SB3 computes statistics."""
+"""Steps of an environment, and checks of the infos from which SB3 computes statistics."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+
+def step_vec_env(env: VecEnv, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+    """Steps an environment; converts its rewards to `[E]` float32 and its dones to `[E]` bool."""
+    new_obs, rewards, dones, infos = env.step(actions)
+    rewards = np.asarray(rewards, dtype=np.float32).reshape(env.num_envs)
+    return new_obs, rewards, np.asarray(dones).astype(np.bool_, copy=False).reshape(env.num_envs), infos
 
 
 def valid_infos(infos: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:

@@ -1,21 +1,51 @@
-"""Makes the algorithm and its policy from the settings."""
+"""Chooses sizes, and makes the algorithm and its policy from the settings."""
 
 import warnings
 from typing import Any
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import nn
 
 from ntm_rl.agents.policy.description import SuspiciousSpaces
 from ntm_rl.agents.policy.policies import FAST_ADAM, policy_class_for
 from ntm_rl.agents.ppo.algorithm import MemoryPPO
+from ntm_rl.agents.ppo.schedules import scheduled
+from ntm_rl.agents.ppo.sizes import choose_sizes
+from ntm_rl.agents.settings.loading import check_settings
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.settings.sections import PolicySettings
 from ntm_rl.envs.wrappers.images import is_image
 from ntm_rl.errors import InputError
+
+SIZES = ("n_steps", "batch_size", "sequence_length")  # keys of `ppo`
+
+
+def has_auto_sizes(settings: PpoTrainingSettings) -> bool:
+    """Whether sizes are still to be chosen by `with_sizes`."""
+    return "auto" in (settings.n_envs, *(getattr(settings.ppo, key) for key in SIZES))
+
+
+def with_sizes(settings: PpoTrainingSettings, episode_limit: int | None) -> PpoTrainingSettings:
+    """Returns the settings with numbers for all sizes that are "auto"; see `ntm_rl.agents.ppo.sizes`.
+
+    Args:
+        settings: Settings of the training.
+        episode_limit: Steps of the longest episode, None if unknown.
+
+    Raises:
+        ConfigError: no sizes fit the others.
+    """
+    if not has_auto_sizes(settings):
+        return settings
+    given = {key: getattr(settings.ppo, key) for key in SIZES}
+    chosen = choose_sizes(episode_limit, n_envs=settings.n_envs, **given)
+    data = settings.model_dump()
+    data |= {"n_envs": chosen.n_envs, "ppo": {**data["ppo"], **{key: getattr(chosen, key) for key in SIZES}}}
+    checked = check_settings(data, settings.env.id)
+    assert isinstance(checked, PpoTrainingSettings)
+    return checked
 
 
 def make_model(settings: PpoTrainingSettings, env: VecEnv) -> MemoryPPO:
@@ -32,8 +62,7 @@ def make_model(settings: PpoTrainingSettings, env: VecEnv) -> MemoryPPO:
             f"ppo.use_sde = True: state-dependent exploration is for Box actions; those of {settings.env.id} are "
             f"{env.action_space}"
         )
-    if options.pop("learning_rate_schedule") == "linear":
-        options["learning_rate"] = LinearSchedule(options["learning_rate"], 0.0, 1.0)
+    options["learning_rate"] = scheduled(options["learning_rate"], options.pop("learning_rate_schedule"))
     settings.import_core()
     optimizer = {**FAST_ADAM, "eps": options.pop("adam_epsilon")}
     extractor = _extractor_options(settings.policy, env.observation_space)

@@ -14,12 +14,16 @@ from ntm_rl.agents.ppo.algorithm import MemoryPPO
 from ntm_rl.agents.storage.files import StorageError, WriteError
 from ntm_rl.agents.storage.random_states import random_states, restore_random_states
 from ntm_rl.envs.factory import EnvSettings
+from ntm_rl.envs.sb3.episode_limit import episode_limit
 from ntm_rl.envs.sb3.making import make_vec_env
 from ntm_rl.errors import InputError
 
 
-def probe_environment(settings: EnvSettings, seed: int) -> None:
+def probe_environment(settings: EnvSettings, seed: int) -> int | None:
     """Makes an environment, and resets and steps it once; `Guarded` checks the results.
+
+    Returns:
+        The limit of an episode's steps; see `episode_limit`.
 
     Raises:
         InputError: it cannot be made, or violates Gymnasium's interface or its own spaces.
@@ -28,11 +32,13 @@ def probe_environment(settings: EnvSettings, seed: int) -> None:
     with _preserved_random_states():
         env = make_vec_env(settings, 1, seed)
         try:
+            limit = episode_limit(env)
             env.reset()
             env.action_space.seed(seed)
             env.step(np.array([env.action_space.sample()]))
         finally:
             env.close()
+    return limit
 
 
 def probe_agent(model: MemoryPPO, env_id: str) -> None:

@@ -1,5 +1,6 @@
 """The PPO trainer."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from ntm_rl.agents.ppo.callbacks import (
     mean_return,
 )
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint
-from ntm_rl.agents.ppo.making import make_model
+from ntm_rl.agents.ppo.making import has_auto_sizes, make_model, with_sizes
 from ntm_rl.agents.ppo.probe import probe_agent, probe_environment
 from ntm_rl.agents.ppo.vec_env_state import reached_level
 from ntm_rl.agents.ppo.warm_start import warm_start
@@ -71,6 +72,8 @@ class PpoTrainer:
     """
 
     def __init__(self, settings: PpoTrainingSettings, checkpoint: Path | None = None):
+        if checkpoint is None or has_auto_sizes(settings):
+            settings = with_sizes(settings, probe_environment(settings.env_settings, settings.seed))
         self.settings = settings
         if checkpoint is None:
             self.model, self._saved = _new_model(settings), SavedProgress()
@@ -99,7 +102,8 @@ class PpoTrainer:
 
     def describe(self) -> list[str]:
         """See `Trainer.describe`."""
-        return describe(self.model.policy, self._env, self.settings.env_settings)
+        summary, *warnings = describe(self.model.policy, self._env, self.settings.env_settings)
+        return [f"{summary} | {self._describe_sizes()}", *warnings]
 
     def learn(self, session: Session) -> None:
         """See `Trainer.learn`."""
@@ -125,6 +129,14 @@ class PpoTrainer:
         """See `Trainer.close`."""
         self._env.close()
 
+    def _describe_sizes(self) -> str:
+        model, steps = self.model, self.settings.total_timesteps
+        rollout = model.n_steps * model.n_envs
+        sizes = f"n_steps {model.n_steps}, sequence_length {model.rollout.sequence_length}"
+        whole = math.ceil(steps / rollout) * rollout
+        rounded = f", rounded up to {whole:,}: whole rollouts of {rollout:,}" if whole > steps else ""
+        return f"{sizes}, batch_size {model.batch_size} | {steps:,} steps{rounded}"
+
     def _card(self) -> dict[str, Any]:
         settings = self.settings
         return {"env": settings.env.id, "core": settings.core, "seed": settings.seed}
@@ -142,11 +154,11 @@ class PpoTrainer:
 
 
 def _make_env(settings: PpoTrainingSettings) -> VecEnv:
+    assert isinstance(settings.n_envs, int)
     return make_vec_env(settings.env_settings, settings.n_envs, settings.seed, gamma=settings.ppo.gamma)
 
 
 def _new_model(settings: PpoTrainingSettings) -> MemoryPPO:
-    probe_environment(settings.env_settings, settings.seed)
     model = make_model(settings, _make_env(settings))
     probe_agent(model, settings.env.id)
     if settings.policy.init_from is not None:

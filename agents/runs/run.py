@@ -43,7 +43,7 @@ class Run:
         Raises:
             WriteError: no permission, or no space.
         """
-        name = config.removesuffix(".yaml").removesuffix(".yml").replace("..", "").strip("/")
+        name = config.removesuffix(".yaml").removesuffix(".yml").replace("..", "").replace(":", "-").strip("/")
         name = Path(name).name if Path(config).suffix else name
         path = Path(settings.run_dir) / name
         try:

@@ -58,7 +58,7 @@ class Trainer(Protocol):
 
     @property
     def settings(self) -> AnySettings:
-        """The settings that it was made with."""
+        """The settings that it was made with; sizes that are "auto" have been replaced."""
 
     @property
     def steps(self) -> int:

@@ -41,14 +41,11 @@ class TrainingResult:
     stopped_by: signal.Signals | None
 
 
-def start_training(
-    make_trainer: MakeTrainer, settings: AnySettings, config: str, *, show_progress: bool = True
-) -> TrainingResult:
+def start_training(make_trainer: MakeTrainer, config: str, *, show_progress: bool = True) -> TrainingResult:
     """Starts a training in a new run.
 
     Args:
         make_trainer: Makes the trainer.
-        settings: Settings of the training.
         config: Name of the config, under which the run is filed.
         show_progress: Show a progress bar.
 
@@ -58,7 +55,7 @@ def start_training(
     """
     trainer = make_trainer(None)  # before the run's folder, so that an error here leaves none behind
     with SignalListener() as signals:
-        run = Run.create(settings, config)
+        run = Run.create(trainer.settings, config)
         with run.owned():
             return run_training(trainer, make_trainer, run, signals, show_progress=show_progress)
 
@@ -86,6 +83,8 @@ def resume_training(
     with run.owned():
         with explain_mismatch(changes):
             trainer = _latest(make_trainer, run)
+        settings = trainer.settings
+        changes = run.changes(settings)  # with the sizes that were chosen
         refuse_reached_length(changes, settings.kind, trainer.steps)
         check_logs(run.path, settings.kind.steps_metric)
         with SignalListener() as signals:

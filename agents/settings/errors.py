@@ -106,7 +106,8 @@ def _explain(problem: Any, path: list[str], schema: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         return f"{key} = {value}: unknown key.{_suggest(path, schema)}"
     if kind in _MUST_BE:
-        return f"{key} = {value}: must be {_MUST_BE[kind]}{_advice(path, problem['input'])}"
+        auto = ", or auto" if problem["loc"][-1] == "constrained-int" else ""
+        return f"{key} = {value}: must be {_MUST_BE[kind]}{auto}{_advice(path, problem['input'])}"
     if kind == "string_pattern_mismatch" and path[-1] == "device":
         return f"{key} = {value}: must be auto, cpu, cuda, cuda:N or mps"
     if kind == "value_error":

@@ -2,8 +2,6 @@
 
 import inspect
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +10,15 @@ from pydantic import BaseModel, ValidationError
 from ntm_rl.agents.settings.core_modules import custom_core
 from ntm_rl.agents.settings.environment_variables import check_environment_variables
 from ntm_rl.agents.settings.errors import ConfigError, explain, place
-from ntm_rl.agents.settings.paths import user_path
 from ntm_rl.agents.settings.schema import (
     PpoTrainingSettings,
     SupervisedTrainingSettings,
     ppo_schema,
     supervised_schema,
 )
-from ntm_rl.agents.settings.values import coerce, keys_of, with_overrides
-from ntm_rl.agents.settings.yaml_text import YamlError, read_bounded, read_yaml, to_yaml_text
+from ntm_rl.agents.settings.sources import read_config
+from ntm_rl.agents.settings.values import coerce, keys_of, type_name, with_overrides
+from ntm_rl.agents.settings.yaml_text import YamlError, read_yaml, to_yaml_text
 from ntm_rl.cores.registry import core_names, make_core
 from ntm_rl.errors import InputError, did_you_mean
 
@@ -28,41 +26,11 @@ AnySettings = PpoTrainingSettings | SupervisedTrainingSettings
 MAX_PARAMETERS = 2**31  # per core
 
 
-def config_names() -> list[str]:
-    """Returns the names of the packaged configs, such as `popgym/repeat_previous_easy`."""
-    root = files("ntm_rl.configs")
-    return sorted(
-        f"{group.name}/{file.name.removesuffix('.yaml')}"
-        for group in root.iterdir()
-        if group.is_dir()
-        for file in group.iterdir()
-        if file.name.endswith(".yaml")
-    )
-
-
-def config_text(config: str) -> str:
-    """Returns the text of a config file or a packaged config.
-
-    Raises:
-        ConfigError: no such config, or it cannot be read.
-    """
-    path = _file(config)
-    if path is None:
-        return files("ntm_rl.configs").joinpath(f"{config}.yaml").read_text()
-    try:
-        return read_bounded(path)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"config = {config!r}: must be UTF-8: {error}") from error
-    except (OSError, YamlError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"config = {config!r}: cannot be read: {reason}") from error
-
-
 def load_settings(config: str, overrides: Iterable[str] = ()) -> AnySettings:
     """Loads a config, applies `key=value` overrides and validates the result.
 
     Args:
-        config: Path of a YAML file, or name of a packaged config.
+        config: Path of a YAML file, name of a packaged config, or id of an environment (the default settings).
         overrides: Settings such as `ppo.learning_rate=1e-4`.
 
     Raises:
@@ -88,41 +56,14 @@ def load_settings(config: str, overrides: Iterable[str] = ()) -> AnySettings:
 
 def _read(config: str) -> tuple[dict[str, Any], str]:
     """Returns the contents of a config and its name."""
-    name = str(_file(config) or f"configs/{config}.yaml")
+    text, name = read_config(config)
     try:
-        data = read_yaml(config_text(config))
+        data = read_yaml(text)
     except YamlError as error:
         raise ConfigError(f"{name}: not a valid config: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{name}: must be a mapping of keys to values")
     return data, name
-
-
-def _file(config: str) -> Path | None:
-    """Returns the path of a config file, None for a packaged config.
-
-    Raises:
-        ConfigError: no such config.
-    """
-    names = config_names()
-    if config in names and not Path(config).is_file():
-        return None
-    path = user_path("config", config)
-    try:
-        if path.is_file():
-            return path
-        if path.exists():
-            hint = "; to continue a run use `ntm-rl resume`" if (path / "config.yaml").is_file() else ""
-            raise ConfigError(f"config = {config!r}: must be a YAML file{hint}")
-    except OSError as error:  # name too long, symlink loop
-        raise ConfigError(f"config = {config!r}: cannot be read: {error.strerror}") from error
-    if "=" in config:
-        raise ConfigError(f"config = {config!r}: the config comes first: ntm-rl train CONFIG key=value")
-    name = config.removesuffix(".yaml").removesuffix(".yml").removeprefix("configs/")
-    siblings = [str(file) for file in path.parent.glob("*.yaml")]
-    hint = did_you_mean(str(path), siblings) or did_you_mean(name, names)
-    hint = hint or " `ntm-rl list configs` lists the packaged configs."
-    raise ConfigError(f"config = {config!r}: no such file or packaged config.{hint}")
 
 
 def check_settings(data: Mapping[str, Any], name: str, overridden: Iterable[str] = ()) -> AnySettings:
@@ -189,15 +130,15 @@ def _errors(settings: AnySettings) -> Iterable[str]:
 
 
 def _errors_of_ppo(settings: PpoTrainingSettings) -> Iterable[str]:
-    ppo = settings.ppo
-    length = ppo.sequence_length or ppo.n_steps
-    if ppo.n_steps % length:
-        yield f"ppo.sequence_length = {length}: must divide ppo.n_steps = {ppo.n_steps}"
-    elif ppo.batch_size % length:
-        yield f"ppo.batch_size = {ppo.batch_size}: must be a multiple of ppo.sequence_length = {length}"
-    if ppo.batch_size > ppo.n_steps * settings.n_envs:
-        total = ppo.n_steps * settings.n_envs
-        yield f"ppo.batch_size = {ppo.batch_size}: must be at most ppo.n_steps * n_envs = {total}"
+    """Yields the errors in sizes; "auto" is replaced later by one that fits, if any does."""
+    n_envs, n_steps, batch_size = settings.n_envs, settings.ppo.n_steps, settings.ppo.batch_size
+    length = settings.ppo.sequence_length or n_steps
+    if n_steps != "auto" and length != "auto" and n_steps % length:
+        yield f"ppo.sequence_length = {length}: must divide ppo.n_steps = {n_steps}"
+    elif batch_size != "auto" and length != "auto" and batch_size % length:
+        yield f"ppo.batch_size = {batch_size}: must be a multiple of ppo.sequence_length = {length}"
+    if n_envs != "auto" and n_steps != "auto" and batch_size != "auto" and batch_size > n_steps * n_envs:
+        yield f"ppo.batch_size = {batch_size}: must be at most ppo.n_steps * n_envs = {n_steps * n_envs}"
 
 
 def _errors_of_task(settings: SupervisedTrainingSettings) -> Iterable[str]:
@@ -241,5 +182,4 @@ def describe_schema(schema: type[BaseModel], prefix: str = "") -> Iterable[tuple
             yield from describe_schema(kind, f"{prefix}{key}.")
         else:
             default = "required" if described.is_required() else to_yaml_text([described.default])[2:].strip()
-            text = kind.__name__ if inspect.isclass(kind) else str(kind).replace("typing.", "")
-            yield f"{prefix}{key}", text, default, described.description or ""
+            yield f"{prefix}{key}", type_name(kind), default, described.description or ""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_type_hints
 
 from pydantic import AfterValidator, BaseModel, Field, create_model
 
+from ntm_rl.agents import defaults
 from ntm_rl.agents.settings.core_modules import check_core, import_core, split_core
 from ntm_rl.agents.settings.environment_variables import WandbMode
 from ntm_rl.agents.settings.kinds import PPO, SUPERVISED, TrainingKind
@@ -33,6 +34,8 @@ from ntm_rl.envs.factory import EnvSettings
 from ntm_rl.envs.modules import folder_of, split
 
 MAX_ENVS = 2**16
+CORE_DESCRIPTION = "The memory core; `ntm-rl list cores` lists them; `module:name` is a core that a module registers."
+CoreName = Annotated[str, AfterValidator(check_core)]
 UserModules = tuple[tuple[str | None, str | None], ...]  # names and folders
 
 
@@ -72,10 +75,7 @@ class TrainingSettings(Section):
 
     kind: ClassVar[TrainingKind]
 
-    core: Annotated[str, AfterValidator(check_core)] = Field(
-        "ntm_block",
-        description="The memory core; `ntm-rl list cores` lists them; `module:name` is a core that a module registers.",
-    )
+    core: CoreName = Field(defaults.CORE, description=CORE_DESCRIPTION)
     core_path: OptionalPathText = Field(
         None, description="Folder of the module of `module:name`; null: it is installed, or `train` runs in its folder."
     )
@@ -142,7 +142,9 @@ class PpoTrainingSettings(TrainingSettings):
     env: Any
     policy: PolicySettings = Field(PolicySettings(), description="Networks around the core.")
     ppo: PpoSettings = Field(PpoSettings(), description="Hyperparameters of PPO.")
-    n_envs: int = Field(32, ge=1, le=MAX_ENVS, description="Number of sub-environments.")
+    n_envs: Annotated[int, Field(ge=1, le=MAX_ENVS)] | Literal["auto"] = Field(
+        "auto", description="Number of sub-environments; auto: 8 to 32, for a rollout of about 4,096 transitions."
+    )
     total_timesteps: int = Field(1_000_000, ge=1, description="Total environment steps.")
 
     @property
@@ -168,6 +170,7 @@ class SupervisedTrainingSettings(TrainingSettings):
 
     kind: ClassVar[TrainingKind] = SUPERVISED
 
+    core: CoreName = Field("ntm", description=CORE_DESCRIPTION)
     task: Any
     curriculum: CurriculumKind = Field(
         "uniform", description="Difficulties uniform in the task's ranges, or (lookahead) from easy to hard."

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from ntm_rl.agents import defaults
 from ntm_rl.agents.policy.arguments import Activation, Critic
 from ntm_rl.agents.policy.image_extractor import Architecture, Precision
 from ntm_rl.agents.settings.paths import OptionalPathText
@@ -12,6 +13,7 @@ MAX_LAYERS = 1000
 MAX_SIZE = 2**24
 
 LearningRateSchedule = Literal["constant", "linear"]
+AutoSize = Annotated[int, Field(ge=1, le=MAX_SIZE)] | Literal["auto"]
 
 
 class Section(BaseModel):
@@ -35,8 +37,8 @@ LayerSizes = Annotated[list[int], AfterValidator(_check_layer_sizes)]
 class NetArchSettings(Section):
     """Layer sizes after the core; a list applies to actor and critic, as in SB3."""
 
-    pi: LayerSizes = Field([256, 256], description="Layer sizes of the actor.")
-    vf: LayerSizes = Field([256], description="Layer sizes of the critic.")
+    pi: LayerSizes = Field(defaults.NET_ARCH["pi"], description="Layer sizes of the actor.")
+    vf: LayerSizes = Field(defaults.NET_ARCH["vf"], description="Layer sizes of the critic.")
 
     @model_validator(mode="before")
     @classmethod
@@ -48,12 +50,12 @@ class PolicySettings(Section):
     """The networks around the memory core."""
 
     critic: Critic = Field(
-        "shared",
+        defaults.CRITIC,
         description="shared: one core for actor and critic, the critic's gradient scaled down to at most a tenth of "
         "the actor's norm; detached: one core, which the value loss does not train; separate: one core each.",
     )
     net_arch: NetArchSettings = Field(NetArchSettings(), description="Layers after the core.")
-    activation: Activation = Field("ReLU", description="Activation function of these layers.")
+    activation: Activation = Field(defaults.ACTIVATION, description="Activation function of these layers.")
     ortho_init: bool = Field(True, description="Orthogonal initialisation of these layers.")
     extractor: Architecture = Field(
         "auto",
@@ -71,33 +73,44 @@ class PolicySettings(Section):
 class PpoSettings(Section):
     """Hyperparameters of MemoryPPO, with SB3's names."""
 
-    learning_rate: float = Field(3e-4, gt=0, description="Learning rate of Adam.")
+    learning_rate: float = Field(defaults.LEARNING_RATE, gt=0, description="Learning rate of Adam.")
     learning_rate_schedule: LearningRateSchedule = Field(
-        "constant", description="Constant learning rate, or linear decay to 0."
+        defaults.LEARNING_RATE_SCHEDULE, description="Constant learning rate, or linear decay to 0."
     )
     adam_epsilon: float = Field(
-        1e-8, gt=0, description="Epsilon of Adam; weights with gradients far below it hardly change."
+        defaults.ADAM_EPSILON, gt=0, description="Epsilon of Adam; weights with gradients far below it hardly change."
     )
-    n_steps: int = Field(128, ge=1, le=MAX_SIZE, description="Steps per environment in a rollout.")
-    sequence_length: int | None = Field(
-        None, ge=1, description="Steps of backpropagation through time, a divisor of n_steps; null: n_steps."
+    n_steps: AutoSize = Field(
+        "auto", description="Steps per environment in a rollout; auto: sequence_length, or more with few environments."
     )
-    batch_size: int = Field(1024, ge=1, description="Transitions per minibatch, a multiple of sequence_length.")
-    n_epochs: int = Field(4, ge=1, description="Epochs per rollout.")
-    gamma: float = Field(0.99, ge=0, le=1, description="Discount factor.")
-    gae_lambda: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
+    sequence_length: AutoSize | None = Field(
         "auto",
+        description="Steps of backpropagation through time, a divisor of n_steps; auto: an episode if it has 128 to "
+        "512 steps; null: n_steps.",
+    )
+    batch_size: AutoSize = Field(
+        "auto",
+        description="Transitions per minibatch, a multiple of sequence_length; auto: a quarter of the rollout.",
+    )
+    n_epochs: int = Field(defaults.N_EPOCHS, ge=1, description="Epochs per rollout.")
+    gamma: float = Field(defaults.GAMMA, ge=0, le=1, description="Discount factor.")
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
+        defaults.GAE_LAMBDA,
         description="Lambda of generalised advantage estimation (GAE); auto: measured during the training from how "
         "late rewards follow the actions that they depend on.",
     )
-    clip_range: float = Field(0.2, gt=0, description="Clipping range of the probability ratio.")
+    clip_range: float = Field(defaults.CLIP_RANGE, gt=0, description="Clipping range of the probability ratio.")
     clip_range_vf: float | None = Field(
         None, gt=0, description="Clipping range of the value function; null: no clipping."
     )
-    normalize_advantage: bool = Field(True, description="Normalise the advantages of each minibatch.")
-    ent_coef: float = Field(0.0, ge=0, description="Coefficient of the entropy bonus.")
-    vf_coef: float = Field(0.5, ge=0, description="Coefficient of the value loss, in units of the returns' variance.")
-    max_grad_norm: float = Field(0.5, gt=0, description="Maximum norm of the gradient.")
+    normalize_advantage: bool = Field(
+        defaults.NORMALIZE_ADVANTAGE, description="Normalise the advantages of each minibatch."
+    )
+    ent_coef: float = Field(defaults.ENT_COEF, ge=0, description="Coefficient of the entropy bonus.")
+    vf_coef: float = Field(
+        defaults.VF_COEF, ge=0, description="Coefficient of the value loss, in units of the returns' variance."
+    )
+    max_grad_norm: float = Field(defaults.MAX_GRAD_NORM, gt=0, description="Maximum norm of the gradient.")
     target_kl: float | None = Field(
         None, gt=0, description="Approximate KL divergence at which an update stops early; null: no limit."
     )
@@ -106,7 +119,8 @@ class PpoSettings(Section):
         -1, ge=-1, description="Steps between samples of the gSDE noise matrix; -1: once per rollout."
     )
     recompute_states: bool = Field(
-        False, description="Recompute the memory state at the start of each sequence before every epoch."
+        defaults.RECOMPUTE_STATES,
+        description="Recompute the memory state at the start of each sequence before every epoch.",
     )
     stats_window_size: int = Field(100, ge=1, description="Episodes in the logged mean return.")
 

@@ -2,7 +2,7 @@
 
 import types
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -82,13 +82,26 @@ def _merge(old: Any, new: Any) -> Any:
     return {**old, **{key: _merge(old[key], value) if key in old else value for key, value in new.items()}}
 
 
+def type_name(kind: Any) -> str:
+    """Returns the name of a type annotation, for tables of keys."""
+    names = {each: each.__name__ if isinstance(each, type) else str(each) for each in _alternatives(kind)}
+    names[types.NoneType] = "None"
+    return " | ".join(names[each].replace("typing.", "") for each in _alternatives(kind))
+
+
 def _alternatives(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    """Returns the members of a union, without their constraints."""
+    if get_origin(kind) is Annotated:
+        return _alternatives(get_args(kind)[0])
+    if get_origin(kind) in (Union, types.UnionType):
+        return tuple(inner for each in get_args(kind) for inner in _alternatives(each))
+    return (kind,)
 
 
 def _may_be_none(alternatives: tuple[Any, ...]) -> bool:
-    # Not for a Literal: `wandb=none` could also mean "disabled".
-    return type(None) in alternatives and not any(get_origin(each) is Literal for each in alternatives)
+    # Not for a Literal alone: `wandb=none` could also mean "disabled".
+    is_literal = any(get_origin(each) is Literal for each in alternatives)
+    return type(None) in alternatives and (int in alternatives or not is_literal)
 
 
 def _kind_at(schema: Schema, key: str) -> Any:

@@ -94,7 +94,7 @@ def test_lists_show_and_copy(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "popgym/nothing"], "config = 'popgym/nothing': no such file or packaged config"),
+        (["train", "popgym/nothing"], "config = 'popgym/nothing': no such file, packaged config or environment"),
         (["train", CONFIG, "ppo.gama=1"], "Did you mean ppo.gamma?"),
         (["train", CONFIG, "env.id=Nothing-v0"], "env.id = 'Nothing-v0': unknown environment"),
         (["train", CONFIG, "env.id=Pendulum-v1", "env.vectorization=native"], "env.vectorization = 'native'"),

@@ -9,7 +9,7 @@ import pytest
 from command_line import as_json, done, refused
 from ntm_rl.agents import MemoryPPO
 from ntm_rl.agents.cli.main import main
-from ntm_rl.agents.settings.loading import config_names, config_text
+from ntm_rl.agents.settings.sources import config_names, read_config
 from ntm_rl.agents.speed import comparisons
 from ntm_rl.agents.speed.comparisons import Row
 from ntm_rl.agents.tracking.csv_log import read_table
@@ -178,7 +178,7 @@ def test_show_prints_the_resolved_config_and_copy_the_original_text(capsys):
     assert "optimizer.momentum: float = 0.9\n    Momentum" in done(capsys, "show", "algorithmic/copy", "--keys")
     for number, config in enumerate(config_names()[:3]):
         assert done(capsys, "copy", config, f"my copy {number}.yaml") == f"Next: ntm-rl train 'my copy {number}.yaml'\n"
-        assert Path(f"my copy {number}.yaml").read_text() == config_text(config)
+        assert Path(f"my copy {number}.yaml").read_text() == read_config(config)[0]
 
 
 def test_convert_writes_agent_files(capsys):

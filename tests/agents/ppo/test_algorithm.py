@@ -264,7 +264,7 @@ def test_a_configs_epsilon_is_adams_and_holds_back_weights_of_small_gradients():
 
 
 def test_an_agent_of_many_environments_loads_with_one_and_one_of_one_with_many(tmp_path):
-    lstm_model(make_vec_env(CARTPOLE, 8), sequence_length=32, batch_size=512).save(tmp_path / "model.zip")
+    lstm_model(make_vec_env(CARTPOLE, 8), n_steps=128, sequence_length=32, batch_size=512).save(tmp_path / "model.zip")
     for n_envs in (1, 3, 20):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "You have specified a mini-batch size")
@@ -300,7 +300,8 @@ def test_custom_objects_replace_what_a_file_holds(tmp_path):
     model = MemoryPPO.load(tmp_path / "model.zip", env=make_vec_env(CARTPOLE), custom_objects=objects)
     model.learn(16)
     assert model.policy.optimizer.param_groups[0]["lr"] == 1e-4 and model.clip_range(1.0) == 0.1
-    model = MemoryPPO.load(tmp_path / "model.zip", env=make_vec_env(CARTPOLE), n_steps=24, batch_size=12)
+    sizes = dict(n_steps=24, batch_size=12, sequence_length="auto")
+    model = MemoryPPO.load(tmp_path / "model.zip", env=make_vec_env(CARTPOLE), **sizes)
     model.learn(24)
     assert model.rollout.n_steps == 24 and model.rollout.sequence_length == 12
 

@@ -42,7 +42,9 @@ make_model = partial(lstm_model, n_steps=8)
         ("max_grad_norm", None, r"must be a number above 0; float\('inf'\) disables clipping"),
         ("target_kl", 0.0, "must be a number above 0, or None"),
         ("n_steps", True, "must be an integer of at least 1"),
-        ("batch_size", "64", "must be an integer of at least 1, or None"),
+        ("n_steps", None, "must be an integer of at least 1, or 'auto'"),
+        ("batch_size", "64", "must be an integer of at least 1, or 'auto', or None"),
+        ("sequence_length", "all", "must be an integer of at least 1, or 'auto', or None"),
         ("sde_sample_freq", 0.5, "must be an integer of at least -1"),
         ("policy_kwargs", [64], "must be a dict"),
         ("device", "gpu", "must be auto, cpu, cuda, cuda:N or mps"),
@@ -260,7 +262,7 @@ def test_positional_arguments_mean_what_they_mean_in_recurrent_ppo():
     ("n_steps", "n_envs", "batch_size", "sequence_length", "lengths", "sizes"),
     [
         (128, 1, 128, None, [128], [128]),
-        (64, 1, 128, None, [64], [64]),  # the default batch size is more than the rollout
+        (64, 1, 128, None, [64], [64]),  # the batch size is more than the rollout
         (1, 3, 128, None, [1], [3]),
         (256, 1, 64, None, [64], [64] * 4),
         (16, 2, None, None, [16], [32]),

@@ -33,6 +33,7 @@ def make_model(seed: int = 0, hidden: int = 8, normalize: bool = True) -> Memory
     return MemoryPPO(
         "MlpNtmPolicy",
         VecNormalize(env) if normalize else env,
+        learning_rate=3e-4,
         n_steps=16,
         batch_size=16,
         n_epochs=1,

@@ -2,7 +2,8 @@
 
 import pytest
 
-from ntm_rl.agents.settings.loading import check_settings, config_names, describe_keys, load_settings, to_yaml
+from ntm_rl.agents.settings.loading import check_settings, describe_keys, load_settings, to_yaml
+from ntm_rl.agents.settings.sources import config_names
 from ntm_rl.cores.registry import core_names
 from ntm_rl.errors import InputError
 
@@ -73,7 +74,7 @@ def test_all_errors_are_reported_at_once_with_their_source(tmp_path):
         [
             f"{path}: env.idd = 3: unknown key. Did you mean env.id?",
             f"{path}: memory.ntm.slotz = 64: unknown key. Did you mean memory.ntm.slots?",
-            f"{path}: ppo.n_steps = 'x': must be an integer, such as 1000000 or 1e6",
+            f"{path}: ppo.n_steps = 'x': must be an integer, such as 1000000 or 1e6, or auto",
             "command line: seed = -1: must be greater than or equal to 0",
         ]
     )
@@ -102,10 +103,14 @@ def test_missing_keys_and_files_are_named():
     with pytest.raises(InputError, match=r"nothing\.yaml': no such file"):
         load_settings("nothing.yaml")
     with pytest.raises(
-        InputError, match=r"no such file or packaged config. Did you mean popgym/repeat_previous_easy\?"
+        InputError,
+        match=r"no such file, packaged config or environment. Did you mean popgym/repeat_previous_easy or popgym-Rep",
     ):
         load_settings("popgym/repeat_previus_easy")
-    with pytest.raises(InputError, match=r"packaged config. `ntm-rl list configs` lists the packaged configs\.$"):
+    with pytest.raises(
+        InputError,
+        match=r"`ntm-rl list configs` and `ntm-rl list envs` list them",
+    ):
         load_settings("zzz")
 
 

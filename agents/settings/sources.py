@@ -1,0 +1,82 @@
+"""Finds the config of a name: a YAML file, a packaged config, or an environment with the default settings."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from ntm_rl.agents.settings.errors import ConfigError
+from ntm_rl.agents.settings.paths import user_path
+from ntm_rl.agents.settings.yaml_text import YamlError, read_bounded, to_yaml_text
+from ntm_rl.envs.factory import is_environment
+from ntm_rl.envs.names import suggest_id
+from ntm_rl.errors import did_you_mean
+
+SUFFIXES = (".yaml", ".yml")
+
+
+def config_names() -> list[str]:
+    """Returns the names of the packaged configs, such as `popgym/repeat_previous_easy`."""
+    root = files("ntm_rl.configs")
+    return sorted(
+        f"{group.name}/{file.name.removesuffix('.yaml')}"
+        for group in root.iterdir()
+        if group.is_dir()
+        for file in group.iterdir()
+        if file.name.endswith(".yaml")
+    )
+
+
+def read_config(config: str) -> tuple[str, str]:
+    """Returns the text of a config and its name in error messages.
+
+    Args:
+        config: Path of a YAML file, name of a packaged config, or environment id; a file comes before an id.
+
+    Raises:
+        ConfigError: no such config, or it cannot be read.
+        InputError: the package of the environment is not installed.
+    """
+    path = user_path("config", config)
+    try:
+        if path.is_file():
+            return _file_text(config, path), str(path)
+        if config in config_names():
+            return files("ntm_rl.configs").joinpath(f"{config}.yaml").read_text(), f"configs/{config}.yaml"
+        if not config.endswith(SUFFIXES) and "=" not in config and is_environment(config):
+            return _default_text(config), config
+        if path.exists():
+            hint = "; to continue a run use `ntm-rl resume`" if (path / "config.yaml").is_file() else ""
+            raise ConfigError(f"config = {config!r}: must be a YAML file{hint}")
+    except OSError as error:  # name too long, symlink loop
+        raise ConfigError(f"config = {config!r}: cannot be read: {error.strerror}") from error
+    raise _unknown(config, path)
+
+
+def _file_text(config: str, path: Path) -> str:
+    try:
+        return read_bounded(path)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config = {config!r}: must be UTF-8: {error}") from error
+    except (OSError, YamlError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"config = {config!r}: cannot be read: {reason}") from error
+
+
+def _default_text(env_id: str) -> str:
+    header = "# The default settings; `ntm-rl show FILE --keys` lists every key.\n"
+    return header + to_yaml_text({"env": {"id": env_id}})
+
+
+def _unknown(config: str, path: Path) -> ConfigError:
+    if "=" in config:
+        return ConfigError(f"config = {config!r}: the config comes first: ntm-rl train CONFIG key=value")
+    name = config.removesuffix(".yaml").removesuffix(".yml").removeprefix("configs/")
+    siblings = [str(file) for file in path.parent.glob("*.yaml")]
+    hints = [did_you_mean(str(path), siblings) or did_you_mean(name, config_names())]
+    hints += [] if config.endswith(SUFFIXES) else [suggest_id(config)]
+    names = [hint.removeprefix(" Did you mean ").removesuffix("?") for hint in hints if hint]
+    hint = (
+        f"Did you mean {' or '.join(names)}?"
+        if names
+        else "`ntm-rl list configs` and `ntm-rl list envs` list them; an environment of your own is module:name."
+    )
+    return ConfigError(f"config = {config!r}: no such file, packaged config or environment. {hint}")
