@@ -2,28 +2,28 @@
 
 from collections.abc import Iterable
 
-from ntm_rl.agents.benchmark.suites import GENERIC, SuiteTask
+from ntm_rl.agents.benchmark.suites import SuiteTask
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.envs.factory import EnvSettings
 from ntm_rl.envs.sb3.episode_limit import episode_limit
 from ntm_rl.envs.sb3.making import make_vec_env
 
-EPISODES, MIN_TIMESTEPS, MAX_TIMESTEPS = 5_000, 500_000, 2_000_000
+EPISODES, MIN_TIMESTEPS, MAX_TIMESTEPS = 2_500, 250_000, 1_000_000
 
 
 def budget(limit: int | None) -> int:
-    """Returns the environment steps of a training: 5,000 episodes of `limit` steps, within 500,000 to 2,000,000.
+    """Returns the environment steps of a training: 2,500 episodes of `limit` steps, within 250,000 to 1,000,000.
 
     Args:
-        limit: Steps of the longest episode; None: not known, which gives 2,000,000.
+        limit: Steps of the longest episode; None: not known, which gives 1,000,000.
     """
     return MAX_TIMESTEPS if limit is None else min(max(EPISODES * limit, MIN_TIMESTEPS), MAX_TIMESTEPS)
 
 
 def task_overrides(task: SuiteTask) -> list[str]:
     """Returns the overrides of a task; with the package's defaults, `budget` sets the steps unless the task does."""
-    if task.config != GENERIC:
+    if not task.is_generic:
         return list(task.overrides)
     limit = longest_episode(_load(task.config, task.overrides).env_settings)
     return [f"total_timesteps={budget(limit)}", *task.overrides]

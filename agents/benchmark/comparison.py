@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from ntm_rl.agents import defaults
 from ntm_rl.agents.benchmark.cells import Result
 from ntm_rl.agents.benchmark.normalization import references
 from ntm_rl.agents.benchmark.scores import (
@@ -15,9 +16,7 @@ from ntm_rl.agents.benchmark.scores import (
     read_curve,
     read_success_rate,
 )
-from ntm_rl.agents.benchmark.suites import GENERIC
 from ntm_rl.agents.benchmark.tables import complete
-from ntm_rl.agents.settings.loading import load_settings
 
 # A training has learned from this score on, and has forgotten if its score then falls by this much.
 LEARNED, FORGOTTEN = 0.5, 0.2
@@ -69,7 +68,7 @@ def compare(results: Sequence[Result], out: Path) -> Comparison:
     Raises:
         InputError: rliable is not installed, or the log of a run is damaged.
     """
-    default = load_settings(GENERIC).core
+    default = defaults.CORE
     final, best = complete(results, final_score), complete(results, best_score)
     others = [core for core in final if core != default and default in final]
     tasks = task_intervals(results)

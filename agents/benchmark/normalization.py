@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-from ntm_rl.agents.benchmark.suites import GENERIC, SUITES
+from ntm_rl.agents.benchmark.suites import SUITES
 
 
 class Optimum(NamedTuple):
@@ -92,4 +92,4 @@ def references() -> Mapping[str, Reference]:
 
 def is_normalized(suite: str) -> bool:
     """Whether the scores of a suite are normalised: those of the tasks with the package's defaults."""
-    return all(task.config == GENERIC for task in SUITES[suite].tasks)
+    return all(task.is_generic for task in SUITES[suite].tasks)

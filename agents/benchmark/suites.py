@@ -1,4 +1,4 @@
-"""Suites of the memory benchmark; each task is a packaged config with overrides."""
+"""Suites of the memory benchmark; a task is a packaged config or an environment's id, with overrides."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -8,11 +8,19 @@ from ntm_rl.errors import InputError, did_you_mean
 
 @dataclass(frozen=True)
 class SuiteTask:
-    """A task of a suite: name, packaged config, and `key=value` overrides."""
+    """A task of a suite.
+
+    Attributes:
+        name: Name in reports.
+        config: A packaged config, or an environment's id.
+        overrides: `key=value` overrides.
+        is_generic: Whether only the environment differs from the package's defaults; `budgets.py` sets the length.
+    """
 
     name: str
     config: str
     overrides: tuple[str, ...] = ()
+    is_generic: bool = False
 
 
 @dataclass(frozen=True)
@@ -28,17 +36,13 @@ class Suite:
     tasks: tuple[SuiteTask, ...]
 
 
-# The package's defaults. A task with this config sets its environment alone, and the rule in `budgets.py` its length.
-GENERIC = "general/default"
 # One set of hyperparameters for the eight games whose results are published in docs/results/popgym_small.md.
 _SMALL = "popgym/repeat_previous_easy"
 
 
 def _generic(name: str, env_id: str, **kwargs: object) -> SuiteTask:
     """Returns a task with the package's defaults, and keyword arguments of its environment."""
-    return SuiteTask(
-        name, GENERIC, (f"env.id={env_id}", *(f"env.kwargs.{key}={value}" for key, value in kwargs.items()))
-    )
+    return SuiteTask(name, env_id, tuple(f"env.kwargs.{key}={value}" for key, value in kwargs.items()), True)
 
 
 # Games with POPGym's `obs_requires_prev_action`: the observation does not show the last action.

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ntm_rl.agents.benchmark.budgets import longest_episode, task_settings
 from ntm_rl.agents.benchmark.cells import Result
 from ntm_rl.agents.benchmark.normalization import references
-from ntm_rl.agents.benchmark.suites import GENERIC, SuiteTask
+from ntm_rl.agents.benchmark.suites import SuiteTask
 
 NONE = "–"  # noqa: RUF001  (dash of an empty cell)
 
@@ -37,7 +37,7 @@ def _task_row(task: SuiteTask) -> list[str]:
 def describe_task(task: SuiteTask) -> dict[str, Any]:
     """Returns the budget of a task, and its references or None, as JSON values."""
     settings = task_settings(task)
-    reference = references().get(task.name) if task.config == GENERIC else None
+    reference = references().get(task.name) if task.is_generic else None
     optimum = None if reference is None else reference.optimum
     return {
         "task": task.name,

@@ -194,10 +194,10 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         handle = self.action_net.register_forward_hook(lambda module, inputs, output: outputs.append(output))
         try:
             with torch.enable_grad():
-                log_probs = self._get_action_dist_from_latent(latent).log_prob(actions)
+                log_prob = self._get_action_dist_from_latent(latent).log_prob(actions).sum()
         finally:
             handle.remove()
-        (scores,) = torch.autograd.grad(log_probs.sum(), outputs)
+        (scores,) = torch.autograd.grad(log_prob, outputs)
         return latent, scores
 
     def values(self, obs: PyTorchObs, state: Tensor, resets: Tensor) -> Tensor:

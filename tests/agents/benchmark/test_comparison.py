@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ntm_rl.agents import defaults
 from ntm_rl.agents.benchmark.cells import Result
 from ntm_rl.agents.benchmark.comparison import compare, find_forgotten, success_rates
 from ntm_rl.agents.benchmark.normalization import references
 from ntm_rl.agents.benchmark.report import write_benchmark_report
-from ntm_rl.agents.benchmark.suites import GENERIC, find_suite
+from ntm_rl.agents.benchmark.suites import find_suite
 from ntm_rl.agents.benchmark.tables import task_table
 from ntm_rl.agents.cli.main import main
-from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.tracking.csv_log import write_table
 
-SUITE, DEFAULT = "general-dev", load_settings(GENERIC).core
+SUITE, DEFAULT = "general-dev", defaults.CORE
 CHAIN, MAZE = "MemoryChain-20", "EndlessTMaze-fixed-5-3"
 SCORES = {  # normalised, of seeds 0 to 2
     (CHAIN, DEFAULT): [0.2, 0.3, 0.4],

@@ -8,19 +8,19 @@ import pytest
 from ntm_rl.agents.benchmark.budgets import task_settings
 from ntm_rl.agents.benchmark.normalization import Optimum, Reference, is_normalized, references
 from ntm_rl.agents.benchmark.random_play import random_returns
-from ntm_rl.agents.benchmark.suites import GENERIC, SUITES, SuiteTask
+from ntm_rl.agents.benchmark.suites import SUITES, SuiteTask
 from ntm_rl.agents.benchmark.tables import describe_task
 from ntm_rl.envs.memory import endless_tmaze, passive_tmaze
 from ntm_rl.envs.native import make_native
 
-TASKS = {task.name: task for suite in SUITES.values() for task in suite.tasks if task.config == GENERIC}
+TASKS = {task.name: task for suite in SUITES.values() for task in suite.tasks if task.is_generic}
 
 
 def test_every_task_with_the_package_defaults_has_references_and_its_name_is_unique():
     assert references().keys() == TASKS.keys()
     for suite in SUITES.values():
         for task in suite.tasks:
-            assert task.config != GENERIC or TASKS[task.name] == task
+            assert not task.is_generic or TASKS[task.name] == task
     for name, reference in references().items():
         assert reference.random < reference.optimum.value, name
     assert [name for name in SUITES if is_normalized(name)] == [

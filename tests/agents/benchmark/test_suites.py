@@ -5,7 +5,7 @@ import popgym  # noqa: F401  (registers its ids)
 import pytest
 
 from ntm_rl.agents.benchmark.budgets import task_settings
-from ntm_rl.agents.benchmark.suites import GENERIC, SUITES, choose_tasks, find_suite
+from ntm_rl.agents.benchmark.suites import SUITES, choose_tasks, find_suite
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.envs import make_vec_env
@@ -38,15 +38,10 @@ def test_popgyms_games_are_native_and_share_their_hyperparameters():
 @pytest.mark.parametrize("suite", ["popgym-small", "popgym", "memory-rewriting", "general-dev", "general-test"])
 def test_tasks_of_one_set_of_hyperparameters_differ_in_nothing_but_environment_and_budget(suite):
     own = {"env": None, "total_timesteps": 1}
-    config = "popgym/repeat_previous_easy" if suite == "popgym-small" else GENERIC
+    config = "popgym/repeat_previous_easy" if suite == "popgym-small" else "CartPole-v1"
     assert {made.model_copy(update=own).model_dump_json() for made in settings(suite).values()} == {
         load_settings(config).model_copy(update=own).model_dump_json()
     }
-
-
-def test_the_generic_config_sets_nothing_but_the_environment():
-    schema = type(load_settings(GENERIC))
-    assert load_settings(GENERIC) == schema(env=load_settings(GENERIC).env)
 
 
 def test_the_suite_of_all_popgym_has_every_registered_id_and_previous_actions_where_popgym_requires_them():
