@@ -69,11 +69,13 @@ def describe(policy: MlpNtmPolicy, env: VecEnv, settings: EnvSettings) -> list[s
     The summary names the observations, what is converted or left out, the actions, the policy and the environments.
     """
     normalized, changes = _normalized(env), _changes(env, settings)
-    parts = {key: (space, key in normalized) for key, space in _parts(policy.observation_space).items()}
-    read = [f"{key}: " * bool(key) + _describe_observation(policy, key, *part) for key, part in parts.items()]
+    read = []
+    for key, space in _parts(policy.observation_space).items():
+        text = _describe_observation(policy, key, space, key in normalized)
+        read.append(f"{key}: {text}" if key else text)
     summary = [
         f"{settings.id}: reads {'; '.join(read)}",
-        *(f"changed: {'; '.join(changes)}" for _ in changes[:1]),
+        *([f"changed: {'; '.join(changes)}"] if changes else []),
         f"acts in {_actions(policy, settings)}",
         f"{type(policy).__name__}, core {policy.core_name}, {policy.critic_kind} critic",
         f"{env.num_envs} environments, {_stepping(env)}",
