@@ -1,6 +1,6 @@
 """The default hyperparameters of `MemoryPPO`, its policies, the configs and `ntm-rl train ENV_ID`.
 
-Sizes of rollouts, sequences and minibatches are chosen by `ntm_rl.agents.ppo.sizes`.
+Sizes of rollouts, sequences and minibatches, and the number of epochs, are chosen by `ntm_rl.agents.ppo.sizes`.
 """
 
 from typing import Literal
@@ -14,7 +14,6 @@ ACTIVATION: Literal["Tanh", "ReLU"] = "ReLU"
 LEARNING_RATE = 1e-3
 LEARNING_RATE_SCHEDULE: Literal["constant", "linear"] = "linear"
 ADAM_EPSILON = 1e-8  # as gradients in a memory core are often below SB3's 1e-5
-N_EPOCHS = 4
 GAMMA = 0.99
 GAE_LAMBDA: float | Literal["auto"] = "auto"
 CLIP_RANGE = 0.2

@@ -20,7 +20,7 @@ from ntm_rl.agents.policy.description import warn_of_spaces
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.policy.sb3_names import check_policy_class, check_policy_name
 from ntm_rl.agents.ppo.arguments import check_device, check_hyperparameters, check_learning, check_spaces, made_env
-from ntm_rl.agents.ppo.credit import CreditHorizon, critic_lambda
+from ntm_rl.agents.ppo.credit import CreditHorizon, compute_advantages, critic_lambda
 from ntm_rl.agents.ppo.diagnosis import (
     check_observations,
     check_rollout,
@@ -58,9 +58,10 @@ class MemoryPPO(RecurrentPPO):
         policy: `"MlpNtmPolicy"`, `"CnnNtmPolicy"`, `"MultiInputNtmPolicy"` or a subclass of `MlpNtmPolicy`.
         env: A Gymnasium environment, its id, a Gymnasium `VectorEnv` or an SB3 `VecEnv`.
         learning_rate: A number or a schedule; by default it decays linearly to 0 over the training.
-        n_steps: Steps of each environment in a rollout. "auto": `sequence_length`, or more with few environments.
+        n_steps: Steps of each environment in a rollout. "auto": `sequence_length`.
         batch_size: Transitions per minibatch, preferably a multiple of `sequence_length`; at least one sequence. None,
             or more than `n_steps * n_envs`: the whole rollout. "auto": a quarter of the rollout.
+        n_epochs: Epochs per rollout. "auto": 4, with fewer than 8 environments 10.
         gae_lambda: Lambda of generalised advantage estimation. "auto": measured during the training from how late
             rewards follow the actions that they depend on (see `CreditHorizon`); costs one forward pass per rollout.
         sequence_length: Steps L of a sequence. If L does not divide `n_steps`, the last one is shorter. None:
@@ -82,7 +83,7 @@ class MemoryPPO(RecurrentPPO):
         learning_rate: float | Schedule = DEFAULT_LEARNING_RATE,
         n_steps: int | Literal["auto"] = "auto",
         batch_size: int | Literal["auto"] | None = "auto",
-        n_epochs: int = defaults.N_EPOCHS,
+        n_epochs: int | Literal["auto"] = "auto",
         gamma: float = defaults.GAMMA,
         gae_lambda: float | Literal["auto"] = defaults.GAE_LAMBDA,
         clip_range: float | Schedule = defaults.CLIP_RANGE,
@@ -106,7 +107,8 @@ class MemoryPPO(RecurrentPPO):
         recompute_states: bool = defaults.RECOMPUTE_STATES,
     ):
         if isinstance(policy, str):
-            check_policy_name(policy, self._valid_policy_names())
+            valid = [name for name, each in self.policy_aliases.items() if issubclass(each, MlpNtmPolicy)]
+            check_policy_name(policy, valid)
         check_device(device)
         self.sequence_length: int | None = sequence_length  # type: ignore[assignment]
         self.recompute_states = recompute_states
@@ -116,7 +118,7 @@ class MemoryPPO(RecurrentPPO):
             learning_rate=learning_rate,
             n_steps=n_steps,  # type: ignore[arg-type]
             batch_size=batch_size,  # type: ignore[arg-type]
-            n_epochs=n_epochs,
+            n_epochs=n_epochs,  # type: ignore[arg-type]
             gamma=gamma,
             gae_lambda=gae_lambda,  # type: ignore[arg-type]
             clip_range=clip_range,
@@ -136,9 +138,6 @@ class MemoryPPO(RecurrentPPO):
             device=device,
             _init_setup_model=_init_setup_model,
         )
-
-    def _valid_policy_names(self) -> list[str]:
-        return [name for name, policy in self.policy_aliases.items() if issubclass(policy, MlpNtmPolicy)]
 
     @staticmethod
     def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
@@ -239,16 +238,11 @@ class MemoryPPO(RecurrentPPO):
             obs_tensor = rollout.tensors(new_obs)
             last_values = self.policy.values(obs_tensor, state, torch.from_numpy(dones).to(self.device))
         check_rollout(rollout, obs_tensor, last_values, normalizer)
-        self._compute_advantages(last_values)
+        compute_advantages(self.policy, rollout, last_values, self.gamma, self.gae_lambda, self.credit)
         values = last_values.unsqueeze(1)
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
-
-    def _compute_advantages(self, last_values: Tensor) -> None:
-        self.rollout.compute_advantages(last_values, self.gamma, critic_lambda(self.gae_lambda))
-        if self.credit is not None:
-            self.credit.set_advantages(self.policy, self.rollout, last_values, self.gamma)
 
     def _checked_rollout(self, n_steps: int) -> Rollout:
         if n_steps != self.rollout.n_steps:
@@ -277,6 +271,10 @@ class MemoryPPO(RecurrentPPO):
                 values = self.policy.values(last, state[truncated], no_reset)
             bonus[truncated] = self.gamma * values.cpu().numpy()
         return bonus
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        # At the start of the rollout, as a schedule that ends at 0 would otherwise waste the last update.
+        super()._update_current_progress_remaining(num_timesteps - self.n_steps * self.n_envs, total_timesteps)
 
     @torch.enable_grad()  # environments may have switched gradients off
     def train(self) -> None:

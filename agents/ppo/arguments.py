@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.vec_env import VecEnv
 
-from ntm_rl.agents.ppo.sizes import choose_sizes
+from ntm_rl.agents.ppo.sizes import SIZES, choose_sizes
 from ntm_rl.envs.sb3.episode_limit import episode_limit
 from ntm_rl.errors import InputError
 
@@ -62,7 +62,7 @@ _HINTS = {"max_grad_norm": "; float('inf') disables clipping"}
 # Lowest value, and the other valid values.
 _SIZES: dict[str, tuple[int, list[str | None]]] = {
     "n_steps": (1, ["auto"]),
-    "n_epochs": (1, []),
+    "n_epochs": (1, ["auto"]),
     "batch_size": (1, ["auto", None]),
     "sequence_length": (1, ["auto", None]),
     "sde_sample_freq": (-1, []),
@@ -98,13 +98,14 @@ def check_hyperparameters(model: Any) -> None:
 
 def _replace_auto_sizes(model: Any) -> None:
     """Replaces the sizes of an algorithm that are "auto" by numbers that fit its environments."""
-    sizes = {key: getattr(model, key) for key in ("n_steps", "batch_size", "sequence_length")}
+    sizes = {key: getattr(model, key) for key in SIZES}
     if "auto" not in sizes.values():
         return
     sizes = {key: int(size) if isinstance(size, Integral) else size for key, size in sizes.items()}
     limit = None if model.env is None else episode_limit(model.env)
     chosen = choose_sizes(limit, n_envs=model.n_envs, **sizes)
-    model.n_steps, model.batch_size, model.sequence_length = chosen.n_steps, chosen.batch_size, chosen.sequence_length
+    for key in SIZES:
+        setattr(model, key, getattr(chosen, key))
 
 
 def check_learning(total_timesteps: Any, env: VecEnv | None) -> None:

@@ -117,6 +117,20 @@ def critic_lambda(gae_lambda: float | str) -> float:
     return CRITIC_LAMBDA if isinstance(gae_lambda, str) else gae_lambda
 
 
+def compute_advantages(
+    policy: MlpNtmPolicy,
+    rollout: Rollout,
+    last_values: Tensor,
+    gamma: float,
+    gae_lambda: float | str,
+    credit: CreditHorizon | None,
+) -> None:
+    """Computes a rollout's advantages and returns; see `Rollout.compute_advantages` and `CreditHorizon`."""
+    rollout.compute_advantages(last_values, gamma, critic_lambda(gae_lambda))
+    if credit is not None:
+        credit.set_advantages(policy, rollout, last_values, gamma)
+
+
 def lag_weights(lambdas: Sequence[float]) -> Tensor:
     """Returns the mean of lambda ** lag over the lags of each group, `[len(lambdas), G]`."""
     powers = torch.tensor(lambdas).unsqueeze(1) ** torch.arange(BOUNDS[-1])

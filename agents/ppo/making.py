@@ -12,14 +12,12 @@ from ntm_rl.agents.policy.description import SuspiciousSpaces
 from ntm_rl.agents.policy.policies import FAST_ADAM, policy_class_for
 from ntm_rl.agents.ppo.algorithm import MemoryPPO
 from ntm_rl.agents.ppo.schedules import scheduled
-from ntm_rl.agents.ppo.sizes import choose_sizes
+from ntm_rl.agents.ppo.sizes import SIZES, choose_sizes
 from ntm_rl.agents.settings.loading import check_settings
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.settings.sections import PolicySettings
 from ntm_rl.envs.wrappers.images import is_image
 from ntm_rl.errors import InputError
-
-SIZES = ("n_steps", "batch_size", "sequence_length")  # keys of `ppo`
 
 
 def has_auto_sizes(settings: PpoTrainingSettings) -> bool:

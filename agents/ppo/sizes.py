@@ -1,28 +1,33 @@
-"""Sizes of rollouts, sequences and minibatches that fit an environment, for each size that is "auto".
+"""Sizes of rollouts, sequences and minibatches, and epochs, that fit an environment, for each that is "auto".
 
 Explicit sizes win, and the others follow from them:
 
-- The base is the limit of an episode's steps rounded up to a multiple of 32, from 128 to 512; 128 if no limit is known.
+- The base is the limit of an episode's steps rounded up to a multiple of 32, from 128 to 512; 128 if no limit is known,
+  or with fewer than 8 environments.
 - `n_envs` (of configs): the multiple of 4 nearest to 4,096 / n_steps, from 8 to 32.
 - `sequence_length`: the base, with an explicit `n_steps` all of it, or its largest part of at most 512 steps; less if a
   minibatch would not hold it.
-- `n_steps`: the smallest multiple of `sequence_length` that has at least the base and, over all environments, four
-  times as many transitions.
+- `n_steps`: the smallest multiple of `sequence_length` that has at least the base and, over all environments,
+  `batch_size` transitions.
 - `batch_size`: a quarter of the rollout, in whole sequences. If their number is not a multiple of 4, a fifth, a third
-  or a half; if it is a multiple of none of these, the last minibatch is smaller.
+  or a half; if it is a multiple of none of these, the last minibatch is smaller. With fewer than 8 environments: one
+  sequence.
+- `n_epochs`: 4; with fewer than 8 environments 10. These then have the sizes of `sb3_contrib.RecurrentPPO`, whose many
+  updates a small rollout needs.
 """
 
 import math
 from typing import Literal, NamedTuple
 
 Size = int | Literal["auto"]
+SIZES = ("n_steps", "batch_size", "sequence_length", "n_epochs")  # arguments of `MemoryPPO`, keys of `ppo` in configs
 
 ROUNDING = 32  # steps
 SHORTEST, LONGEST = 128, 512  # steps of a sequence
 TRANSITIONS = 4096  # of a rollout, if the number of environments is chosen
-MIN_BASES = 4  # in the transitions of a rollout
 MIN_ENVS, MAX_ENVS, ENVS_ROUNDING = 8, 32, 4
 MINIBATCHES = (4, 5, 3, 2)  # per rollout, in the order of preference
+EPOCHS, EPOCHS_OF_FEW = 4, 10  # from MIN_ENVS environments on, and below
 
 
 class Sizes(NamedTuple):
@@ -32,6 +37,7 @@ class Sizes(NamedTuple):
     n_steps: int
     batch_size: int | None
     sequence_length: int | None
+    n_epochs: int
 
 
 def choose_sizes(
@@ -41,6 +47,7 @@ def choose_sizes(
     n_steps: Size = "auto",
     batch_size: Size | None = "auto",
     sequence_length: Size | None = "auto",
+    n_epochs: Size = "auto",
 ) -> Sizes:
     """Chooses the sizes that are "auto"; None stays as it is.
 
@@ -50,19 +57,27 @@ def choose_sizes(
         n_steps: Steps of each environment in a rollout.
         batch_size: Transitions of a minibatch.
         sequence_length: Steps of a sequence.
+        n_epochs: Epochs per rollout.
     """
-    base = min(max(_round_up(episode_limit or SHORTEST, ROUNDING), SHORTEST), LONGEST)
+    has_few = isinstance(n_envs, int) and n_envs < MIN_ENVS
+    longest = SHORTEST if has_few else LONGEST
+    base = min(max(_round_up(episode_limit or SHORTEST, ROUNDING), SHORTEST), longest)
     if sequence_length == "auto":
-        sequence_length = _sequence_of(n_steps, batch_size) if isinstance(n_steps, int) else _part_of(base, batch_size)
+        sequence_length = (
+            _sequence_of(n_steps, batch_size, longest) if isinstance(n_steps, int) else _part_of(base, batch_size)
+        )
     length = sequence_length or base
     steps = n_steps if isinstance(n_steps, int) else _round_up(base, length)
     envs = n_envs if isinstance(n_envs, int) else _envs(steps)
     if n_steps == "auto":
-        transitions = max(MIN_BASES * max(base, length), batch_size if isinstance(batch_size, int) else 0)
+        transitions = batch_size if isinstance(batch_size, int) else 0
         steps = _round_up(max(steps, math.ceil(transitions / envs)), length)
     if batch_size == "auto":
-        batch_size = _minibatch(envs, steps, sequence_length or steps)
-    return Sizes(envs, steps, batch_size, sequence_length)
+        length = sequence_length or steps
+        batch_size = length if has_few else _minibatch(envs, steps, length)
+    if n_epochs == "auto":
+        n_epochs = EPOCHS_OF_FEW if has_few else EPOCHS
+    return Sizes(envs, steps, batch_size, sequence_length, n_epochs)
 
 
 def fitting_length(n_steps: int, batch_size: int) -> int:
@@ -82,10 +97,10 @@ def _part_of(base: int, batch_size: Size | None) -> int:
     return _largest_divisor(batch_size, most) or most
 
 
-def _sequence_of(n_steps: int, batch_size: Size | None) -> int:
+def _sequence_of(n_steps: int, batch_size: Size | None, longest: int) -> int:
     """Returns the length of sequences of a rollout of `n_steps`, in equal parts that fit `batch_size` if possible."""
     limit = batch_size if isinstance(batch_size, int) else n_steps
-    divisor = _largest_divisor(math.gcd(n_steps, limit), min(n_steps, limit, LONGEST))
+    divisor = _largest_divisor(math.gcd(n_steps, limit), min(n_steps, limit, longest))
     return divisor or fitting_length(n_steps, limit)
 
 

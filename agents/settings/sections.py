@@ -80,9 +80,7 @@ class PpoSettings(Section):
     adam_epsilon: float = Field(
         defaults.ADAM_EPSILON, gt=0, description="Epsilon of Adam; weights with gradients far below it hardly change."
     )
-    n_steps: AutoSize = Field(
-        "auto", description="Steps per environment in a rollout; auto: sequence_length, or more with few environments."
-    )
+    n_steps: AutoSize = Field("auto", description="Steps per environment in a rollout; auto: sequence_length.")
     sequence_length: AutoSize | None = Field(
         "auto",
         description="Steps of backpropagation through time, a divisor of n_steps; auto: an episode if it has 128 to "
@@ -92,7 +90,7 @@ class PpoSettings(Section):
         "auto",
         description="Transitions per minibatch, a multiple of sequence_length; auto: a quarter of the rollout.",
     )
-    n_epochs: int = Field(defaults.N_EPOCHS, ge=1, description="Epochs per rollout.")
+    n_epochs: AutoSize = Field("auto", description="Epochs per rollout; auto: 4, with fewer than 8 environments 10.")
     gamma: float = Field(defaults.GAMMA, ge=0, le=1, description="Discount factor.")
     gae_lambda: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = Field(
         defaults.GAE_LAMBDA,

@@ -149,7 +149,7 @@ class Ntm(MemoryCore):
         )
         self._build_controller()
         if horizon:
-            require_at_least(3, " or 0", horizon=horizon)
+            require_at_least(2, " or 0", horizon=horizon)
             chrono_initialize(self.bias, horizon, controller)
         self.head_layer = nn.Linear(hidden_size, sum(self._head_sizes))
         self._build_start(memory_init, learned_start, init)

@@ -46,7 +46,7 @@ class NtmBlock(MemoryCore):
 
     x = LayerNorm(embed(input)), z = SiLU(convolution of x over the last C steps), [h, r] = NTM(z), output =
     LayerNorm(x + project([h, RMSNorm(r)])), with a norm for each read head. The NTM is `Ntm`, by default with heads of
-    several types (`init="mixed"`) and cells that begin with long time constants (`horizon`).
+    several types (`init="mixed"`) and cells that begin with time constants up to `horizon` steps.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class NtmBlock(MemoryCore):
         write_heads: Annotated[int, "Write heads W."] = 1,
         hidden_size: Annotated[int, "Units H of the LSTM controller, of the embedding and of the output."] = 128,
         convolution: Annotated[int, "Steps C over which embedded inputs are convolved; 1: no convolution."] = 4,
-        horizon: Annotated[int, "See the core `ntm`."] = 64,
+        horizon: Annotated[int, "See the core `ntm`."] = 512,
         memory_init: Annotated[MemoryInit, "See the core `ntm`."] = "constant",
         init: Annotated[Init, "See the core `ntm`."] = "mixed",
         tape_logit: Annotated[float, "See the core `ntm`."] = 6.0,
