@@ -8,7 +8,12 @@ class InputError(ValueError):
     """Invalid input of the user; the message has the key, the value and the valid values.
 
     The command line prints it without a traceback and exits with code 2.
+
+    Attributes:
+        is_reported: Whether another process of a data-parallel training reports it.
     """
+
+    is_reported = False
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 
 from ntm_rl.agents import defaults
+from ntm_rl.agents.parallel.ranks import SINGLE, Ranks
 from ntm_rl.agents.policy import categorical
 from ntm_rl.agents.policy.actions import ActionConverter
 from ntm_rl.agents.policy.arguments import Critic, check_critic, check_keywords, check_net_arch, check_policy_options
@@ -57,12 +58,14 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         critic_core: The critic's memory core; None unless it is separate.
         return_scale: Running statistics of the returns, which `MemoryPPO` updates; values are in the returns' units.
         action_converter: Converts sampled actions to the environment's.
+        ranks: The ranks of the training, which `MemoryPPO` sets.
 
     Raises:
         InputError: an unknown core, option or `critic`, or an unsupported space.
     """
 
     default_features_extractor: type[BaseFeaturesExtractor] = FlattenExtractor
+    ranks: Ranks = SINGLE
 
     def __init__(
         self,
@@ -140,13 +143,14 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
             `[B]`, log probabilities `[B]` and the new states.
         """
         latent_pi, latent_vf, state = self._latents_and_state(obs, state, resets.unsqueeze(0))
+        latent_pi = self.ranks.padded(latent_pi)
         if isinstance(self.action_space, spaces.Discrete):
             actions, log_prob = categorical.sample(self.action_net(latent_pi), deterministic)
         else:
             distribution = self._get_action_dist_from_latent(latent_pi)
             actions = distribution.get_actions(deterministic=deterministic)
             log_prob = distribution.log_prob(actions)
-        return actions, self._values(latent_vf), log_prob, state
+        return self.ranks.own(actions), self._values(latent_vf), self.ranks.own(log_prob), state
 
     def evaluate_sequences(
         self, obs: PyTorchObs, actions: Tensor, state: Tensor, resets: Tensor
@@ -251,7 +255,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         if self.critic_kind == "detached":
             critic_output = critic_output.detach()
         elif self.critic_kind == "shared":
-            actor_output, critic_output = balance(actor_output)
+            actor_output, critic_output = balance(actor_output, self.ranks)
         latent_pi = self.mlp_extractor.forward_actor(actor_output.flatten(0, 1))
         return latent_pi, self.mlp_extractor.forward_critic(critic_output.flatten(0, 1))
 

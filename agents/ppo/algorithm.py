@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, Self
 
 import gymnasium as gym
@@ -11,11 +12,13 @@ from gymnasium.vector import VectorEnv
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
-from stable_baselines3.common.utils import FloatSchedule, explained_variance
+from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from ntm_rl.agents import defaults
+from ntm_rl.agents.parallel.joining import join
+from ntm_rl.agents.parallel.ranks import Ranks
 from ntm_rl.agents.policy.description import warn_of_spaces
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.policy.sb3_names import check_policy_class, check_policy_name
@@ -24,7 +27,6 @@ from ntm_rl.agents.ppo.credit import CreditHorizon, compute_advantages, critic_l
 from ntm_rl.agents.ppo.diagnosis import (
     check_observations,
     check_rollout,
-    check_terminal_observations,
     check_unnormalized,
     update_error,
 )
@@ -33,7 +35,10 @@ from ntm_rl.agents.ppo.loss import ppo_loss
 from ntm_rl.agents.ppo.rollout import Minibatch, Rollout, warn_of_sizes
 from ntm_rl.agents.ppo.rollout_view import RolloutBufferView
 from ntm_rl.agents.ppo.schedules import DEFAULT_LEARNING_RATE
+from ntm_rl.agents.ppo.sharing import EndedEpisodes, seed_ranks, share_generator, share_training, sum_gradients
 from ntm_rl.agents.ppo.sizes import fitting_length
+from ntm_rl.agents.ppo.training_metrics import record_training
+from ntm_rl.agents.ppo.truncation import truncation_bonus
 from ntm_rl.agents.runs.nonfinite import NonFiniteError
 from ntm_rl.envs.sb3.adapter import VectorEnvAdapter
 from ntm_rl.envs.wrappers.guard import Guarded
@@ -53,6 +58,10 @@ class MemoryPPO(RecurrentPPO):
 
     The policy learns from actions as sampled; the environment gets them clipped and, if its Box holds integers or
     bools, rounded.
+
+    Under torchrun, or in a `torch.distributed` process group, the models of all ranks are one training on the
+    environments of all ranks: `batch_size` and `total_timesteps` count the transitions of all, and the weights are
+    those of one process with all environments. All ranks need the same arguments and number of environments.
 
     Args:
         policy: `"MlpNtmPolicy"`, `"CnnNtmPolicy"`, `"MultiInputNtmPolicy"` or a subclass of `MlpNtmPolicy`.
@@ -75,6 +84,7 @@ class MemoryPPO(RecurrentPPO):
 
     policy: MlpNtmPolicy
     rollout: Rollout
+    ranks: Ranks
 
     def __init__(
         self,
@@ -110,6 +120,7 @@ class MemoryPPO(RecurrentPPO):
             valid = [name for name, each in self.policy_aliases.items() if issubclass(each, MlpNtmPolicy)]
             check_policy_name(policy, valid)
         check_device(device)
+        self.ranks = join()
         self.sequence_length: int | None = sequence_length  # type: ignore[assignment]
         self.recompute_states = recompute_states
         super().__init__(
@@ -152,6 +163,7 @@ class MemoryPPO(RecurrentPPO):
 
     def _setup_model(self) -> None:
         is_chosen = self.batch_size == "auto"  # type: ignore[comparison-overlap]
+        self.ranks = join()
         check_hyperparameters(self)
         check_policy_class(self.policy_class, MlpNtmPolicy)
         self._setup_lr_schedule()
@@ -160,6 +172,7 @@ class MemoryPPO(RecurrentPPO):
             self.observation_space, self.action_space, self.lr_schedule, use_sde=self.use_sde, **self.policy_kwargs
         )
         self.policy = policy.to(self.device)
+        self.policy.ranks = self.ranks
         warn_of_spaces(self.policy, self.env)
         length = self.sequence_length or fitting_length(self.n_steps, self._minibatch_size())
         self.rollout = Rollout(
@@ -170,6 +183,7 @@ class MemoryPPO(RecurrentPPO):
             sequence_length=min(length, self.n_steps),
             state_size=self.policy.state_size,
             device=self.device,
+            ranks=self.ranks,
         )
         self.rollout_buffer = RolloutBufferView(  # type: ignore[assignment]
             self.rollout, self.observation_space, self.action_space, self.gamma, critic_lambda(self.gae_lambda)
@@ -177,13 +191,24 @@ class MemoryPPO(RecurrentPPO):
         if not is_chosen:
             warn_of_sizes(self.rollout, self._minibatch_size())
         self.memory_state = self.policy.initial_state(self.n_envs)
+        self._ended = EndedEpisodes()
         self.credit = CreditHorizon().to(self.device) if isinstance(self.gae_lambda, str) else None
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)
 
+    @property
+    def all_envs(self) -> int:
+        """Number of environments of all ranks."""
+        return self.n_envs * self.ranks.size
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """See `BaseAlgorithm.set_random_seed`; environments have the seeds of a training of one process."""
+        super().set_random_seed(seed)
+        seed_ranks(self.ranks, self.env, seed)
+
     def _minibatch_size(self) -> int:
-        return self.n_steps * self.n_envs if self.batch_size is None else self.batch_size
+        return self.n_steps * self.all_envs if self.batch_size is None else self.batch_size
 
     def collect_rollouts(self, env: VecEnv, callback: BaseCallback, rollout_buffer: Any, n_rollout_steps: int) -> bool:
         """Collects `n_rollout_steps` steps in every environment; returns False if a callback stopped the training.
@@ -194,16 +219,17 @@ class MemoryPPO(RecurrentPPO):
         assert self._last_obs is not None and self._last_episode_starts is not None
         self.policy.set_training_mode(False)
         if self.use_sde:
-            self.policy.reset_noise(env.num_envs)
+            self.policy.reset_noise(self.all_envs)
         rollout, state, normalizer = self._checked_rollout(n_rollout_steps), self.memory_state, self._vec_normalize_env
         if normalizer is not None:
             check_unnormalized(normalizer, 0)
         callback.on_rollout_start()
+        is_stopped = False
         # Callbacks read the locals, which have SB3's names.
         for n_steps in range(n_rollout_steps):
             rollout.pos = n_steps
             if self.use_sde and self.sde_sample_freq > 0 and n_steps > 0 and n_steps % self.sde_sample_freq == 0:
-                self.policy.reset_noise(env.num_envs)
+                self.policy.reset_noise(self.all_envs)
             obs_tensor = rollout.store_observation(n_steps, self._last_obs)
             episode_starts = rollout.store_resets(n_steps, self._last_episode_starts)
             rollout.store_state(n_steps, state)
@@ -220,29 +246,43 @@ class MemoryPPO(RecurrentPPO):
             new_obs, rewards, dones, infos = step_vec_env(env, clipped_actions)
             if normalizer is not None:
                 check_unnormalized(normalizer, n_steps + 1)
-            self.num_timesteps += env.num_envs
+            self.num_timesteps += self.all_envs
             callback.update_locals(locals())
             continue_training = callback.on_step()
             if any(infos):
                 self._update_info_buffer(valid_infos(infos), dones)  # type: ignore[arg-type]
             # Before a callback can stop the rollout, so that the next one continues from here.
             self._last_obs, self._last_episode_starts, self.memory_state = new_obs, dones, state
-            if not continue_training:
+            is_stopped |= not continue_training
+            # Ranks agree on an end only after the first and last step, as this takes time.
+            if (self.ranks.size == 1 or n_steps in (0, n_rollout_steps - 1)) and self.ranks.any(is_stopped):
+                self._share_episodes()
                 return False
             if dones.any():
-                rewards = rewards + self._truncation_bonus(infos, dones, state, n_steps)
+                rewards = rewards + truncation_bonus(self.policy, rollout, infos, dones, state, self.gamma)
             rollout.rewards[n_steps], rollout.ends[n_steps] = rewards, dones
         rollout.pos = n_rollout_steps
 
         with torch.no_grad():
             obs_tensor = rollout.tensors(new_obs)
             last_values = self.policy.values(obs_tensor, state, torch.from_numpy(dones).to(self.device))
-        check_rollout(rollout, obs_tensor, last_values, normalizer)
+        self.ranks.agree(partial(check_rollout, rollout, obs_tensor, last_values, normalizer))
         compute_advantages(self.policy, rollout, last_values, self.gamma, self.gae_lambda, self.credit)
         values = last_values.unsqueeze(1)
+        self._share_episodes()
         callback.update_locals(locals())
         callback.on_rollout_end()
         return True
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        if self.ranks.size == 1:
+            super()._update_info_buffer(infos, dones)
+        else:
+            self._ended.add(self.rollout.pos, self.ranks.rank * self.n_envs, infos, dones)
+
+    def _share_episodes(self) -> None:
+        if self.ranks.size > 1:
+            self._ended.share(self.ranks, self.ep_info_buffer, self.ep_success_buffer)
 
     def _checked_rollout(self, n_steps: int) -> Rollout:
         if n_steps != self.rollout.n_steps:
@@ -252,29 +292,9 @@ class MemoryPPO(RecurrentPPO):
             )
         return self.rollout
 
-    def _truncation_bonus(self, infos: list[dict[str, Any]], dones: np.ndarray, state: Tensor, step: int) -> np.ndarray:
-        """Returns `[E]` discounted values of the terminal observations of truncated episodes, 0 elsewhere.
-
-        `state` is the memory state after the last step, before the terminal observation is read.
-        """
-        bonus = np.zeros(len(dones), dtype=np.float32)
-        truncated = [
-            int(index)
-            for index in np.flatnonzero(dones)
-            if infos[index].get("TimeLimit.truncated") and infos[index].get("terminal_observation") is not None
-        ]
-        if truncated:
-            last = self.rollout.stack([infos[index]["terminal_observation"] for index in truncated])
-            check_terminal_observations(last, truncated, step)
-            with torch.no_grad():
-                no_reset = torch.zeros(len(truncated), dtype=torch.bool, device=self.device)
-                values = self.policy.values(last, state[truncated], no_reset)
-            bonus[truncated] = self.gamma * values.cpu().numpy()
-        return bonus
-
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         # At the start of the rollout, as a schedule that ends at 0 would otherwise waste the last update.
-        super()._update_current_progress_remaining(num_timesteps - self.n_steps * self.n_envs, total_timesteps)
+        super()._update_current_progress_remaining(num_timesteps - self.n_steps * self.all_envs, total_timesteps)
 
     @torch.enable_grad()  # environments may have switched gradients off
     def train(self) -> None:
@@ -285,32 +305,36 @@ class MemoryPPO(RecurrentPPO):
         """
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        self.policy.return_scale.update(self.policy.value_net, self.rollout.returns)
+        self.rollout.gather()
+        self.policy.return_scale.update(self.policy.value_net, self.rollout.all_returns)
+        share_generator(self.ranks)
         metrics: list[dict[str, Tensor]] = []
         continue_training = True
         for epoch in range(self.n_epochs):
-            divergences: list[Tensor] = []  # of the last epoch, as SB3 logs them
+            first_of_epoch = len(metrics)
             if epoch > 0 and self.recompute_states:
-                self._recompute_states()
+                self.rollout.recompute_states(self.policy.advance)
             for batch in self.rollout.minibatches(self._minibatch_size()):
                 loss, measured = self._loss(batch)
-                divergences.append(measured["approx_kl"])
                 metrics.append(measured)
-                if self.target_kl is not None and divergences[-1] > 1.5 * self.target_kl:
-                    continue_training = False
-                    if self.verbose >= 1:
-                        print(f"Early stopping at step {epoch} due to reaching max kl: {divergences[-1]:.2f}")
-                    break
+                if self.target_kl is not None:
+                    divergence = self.ranks.total(measured["approx_kl"].clone())
+                    if divergence > 1.5 * self.target_kl:
+                        continue_training = False
+                        if self.verbose >= 1:
+                            print(f"Early stopping at step {epoch} due to reaching max kl: {divergence:.2f}")
+                        break
                 self.policy.optimizer.zero_grad()
                 loss.backward()
+                loss = sum_gradients(self.ranks, self.policy.parameters(), loss.detach())
                 norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-                if not math.isfinite(norm + loss.detach()):  # the only host-device synchronisation of an update
+                if not math.isfinite(norm + loss):  # the only host-device synchronisation of an update
                     raise self._update_error(batch, measured)
                 self.policy.optimizer.step()
             self._n_updates += 1
             if not continue_training:
                 break
-        self._log_training(metrics, torch.stack(divergences))
+        record_training(self, metrics, first_of_epoch)
 
     @torch.no_grad()
     def _update_error(self, batch: Minibatch, measured: Mapping[str, Tensor]) -> NonFiniteError:
@@ -321,55 +345,29 @@ class MemoryPPO(RecurrentPPO):
         values, log_probs, entropy = self.policy.evaluate_sequences(
             batch.observations, batch.actions, batch.states, batch.resets
         )
-        return ppo_loss(
+        loss, measured = ppo_loss(
             batch,
             values,
             log_probs,
             entropy,
-            clip_range=self._current(self.clip_range),
-            clip_range_vf=None if self.clip_range_vf is None else self._current(self.clip_range_vf),
+            clip_range=self.current(self.clip_range),
+            clip_range_vf=None if self.clip_range_vf is None else self.current(self.clip_range_vf),
             ent_coef=self.ent_coef,
             vf_coef=self.vf_coef,
             normalize_advantage=self.normalize_advantage,
             returns_variance=self.policy.return_scale.variance,
         )
+        if self.ranks.size == 1:
+            return loss, measured
+        return loss * batch.share, {name: value * batch.share for name, value in measured.items()}
 
-    def _current(self, schedule: float | Schedule) -> float:
-        # A callback may have replaced a schedule by a number.
+    def current(self, schedule: float | Schedule) -> float:
+        """Returns the current value of a schedule, which a callback may have replaced by a number."""
         return schedule(self._current_progress_remaining) if callable(schedule) else schedule
-
-    @torch.no_grad()
-    def _recompute_states(self) -> None:
-        """Recomputes the state before each sequence by running the current core(s) over the rollout's observations."""
-        rollout = self.rollout
-        state = rollout.states[0]
-        for number in range(1, len(rollout.states)):
-            observations, _, _, resets = rollout.sequence(number - 1)
-            state = self.policy.advance(observations, state, resets)
-            rollout.states[number] = state
-
-    def _log_training(self, metrics: list[dict[str, Tensor]], divergences: Tensor) -> None:
-        # One transfer from the device for all metrics.
-        table = torch.stack([torch.stack(list(row.values())) for row in metrics]).cpu().numpy()
-        for name, column in zip(metrics[0], table.T, strict=True):
-            if name != "approx_kl":
-                self.logger.record(f"train/{name}", float(column[-1] if name == "loss" else column.mean()))
-        self.logger.record("train/approx_kl", divergences.mean().item())
-        if self.credit is not None:
-            self.logger.record("train/gae_lambda", self.credit.value.item())
-        rollout = self.rollout
-        explained = explained_variance(rollout.values.cpu().numpy().ravel(), rollout.returns.cpu().numpy().ravel())
-        self.logger.record("train/explained_variance", explained)
-        if hasattr(self.policy, "log_std"):
-            self.logger.record("train/std", torch.exp(self.policy.log_std).mean().item())
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/clip_range", self._current(self.clip_range))
-        if self.clip_range_vf is not None:
-            self.logger.record("train/clip_range_vf", self._current(self.clip_range_vf))
 
     def dump_logs(self, iteration: int = 0) -> None:
         """See `OnPolicyAlgorithm.dump_logs`; iterations are counted over all calls of `learn`."""
-        super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.n_envs))
+        super().dump_logs(iteration and self.num_timesteps // (self.n_steps * self.all_envs))
 
     def learn(
         self,
@@ -386,10 +384,12 @@ class MemoryPPO(RecurrentPPO):
             InputError: the model has no environment, or `total_timesteps` is not a number.
         """
         check_learning(total_timesteps, self.env)
+        assert self.env is not None
+        share_training(self.ranks, self.env, self.policy, self._vec_normalize_env)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "rollout", "memory_state"]
+        return [*super()._excluded_save_params(), "rollout", "memory_state", "ranks", "_ended"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         modules, variables = super()._get_torch_save_params()

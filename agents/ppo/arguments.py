@@ -103,7 +103,7 @@ def _replace_auto_sizes(model: Any) -> None:
         return
     sizes = {key: int(size) if isinstance(size, Integral) else size for key, size in sizes.items()}
     limit = None if model.env is None else episode_limit(model.env)
-    chosen = choose_sizes(limit, n_envs=model.n_envs, **sizes)
+    chosen = choose_sizes(limit, n_envs=model.all_envs, **sizes)
     for key in SIZES:
         setattr(model, key, getattr(chosen, key))
 

@@ -1,11 +1,12 @@
 """The lambda of generalised advantage estimation, measured during the training."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from ntm_rl.agents.parallel.ranks import SINGLE, Ranks
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.ppo.rollout import Rollout
 
@@ -65,11 +66,14 @@ class CreditHorizon(nn.Module):
         features, scores = (torch.cat(each).unflatten(0, (rollout.n_steps, -1)) for each in zip(*scored, strict=True))
         errors = rollout.errors(last_values, gamma)
         ends = torch.from_numpy(rollout.ends).to(rollout.device)
-        value = self.update(features, scores, torch.from_numpy(errors).to(rollout.device), ends, gamma)
+        values = torch.from_numpy(errors).to(rollout.device)
+        value = self.update(features, scores, values, ends, gamma, rollout.ranks)
         rollout.advantages.copy_(rollout.decayed_sums(errors, gamma * value))
 
     @torch.no_grad()
-    def update(self, features: Tensor, scores: Tensor, errors: Tensor, ends: Tensor, gamma: float) -> float:
+    def update(
+        self, features: Tensor, scores: Tensor, errors: Tensor, ends: Tensor, gamma: float, ranks: Ranks = SINGLE
+    ) -> float:
         """Adds a rollout and returns the new lambda.
 
         Args:
@@ -78,14 +82,14 @@ class CreditHorizon(nn.Module):
             errors: Temporal-difference errors, `[T, E]`.
             ends: Whether a step ends an episode, `[T, E]` bool.
             gamma: Discount.
+            ranks: The ranks, each with E environments.
         """
         later = errors_by_lag(errors, ends, gamma)
-        later = later - later.mean((0, 1))
+        later = later - ranks.total(later.mean((0, 1))) / ranks.size
         steps, envs = errors.shape
-        if steps * envs < 2:
+        if steps * envs * ranks.size < 2:
             return self.value.item()
-        halves = (each.tensor_split(2, dim=1 if envs > 1 else 0) for each in (features, scores, later))
-        first, second = (_gradients(*half) for half in zip(*halves, strict=True))
+        first, second = _gradients_of_halves(features, scores, later, ranks)
         signal, whole = first @ second.T, (first + second) / 2
         signal = (signal + signal.T) / 2
         self.weight.mul_(DECAY).add_(1 - DECAY)
@@ -160,10 +164,23 @@ def errors_by_lag(errors: Tensor, ends: Tensor, gamma: float) -> Tensor:
     return torch.stack([near - far for near, far in pairwise(from_lag)], dim=2)
 
 
+def _gradients_of_halves(features: Tensor, scores: Tensor, later: Tensor, ranks: Ranks) -> Iterable[Tensor]:
+    """Returns the gradients of two halves of all ranks' environments; for one environment, of its steps."""
+    steps, envs = later.shape[:2]
+    axis = 1 if envs * ranks.size > 1 else 0
+    count = envs * ranks.size if axis else steps
+    middle = (count + 1) // 2  # of all ranks
+    split = min(max(middle - ranks.rank * envs * axis, 0), envs if axis else steps)  # of this one
+    halves = zip(*(each.tensor_split([split], dim=axis) for each in (features, scores, later)), strict=True)
+    sums = ranks.total(torch.stack([_gradients(*half) for half in halves]))
+    other = steps if axis else 1
+    return sums[0] / (middle * other), sums[1] / ((count - middle) * other)
+
+
 def _gradients(features: Tensor, scores: Tensor, later: Tensor) -> Tensor:
-    """Returns the gradient of the last layer, bias included, for each group of lags, `[G, (F + 1) * A]`."""
+    """Returns the gradient of the last layer, bias included, summed for each group of lags, `[G, (F + 1) * A]`."""
     features = torch.cat([features, torch.ones_like(features[..., :1])], dim=2).flatten(0, 1)
     weighted = (scores.unsqueeze(2) * later.unsqueeze(3)).flatten(0, 1)  # [T * E, G, A]
-    gradients: Tensor = features.T @ weighted.flatten(1) / len(features)  # [F + 1, G * A]
+    gradients: Tensor = features.T @ weighted.flatten(1)  # [F + 1, G * A]
     gradients = gradients.unflatten(1, weighted.shape[1:])
     return gradients.movedim(1, 0).flatten(1)

@@ -22,7 +22,7 @@ def ppo_loss(
     """Returns the loss of a minibatch (Schulman et al. 2017, equation 9) and its metrics, without gradients.
 
     Args:
-        batch: The minibatch.
+        batch: The minibatch, or this rank's part of it.
         values: Values under the current weights, `[L * B]`.
         log_probs: Log probabilities of the actions under the current weights, `[L * B]`.
         entropy: Entropies of the action distributions, `[L * B]`; None without a closed form.
@@ -33,9 +33,9 @@ def ppo_loss(
         normalize_advantage: Normalise advantages over the minibatch, unless it has only one.
         returns_variance: Running variance of the returns, a scalar.
     """
-    advantages = batch.advantages
-    if normalize_advantage and len(advantages) > 1:
-        advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    advantages, every = batch.advantages, batch.all_advantages
+    if normalize_advantage and len(every) > 1:
+        advantages = (advantages - every.mean()) / (every.std() + 1e-8)
     log_ratio = log_probs - batch.old_log_probs
     ratio = torch.exp(log_ratio)
     clipped = torch.clamp(ratio, 1 - clip_range, 1 + clip_range)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
+from ntm_rl.agents.parallel.ranks import SINGLE, Ranks
 from ntm_rl.agents.policy.actions import sampled_block
 from ntm_rl.errors import InputError
 
@@ -20,6 +21,8 @@ _STORED_TYPES = {np.dtype(name) for name in ("bool", "uint8", "int8", "int16", "
 
 class Minibatch(NamedTuple):
     """B sequences of L consecutive steps; blocks are time-major and flattened to `[L * B, ...]`.
+
+    With several ranks, those of one rank: the minibatch is that of all ranks together.
 
     Attributes:
         observations: `[L * B, ...]`, or a dict of such tensors.
@@ -31,6 +34,8 @@ class Minibatch(NamedTuple):
         states: Memory states before the first step of each sequence, `[B, S]`.
         resets: `[L, B]` bool, true where an episode begins.
         indices: Index of each sequence in the rollout, `[B]`: `number * E + environment`.
+        all_advantages: The advantages of all ranks' sequences, `[L * B]` or more.
+        share: Fraction of the minibatch's sequences that is here.
     """
 
     observations: PyTorchObs
@@ -42,6 +47,8 @@ class Minibatch(NamedTuple):
     states: Tensor
     resets: Tensor
     indices: Tensor
+    all_advantages: Tensor
+    share: float
 
 
 class Rollout:
@@ -58,9 +65,11 @@ class Rollout:
         sequence_length: L, at most T.
         state_size: S, the size of the policy's memory state.
         device: Device of the blocks.
+        ranks: The ranks, each with a rollout of E environments.
 
     Attributes:
         pos: Steps stored so far.
+        all_advantages, all_returns, all_values: The blocks `[T, E * ranks]` of all ranks, after `gather`.
     """
 
     def __init__(
@@ -73,9 +82,10 @@ class Rollout:
         sequence_length: int,
         state_size: int,
         device: torch.device,
+        ranks: Ranks = SINGLE,
     ):
         self.n_steps, self.n_envs, self.sequence_length = n_steps, n_envs, sequence_length
-        self.device = device
+        self.device, self.ranks = device, ranks
         shape = (n_steps, n_envs)
         self.observations: Tensor | dict[str, Tensor]
         if isinstance(observation_space, spaces.Dict):
@@ -91,7 +101,20 @@ class Rollout:
         self.ends = np.zeros(shape, dtype=np.bool_)
         self.advantages = torch.zeros(shape, device=device)
         self.returns = torch.zeros(shape, device=device)
+        self.all_advantages, self.all_returns, self.all_values = self.advantages, self.returns, self.values
         self.pos = 0
+
+    @property
+    def all_envs(self) -> int:
+        """Number of environments of all ranks."""
+        return self.n_envs * self.ranks.size
+
+    def gather(self) -> None:
+        """Gathers the advantages, returns and values of all ranks."""
+        self.all_advantages, self.all_returns, self.all_values = self.advantages, self.returns, self.values
+        if self.ranks.size > 1:
+            blocks = torch.stack([self.advantages, self.returns, self.values])
+            self.all_advantages, self.all_returns, self.all_values = self.ranks.gather(blocks, dim=2).unbind()
 
     def store_observation(self, step: int, obs: Any) -> PyTorchObs:
         """Copies observations into row `step` and returns that row.
@@ -176,6 +199,15 @@ class Rollout:
         )
         return observations, self.actions[steps].flatten(0, 1), self.states[number], self.resets[steps]
 
+    @torch.no_grad()
+    def recompute_states(self, advance: Callable[[PyTorchObs, Tensor, Tensor], Tensor]) -> None:
+        """Recomputes the state before each sequence with the policy's `advance`, from the first one on."""
+        state = self.states[0]
+        for number in range(1, len(self.states)):
+            observations, _, _, resets = self.sequence(number - 1)
+            state = advance(observations, state, resets)
+            self.states[number] = state
+
     def _non_terminal(self) -> np.ndarray:
         """Returns 0 where a step ends an episode, else 1, `[T, E]`."""
         return 1.0 - self.ends.astype(np.float32)
@@ -184,7 +216,8 @@ class Rollout:
         """Yields all sequences in random order, `batch_size` transitions (at least one sequence) at a time.
 
         The sequences of a minibatch have equal length; shorter last sequences come after the others, in separate
-        minibatches.
+        minibatches. With several ranks, minibatches are made of the sequences of all ranks, whose generators must have
+        the same state; each rank gets its own. Call `gather` before.
         """
         for first, count, length in self._groups():
             order = torch.randperm(count).to(self.device) + first
@@ -200,20 +233,40 @@ class Rollout:
         return sizes
 
     def _groups(self) -> Iterator[tuple[int, int, int]]:
-        """Yields the first index, the number and the length of sequences of equal length."""
+        """Yields the first index, the number and the length of sequences of equal length, of all ranks."""
         full, rest = divmod(self.n_steps, self.sequence_length)
-        yield 0, full * self.n_envs, self.sequence_length
+        yield 0, full * self.all_envs, self.sequence_length
         if rest:
-            yield full * self.n_envs, self.n_envs, rest
+            yield full * self.all_envs, self.all_envs, rest
+
+    def _own(self, indices: Tensor) -> Tensor:
+        """Returns the indices in this rollout of its own sequences among those of all ranks."""
+        number, env = indices // self.all_envs, indices % self.all_envs - self.ranks.rank * self.n_envs
+        own: Tensor = (number * self.n_envs + env)[(env >= 0) & (env < self.n_envs)]
+        return own
+
+    def _rows(self, indices: Tensor, length: int, n_envs: int) -> Tensor:
+        """Returns the rows `[L * B]` of sequences in the flattened blocks of `n_envs` environments."""
+        number, env = indices // n_envs, indices % n_envs
+        offsets = torch.arange(length, device=self.device).unsqueeze(1)
+        return ((number * self.sequence_length + offsets) * n_envs + env).flatten()
 
     def _gather(self, indices: Tensor, length: int) -> Minibatch:
-        number, env = indices // self.n_envs, indices % self.n_envs
-        offsets = torch.arange(length, device=self.device).unsqueeze(1)
-        rows = ((number * self.sequence_length + offsets) * self.n_envs + env).flatten()  # [L * B]
+        """Returns this rank's part of the minibatch of the sequences `indices` of all ranks."""
+        all_advantages, share = None, 1.0
+        if self.ranks.size > 1:
+            rows = self._rows(indices, length, self.all_envs)
+            all_advantages = self.all_advantages.flatten().index_select(0, rows)
+            own = self._own(indices)
+            share = len(own) / len(indices)
+            # A rank without a sequence learns from one with weight 0, so that all ranks compute and sum gradients.
+            indices = own if len(own) else indices[:1] // self.all_envs * self.n_envs
+        rows = self._rows(indices, length, self.n_envs)
 
         def take(block: Tensor) -> Tensor:
             return block.flatten(0, 1).index_select(0, rows)
 
+        advantages = take(self.advantages)
         observations = self.observations
         return Minibatch(
             {key: take(block) for key, block in observations.items()}
@@ -222,17 +275,19 @@ class Rollout:
             take(self.actions),
             take(self.values),
             take(self.log_probs),
-            take(self.advantages),
+            advantages,
             take(self.returns),
             self.states.flatten(0, 1).index_select(0, indices),
             take(self.resets).view(length, -1),
             indices,
+            advantages if all_advantages is None else all_advantages,
+            share,
         )
 
 
 def warn_of_sizes(rollout: Rollout, batch_size: int) -> None:
     """Warns, as SB3 does, if minibatches differ from `batch_size`, unless one holds the whole rollout."""
-    sizes, total = rollout.minibatch_sizes(batch_size), rollout.n_steps * rollout.n_envs
+    sizes, total = rollout.minibatch_sizes(batch_size), rollout.n_steps * rollout.all_envs
     if set(sizes) == {batch_size} or len(sizes) == 1:
         return
     warnings.warn(
@@ -240,7 +295,7 @@ def warn_of_sizes(rollout: Rollout, batch_size: int) -> None:
         f"{rollout.sequence_length} steps, and the rollout is of size `n_steps * n_envs = {total}`, there will be "
         f"{len(sizes)} mini-batches of {' or '.join(map(str, sorted(set(sizes), reverse=True)))} transitions\n"
         "We recommend a `batch_size` that is a factor of `n_steps * n_envs` and a multiple of `sequence_length`.\n"
-        f"Info: (n_steps={rollout.n_steps}, n_envs={rollout.n_envs} and sequence_length={rollout.sequence_length})",
+        f"Info: (n_steps={rollout.n_steps}, n_envs={rollout.all_envs} and sequence_length={rollout.sequence_length})",
         stacklevel=2,
     )
 

@@ -1,9 +1,11 @@
 """Curricula, which draw the difficulty of the next sequence."""
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty
 from ntm_rl.errors import InputError, did_you_mean
@@ -24,6 +26,7 @@ class Curriculum:
     Attributes:
         level: The current level, from 1; `levels` with "uniform".
         levels: The highest level: the size of the task's largest range.
+        gather: Returns the rows of all processes that share the curriculum; None without others.
 
     Raises:
         InputError: unknown `kind`.
@@ -38,6 +41,7 @@ class Curriculum:
         self.task, self.kind = task, kind
         self.levels = max(high - low for low, high in task.ranges.values()) + 1
         self.level = self.levels if kind == "uniform" else 1
+        self.gather: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None
         self._errors: deque[float] = deque(maxlen=EPISODES)
         self._is_fixed = False
 
@@ -56,9 +60,33 @@ class Curriculum:
             difficulty[name] = min(low + level - 1, high)
         return difficulty
 
+    def report_ended(
+        self, difficulties: Sequence[Difficulty], errors: NDArray[np.float64], ended: NDArray[np.bool_]
+    ) -> None:
+        """Reports the sequences that ended in a step; every process that shares the curriculum calls it in every step.
+
+        Args:
+            difficulties: Difficulties of the sequences of E sub-environments.
+            errors: Their fractions of wrong bits, `[E]`.
+            ended: Whether they ended, `[E]`.
+        """
+        if self.gather is None:
+            for index in np.flatnonzero(ended).tolist():
+                self.report(difficulties[index], float(errors[index]))
+        elif self._is_adapting:
+            names = list(self.task.ranges)
+            rows = np.array([[each[name] for name in names] for each in difficulties], dtype=np.float64)
+            rows = self.gather(np.column_stack([rows, errors, ended]))
+            for *difficulty, error, _ in rows[rows[:, -1] == 1].tolist():
+                self.report(dict(zip(names, map(int, difficulty), strict=True)), error)
+
+    @property
+    def _is_adapting(self) -> bool:
+        return not self._is_fixed and self.level < self.levels
+
     def report(self, difficulty: Difficulty, error: float) -> None:
         """Records the fraction of wrong bits in a finished sequence."""
-        if self._is_fixed or self.level == self.levels or self._level_of(difficulty) != self.level:
+        if not self._is_adapting or self._level_of(difficulty) != self.level:
             return
         self._errors.append(error)
         if len(self._errors) == EPISODES and np.mean(self._errors) < ADVANCE_BELOW:

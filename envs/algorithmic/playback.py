@@ -84,9 +84,7 @@ class Playback:
         self._wrong += wrong * weights
         self.time += 1
         ended = self.time == self._lengths
-        if ended.any():
-            for index in np.flatnonzero(ended).tolist():
-                self.curriculum.report(self._difficulties[index], float(self._wrong[index]))
+        self.curriculum.report_ended(self._difficulties, self._wrong, ended)
         return (1 - 2 * wrong) * weights, ended
 
     def episode(self, index: int) -> tuple[Episode, FloatArray]:

@@ -22,14 +22,19 @@ def spawn_seed(seed: int, *path: int) -> int:
 
 
 class SpawnedSeedVecEnv(VecEnv):
-    """A `VecEnv` that seeds sub-environment i with `spawn_seed(seed, i)`.
+    """A `VecEnv` that seeds sub-environment i with `spawn_seed(seed, first_index + i)`.
 
     SB3 uses `seed + i`, with which runs with the seeds 0 and 1 share the episodes of all sub-environments but one.
+
+    Attributes:
+        first_index: Index of the first sub-environment; above 0 if other processes have those before it.
     """
+
+    first_index = 0
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seeds all sub-environments at their next reset; None: with a random seed."""
         if seed is None:
             seed = int(np.random.randint(2**BITS))
-        self._seeds = [spawn_seed(seed, index) for index in range(self.num_envs)]
+        self._seeds = [spawn_seed(seed, self.first_index + index) for index in range(self.num_envs)]
         return self._seeds

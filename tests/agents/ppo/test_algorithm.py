@@ -143,7 +143,7 @@ def test_recomputed_states_are_what_the_current_weights_would_have_reached():
         for parameter in model.policy.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
         stale = model.rollout.states.clone()
-        model._recompute_states()
+        model.rollout.recompute_states(model.policy.advance)
         state = first
         for step in range(12):
             if step % 4 == 0:

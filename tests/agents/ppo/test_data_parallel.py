@@ -1,0 +1,162 @@
+"""Trainings of several ranks against those of one process with all environments."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
+
+from ntm_rl.agents import MemoryPPO
+from ntm_rl.agents.ppo.vec_env_state import curricula
+from ntm_rl.envs import VectorEnvAdapter
+from ntm_rl.envs.algorithmic import curriculum
+from ntm_rl.envs.algorithmic.env import AlgorithmicVectorEnv
+from ntm_rl.envs.sb3.making import SpawnedSeedDummyVecEnv
+from tests.support.ranks import run_ranks
+
+LSTM = {"core": "lstm", "core_kwargs": {"hidden_size": 6}}
+
+
+class DoubleFlatten(FlattenExtractor):
+    def forward(self, observations):
+        return super().forward(observations).double()
+
+
+class Convolution(BaseFeaturesExtractor):
+    def __init__(self, observation_space):
+        super().__init__(observation_space, 8)
+        self.layers = nn.Sequential(nn.Conv2d(1, 2, 9, 9), nn.ReLU(), nn.Flatten(), nn.Linear(32, 8))
+
+    def forward(self, observations):
+        return self.layers(observations.double())
+
+
+class Cue(gym.Env):
+    """Rewards the sign of the first observation, which only the first step of an episode shows."""
+
+    action_space = spaces.Discrete(2)
+    observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time, self.length = 0, int(self.np_random.integers(3, 9))
+        self.cue = self.np_random.normal()
+        return np.float32([self.cue, 1, 100]), {}
+
+    def step(self, action):
+        self.time += 1
+        reward = float((self.cue > 0) == action) + self.np_random.normal()
+        ended = self.time == self.length
+        return np.float32([0, self.np_random.normal(3, 2), self.time]), reward, ended and self.length % 2, ended, {}
+
+
+class Steer(Cue):
+    """As `Cue`, with continuous actions."""
+
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def step(self, action):
+        return super().step(int(action.sum() > 0))
+
+
+class Picture(Cue):
+    """As `Cue`, with the observation as an image."""
+
+    observation_space = spaces.Box(0, 255, (1, 36, 36), np.uint8)
+
+    def _image(self, observation):
+        return np.full((1, 36, 36), np.clip(50 * observation[0] + 10 * self.time + 100, 0, 255), np.uint8)
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        return self._image(observation), info
+
+    def step(self, action):
+        observation, *rest = super().step(action)
+        return self._image(observation), *rest
+
+
+def trained(rollouts, n_envs, env, options, policy_kwargs, size=1, batch_size=64):
+    """Trains in float64 and returns weights, log and episode returns."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        model, log = make(n_envs // size, env, options, policy_kwargs, batch_size), []
+        model._dump_logs = model.dump_logs = lambda *_: log.append(dict(model.logger.name_to_value))
+        model.learn(rollouts * 16 * n_envs)
+        tensors = [*model.policy.state_dict().values(), *(model.credit.state_dict().values() if model.credit else ())]
+        weights = torch.cat([each.detach().flatten() for each in tensors])
+        levels = [each.level for each in curricula(model.get_env())]
+        return weights.numpy(), log, [episode["r"] for episode in model.ep_info_buffer], levels
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def make(n_envs, env, options, policy_kwargs, batch_size=64):
+    if env == "copy":
+        task = AlgorithmicVectorEnv(n_envs, "copy", curriculum="lookahead", bits=1, max_length=6)
+        envs = VectorEnvAdapter(task)
+    else:
+        envs = SpawnedSeedDummyVecEnv([lambda: gym.wrappers.TimeLimit(_monitored(env()), 7)] * n_envs)
+    options = dict(options)
+    if options.pop("normalized", False):
+        envs = VecNormalize(envs)
+    extractor = Convolution if env is Picture else DoubleFlatten
+    return MemoryPPO(
+        "CnnNtmPolicy" if env is Picture else "MlpNtmPolicy",
+        envs,
+        policy_kwargs={"features_extractor_class": extractor, **LSTM, **policy_kwargs},
+        seed=5,
+        device="cpu",
+        **{
+            **{"n_steps": 16, "sequence_length": 8, "batch_size": batch_size, "n_epochs": 3, "learning_rate": 3e-3},
+            **options,
+        },
+    )
+
+
+def _monitored(env):
+    from stable_baselines3.common.monitor import Monitor
+
+    return Monitor(env)
+
+
+CASES = {
+    "lstm": (Cue, {}, {}),
+    "ntm": (Cue, {}, {"core": "ntm", "core_kwargs": {"slots": 5, "width": 3, "hidden_size": 6}}),
+    "normalised": (Cue, {"normalized": True}, {}),
+    "target_kl": (Cue, {"target_kl": 1e-4}, {}),
+    "curriculum": ("copy", {}, {}),
+    "separate critic": (Cue, {}, {"critic": "separate"}),
+    "image": (Picture, {}, {}),
+    "measured lambda": (Cue, {"gae_lambda": "auto"}, {}),  # the default; here over more rollouts
+    "fixed lambda": (Cue, {"gae_lambda": 0.9}, {}),
+    "continuous": (Steer, {"clip_range_vf": 0.2, "ent_coef": 0.01}, {}),
+    "state-dependent exploration": (Steer, {"use_sde": True, "sde_sample_freq": 4}, {}),
+    "sequences of two lengths": (Cue, {"sequence_length": 7, "recompute_states": True}, {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:You have specified a mini-batch size")
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_learn_the_weights_of_one_process(case, monkeypatch):
+    monkeypatch.setattr(curriculum, "ADVANCE_BELOW", 0.6)  # random answers reach the next levels
+    monkeypatch.setattr(curriculum, "EPISODES", 8)
+    rollouts = 6 if case == "measured lambda" else 3
+    weights, log, returns, levels = trained(rollouts, 8, *CASES[case])
+    first, second = run_ranks(trained, 2, rollouts, 8, *CASES[case], 2)
+    if case == "curriculum":
+        assert levels[0] > 1
+    if case == "target_kl":
+        assert log[-1]["train/n_updates"] < 3 * rollouts
+    print(case, np.abs(first[0] - weights).max())
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_allclose(first[0], weights, rtol=0, atol=1e-10)
+    assert first[2] == second[2]
+    np.testing.assert_allclose(first[2], returns)
+    assert first[3] == second[3] == levels
+    for row, expected in zip(first[1], log, strict=True):
+        for name in set(expected) - {"time/fps", "time/time_elapsed"}:
+            assert row[name] == pytest.approx(expected[name], rel=1e-6, abs=1e-9), name
