@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code: int = options.command(options)
             return code
         except InputError as error:
-            print(error, file=sys.stderr)
+            if not error.is_reported:
+                print(error, file=sys.stderr)
             return exit_code(error)
         except KeyboardInterrupt:  # before a training starts, or a second signal: SignalListener handles the first
             print("interrupted; `ntm-rl resume RUN` continues a training that had started", file=sys.stderr)

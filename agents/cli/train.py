@@ -3,16 +3,19 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ntm_rl.agents.cli.arguments import add_config, add_overrides, add_run
 from ntm_rl.agents.cli.parser import add_command
 from ntm_rl.agents.cli.terminal import print_json, print_lines
+from ntm_rl.agents.parallel.launched import is_first, is_launched
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
 from ntm_rl.agents.settings.paths import display_path
 
 if TYPE_CHECKING:
     from ntm_rl.agents.runs.training import TrainingResult
+    from ntm_rl.agents.settings.loading import AnySettings
 
 
 TRAIN_EXAMPLES = (
@@ -42,9 +45,12 @@ def train_command(options: argparse.Namespace) -> int:
     from ntm_rl.agents.training import train
 
     settings = load_settings(options.config, options.overrides)
-    print(to_short_yaml(settings), file=sys.stderr)
-    for key in without_effect(settings, options.overrides):
-        print(f"note: {key}: has no effect, as core = {settings.core!r}", file=sys.stderr)
+    if not is_launched():
+        print(to_short_yaml(settings), file=sys.stderr)
+        for key in without_effect(settings, options.overrides):
+            print(f"note: {key}: has no effect, as core = {settings.core!r}", file=sys.stderr)
+    if settings.processes > 1 and not is_launched():
+        return _launch(settings, options, "train", options.config)
     return print_result(train(settings, options.config), as_json=options.json)
 
 
@@ -57,11 +63,29 @@ def resume_command(options: argparse.Namespace) -> int:
     run = Run.open(options.run)
     settings = load_settings(str(run.config_file), options.overrides)
     run.require_trust(settings, trust=options.trust)
+    if settings.processes > 1 and not is_launched():
+        return _launch(settings, options, "resume", str(run.path), *(["--trust"] if options.trust else []))
     return print_result(resume(run, settings), as_json=options.json)
 
 
+def _launch(settings: "AnySettings", options: argparse.Namespace, command: str, *arguments: str) -> int:
+    """Runs the command in the processes of the settings and returns its exit code."""
+    from ntm_rl.agents.launching import launch
+
+    return launch(settings, _run, [command, *arguments, *options.overrides, *(["--json"] if options.json else [])])
+
+
+def _run(arguments: Sequence[str]) -> int:
+    from ntm_rl.agents.cli.main import main
+
+    return main(arguments)
+
+
 def print_result(result: "TrainingResult", *, as_json: bool) -> int:
-    """Prints the result of a training and returns the exit code."""
+    """Prints the result of a training, on the first rank, and returns the exit code."""
+    code = 0 if result.stopped_by is None else SIGNAL_BASE + int(result.stopped_by)
+    if not is_first():
+        return code
     kind, run = result.kind, display_path(result.run)
     score = None if result.score is None else round(result.score, 5)
     if as_json:
@@ -76,4 +100,4 @@ def print_result(result: "TrainingResult", *, as_json: bool) -> int:
             f"Run: {run}",
             f"Next: ntm-rl {next_command} {shlex.quote(run)}",
         )
-    return 0 if result.stopped_by is None else SIGNAL_BASE + int(result.stopped_by)
+    return code

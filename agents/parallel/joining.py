@@ -7,16 +7,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ntm_rl.agents.parallel.launched import is_launched
 from ntm_rl.agents.parallel.ranks import SINGLE, RankLostError, Ranks
 from ntm_rl.errors import InputError
 
 ANSWER_SECONDS = 600.0  # a rank that does not answer for longer is lost
 _RUN, _FAILURE = "ntm_rl/run", "ntm_rl/exit code"
-
-
-def is_launched() -> bool:
-    """Whether torch's elastic launcher started this process as one of several ranks."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def join(answer_seconds: float = ANSWER_SECONDS) -> Ranks:

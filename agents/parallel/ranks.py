@@ -134,6 +134,11 @@ class Ranks:
         other.is_reported = True
         raise other
 
+    def on_first(self, function: Callable[[], T]) -> T:
+        """Calls a function on the first rank; returns its result, or raises its `InputError`, on all ranks."""
+        result = self.agree(lambda: function() if self.is_first else None)
+        return self.of_first(result)  # type: ignore[return-value]
+
     def rows(self, count: int) -> slice:
         """Returns this rank's part of `count` rows, which are as equal as possible."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from ntm_rl.agents import defaults
+from ntm_rl.agents.parallel.gradients import sum_gradients
 from ntm_rl.agents.parallel.joining import join
 from ntm_rl.agents.parallel.ranks import Ranks
 from ntm_rl.agents.policy.description import warn_of_spaces
@@ -35,7 +36,7 @@ from ntm_rl.agents.ppo.loss import ppo_loss
 from ntm_rl.agents.ppo.rollout import Minibatch, Rollout, warn_of_sizes
 from ntm_rl.agents.ppo.rollout_view import RolloutBufferView
 from ntm_rl.agents.ppo.schedules import DEFAULT_LEARNING_RATE
-from ntm_rl.agents.ppo.sharing import EndedEpisodes, seed_ranks, share_generator, share_training, sum_gradients
+from ntm_rl.agents.ppo.sharing import EndedEpisodes, seed_ranks, share_generator, share_training
 from ntm_rl.agents.ppo.sizes import fitting_length
 from ntm_rl.agents.ppo.training_metrics import record_training
 from ntm_rl.agents.ppo.truncation import truncation_bonus
@@ -339,7 +340,10 @@ class MemoryPPO(RecurrentPPO):
     @torch.no_grad()
     def _update_error(self, batch: Minibatch, measured: Mapping[str, Tensor]) -> NonFiniteError:
         values, *_ = self.policy.evaluate_sequences(batch.observations, batch.actions, batch.states, batch.resets)
-        return update_error(self.policy, batch, values, measured, self.rollout.sequence_length, self.n_envs)
+        batch = batch._replace(indices=self.rollout.indices_of_all(batch.indices))
+        error = update_error(self.policy, batch, values, measured, self.rollout.sequence_length, self.all_envs)
+        errors = self.ranks.gather_objects((all(map(math.isfinite, measured.values())), str(error), error.report))
+        return NonFiniteError(*min(errors, key=lambda each: each[0])[1:])  # of the first rank with such a loss
 
     def _loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
         values, log_probs, entropy = self.policy.evaluate_sequences(

@@ -1,6 +1,7 @@
 """Callbacks of a PPO training: checkpoints, the best agent, curricula, progress, and a clean end after a signal."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from ntm_rl.agents.policy.files import save_agent
 from ntm_rl.agents.ppo.checkpoints import save_checkpoint
-from ntm_rl.agents.ppo.vec_env_state import curricula, reached_level
+from ntm_rl.agents.ppo.vec_env_state import curricula, ranks_of, reached_level
 from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.agents.runs.trainer import Session
 from ntm_rl.agents.storage.cards import WEIGHTS
@@ -72,15 +73,16 @@ class BestAgentCallback(BaseCallback):
         return 0
 
     def _on_training_start(self) -> None:
-        self.best_level, self.best = max((self.best_level, self.best), _saved_best(self.folder))
-        self.level = reached_level(self.training_env) or 0
+        saved = ranks_of(self.model).on_first(partial(_saved_best, self.folder))
+        self.best_level, self.best = max((self.best_level, self.best), saved)
+        self.level = reached_level(self.training_env, ranks_of(self.model)) or 0
         easier, self._first_easier = self._last_episodes()[: self._first_easier], 0
         if easier:
             self._newest_easier = easier[-1]
 
     def _on_rollout_end(self) -> None:
         episodes = self._last_episodes()
-        level = reached_level(self.training_env) or 0
+        level = reached_level(self.training_env, ranks_of(self.model)) or 0
         if level != self.level:
             self.level, self._newest_easier = level, episodes[-1] if episodes else None
         if len(episodes) < self.episodes or self.easier:
@@ -90,7 +92,8 @@ class BestAgentCallback(BaseCallback):
             self.best_level, self.best = level, mean
             extra = {**(self.extra or {}), "mean_return": mean, "timesteps": self.model.num_timesteps}
             extra["level"] = level or None
-            save_agent(self.model.policy, self.folder, self.model.get_vec_normalize_env(), extra)  # type: ignore[arg-type]
+            if ranks_of(self.model).is_first:
+                save_agent(self.model.policy, self.folder, self.model.get_vec_normalize_env(), extra)  # type: ignore[arg-type]
 
     def _on_step(self) -> bool:
         return True
@@ -161,7 +164,8 @@ class CurriculumCallback(BaseCallback):
     """Logs the mean level of the environments' curricula as `rollout/level`."""
 
     def _on_rollout_end(self) -> None:
-        levels = [each.level for each in curricula(self.training_env)]
+        own = [each.level for each in curricula(self.training_env)]
+        levels = [level for each in ranks_of(self.model).gather_objects(own) for level in each]
         if levels:
             self.logger.record("rollout/level", float(np.mean(levels)))
 
@@ -183,7 +187,7 @@ class StopOnSignal(BaseCallback):
         self._stops = False
 
     def _on_rollout_start(self) -> None:
-        if self.signals.received is not None:
+        if self.signals.agree(ranks_of(self.model)):
             self.checkpoints.save()
             self._stops = True
 

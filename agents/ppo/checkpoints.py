@@ -11,7 +11,13 @@ from torch import Tensor
 
 from ntm_rl.agents.policy.files import agent_card
 from ntm_rl.agents.policy.normalization import normalizer_state, restore_normalizer
-from ntm_rl.agents.ppo.vec_env_state import get_vec_env_state, reached_level, restore_vec_env
+from ntm_rl.agents.ppo.vec_env_state import (
+    collect_vec_env_states,
+    ranks_of,
+    reached_level,
+    restore_rank_generators,
+    restore_vec_env,
+)
 from ntm_rl.agents.storage.checkpoints import FORMATS, PPO_CHECKPOINT, as_count, read_checkpoint, write_checkpoint
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.random_states import restore_random_states
@@ -22,8 +28,10 @@ from ntm_rl.errors import InputError
 
 def save_checkpoint(
     model: OnPolicyAlgorithm, folder: Path, *, keep: int = 3, extra: Mapping[str, Any] | None = None
-) -> Path:
+) -> Path | None:
     """Writes `step-<environment steps>.safetensors` and then deletes all but the `keep` newest.
+
+    With several ranks, all of them call it, and the first one writes.
 
     Args:
         model: An on-policy algorithm between two rollouts.
@@ -32,18 +40,25 @@ def save_checkpoint(
         extra: JSON values to save with it.
 
     Returns:
-        The file written.
+        The file written; None on other ranks than the first.
 
     Raises:
         InputError: `keep` below 1.
         StorageError: it could not be written; older checkpoints are untouched.
     """
+    states = collect_vec_env_states(model)
+    return ranks_of(model).agree(lambda: None if states is None else _write(model, folder, states, keep, extra))
+
+
+def _write(
+    model: OnPolicyAlgorithm, folder: Path, states: Mapping[str, Any], keep: int, extra: Mapping[str, Any] | None
+) -> Path:
     tensors: dict[str, Tensor] = {}
     normalizer = model.get_vec_normalize_env()
     if normalizer is not None:
         tensors = {f"normalizer.{name}": tensor for name, tensor in normalizer_state(normalizer).items()}
     tensors |= {f"credit.{name}": tensor for name, tensor in _credit_state(model).items()}
-    arrays, environment = pack(get_vec_env_state(model))
+    arrays, environment = pack(states)
     tensors |= {f"environment.{name}": tensor for name, tensor in arrays.items()}
     document = {
         "kind": PPO_CHECKPOINT,
@@ -118,4 +133,5 @@ def load_checkpoint(path: Path, model: OnPolicyAlgorithm) -> dict[str, Any]:
     model.ep_info_buffer = deque(episodes, maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(successes, maxlen=model._stats_window_size)
     restore_random_states(groups["random"], document["random"])
+    restore_rank_generators(model, state, counters["num_timesteps"])
     return extra

@@ -1,5 +1,6 @@
 """Chooses sizes, and makes the algorithm and its policy from the settings."""
 
+import math
 import warnings
 from typing import Any
 
@@ -25,12 +26,13 @@ def has_auto_sizes(settings: PpoTrainingSettings) -> bool:
     return "auto" in (settings.n_envs, *(getattr(settings.ppo, key) for key in SIZES))
 
 
-def with_sizes(settings: PpoTrainingSettings, episode_limit: int | None) -> PpoTrainingSettings:
+def with_sizes(settings: PpoTrainingSettings, episode_limit: int | None, ranks: int = 1) -> PpoTrainingSettings:
     """Returns the settings with numbers for all sizes that are "auto"; see `ntm_rl.agents.ppo.sizes`.
 
     Args:
         settings: Settings of the training.
         episode_limit: Steps of the longest episode, None if unknown.
+        ranks: Number of ranks, by which a chosen `n_envs` is divisible.
 
     Raises:
         ConfigError: no sizes fit the others.
@@ -39,6 +41,8 @@ def with_sizes(settings: PpoTrainingSettings, episode_limit: int | None) -> PpoT
         return settings
     given = {key: getattr(settings.ppo, key) for key in SIZES}
     chosen = choose_sizes(episode_limit, n_envs=settings.n_envs, **given)
+    if settings.n_envs == "auto" and chosen.n_envs % ranks:
+        chosen = choose_sizes(episode_limit, n_envs=math.ceil(chosen.n_envs / ranks) * ranks, **given)
     data = settings.model_dump()
     data |= {"n_envs": chosen.n_envs, "ppo": {**data["ppo"], **{key: getattr(chosen, key) for key in SIZES}}}
     checked = check_settings(data, settings.env.id)

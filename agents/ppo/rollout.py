@@ -239,6 +239,11 @@ class Rollout:
         if rest:
             yield full * self.all_envs, self.all_envs, rest
 
+    def indices_of_all(self, indices: Tensor) -> Tensor:
+        """Returns the indices among the sequences of all ranks of sequences of this rollout."""
+        number, env = indices // self.n_envs, indices % self.n_envs
+        return number * self.all_envs + self.ranks.rank * self.n_envs + env
+
     def _own(self, indices: Tensor) -> Tensor:
         """Returns the indices in this rollout of its own sequences among those of all ranks."""
         number, env = indices // self.all_envs, indices % self.all_envs - self.ranks.rank * self.n_envs

@@ -1,8 +1,8 @@
-"""Statistics, gradients and random numbers that the ranks of a data-parallel training have in common."""
+"""Statistics and random numbers that the ranks of a data-parallel training have in common."""
 
 import random
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from gymnasium.vector import VectorEnv
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
-from torch import Tensor, nn
+from torch import nn
 
 from ntm_rl.agents.parallel.ranks import Ranks
 from ntm_rl.envs.algorithmic.env import AlgorithmicVectorEnv
@@ -117,25 +117,23 @@ def seed_ranks(ranks: Ranks, env: VecEnv | None, seed: int | None) -> None:
 
     torch's generator stays the same on all ranks, which sample actions and minibatches with it.
     """
-    if ranks.size == 1 or env is None:
+    if ranks.size == 1 or seed is None:
         return
+    if env is not None:
+        seed_environments(ranks, env, seed)
+    if not ranks.is_first:
+        seed_host_generators(spawn_seed(seed, 0, ranks.rank))
+
+
+def seed_environments(ranks: Ranks, env: VecEnv, seed: int) -> None:
+    """Seeds this rank's environments as one process with the environments of all ranks seeds them."""
     first, inner = ranks.rank * env.num_envs, env.unwrapped
     if isinstance(inner, SpawnedSeedVecEnv):
-        inner.first_index = first
-    if seed is None:
-        return
-    env.seed(seed if isinstance(inner, SpawnedSeedVecEnv) else seed + first)
-    if not ranks.is_first:
-        random.seed(spawn_seed(seed, 0, ranks.rank))
-        np.random.seed(spawn_seed(seed, 1, ranks.rank))
+        inner.first_index, first = first, 0
+    env.seed(seed + first)
 
 
-def sum_gradients(ranks: Ranks, parameters: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
-    """Sums the gradients of all ranks, in place, and returns the sum of their losses."""
-    if ranks.size == 1:
-        return loss
-    gradients = [each.grad for each in parameters if each.grad is not None]
-    total = ranks.total(torch.cat([*(each.flatten() for each in gradients), loss.reshape(1)]))
-    parts = total[:-1].split([each.numel() for each in gradients])
-    torch._foreach_copy_(gradients, [part.view_as(each) for part, each in zip(parts, gradients, strict=True)])
-    return total[-1]
+def seed_host_generators(seed: int) -> None:
+    """Seeds the generators of Python and NumPy, which environments may use."""
+    random.seed(seed)
+    np.random.seed(seed)

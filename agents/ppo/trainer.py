@@ -10,6 +10,8 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
+from ntm_rl.agents.parallel.joining import join
+from ntm_rl.agents.parallel.ranks import Ranks
 from ntm_rl.agents.policy.description import describe
 from ntm_rl.agents.policy.files import save_agent
 from ntm_rl.agents.ppo.algorithm import MemoryPPO
@@ -33,6 +35,7 @@ from ntm_rl.agents.storage.checkpoints import as_count
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.tracking.logger import PendingMetrics, parse_pending
 from ntm_rl.envs.sb3.making import make_vec_env
+from ntm_rl.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,15 @@ class PpoTrainer:
     """
 
     def __init__(self, settings: PpoTrainingSettings, checkpoint: Path | None = None):
+        ranks = join()
         if checkpoint is None or has_auto_sizes(settings):
-            settings = with_sizes(settings, probe_environment(settings.env_settings, settings.seed))
+            limit = probe_environment(settings.env_settings, settings.seed)
+            settings = with_sizes(settings, limit, ranks.size)
         self.settings = settings
         if checkpoint is None:
-            self.model, self._saved = _new_model(settings), SavedProgress()
+            self.model, self._saved = _new_model(settings, ranks), SavedProgress()
         else:
-            self.model, self._saved = _resumed_model(settings, checkpoint)
+            self.model, self._saved = _resumed_model(settings, checkpoint, ranks)
         self.rollbacks = self._saved.rollbacks
         self.best_score: float | None = self._saved.best
         env = self.model.get_env()
@@ -131,7 +136,7 @@ class PpoTrainer:
 
     def _describe_sizes(self) -> str:
         model, steps = self.model, self.settings.total_timesteps
-        rollout = model.n_steps * model.n_envs
+        rollout = model.n_steps * model.all_envs
         sizes = f"n_steps {model.n_steps}, sequence_length {model.rollout.sequence_length}"
         whole = math.ceil(steps / rollout) * rollout
         rounded = f", rounded up to {whole:,}: whole rollouts of {rollout:,}" if whole > steps else ""
@@ -153,21 +158,24 @@ class PpoTrainer:
         return best, checkpoints, [checkpoints, best, stop, CurriculumCallback(), ProgressCallback(session)]
 
 
-def _make_env(settings: PpoTrainingSettings) -> VecEnv:
+def _make_env(settings: PpoTrainingSettings, ranks: Ranks) -> VecEnv:
+    """Makes this rank's share of the environments."""
     assert isinstance(settings.n_envs, int)
-    return make_vec_env(settings.env_settings, settings.n_envs, settings.seed, gamma=settings.ppo.gamma)
+    if settings.n_envs % ranks.size:
+        raise InputError(f"n_envs = {settings.n_envs}: must be a multiple of the number of processes, {ranks.size}")
+    return make_vec_env(settings.env_settings, settings.n_envs // ranks.size, settings.seed, gamma=settings.ppo.gamma)
 
 
-def _new_model(settings: PpoTrainingSettings) -> MemoryPPO:
-    model = make_model(settings, _make_env(settings))
+def _new_model(settings: PpoTrainingSettings, ranks: Ranks) -> MemoryPPO:
+    model = make_model(settings, _make_env(settings, ranks))
     probe_agent(model, settings.env.id)
     if settings.policy.init_from is not None:
         warm_start(model.policy, Run.open(settings.policy.init_from))
     return model
 
 
-def _resumed_model(settings: PpoTrainingSettings, checkpoint: Path) -> tuple[MemoryPPO, SavedProgress]:
-    model = make_model(settings, _make_env(settings))
+def _resumed_model(settings: PpoTrainingSettings, checkpoint: Path, ranks: Ranks) -> tuple[MemoryPPO, SavedProgress]:
+    model = make_model(settings, _make_env(settings, ranks))
     extra = load_checkpoint(checkpoint, model)
     try:
         return model, SavedProgress.parse(extra)

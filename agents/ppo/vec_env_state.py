@@ -6,11 +6,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv, VecNormalize
 
+from ntm_rl.agents.parallel.ranks import SINGLE, Ranks
 from ntm_rl.agents.ppo.algorithm import MemoryPPO
+from ntm_rl.agents.ppo.sharing import seed_environments, seed_host_generators
+from ntm_rl.agents.storage.random_states import check_host_states, host_states, restore_host_states
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
+from ntm_rl.envs.sb3.seeding import spawn_seed
 from ntm_rl.envs.state import Resumable, State, array_of, part_of
 
 
@@ -23,9 +28,10 @@ def curricula(env: VecEnv) -> list[Curriculum]:
     return list({id(each): each for each in found if isinstance(each, Curriculum)}.values())
 
 
-def reached_level(env: VecEnv) -> int | None:
-    """Returns the mean level of the curricula, rounded down; None without any."""
-    levels = [each.level for each in curricula(env) if each.kind != "uniform"]
+def reached_level(env: VecEnv, ranks: Ranks = SINGLE) -> int | None:
+    """Returns the mean level of the curricula, of all given ranks, rounded down; None without any."""
+    own = [each.level for each in curricula(env) if each.kind != "uniform"]
+    levels = [level for each in ranks.gather_objects(own) for level in each]
     return int(np.mean(levels)) if levels else None
 
 
@@ -38,6 +44,26 @@ def restore_curricula(env: VecEnv, levels: Sequence[tuple[int, list[float]]]) ->
         curriculum.restore(*levels[min(index, len(levels) - 1)])
         if isinstance(env.unwrapped, SubprocVecEnv):  # `curricula` returned pickled copies
             env.set_attr("curriculum", curriculum, indices=index)
+
+
+def ranks_of(model: BaseAlgorithm) -> Ranks:
+    """Returns the ranks of a model; one, if it is not a `MemoryPPO`."""
+    return model.ranks if isinstance(model, MemoryPPO) else SINGLE
+
+
+def collect_vec_env_states(model: OnPolicyAlgorithm) -> State | None:
+    """Returns the environment state for a checkpoint, on the first rank only; the others get None.
+
+    With several ranks it holds the curricula of all environments, and the state and generators of each rank.
+    """
+    state, ranks = get_vec_env_state(model), ranks_of(model)
+    if ranks.size == 1:
+        return state
+    states = ranks.collect({**state, "generators": host_states()})
+    if states is None:
+        return None
+    levels = [level for each in states for level in each.pop("curricula", [])]
+    return {"curricula": levels, "ranks": {str(rank): each for rank, each in enumerate(states)}}
 
 
 def get_vec_env_state(model: OnPolicyAlgorithm) -> State:
@@ -70,10 +96,10 @@ def get_vec_env_state(model: OnPolicyAlgorithm) -> State:
 
 
 def restore_vec_env(model: OnPolicyAlgorithm, state: Mapping[str, Any], steps: int) -> None:
-    """Restores the result of `get_vec_env_state`; checks all of it before anything changes.
+    """Restores the result of `collect_vec_env_states`; checks all of it before anything changes.
 
-    Without a state, or with one of another `n_envs`, new episodes begin, seeded differently from those at the start.
-    `model._last_obs` is restored without normalisation.
+    Without a state, or with one of another `n_envs` or number of ranks, new episodes begin, seeded differently from
+    those at the start. `model._last_obs` is restored without normalisation.
 
     Args:
         model: A model made with the same settings.
@@ -86,14 +112,20 @@ def restore_vec_env(model: OnPolicyAlgorithm, state: Mapping[str, Any], steps: i
     env = model.get_env()
     if env is None:
         return
+    ranks = ranks_of(model)
     levels = [_level(each) for each in state.get("curricula", [])]
+    if len(levels) == env.num_envs * ranks.size:
+        levels = levels[ranks.rank * env.num_envs :]
     inner = env.venv if isinstance(env, VecNormalize) else env
+    saved = state.get("ranks", {"0": state})
+    state = saved.get(str(ranks.rank), {})
+    if "generators" in state:
+        check_host_states(state["generators"])
     n_envs = state.get("n_envs", env.num_envs)
-    if n_envs != env.num_envs:
-        warnings.warn(
-            f"the checkpoint has {n_envs} sub-environments, the model {env.num_envs}: new episodes begin", stacklevel=3
-        )
-    is_complete = "sub_environments" in state and n_envs == env.num_envs
+    is_complete = "sub_environments" in state and len(saved) == ranks.size and n_envs == env.num_envs
+    if "sub_environments" in saved["0"] and not is_complete and ranks.is_first:
+        counts = f"{_count(len(saved), saved['0']['n_envs'])}, the model {_count(ranks.size, env.num_envs)}"
+        warnings.warn(f"the checkpoint has {counts}: new episodes begin", stacklevel=3)
     if is_complete and isinstance(model, MemoryPPO) and isinstance(inner, Resumable):
         starts = array_of(state, "episode_starts", np.zeros(env.num_envs, dtype=np.bool_))
         memory = array_of(state, "memory", model.memory_state.cpu().numpy())
@@ -107,8 +139,23 @@ def restore_vec_env(model: OnPolicyAlgorithm, state: Mapping[str, Any], steps: i
             env.old_obs = observations
     else:
         model._last_obs = None  # learn() then resets the environments and the memory
-        env.seed(int(np.random.default_rng([model.seed or 0, steps]).integers(2**31)))
+        seed_environments(ranks, env, int(np.random.default_rng([model.seed or 0, steps]).integers(2**31)))
     restore_curricula(env, levels)
+
+
+def restore_rank_generators(model: OnPolicyAlgorithm, state: Mapping[str, Any], steps: int) -> None:
+    """Restores or reseeds Python's and NumPy's generators on ranks other than the first; arguments as before."""
+    ranks, saved = ranks_of(model), state.get("ranks", {})
+    if ranks.is_first:
+        return
+    if len(saved) == ranks.size:
+        restore_host_states(saved[str(ranks.rank)]["generators"])
+    else:
+        seed_host_generators(spawn_seed(steps, ranks.rank))
+
+
+def _count(ranks: int, n_envs: int) -> str:
+    return f"{n_envs} sub-environments" if ranks == 1 else f"{ranks} ranks of {n_envs} sub-environments"
 
 
 def _level(saved: Any) -> tuple[int, list[float]]:

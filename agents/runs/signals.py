@@ -2,9 +2,14 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from ntm_rl.agents.parallel.launched import is_launched
+from ntm_rl.agents.parallel.ranks import Ranks
+
+REPEAT_SECONDS = 2.0  # a terminal and the launcher both send a signal to every rank
 SIGNAL_BASE = 128  # as in a shell: the exit code of a process ended by signal n is 128 + n
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 HANDLED = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))  # Windows lacks some
@@ -26,6 +31,7 @@ class SignalListener:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
+        self._first_time = 0.0
 
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
@@ -45,7 +51,16 @@ class SignalListener:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def agree(self, ranks: Ranks) -> bool:
+        """Whether any rank has received a signal, which then counts as received on all; all ranks must call it."""
+        number = ranks.largest(self.received or 0)
+        self.received = signal.Signals(number) if number else None
+        return number > 0
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        now = time.monotonic()
+        if self.received is not None and not (is_launched() and now - self._first_time < REPEAT_SECONDS):
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+        if self.received is None:
+            self._first_time = now
+            self.received = signal.Signals(number)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from stable_baselines3.common.logger import Logger
 
+from ntm_rl.agents.parallel.ranks import SINGLE, Ranks
 from ntm_rl.agents.runs.progress import ProgressDisplay
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.runs.signals import SignalListener
@@ -23,19 +24,26 @@ class Session:
         signals: Records the signal that ends the training.
         first_step: Step at which the call starts.
         display: The progress bar, if any.
+        ranks: The ranks of the training; the first one writes.
     """
 
     def __init__(
-        self, run: Run, logger: Logger, signals: SignalListener, first_step: int, display: ProgressDisplay | None
+        self,
+        run: Run,
+        logger: Logger,
+        signals: SignalListener,
+        first_step: int,
+        display: ProgressDisplay | None,
+        ranks: Ranks = SINGLE,
     ):
-        self.run, self.logger, self.signals = run, logger, signals
+        self.run, self.logger, self.signals, self.ranks = run, logger, signals, ranks
         self._first_step, self._display = first_step, display
         self._start_time = time.monotonic()
 
     @property
     def is_stopped(self) -> bool:
-        """Whether a signal asked the training to end."""
-        return self.signals.received is not None
+        """Whether a signal asked the training to end, on any rank; the ranks agree on it."""
+        return self.signals.agree(self.ranks)
 
     def steps_per_second(self, step: int) -> float:
         """Returns the mean speed since the start of the call."""

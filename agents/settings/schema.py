@@ -34,6 +34,7 @@ from ntm_rl.envs.factory import EnvSettings
 from ntm_rl.envs.modules import folder_of, split
 
 MAX_ENVS = 2**16
+MAX_PROCESSES = 2**12
 CORE_DESCRIPTION = "The memory core; `ntm-rl list cores` lists them; `module:name` is a core that a module registers."
 CoreName = Annotated[str, AfterValidator(check_core)]
 UserModules = tuple[tuple[str | None, str | None], ...]  # names and folders
@@ -83,6 +84,19 @@ class TrainingSettings(Section):
     seed: int = Field(0, ge=0, lt=2**32, description="Random seed.")
     device: str = Field(
         "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="Device: auto, cpu, cuda, cuda:N or mps."
+    )
+    processes: int = Field(
+        1,
+        ge=1,
+        le=MAX_PROCESSES,
+        description="Processes of this machine that train together, each on a part of the environments or sequences; "
+        "under torchrun, the number is torchrun's.",
+    )
+    max_restarts: int = Field(
+        3, ge=0, description="Times that all processes restart from the last checkpoint after one of them was lost."
+    )
+    rank_timeout: float = Field(
+        600.0, gt=0, description="Seconds for which a process waits for the others before it regards one as lost."
     )
     threads: int | None = Field(
         1, ge=1, description="Threads of torch; small recurrent networks are fastest with one; null: torch's default."

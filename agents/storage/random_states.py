@@ -16,9 +16,14 @@ def random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors["cuda"] = torch.cuda.get_rng_state()
+    return tensors, host_states()
+
+
+def host_states() -> dict[str, Any]:
+    """Returns the states of Python's and NumPy's generators as JSON values."""
     state: Any = np.random.get_state(legacy=False)
     inner = {"key": state["state"]["key"].tolist(), "pos": int(state["state"]["pos"])}
-    return tensors, {"python": random.getstate(), "numpy": {**state, "state": inner}}
+    return {"python": random.getstate(), "numpy": {**state, "state": inner}}
 
 
 def check_random_states(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
@@ -28,17 +33,27 @@ def check_random_states(tensors: Mapping[str, Tensor], document: Mapping[str, An
     torch.Generator().set_state(tensors["torch"])
     if "cuda" in tensors and torch.cuda.is_available():
         torch.Generator("cuda").set_state(tensors["cuda"])
-    random.Random().setstate(_python_state(document["python"]))
-    np.random.RandomState().set_state(_numpy_state(document["numpy"]))
+    check_host_states(document)
 
 
 def restore_random_states(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
     """Restores the states returned by `random_states`."""
-    random.setstate(_python_state(document["python"]))
-    np.random.set_state(_numpy_state(document["numpy"]))
+    restore_host_states(document)
     torch.set_rng_state(tensors["torch"])
     if "cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda"])
+
+
+def check_host_states(document: Mapping[str, Any]) -> None:
+    """Raises any error that `restore_host_states` would raise."""
+    random.Random().setstate(_python_state(document["python"]))
+    np.random.RandomState().set_state(_numpy_state(document["numpy"]))
+
+
+def restore_host_states(document: Mapping[str, Any]) -> None:
+    """Restores the states returned by `host_states`."""
+    random.setstate(_python_state(document["python"]))
+    np.random.set_state(_numpy_state(document["numpy"]))
 
 
 def _python_state(saved: Any) -> tuple[Any, ...]:

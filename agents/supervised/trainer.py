@@ -12,6 +12,8 @@ from stable_baselines3.common.utils import get_device
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ntm_rl.agents.parallel.gradients import sum_gradients
+from ntm_rl.agents.parallel.joining import join
 from ntm_rl.agents.policy.network_files import save_network
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.runs.nonfinite import NonFiniteError, bad_gradients
@@ -27,6 +29,7 @@ from ntm_rl.agents.supervised.scores import Score, bits_of, label, score, tensor
 from ntm_rl.agents.tracking.logger import PendingMetrics, pending_metrics
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
 from ntm_rl.envs.algorithmic.task import Difficulty
+from ntm_rl.errors import InputError
 
 MAX_OVERFLOWS = 20
 ENTROPY_STEPS = 3  # steps of a sequence, besides the last, at which the entropy of the weightings is taken
@@ -36,11 +39,14 @@ LONGER_EVERY = 10  # validations: longer sequences cost many times as much
 class SupervisedTrainer:
     """Trains a network on an algorithmic task; see `Trainer`.
 
+    With several ranks, each draws the same batches and learns from a part of their sequences.
+
     Args:
         settings: Settings of the training.
         checkpoint: The checkpoint to resume from; None: a new training.
 
     Raises:
+        InputError: more ranks than sequences in a batch.
         StorageError: the checkpoint is damaged, or of another task or network.
 
     Attributes:
@@ -52,6 +58,7 @@ class SupervisedTrainer:
         overflows: Number of successive batches whose gradient was not finite.
         sums: Sums of bits per sequence, fraction of wrong bits and gradient norm since the last row of metrics.
         updates: Number of updates since then.
+        ranks: The ranks of the training.
         rollbacks: See `Trainer`.
         pending: See `Trainer`.
     """
@@ -59,6 +66,11 @@ class SupervisedTrainer:
     def __init__(self, settings: SupervisedTrainingSettings, checkpoint: Path | None = None):
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
+        self.ranks = join()
+        if settings.batch_size < self.ranks.size:
+            raise InputError(
+                f"batch_size = {settings.batch_size}: must be at least the number of processes, {self.ranks.size}"
+            )
         self.settings, self.task, self._training_task = settings, settings.make_task(), settings.make_task()
         self._training_task.biased_fraction = settings.biased_fraction
         torch.manual_seed(settings.seed)
@@ -67,7 +79,8 @@ class SupervisedTrainer:
         self.network = SequenceNetwork(settings.core_name, *sizes, **settings.core_kwargs).to(
             get_device(settings.device)
         )
-        if settings.optimizer.weighting_entropy and not self.network.core.has_weightings():
+        is_noted = settings.optimizer.weighting_entropy and self.ranks.is_first
+        if is_noted and not self.network.core.has_weightings():
             print(f"note: optimizer.weighting_entropy: core {settings.core!r} has no weightings", file=sys.stderr)
         self.optimizer = make_optimizer(settings.optimizer, self.network)
         # A rare sequence can disturb the weights of a solved task for some hundred updates, but not their mean.
@@ -159,7 +172,8 @@ class SupervisedTrainer:
             logger.record("validation/bits_above_optimum", result.bits - result.floor)
         if result.bits < self.best:
             self.best = result.bits
-            save_network(self.averaged, session.run.best, {**self.card(), "bits": result.bits})
+            if self.ranks.is_first:
+                save_network(self.averaged, session.run.best, {**self.card(), "bits": result.bits})
         if self.sequences // validation.every % LONGER_EVERY == 0:
             for difficulty in validation.longer:
                 longer, name = self.validate(difficulty), label(difficulty)
@@ -171,22 +185,26 @@ class SupervisedTrainer:
         settings = self.settings
         difficulty = self.curriculum.draw(self._rng)
         batch = self._training_task.sample(settings.batch_size, self._rng, difficulty)
-        inputs, entropy_weight = tensor_on(self.network, batch.inputs), settings.optimizer.weighting_entropy
+        rows = self.ranks.rows(settings.batch_size)
+        inputs, entropy_weight = tensor_on(self.network, batch.inputs[:, rows]), settings.optimizer.weighting_entropy
         if entropy_weight and self.network.core.has_weightings() and len(inputs) > 1:
             steps = np.unique(self._rng.integers(1, len(inputs), size=ENTROPY_STEPS)).tolist()
             logits, entropy = self.network.with_entropy(inputs, steps)
         else:
             logits, entropy = self.network(inputs), torch.zeros(())
-        targets, mask = tensor_on(self.network, batch.targets), tensor_on(self.network, batch.mask)
+        targets, mask = (tensor_on(self.network, each[:, rows]) for each in (batch.targets, batch.mask))
         cost = bits_of(logits, targets, mask).mean()
+        wrong = ((logits.detach() > 0) != (targets > 0))[mask].float().mean()
+        share = inputs.shape[1] / settings.batch_size
         self.optimizer.zero_grad()
-        (cost + entropy_weight * entropy).backward()
+        (share * (cost + entropy_weight * entropy)).backward()
+        wrong *= float(batch.mask[:, rows].sum() / batch.mask.sum())  # the mean over all masked bits
+        cost, wrong = sum_gradients(self.ranks, self._parameters, torch.stack([share * cost.detach(), wrong])).unbind()
         norm = self._step(cost.item(), difficulty)
         self.sequences += settings.batch_size
-        wrong = ((logits.detach() > 0) != (targets > 0))[mask].float().mean()
         if self.curriculum.level < self.curriculum.levels:
             self.curriculum.report(difficulty, float(wrong))
-        return cost.detach(), wrong, norm
+        return cost, wrong, norm
 
     def _step(self, cost: float, difficulty: Difficulty) -> Tensor:
         """Updates the weights and returns the norm of the gradient before clipping.
@@ -266,6 +284,8 @@ class SupervisedTrainer:
             updates=self.updates,
             pending=pending or {},
         )
+        if not self.ranks.is_first:
+            return
         average = {f"average.{name}": tensor for name, tensor in self.average.state_dict().items()}
         write_checkpoint(
             folder,
