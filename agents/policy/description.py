@@ -78,7 +78,7 @@ def describe(policy: MlpNtmPolicy, env: VecEnv, settings: EnvSettings) -> list[s
         *([f"changed: {'; '.join(changes)}"] if changes else []),
         f"acts in {_actions(policy, settings)}",
         f"{type(policy).__name__}, core {policy.core_name}, {policy.critic_kind} critic",
-        f"{env.num_envs} environments, {_stepping(env)}",
+        f"{env.num_envs * policy.ranks.size} environments{_on_ranks(policy.ranks.size)}, {_stepping(env)}",
     ]
     lines = [" | ".join(summary)]
     lines += [f"warning: {line}" for line in space_warnings(policy, env)]
@@ -213,3 +213,7 @@ def _bounds(space: spaces.Box) -> str:
     if len(set(low)) == len(set(high)) == 1:
         return f"[{low[0]:g}, {high[0]:g}]"
     return f"[{np.array2string(space.low.ravel(), threshold=4)}, {np.array2string(space.high.ravel(), threshold=4)}]"
+
+
+def _on_ranks(size: int) -> str:
+    return "" if size == 1 else f" on {size} processes"

@@ -1,21 +1,26 @@
 """Trainings of several ranks against those of one process with all environments."""
 
+import random
+
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
 from ntm_rl.agents import MemoryPPO
+from ntm_rl.agents.ppo.checkpoints import load_checkpoint, save_checkpoint
 from ntm_rl.agents.ppo.vec_env_state import curricula
 from ntm_rl.envs import VectorEnvAdapter
 from ntm_rl.envs.algorithmic import curriculum
 from ntm_rl.envs.algorithmic.env import AlgorithmicVectorEnv
+from ntm_rl.envs.memory.passive_tmaze import PassiveTMazeVectorEnv
 from ntm_rl.envs.sb3.making import SpawnedSeedDummyVecEnv
-from tests.support.ranks import run_ranks
+from process_groups import run_ranks
 
 LSTM = {"core": "lstm", "core_kwargs": {"hidden_size": 6}}
 
@@ -99,7 +104,7 @@ def make(n_envs, env, options, policy_kwargs, batch_size=64):
         task = AlgorithmicVectorEnv(n_envs, "copy", curriculum="lookahead", bits=1, max_length=6)
         envs = VectorEnvAdapter(task)
     else:
-        envs = SpawnedSeedDummyVecEnv([lambda: gym.wrappers.TimeLimit(_monitored(env()), 7)] * n_envs)
+        envs = SpawnedSeedDummyVecEnv([lambda: gym.wrappers.TimeLimit(Monitor(env()), 7)] * n_envs)
     options = dict(options)
     if options.pop("normalized", False):
         envs = VecNormalize(envs)
@@ -115,12 +120,6 @@ def make(n_envs, env, options, policy_kwargs, batch_size=64):
             **options,
         },
     )
-
-
-def _monitored(env):
-    from stable_baselines3.common.monitor import Monitor
-
-    return Monitor(env)
 
 
 CASES = {
@@ -151,7 +150,6 @@ def test_two_ranks_learn_the_weights_of_one_process(case, monkeypatch):
         assert levels[0] > 1
     if case == "target_kl":
         assert log[-1]["train/n_updates"] < 3 * rollouts
-    print(case, np.abs(first[0] - weights).max())
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_allclose(first[0], weights, rtol=0, atol=1e-10)
     assert first[2] == second[2]
@@ -160,3 +158,46 @@ def test_two_ranks_learn_the_weights_of_one_process(case, monkeypatch):
     for row, expected in zip(first[1], log, strict=True):
         for name in set(expected) - {"time/fps", "time/time_elapsed"}:
             assert row[name] == pytest.approx(expected[name], rel=1e-6, abs=1e-9), name
+
+
+def new(n_envs):
+    sizes = {"n_steps": 16, "sequence_length": 8, "batch_size": 64, "n_epochs": 1}
+    game = VectorEnvAdapter(PassiveTMazeVectorEnv(n_envs))
+    return MemoryPPO("MlpNtmPolicy", game, policy_kwargs=LSTM, learning_rate=1e-3, seed=5, device="cpu", **sizes)
+
+
+def resumed(folder):
+    """Trains for two rollouts, saves, loads into a new model and trains for two more."""
+    model = new(4)
+    model.learn(2 * 128)
+    save_checkpoint(model, folder)
+    ranks, model = model.ranks, new(4)
+    ranks.any(False)  # until the file is written
+    load_checkpoint(next(folder.glob("step-*")), model)
+    return weights_of(model.learn(2 * 128, reset_num_timesteps=False)), random.random(), np.random.random()
+
+
+def weights_of(model):
+    return torch.cat([each.detach().flatten() for each in model.policy.state_dict().values()]).numpy()
+
+
+def whole():
+    return weights_of(new(4).learn(4 * 128)), random.random(), np.random.random()
+
+
+def test_ranks_resume_from_one_checkpoint_as_if_they_had_not_stopped(tmp_path):
+    expected, found = run_ranks(whole, 2), run_ranks(resumed, 2, tmp_path)
+    for (weights, *numbers), (expected_weights, *expected_numbers) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(weights, expected_weights)
+        assert numbers == expected_numbers
+    assert found[0][1:] != found[1][1:]  # each rank has its own generators of Python and NumPy
+
+
+def test_another_number_of_ranks_resumes_with_new_episodes(tmp_path):
+    run_ranks(resumed, 2, tmp_path)
+    model = new(8)
+    with pytest.warns(UserWarning, match="has 2 ranks of 4 sub-environments, the model 8 sub-environments: new episo"):
+        load_checkpoint(next(tmp_path.glob("step-*")), model)
+    assert model.num_timesteps == 256
+    model.learn(128, reset_num_timesteps=False)
+    assert model.num_timesteps == 384
