@@ -6,13 +6,13 @@ import signal
 import pytest
 import torch
 import torch.distributed as dist
-from process_groups import run_ranks
 
 from ntm_rl.agents.parallel.joining import join
 from ntm_rl.agents.parallel.ranks import SINGLE, RankLostError, Ranks
 from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.envs.foreign import ForeignError
 from ntm_rl.errors import InputError
+from process_groups import run_ranks
 
 
 def collectives():

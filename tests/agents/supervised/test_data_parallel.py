@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from process_groups import run_ranks
 
 from ntm_rl.agents.supervised.trainer import SupervisedTrainer
 from ntm_rl.errors import InputError
+from process_groups import run_ranks
 from small_trainings import copy_settings
 
 
