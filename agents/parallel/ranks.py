@@ -56,6 +56,19 @@ class Ranks:
             dist.all_gather(parts, tensor)
         return torch.cat(parts, dim)
 
+    def exchange(self, rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        """Sends rows to the other ranks and returns those received.
+
+        Args:
+            rows: Rows for rank 0, 1 and so on, `[n, ...]`.
+            sent: Number of rows for each rank.
+            received: Number of rows that each rank sends here.
+        """
+        result = rows.new_empty(sum(received), *rows.shape[1:])
+        with _explained(self):
+            dist.all_to_all_single(result, rows, received, sent)
+        return result
+
     def gather_array(self, array: np.ndarray) -> np.ndarray:
         """As `gather`, for arrays and their first axis."""
         if self.size == 1:

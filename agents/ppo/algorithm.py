@@ -340,7 +340,6 @@ class MemoryPPO(RecurrentPPO):
     @torch.no_grad()
     def _update_error(self, batch: Minibatch, measured: Mapping[str, Tensor]) -> NonFiniteError:
         values, *_ = self.policy.evaluate_sequences(batch.observations, batch.actions, batch.states, batch.resets)
-        batch = batch._replace(indices=self.rollout.indices_of_all(batch.indices))
         error = update_error(self.policy, batch, values, measured, self.rollout.sequence_length, self.all_envs)
         errors = self.ranks.gather_objects((all(map(math.isfinite, measured.values())), str(error), error.report))
         return NonFiniteError(*min(errors, key=lambda each: each[0])[1:])  # of the first rank with such a loss

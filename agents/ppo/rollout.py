@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ntm_rl.agents.parallel.ranks import SINGLE, Ranks
 from ntm_rl.agents.policy.actions import sampled_block
+from ntm_rl.agents.ppo.exchange import assign, exchange
 from ntm_rl.errors import InputError
 
 # Types of a Box that are stored unchanged; others are stored as float32, in which the policies compute.
@@ -33,7 +34,7 @@ class Minibatch(NamedTuple):
         returns: Advantages plus old values, `[L * B]`.
         states: Memory states before the first step of each sequence, `[B, S]`.
         resets: `[L, B]` bool, true where an episode begins.
-        indices: Index of each sequence in the rollout, `[B]`: `number * E + environment`.
+        indices: Index of each sequence among those of all ranks, `[B]`: `number * environments + environment`.
         all_advantages: The advantages of all ranks' sequences, `[L * B]` or more.
         share: Fraction of the minibatch's sequences that is here.
     """
@@ -217,12 +218,15 @@ class Rollout:
 
         The sequences of a minibatch have equal length; shorter last sequences come after the others, in separate
         minibatches. With several ranks, minibatches are made of the sequences of all ranks, whose generators must have
-        the same state; each rank gets its own. Call `gather` before.
+        the same state, and each rank gets an equal part. Call `gather` before.
         """
         for first, count, length in self._groups():
             order = torch.randperm(count).to(self.device) + first
-            for indices in order.split(max(1, batch_size // length)):
-                yield self._gather(indices, length)
+            batches = order.split(max(1, batch_size // length))
+            if self.ranks.size > 1:
+                yield from self._shared(batches, length)
+            else:
+                yield from (self._minibatch(self._take(indices, length), indices) for indices in batches)
 
     def minibatch_sizes(self, batch_size: int) -> list[int]:
         """Returns the numbers of transitions of the minibatches."""
@@ -239,16 +243,34 @@ class Rollout:
         if rest:
             yield full * self.all_envs, self.all_envs, rest
 
-    def indices_of_all(self, indices: Tensor) -> Tensor:
-        """Returns the indices among the sequences of all ranks of sequences of this rollout."""
-        number, env = indices // self.n_envs, indices % self.n_envs
-        return number * self.all_envs + self.ranks.rank * self.n_envs + env
+    def _shared(self, batches: Sequence[Tensor], length: int) -> Iterator[Minibatch]:
+        """Yields this rank's part of minibatches of sequences `[B]` of all ranks; see `exchange`."""
+        every = torch.cat(list(batches)).cpu().numpy()
+        owners = every % self.all_envs // self.n_envs
+        splits = np.cumsum([len(each) for each in batches])[:-1]
+        learners = np.concatenate([assign(each, self.ranks.size) for each in np.split(owners, splits)])
+        rank = self.ranks.rank
+        sent = self._take(self._local(every[(owners == rank) & (learners != rank)]), length)
+        blocks = exchange(self.ranks, [each.movedim(0, 1) for each in sent], owners, learners)
+        guests, first = [each.movedim(1, 0) for each in blocks], 0
+        for indices, whose, who in zip(*(np.split(each, splits) for each in (every, owners, learners)), strict=True):
+            mine = indices[(whose == rank) & (who == rank)]
+            others = indices[(whose != rank) & (who == rank)]
+            share = (len(mine) + len(others)) / len(indices)
+            if share == 0:  # learns with weight 0, so that all ranks compute and sum gradients
+                mine = indices[:1] // self.all_envs * self.all_envs + rank * self.n_envs
+            part = [each[:, first : first + len(others)] for each in guests]
+            taken = [torch.cat(pair, dim=1) for pair in zip(self._take(self._local(mine), length), part, strict=True)]
+            first += len(others)
+            rows = self._rows(torch.from_numpy(indices).to(self.device), length, self.all_envs)
+            all_advantages = self.all_advantages.flatten().index_select(0, rows)
+            here = torch.from_numpy(np.concatenate([mine, others]))
+            yield self._minibatch(taken, here, all_advantages, share)
 
-    def _own(self, indices: Tensor) -> Tensor:
-        """Returns the indices in this rollout of its own sequences among those of all ranks."""
+    def _local(self, indices: np.ndarray) -> Tensor:
+        """Returns the indices in this rollout of its own sequences from those among all ranks' sequences."""
         number, env = indices // self.all_envs, indices % self.all_envs - self.ranks.rank * self.n_envs
-        own: Tensor = (number * self.n_envs + env)[(env >= 0) & (env < self.n_envs)]
-        return own
+        return torch.from_numpy(number * self.n_envs + env).to(self.device)
 
     def _rows(self, indices: Tensor, length: int, n_envs: int) -> Tensor:
         """Returns the rows `[L * B]` of sequences in the flattened blocks of `n_envs` environments."""
@@ -256,34 +278,30 @@ class Rollout:
         offsets = torch.arange(length, device=self.device).unsqueeze(1)
         return ((number * self.sequence_length + offsets) * n_envs + env).flatten()
 
-    def _gather(self, indices: Tensor, length: int) -> Minibatch:
-        """Returns this rank's part of the minibatch of the sequences `indices` of all ranks."""
-        all_advantages, share = None, 1.0
-        if self.ranks.size > 1:
-            rows = self._rows(indices, length, self.all_envs)
-            all_advantages = self.all_advantages.flatten().index_select(0, rows)
-            own = self._own(indices)
-            share = len(own) / len(indices)
-            # A rank without a sequence learns from one with weight 0, so that all ranks compute and sum gradients.
-            indices = own if len(own) else indices[:1] // self.all_envs * self.n_envs
+    def _take(self, indices: Tensor, length: int) -> list[Tensor]:
+        """Returns the blocks of sequences: observations, the others `[L, B, ...]`, and states `[1, B, S]`."""
         rows = self._rows(indices, length, self.n_envs)
+        observations = self.observations.values() if isinstance(self.observations, dict) else [self.observations]
+        blocks = *observations, self.actions, self.values, self.log_probs, self.advantages, self.returns, self.resets
+        taken = [each.flatten(0, 1).index_select(0, rows).unflatten(0, (length, len(indices))) for each in blocks]
+        return [*taken, self.states.flatten(0, 1).index_select(0, indices).unsqueeze(0)]
 
-        def take(block: Tensor) -> Tensor:
-            return block.flatten(0, 1).index_select(0, rows)
-
-        advantages = take(self.advantages)
-        observations = self.observations
+    def _minibatch(
+        self, blocks: Sequence[Tensor], indices: Tensor, all_advantages: Tensor | None = None, share: float = 1.0
+    ) -> Minibatch:
+        """Makes a minibatch of the blocks of `_take`."""
+        *observations, actions, values, log_probs, advantages, returns, resets, states = blocks
+        flat = [each.flatten(0, 1) for each in (*observations, actions, values, log_probs, advantages, returns)]
+        *parts, actions, values, log_probs, advantages, returns = flat
         return Minibatch(
-            {key: take(block) for key, block in observations.items()}
-            if isinstance(observations, dict)
-            else take(observations),
-            take(self.actions),
-            take(self.values),
-            take(self.log_probs),
+            dict(zip(self.observations, parts, strict=True)) if isinstance(self.observations, dict) else parts[0],
+            actions,
+            values,
+            log_probs,
             advantages,
-            take(self.returns),
-            self.states.flatten(0, 1).index_select(0, indices),
-            take(self.resets).view(length, -1),
+            returns,
+            states[0],
+            resets,
             indices,
             advantages if all_advantages is None else all_advantages,
             share,
