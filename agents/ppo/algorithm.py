@@ -310,7 +310,7 @@ class MemoryPPO(RecurrentPPO):
         self.policy.return_scale.update(self.policy.value_net, self.rollout.all_returns)
         share_generator(self.ranks)
         metrics: list[dict[str, Tensor]] = []
-        continue_training = True
+        parameters, continue_training = list(self.policy.parameters()), True
         for epoch in range(self.n_epochs):
             first_of_epoch = len(metrics)
             if epoch > 0 and self.recompute_states:
@@ -327,8 +327,8 @@ class MemoryPPO(RecurrentPPO):
                         break
                 self.policy.optimizer.zero_grad()
                 loss.backward()
-                loss = sum_gradients(self.ranks, self.policy.parameters(), loss.detach())
-                norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                loss = sum_gradients(self.ranks, parameters, loss.detach())
+                norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
                 if not math.isfinite(norm + loss):  # the only host-device synchronisation of an update
                     raise self._update_error(batch, measured)
                 self.policy.optimizer.step()

@@ -117,20 +117,27 @@ def seed_ranks(ranks: Ranks, env: VecEnv | None, seed: int | None) -> None:
 
     torch's generator stays the same on all ranks, which sample actions and minibatches with it.
     """
-    if ranks.size == 1 or seed is None:
+    if ranks.size == 1:
         return
     if env is not None:
         seed_environments(ranks, env, seed)
-    if not ranks.is_first:
+    if seed is not None and not ranks.is_first:
         seed_host_generators(spawn_seed(seed, 0, ranks.rank))
 
 
-def seed_environments(ranks: Ranks, env: VecEnv, seed: int) -> None:
-    """Seeds this rank's environments as one process with the environments of all ranks seeds them."""
+def seed_environments(ranks: Ranks, env: VecEnv, seed: int | None) -> None:
+    """Seeds this rank's environments as one process with the environments of all ranks seeds them.
+
+    Without a seed, those with which a script seeded the environments, which are the same on all ranks, are replaced.
+    """
     first, inner = ranks.rank * env.num_envs, env.unwrapped
     if isinstance(inner, SpawnedSeedVecEnv):
         inner.first_index, first = first, 0
-    env.seed(seed + first)
+        seed = inner.base_seed if seed is None else seed
+    if seed is not None:
+        env.seed(seed + first)
+    else:
+        inner._seeds = [None if each is None else each + first for each in inner._seeds]
 
 
 def seed_host_generators(seed: int) -> None:

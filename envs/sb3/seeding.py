@@ -28,13 +28,16 @@ class SpawnedSeedVecEnv(VecEnv):
 
     Attributes:
         first_index: Index of the first sub-environment; above 0 if other processes have those before it.
+        base_seed: The seed from which those of the sub-environments were spawned last.
     """
 
     first_index = 0
+    base_seed: int | None = None
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seeds all sub-environments at their next reset; None: with a random seed."""
         if seed is None:
             seed = int(np.random.randint(2**BITS))
+        self.base_seed = seed
         self._seeds = [spawn_seed(seed, self.first_index + index) for index in range(self.num_envs)]
         return self._seeds
