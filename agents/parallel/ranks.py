@@ -1,6 +1,5 @@
 """The ranks of a training, and what they compute together."""
 
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,7 +136,7 @@ class Ranks:
             result = function()
         except InputError as raised:
             error = raised
-        errors = self.gather_objects(None if error is None else _sendable(error))
+        errors = self.gather_objects(error)
         first = next((rank for rank, each in enumerate(errors) if each is not None), None)
         if first is None:
             return result  # type: ignore[return-value]
@@ -187,11 +186,3 @@ def _explained(ranks: Ranks) -> Iterator[None]:
         raise RankLostError(
             f"rank {ranks.rank} of {ranks.size}: lost another rank (killed, failed or silent for too long): {reason}"
         ) from error
-
-
-def _sendable(error: InputError) -> InputError:
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # an error with arguments of its own
-        return InputError(str(error))
-    return error

@@ -279,7 +279,7 @@ class MemoryPPO(RecurrentPPO):
         if self.ranks.size == 1:
             super()._update_info_buffer(infos, dones)
         else:
-            self._ended.add(self.rollout.pos, self.ranks.rank * self.n_envs, infos, dones)
+            self._ended.add(self.rollout.pos, self.rollout.first_env, infos, dones)
 
     def _share_episodes(self) -> None:
         if self.ranks.size > 1:

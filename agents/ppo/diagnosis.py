@@ -42,12 +42,12 @@ def check_rollout(
         return
     steps = rollout.n_steps
     after = [*((name, each[None], steps) for name, each in _named(last_obs)), ("value", last_values[None], steps)]
-    _raise_first([*_quantities(rollout), *after])
+    _raise_first([*_quantities(rollout), *after], rollout.first_env)
 
 
 def check_observations(rollout: Rollout, steps: int) -> None:
     """As `check_rollout`, for the observations of the first `steps` steps, after the policy failed."""
-    _raise_first([(name, block[:steps], 0) for name, block in _named(rollout.observations)])
+    _raise_first([(name, block[:steps], 0) for name, block in _named(rollout.observations)], rollout.first_env)
 
 
 def check_terminal_observations(observations: PyTorchObs, environments: list[int], step: int) -> None:
@@ -135,11 +135,12 @@ def update_error(
     return NonFiniteError(f"the {quantity} of an update is not finite; first inputs: {where}", report)
 
 
-def _raise_first(quantities: Iterable[tuple[str, Any, int]]) -> None:
+def _raise_first(quantities: Iterable[tuple[str, Any, int]], first_env: int = 0) -> None:
     """Raises for the first value that is not finite, by step and then by the order of the quantities.
 
     Args:
         quantities: Name, block `[T, E, ...]` and first step of each.
+        first_env: Index of the first environment among those of all ranks.
     """
     found: list[tuple[int, int, dict[str, Any]]] = []
     for order, (name, block, first) in enumerate(quantities):
@@ -148,7 +149,7 @@ def _raise_first(quantities: Iterable[tuple[str, Any, int]]) -> None:
         if len(places):
             step, environment, *inside = places[0].tolist()
             value = repr(float(array[tuple(places[0])]))
-            where = {"step": first + step, "environment": environment, "index": inside}
+            where = {"step": first + step, "environment": first_env + environment, "index": inside}
             found.append((first + step, order, {"quantity": name, "value": value, **where}))
     if found:
         report = min(found, key=lambda each: each[:2])[2]

@@ -110,6 +110,11 @@ class Rollout:
         """Number of environments of all ranks."""
         return self.n_envs * self.ranks.size
 
+    @property
+    def first_env(self) -> int:
+        """Index of the first environment among those of all ranks."""
+        return self.ranks.rank * self.n_envs
+
     def gather(self) -> None:
         """Gathers the advantages, returns and values of all ranks."""
         self.all_advantages, self.all_returns, self.all_values = self.advantages, self.returns, self.values
@@ -258,7 +263,7 @@ class Rollout:
             others = indices[(whose != rank) & (who == rank)]
             share = (len(mine) + len(others)) / len(indices)
             if share == 0:  # learns with weight 0, so that all ranks compute and sum gradients
-                mine = indices[:1] // self.all_envs * self.all_envs + rank * self.n_envs
+                mine = indices[:1] // self.all_envs * self.all_envs + self.first_env
             part = [each[:, first : first + len(others)] for each in guests]
             taken = [torch.cat(pair, dim=1) for pair in zip(self._take(self._local(mine), length), part, strict=True)]
             first += len(others)
@@ -269,7 +274,7 @@ class Rollout:
 
     def _local(self, indices: np.ndarray) -> Tensor:
         """Returns the indices in this rollout of its own sequences from those among all ranks' sequences."""
-        number, env = indices // self.all_envs, indices % self.all_envs - self.ranks.rank * self.n_envs
+        number, env = indices // self.all_envs, indices % self.all_envs - self.first_env
         return torch.from_numpy(number * self.n_envs + env).to(self.device)
 
     def _rows(self, indices: Tensor, length: int, n_envs: int) -> Tensor:

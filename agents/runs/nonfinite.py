@@ -23,6 +23,9 @@ class NonFiniteError(InputError):
         super().__init__(message)
         self.report = dict(report)
 
+    def __reduce__(self) -> Any:
+        return type(self), (str(self), self.report)  # between the ranks of a training
+
 
 def bad_gradients(module: nn.Module) -> list[str]:
     """Returns the names of the parameters whose gradient is not finite."""

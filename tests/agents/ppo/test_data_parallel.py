@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.vec_env import VecNormalize
@@ -15,6 +16,7 @@ from torch import nn
 from ntm_rl.agents import MemoryPPO
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint, save_checkpoint
 from ntm_rl.agents.ppo.vec_env_state import curricula
+from ntm_rl.agents.runs.nonfinite import NonFiniteError
 from ntm_rl.envs import VectorEnvAdapter
 from ntm_rl.envs.algorithmic import curriculum
 from ntm_rl.envs.algorithmic.env import AlgorithmicVectorEnv
@@ -201,3 +203,38 @@ def test_another_number_of_ranks_resumes_with_new_episodes(tmp_path):
     assert model.num_timesteps == 256
     model.learn(128, reset_num_timesteps=False)
     assert model.num_timesteps == 384
+
+
+def failed(quantity):
+    """Returns the error of a training in which rank 1 has a value that is not finite."""
+    model = new(4)
+
+    class Spoil(BaseCallback):
+        def _on_step(self):
+            return True
+
+        def _on_rollout_end(self):
+            if model.ranks.rank == 1 and quantity == "loss":
+                model.rollout.returns[3, 2] = np.nan
+
+    if model.ranks.rank == 1 and quantity == "reward":
+        model.env.envs.play = lambda actions: (
+            model.env.envs._observations,
+            np.full(4, np.inf),
+            np.zeros(4) > 0,
+            [False] * 4,
+        )
+    with pytest.raises(NonFiniteError) as raised:
+        model.learn(256, Spoil())
+    return str(raised.value), raised.value.report["quantity"]
+
+
+def test_a_reward_that_is_not_finite_ends_the_training_on_all_ranks():
+    message = "reward of environment 4 at step 0 of the rollout is inf"
+    assert run_ranks(failed, 2, "reward") == [(message, "reward")] * 2
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_on_all_ranks():
+    first, second = run_ranks(failed, 2, "loss")
+    assert first == second
+    assert "first inputs: environment 6, steps [0, 7]" in first[0]
