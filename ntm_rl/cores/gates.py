@@ -6,7 +6,7 @@ from torch import Tensor
 
 @torch.no_grad()
 def chrono_initialize(bias: Tensor, horizon: int, controller: str) -> None:
-    """Biases gates so that cells keep their contents for 1 to `horizon` steps.
+    """Biases gates so that cells keep their contents for 2 to `horizon` steps.
 
     Tallec and Ollivier (2018), arXiv:1804.11188, equation 16. With biases near 0 a cell loses half of its contents in
     every step, and inputs of 20 steps ago have almost no gradient.
