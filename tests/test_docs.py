@@ -20,6 +20,7 @@ FILES = {("own_environment", "class Recall"): "recall.py", ("own_environment", "
 TINY = [
     *("total_timesteps=256", "n_envs=4", "ppo.n_steps=32", "ppo.sequence_length=32", "ppo.batch_size=64"),
     *("ppo.n_epochs=1", "memory.ntm.slots=5", "memory.ntm.width=4", "memory.ntm.hidden_size=8", "wandb=disabled"),
+    *("memory.ntm_block.slots=5", "memory.ntm_block.width=4", "memory.ntm_block.hidden_size=8"),
 ]
 # Pages whose commands are run; those of others train for long, or on what is not installed everywhere.
 RUN = ("first_agent", "own_environment", "long_trainings")
