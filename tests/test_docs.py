@@ -11,6 +11,7 @@ import yaml
 from stable_baselines3.common.utils import set_random_seed
 
 from ntm_rl.agents.cli.main import main
+from ntm_rl.cores import registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page for page in [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]}
@@ -47,6 +48,8 @@ def run(tmp_path_factory):
 def test_python_examples_run(page, request, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    registry.core_names()
+    monkeypatch.setattr(registry, "_CORES", dict(registry._CORES))  # an example registers a core
     set_random_seed(0)
     for language, block in blocks(page):
         name = next((name for (where, text), name in FILES.items() if where == page and text in block), None)
