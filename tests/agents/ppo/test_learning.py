@@ -85,7 +85,7 @@ def test_unmodified_recurrent_ppo_solves_cartpole_without_velocities_in_50_000_s
             critic="separate",
             net_arch=[64],
             activation_fn=torch.nn.Tanh,
-            optimizer_kwargs=dict(eps=1e-5),
+            optimizer_kwargs=dict(eps=1e-5, fused=True),
         ),
         seed=seed,
     )
