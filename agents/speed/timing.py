@@ -56,6 +56,12 @@ def make_training(core: str, env_id: str, n_envs: int = 8, batch_size: int = 256
     return MemoryPPO(policy, env, sequence_length=32, gae_lambda=0.95, policy_kwargs=options, device="cpu", **sizes)
 
 
+def make_default_training(env_id: str) -> MemoryPPO:
+    """Returns a training with the default networks and lambda, and otherwise the sizes of `make_training`."""
+    env = make_vec_env(EnvSettings(env_id), 8, seed=0)
+    return MemoryPPO(policy_class_for(env.observation_space), env, device="cpu", **PPO_KWARGS)
+
+
 def peak_memory() -> float:
     """Returns the peak resident memory of this process in MiB (Linux).
 
