@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ntm_rl.cores.mann import Mann
     from ntm_rl.cores.matching import matched_options
     from ntm_rl.cores.ntm import Ntm
+    from ntm_rl.cores.ntm_block import NtmBlock
     from ntm_rl.cores.recurrent import Elman, Gru, Lstm
     from ntm_rl.cores.registry import core_names, make_core, register_core
     from ntm_rl.cores.sam import Sam
@@ -42,6 +43,7 @@ _MODULES = {
     "matched_options": "ntm_rl.cores.matching",
     "Mann": "ntm_rl.cores.mann",
     "Ntm": "ntm_rl.cores.ntm",
+    "NtmBlock": "ntm_rl.cores.ntm_block",
     "Elman": "ntm_rl.cores.recurrent",
     "Gru": "ntm_rl.cores.recurrent",
     "Lstm": "ntm_rl.cores.recurrent",
@@ -66,6 +68,7 @@ __all__ = [
     "MlpNtmPolicy",
     "MultiInputNtmPolicy",
     "Ntm",
+    "NtmBlock",
     "Sam",
     "StateLayout",
     "core_names",

@@ -11,6 +11,7 @@ import yaml
 from stable_baselines3.common.utils import set_random_seed
 
 from ntm_rl.agents.cli.main import main
+from ntm_rl.cores import registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page for page in [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]}
@@ -20,6 +21,7 @@ FILES = {("own_environment", "class Recall"): "recall.py", ("own_environment", "
 TINY = [
     *("total_timesteps=256", "n_envs=4", "ppo.n_steps=32", "ppo.sequence_length=32", "ppo.batch_size=64"),
     *("ppo.n_epochs=1", "memory.ntm.slots=5", "memory.ntm.width=4", "memory.ntm.hidden_size=8", "wandb=disabled"),
+    *("memory.ntm_block.slots=5", "memory.ntm_block.width=4", "memory.ntm_block.hidden_size=8"),
 ]
 # Pages whose commands are run; those of others train for long, or on what is not installed everywhere.
 RUN = ("first_agent", "own_environment", "long_trainings")
@@ -46,6 +48,8 @@ def run(tmp_path_factory):
 def test_python_examples_run(page, request, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    registry.core_names()
+    monkeypatch.setattr(registry, "_CORES", dict(registry._CORES))  # an example registers a core
     set_random_seed(0)
     for language, block in blocks(page):
         name = next((name for (where, text), name in FILES.items() if where == page and text in block), None)

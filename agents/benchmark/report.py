@@ -116,7 +116,7 @@ def _sections(
 
 def _popgym_means(suite: str, results: Sequence[Result]) -> Iterable[str]:
     """Yields the mean MMER over the suite's games of POPGym."""
-    names = [task.name for task in find_suite(suite).tasks if any("=popgym-" in each for each in task.overrides)]
+    names = [task.name for task in find_suite(suite).tasks if task.config.startswith("popgym-")]
     games = [each for each in results if each.task in names]
     means = {core: scores.mean(axis=1).tolist() for core, scores in complete(games, lambda each: each.mmer).items()}
     if means:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from ntm_rl.agents import defaults
 from ntm_rl.agents.benchmark.suites import SUITES
 from ntm_rl.agents.cli.arguments import count, names, path, seed
 from ntm_rl.agents.cli.parser import add_command
@@ -71,9 +72,8 @@ def _add_memory(benchmarks: Any) -> None:
     memory = add_command(benchmarks, "memory", memory_command, summary, MEMORY_EXAMPLES)
     memory.add_argument("--suite", required=True, metavar="NAME", help=f"one of {', '.join(SUITES)}")
     memory.add_argument("--tasks", type=names, metavar="A,B", help="tasks of the suite (default: all)")
-    memory.add_argument(
-        "--cores", type=names, default=["ntm", "lstm", "gru"], metavar="A,B", help="cores (default: ntm,lstm,gru)"
-    )
+    cores = [defaults.CORE, "lstm", "gru"]
+    memory.add_argument("--cores", type=names, default=cores, metavar="A,B", help=f"cores (default: {','.join(cores)})")
     memory.add_argument("--seeds", type=count, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")
     memory.add_argument("--timesteps", type=count, metavar="N", help="budget of each training (default: the suite's)")
     memory.add_argument("--out", type=path, metavar="DIR", help="output folder (default: runs/benchmark/SUITE)")

@@ -176,9 +176,9 @@ class MemoryPPO(RecurrentPPO):
         self.policy.ranks = self.ranks
         warn_of_spaces(self.policy, self.env)
         length = self.sequence_length or fitting_length(self.n_steps, self._minibatch_size())
+        spaces = self.observation_space, self.action_space
         self.rollout = Rollout(
-            self.observation_space,
-            self.action_space,
+            *spaces,
             n_steps=self.n_steps,
             n_envs=self.n_envs,
             sequence_length=min(length, self.n_steps),
@@ -186,14 +186,14 @@ class MemoryPPO(RecurrentPPO):
             device=self.device,
             ranks=self.ranks,
         )
+        self.credit = CreditHorizon().to(self.device) if isinstance(self.gae_lambda, str) else None
         self.rollout_buffer = RolloutBufferView(  # type: ignore[assignment]
-            self.rollout, self.observation_space, self.action_space, self.gamma, critic_lambda(self.gae_lambda)
+            self.rollout, *spaces, self.gamma, critic_lambda(self.gae_lambda), self.credit
         )
         if not is_chosen:
             warn_of_sizes(self.rollout, self._minibatch_size())
         self.memory_state = self.policy.initial_state(self.n_envs)
         self._ended = EndedEpisodes()
-        self.credit = CreditHorizon().to(self.device) if isinstance(self.gae_lambda, str) else None
         self.clip_range = FloatSchedule(self.clip_range)
         if self.clip_range_vf is not None:
             self.clip_range_vf = FloatSchedule(self.clip_range_vf)

@@ -31,7 +31,7 @@ class Minibatch(NamedTuple):
         old_values: Values in the rollout, `[L * B]`.
         old_log_probs: Log probabilities of the actions in the rollout, `[L * B]`.
         advantages: Generalised advantage estimates, `[L * B]`.
-        returns: Advantages plus old values, `[L * B]`.
+        returns: Targets of the values, `[L * B]`.
         states: Memory states before the first step of each sequence, `[B, S]`.
         resets: `[L, B]` bool, true where an episode begins.
         indices: Index of each sequence among those of all ranks, `[B]`: `number * environments + environment`.

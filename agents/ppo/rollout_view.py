@@ -8,6 +8,7 @@ from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.preprocessing import get_action_dim, get_obs_shape
 from torch import Tensor
 
+from ntm_rl.agents.ppo.credit import CreditHorizon
 from ntm_rl.agents.ppo.rollout import Rollout
 
 _BLOCKS = ("observations", "actions", "rewards", "returns", "advantages", "values", "log_probs")
@@ -23,8 +24,8 @@ class RolloutBufferView:
         observations: Observations; a dict of arrays for Dict spaces.
         actions: Sampled actions, `[n_steps, n_envs, A]`.
         rewards: Rewards; those of truncated episodes include the discounted value of the terminal observation.
-        returns: Advantages plus values.
-        advantages: Generalised advantage estimates.
+        returns: Advantages plus values; with `gae_lambda="auto"`, those of lambda 0.95, from which the critic learns.
+        advantages: Generalised advantage estimates; with `gae_lambda="auto"`, of the measured lambda.
         values: Values of the observations.
         log_probs: Log probabilities of the actions.
         episode_starts: 1.0 where an episode begins; a copy.
@@ -43,8 +44,17 @@ class RolloutBufferView:
     rollout: Rollout
     gamma: float
     gae_lambda: float
+    credit: CreditHorizon | None
 
-    def __init__(self, rollout: Rollout, observation_space: Any, action_space: Any, gamma: float, gae_lambda: float):
+    def __init__(
+        self,
+        rollout: Rollout,
+        observation_space: Any,
+        action_space: Any,
+        gamma: float,
+        gae_lambda: float,
+        credit: CreditHorizon | None = None,
+    ):
         vars(self).update(
             rollout=rollout,
             observation_space=observation_space,
@@ -56,6 +66,7 @@ class RolloutBufferView:
             device=rollout.device,
             gamma=gamma,
             gae_lambda=gae_lambda,
+            credit=credit,
         )
 
     def __getattr__(self, name: str) -> Any:
@@ -95,9 +106,16 @@ class RolloutBufferView:
         return self.rollout.pos
 
     def compute_returns_and_advantage(self, last_values: Tensor, dones: np.ndarray) -> None:
-        """Recomputes both after a callback has changed the rewards; `dones` are those of the last step."""
-        self.rollout.ends[-1] = dones
-        self.rollout.compute_advantages(last_values.flatten(), self.gamma, self.gae_lambda)
+        """Recomputes both after a callback has changed the rewards; `dones` are those of the last step.
+
+        With `gae_lambda="auto"`, lambda is not measured again.
+        """
+        rollout, last_values = self.rollout, last_values.flatten()
+        rollout.ends[-1] = dones
+        rollout.compute_advantages(last_values, self.gamma, self.gae_lambda)
+        if self.credit is not None:
+            decay = self.gamma * self.credit.value.item()
+            rollout.advantages.copy_(rollout.decayed_sums(rollout.errors(last_values, self.gamma), decay))
 
 
 def _array(block: Tensor | np.ndarray) -> np.ndarray:

@@ -18,7 +18,15 @@ from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
-from ntm_rl.agents.speed.timing import CARTPOLE, PPO_KWARGS, REPEAT_PREVIOUS, alternate, make_training, training_step
+from ntm_rl.agents.speed.timing import (
+    CARTPOLE,
+    PPO_KWARGS,
+    REPEAT_PREVIOUS,
+    alternate,
+    make_default_training,
+    make_training,
+    training_step,
+)
 from ntm_rl.cores.registry import make_core
 from ntm_rl.envs.algorithmic.env import AlgorithmicVectorEnv
 from ntm_rl.envs.factory import EnvSettings, import_family
@@ -158,6 +166,11 @@ def _ppo(core: str, env_id: str) -> Callable[[int], Measure]:
     return lambda repeats: _steps_per_second(repeats, make_training(core, env_id), _peer_training(env_id))
 
 
+def _ppo_default(repeats: int) -> Measure:
+    """Training with the default agent."""
+    return _steps_per_second(repeats, make_default_training(CARTPOLE), _peer_training(CARTPOLE))
+
+
 def _steps_per_second(repeats: int, *models: BaseAlgorithm) -> Measure:
     steps = 2 * 128 * 8
     ours, peer = alternate(repeats, *(lambda model=model: model.learn(steps) for model in models))
@@ -253,6 +266,7 @@ COMPARISONS: dict[str, Comparison] = {
     "ppo_lstm_cartpole": Comparison(_ppo("lstm", CARTPOLE), ">=", 8),
     "ppo_lstm_repeat_previous": Comparison(_ppo("lstm", REPEAT_PREVIOUS), ">=", 8),
     "ppo_ntm_cartpole": Comparison(_ppo("ntm", CARTPOLE), ">=", 4),
+    "ppo_default_cartpole": Comparison(_ppo_default, ">=", 5),
     "ppo_ntm_repeat_previous": Comparison(_ppo("ntm", REPEAT_PREVIOUS), ">=", 4),
     "ppo_ntm_64_envs_vs_10000": Comparison(_ppo_64_envs, ">=", 1),
     "copy_env_64_vs_300000": Comparison(_environment, ">=", 1),

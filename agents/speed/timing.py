@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ntm_rl.agents.policy.policies import policy_class_for
 from ntm_rl.agents.ppo.algorithm import MemoryPPO
@@ -45,12 +45,21 @@ PPO_KWARGS: dict[str, Any] = {"n_steps": 128, "batch_size": 256, "n_epochs": 4, 
 
 
 def make_training(core: str, env_id: str, n_envs: int = 8, batch_size: int = 256, **kwargs: Any) -> MemoryPPO:
-    """Returns the training to measure; its core has 128 units and otherwise default options."""
-    options = {"core": core, "core_kwargs": {"hidden_size": 128}}
+    """Returns the training to measure; its core has 128 units and otherwise default options.
+
+    Networks and lambda are fixed, so that figures remain comparable when defaults change.
+    """
+    options = {"core": core, "core_kwargs": {"hidden_size": 128}, "net_arch": [64], "activation_fn": nn.Tanh}
     env = make_vec_env(EnvSettings(env_id, kwargs=kwargs), n_envs, seed=0)
     sizes = {**PPO_KWARGS, "batch_size": batch_size}
     policy = policy_class_for(env.observation_space)
-    return MemoryPPO(policy, env, sequence_length=32, policy_kwargs=options, device="cpu", **sizes)
+    return MemoryPPO(policy, env, sequence_length=32, gae_lambda=0.95, policy_kwargs=options, device="cpu", **sizes)
+
+
+def make_default_training(env_id: str) -> MemoryPPO:
+    """Returns a training with the default networks and lambda, and otherwise the sizes of `make_training`."""
+    env = make_vec_env(EnvSettings(env_id), 8, seed=0)
+    return MemoryPPO(policy_class_for(env.observation_space), env, device="cpu", **PPO_KWARGS)
 
 
 def peak_memory() -> float:

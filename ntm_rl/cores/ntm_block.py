@@ -86,6 +86,8 @@ class NtmBlock(MemoryCore):
         shapes = dict(zip(self.ntm.layout.parts._fields, self.ntm.layout.shapes, strict=True))
         self.layout = StateLayout(NtmBlockState, **shapes, recent=(convolution - 1, self.output_size))
         self.embed = nn.Linear(self.input_size, self.output_size)
+        # A bias makes rare observations look like common ones at first, so that the policy does not explore at them.
+        nn.init.zeros_(self.embed.bias)
         self.embed_norm = nn.LayerNorm(self.output_size)
         bound = 1 / math.sqrt(convolution)
         self.kernel = nn.Parameter(torch.empty(convolution, self.output_size).uniform_(-bound, bound))

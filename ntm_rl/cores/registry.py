@@ -12,8 +12,8 @@ _CORES: dict[str, type[MemoryCore]] = {}
 
 _BUILT_IN_MODULES = (
     "ntm_rl.cores.ntm",
-    "ntm_rl.cores.recurrent",
     "ntm_rl.cores.ntm_block",
+    "ntm_rl.cores.recurrent",
     "ntm_rl.cores.dnc",
     "ntm_rl.cores.sam",
     "ntm_rl.cores.mann",

@@ -220,12 +220,12 @@ def test_a_folder_of_another_grid_is_rejected(overrides, message):
     [
         (["--suite", "memory"], "suite = 'memory': unknown suite; valid are popgym-small, popgym, "),
         (["--suite", "tmaze", "--tasks", "length-21"], "task = 'length-21': unknown task; the suite has length-20"),
-        (["--suite", "tmaze", "--cores", "lstn"], "core = 'lstn': unknown core; valid are ntm, lstm, gru"),
+        (["--suite", "tmaze", "--cores", "lstn"], "core = 'lstn': unknown core; valid are ntm, ntm_block, lstm, gru"),
         (
             ["--suite", "tmaze", "--timesteps", "4000"],
             "timesteps = 4000: must be at least one rollout of task length-20",
         ),
-        (["--suite", "tmaze", "--seeds", "0"], "seeds = 0, cores = 'ntm,lstm,gru': must be at least one of each"),
+        (["--suite", "tmaze", "--seeds", "0"], "seeds = 0, cores = 'ntm_block,lstm,gru': must be at least one of each"),
         (["--suite", "tmaze", "--jobs", "0", "--tasks", "length-20"], "jobs = 0: must be at least 1"),
         (["--suite", "tmaze", "--set", "ppo.gama=1"], "Did you mean ppo.gamma?"),
         (["--suite", "tmaze", "--report-only"], "contains no finished training of the suite 'tmaze'"),

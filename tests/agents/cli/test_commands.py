@@ -73,9 +73,8 @@ def test_an_unfinished_run_is_evaluated_from_its_checkpoint(capsys):
 
 def test_lists_show_and_copy(capsys):
     cores = run(capsys, "list", "cores")[1].split()
-    assert cores[:3] == ["ntm", "lstm", "gru"] and {"dnc", "sam", "mann", "gated_delta", "gtrxl", "frame_stack"} <= {
-        *cores
-    }
+    assert cores[:4] == ["ntm", "ntm_block", "lstm", "gru"]
+    assert {"dnc", "sam", "mann", "gated_delta", "gtrxl", "frame_stack"} <= {*cores}
     assert CONFIG in json.loads(run(capsys, "list", "configs", "--json")[1])
     envs = run(capsys, "list", "envs")[1].split()
     assert {"CartPole-v1", "popgym-RepeatPreviousEasy-v0", "MiniGrid-MemoryS7-v0", "ntm_rl/CartPoleNoVelocity-v0"} <= {

@@ -191,7 +191,7 @@ gym.register("Minimap-v0", entry_point=Minimap)
 def test_a_small_image_in_a_dict_is_trained_resumed_and_evaluated_on_scaled_actions(tmp_path, capsys, extractor):
     file = tmp_path / "my.yaml"
     file.write_text("env: {id: Minimap-v0, rescale_action: true, normalize_observation: true}\n")
-    small = ["n_envs=2", "total_timesteps=64", "ppo.n_steps=32", "ppo.batch_size=32", "core=lstm"]
+    small = ["n_envs=2", "total_timesteps=64", "ppo.n_steps=32", "ppo.n_epochs=1", "core=lstm"]
     assert main(["train", str(file), *small, f"policy.extractor={extractor}", f"run_dir={tmp_path}", "--json"]) == 0
     run = json.loads(capsys.readouterr().out)["run"]
     assert main(["resume", run, "total_timesteps=128"]) == 0

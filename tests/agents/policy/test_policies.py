@@ -172,7 +172,8 @@ def test_value_loss_reaches_the_actors_core_only_when_shared(critic, trains_core
 
 
 def test_no_state_means_the_learned_initial_state():
-    policy = make_policy(core_kwargs={**SMALL["core_kwargs"], "learned_start": True, "memory_init": "learned"})
+    options = {**SMALL["core_kwargs"], "learned_start": True, "memory_init": "learned"}
+    policy = make_policy(core="ntm", core_kwargs=options)
     obs = np.ones(4, dtype=np.float32)
     _, state = policy.predict(obs)
     garbage = tuple(np.full_like(part, 0.7) for part in state)
@@ -228,7 +229,7 @@ def test_dict_policy_keeps_feature_extractors_apart_when_asked():
     ("kwargs", "message"),
     [
         (dict(core="ntn"), r"core = 'ntn': unknown core; valid are .*Did you mean ntm\?"),
-        (dict(core_kwargs=dict(slotz=4)), r"slotz: core 'ntm' has no such option.*Did you mean slots\?"),
+        (dict(core_kwargs=dict(slotz=4)), r"slotz: core 'ntm_block' has no such option.*Did you mean slots\?"),
         (dict(core_kwargs=dict(slots=0)), "slots = 0: must be an integer of at least 3"),
         (dict(critic="shard"), r"critic = 'shard': must be one of .*Did you mean shared\?"),
         (dict(share_features_extractor=False), "share_features_extractor = False.*critic = 'separate'"),

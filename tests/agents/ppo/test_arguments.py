@@ -116,7 +116,10 @@ def test_an_id_is_taken_by_set_env_and_load_too(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(slots=64), r"slots: is an option of the core 'ntm': policy_kwargs=dict\(core_kwargs=dict\(slots=64\)\)"),
+        (
+            dict(slots=64),
+            r"slots: is an option of the core 'ntm_block': policy_kwargs=dict\(core_kwargs=dict\(slots=64\)\)",
+        ),
         (dict(activation=torch.nn.ReLU), "activation: MlpNtmPolicy has no such option.*Did you mean activation_fn"),
         (dict(core_kwargs=[1]), "core_kwargs = .*must be a dict"),
         (dict(optimizer_kwargs=dict(foo=1)), "optimizer_kwargs.foo: not valid for Adam; valid are betas"),

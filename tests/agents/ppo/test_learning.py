@@ -79,7 +79,14 @@ def test_unmodified_recurrent_ppo_solves_cartpole_without_velocities_in_50_000_s
         gamma=0.98,
         gae_lambda=0.95,
         learning_rate=LinearSchedule(1e-3, 0.0, 1.0),
-        policy_kwargs=dict(critic="separate", core_kwargs=dict(slots=16, width=8, hidden_size=64)),
+        policy_kwargs=dict(
+            core="ntm",
+            core_kwargs=dict(slots=16, width=8, hidden_size=64),
+            critic="separate",
+            net_arch=[64],
+            activation_fn=torch.nn.Tanh,
+            optimizer_kwargs=dict(eps=1e-5, fused=True),
+        ),
         seed=seed,
     )
     model.learn(50_000)

@@ -42,7 +42,8 @@ def test_callbacks_read_the_locals_and_the_buffer_of_recurrent_ppo(env_id):
     seen = {}
     for algorithm in (RecurrentPPO, MemoryPPO):
         seen[algorithm] = Reader()
-        lstm_model(make_vec_env(env_id, 2, seed=0), algorithm, n_steps=16, batch_size=32).learn(32, seen[algorithm])
+        sizes = dict(n_steps=16, batch_size=32, gae_lambda=0.95)
+        lstm_model(make_vec_env(env_id, 2, seed=0), algorithm, **sizes).learn(32, seen[algorithm])
     theirs, ours = seen[RecurrentPPO], seen[MemoryPPO]
     assert set(theirs.steps[0]) - set(ours.steps[0]) == {"lstm_states"}  # ours is one tensor, `state`
     for key in ("actions", "clipped_actions", "rewards", "dones", "new_obs", "obs_tensor", "values", "log_probs"):
@@ -63,7 +64,8 @@ def test_callbacks_read_the_locals_and_the_buffer_of_recurrent_ppo(env_id):
     )
 
 
-def test_rewards_that_a_callback_changes_are_learned_from_as_in_sb3():
+@pytest.mark.parametrize(("gae_lambda", "of_advantages", "of_returns"), [(0.9, 0.9, 0.9), ("auto", 0.5, 0.95)])
+def test_rewards_that_a_callback_changes_are_learned_from_as_in_sb3(gae_lambda, of_advantages, of_returns):
     class Bonus(BaseCallback):
         def _on_step(self) -> bool:
             return True
@@ -73,14 +75,17 @@ def test_rewards_that_a_callback_changes_are_learned_from_as_in_sb3():
             buffer.rewards += 1.0
             buffer.compute_returns_and_advantage(self.locals["values"], self.locals["dones"])
             self.found = buffer.advantages.copy(), buffer.returns.copy()
-            peer = RolloutBuffer(8, self.model.observation_space, self.model.action_space, "cpu", 0.95, 0.99, 2)
-            peer.rewards, peer.values = buffer.rewards, buffer.values
-            peer.episode_starts = buffer.episode_starts
+            self.expected = self.peer(of_advantages).advantages, self.peer(of_returns).returns
+
+        def peer(self, value: float) -> RolloutBuffer:
+            buffer, model = self.model.rollout_buffer, self.model
+            peer = RolloutBuffer(8, model.observation_space, model.action_space, "cpu", value, 0.99, 2)
+            peer.rewards, peer.values, peer.episode_starts = buffer.rewards, buffer.values, buffer.episode_starts
             peer.compute_returns_and_advantage(self.locals["values"], self.locals["dones"])
-            self.expected = peer.advantages, peer.returns
+            return peer
 
     callback = Bonus()
-    model = lstm_model(make_vec_env(CARTPOLE, 2, seed=0), n_steps=8, batch_size=16)
+    model = lstm_model(make_vec_env(CARTPOLE, 2, seed=0), n_steps=8, batch_size=16, gae_lambda=gae_lambda)
     model.learn(16, callback)
     np.testing.assert_array_equal(model.rollout.rewards, 2)
     for expected, found in zip(callback.expected, callback.found, strict=True):

@@ -35,6 +35,7 @@ CORES = [(name, {"hidden_size": 6}) for name in core_names()] + [
 # For finite differences, whose cost is that of the state.
 SMALL = {
     "ntm": {"slots": 5, "width": 2},
+    "ntm_block": {"slots": 5, "width": 2, "read_heads": 3},
     "dnc": {"slots": 5, "width": 2},
     "sam": {"slots": 5, "width": 2, "slots_read": 5},  # all of them: which slots are read has no gradient
     "mann": {"slots": 5, "width": 2},
