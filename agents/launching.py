@@ -16,12 +16,13 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ntm_rl.agents.parallel.joining import announce_failure, announced_failure
 from ntm_rl.agents.parallel.ranks import RankLostError
-from ntm_rl.agents.runs.signals import HANDLED
+from ntm_rl.agents.runs.signals import HANDLED, SIGNAL_BASE
 from ntm_rl.agents.settings.loading import AnySettings
 from ntm_rl.errors import InputError
 
 RANK_LOST = 6  # exit code of `RankLostError`
 STOPPING_SECONDS = 10  # that the ranks get to end before a restart
+STOPPED_BY = "NTM_RL_STOPPED_BY"  # environment variable with the signal that ended the training
 
 Command = Callable[[Sequence[str]], int]
 
@@ -66,6 +67,8 @@ def launch(settings: AnySettings, command: Command, arguments: Sequence[str]) ->
 
 def run_rank(command: Command, arguments: Sequence[str]) -> int:
     """Runs the command on one rank and returns its exit code; a lost rank makes the launcher restart all."""
+    if STOPPED_BY in os.environ:  # a signal has ended a rank that was still starting, and the launcher has restarted it
+        return SIGNAL_BASE + int(os.environ[STOPPED_BY])
     try:
         code = command(arguments)
     except Exception:
@@ -104,6 +107,7 @@ def _forwarded_signals() -> Iterator[None]:
     """Forwards the signals that end a training to the ranks, which write the last checkpoint."""
 
     def forward(number: int, frame: FrameType | None) -> None:
+        os.environ[STOPPED_BY] = str(int(number))
         for process in multiprocessing.active_children():
             with suppress(ProcessLookupError):
                 os.kill(process.pid or 0, number)
@@ -114,3 +118,4 @@ def _forwarded_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.environ.pop(STOPPED_BY, None)

@@ -45,12 +45,12 @@ def train_command(options: argparse.Namespace) -> int:
     from ntm_rl.agents.training import train
 
     settings = load_settings(options.config, options.overrides)
-    if not is_launched():
+    if settings.processes > 1 and not is_launched():
+        return _launch(settings, options, "train", options.config)
+    if is_first():
         print(to_short_yaml(settings), file=sys.stderr)
         for key in without_effect(settings, options.overrides):
             print(f"note: {key}: has no effect, as core = {settings.core!r}", file=sys.stderr)
-    if settings.processes > 1 and not is_launched():
-        return _launch(settings, options, "train", options.config)
     return print_result(train(settings, options.config), as_json=options.json)
 
 

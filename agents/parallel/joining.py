@@ -26,9 +26,9 @@ def join(answer_seconds: float = ANSWER_SECONDS) -> Ranks:
     Raises:
         RankLostError: the others do not join within that time.
     """
+    if not dist.is_available() or not (dist.is_initialized() or is_launched()):
+        return SINGLE
     if not dist.is_initialized():
-        if not is_launched():
-            return SINGLE
         _connect(timedelta(seconds=answer_seconds))
     return Ranks(dist.get_rank(), dist.get_world_size())
 
