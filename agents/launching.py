@@ -8,9 +8,11 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from tempfile import TemporaryDirectory
 from types import FrameType
 
 import torch
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -40,22 +42,12 @@ def launch(settings: AnySettings, command: Command, arguments: Sequence[str]) ->
         RankLostError: a process was lost more than `settings.max_restarts` times.
     """
     _check(settings)
-    config = LaunchConfig(
-        1,
-        1,
-        settings.processes,
-        run_id=str(os.getpid()),
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=settings.max_restarts,
-        signals_to_handle="SIGQUIT",  # the others end a training; see `_forwarded_signals`
-        shutdown_timeout=STOPPING_SECONDS,
-    )
     for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the ranks report what happens
-    with _forwarded_signals():
+    with TemporaryDirectory(prefix="ntm-rl-") as folder, _forwarded_signals():
         try:
-            codes: dict[int, int] = elastic_launch(config, run_rank)(command, list(arguments))
+            launcher = elastic_launch(_launch_config(settings, folder), run_rank)
+            codes: dict[int, int] = launcher(command, list(arguments))
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             raise RankLostError(
@@ -63,6 +55,21 @@ def launch(settings: AnySettings, command: Command, arguments: Sequence[str]) ->
                 f"{settings.max_restarts} restarts; see its output above; `ntm-rl resume RUN` continues the training"
             ) from None
     return max(codes.values())
+
+
+def _launch_config(settings: AnySettings, log_dir: str) -> LaunchConfig:
+    return LaunchConfig(
+        1,
+        1,
+        settings.processes,
+        logs_specs=DefaultLogsSpecs(log_dir),
+        run_id=str(os.getpid()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=settings.max_restarts,
+        signals_to_handle="SIGQUIT",  # the others end a training; see `_forwarded_signals`
+        shutdown_timeout=STOPPING_SECONDS,
+    )
 
 
 def run_rank(command: Command, arguments: Sequence[str]) -> int:

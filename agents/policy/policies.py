@@ -143,14 +143,13 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
             `[B]`, log probabilities `[B]` and the new states.
         """
         latent_pi, latent_vf, state = self._latents_and_state(obs, state, resets.unsqueeze(0))
-        latent_pi = self.ranks.padded(latent_pi)
         if isinstance(self.action_space, spaces.Discrete):
-            actions, log_prob = categorical.sample(self.action_net(latent_pi), deterministic)
+            actions, log_prob = categorical.sample(self.action_net(latent_pi), deterministic, self.ranks)
         else:
-            distribution = self._get_action_dist_from_latent(latent_pi)
-            actions = distribution.get_actions(deterministic=deterministic)
-            log_prob = distribution.log_prob(actions)
-        return self.ranks.own(actions), self._values(latent_vf), self.ranks.own(log_prob), state
+            distribution = self._get_action_dist_from_latent(self.ranks.padded(latent_pi))
+            every = distribution.get_actions(deterministic=deterministic)
+            actions, log_prob = self.ranks.own(every), self.ranks.own(distribution.log_prob(every))
+        return actions, self._values(latent_vf), log_prob, state
 
     def evaluate_sequences(
         self, obs: PyTorchObs, actions: Tensor, state: Tensor, resets: Tensor

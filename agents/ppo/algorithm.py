@@ -164,7 +164,6 @@ class MemoryPPO(RecurrentPPO):
 
     def _setup_model(self) -> None:
         is_chosen = self.batch_size == "auto"  # type: ignore[comparison-overlap]
-        self.ranks = join()
         check_hyperparameters(self)
         check_policy_class(self.policy_class, MlpNtmPolicy)
         self._setup_lr_schedule()
