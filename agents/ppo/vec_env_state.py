@@ -119,7 +119,7 @@ def restore_vec_env(model: OnPolicyAlgorithm, state: Mapping[str, Any], steps: i
     inner = env.venv if isinstance(env, VecNormalize) else env
     saved = state.get("ranks", {"0": state})
     state = saved.get(str(ranks.rank), {})
-    if "generators" in state:
+    if len(saved) == ranks.size > 1:
         check_host_states(state["generators"])
     n_envs = state.get("n_envs", env.num_envs)
     is_complete = "sub_environments" in state and len(saved) == ranks.size and n_envs == env.num_envs
