@@ -136,6 +136,7 @@ CASES = {
     "fixed lambda": (Cue, {"gae_lambda": 0.9}, {}),
     "continuous": (Steer, {"clip_range_vf": 0.2, "ent_coef": 0.01}, {}),
     "state-dependent exploration": (Steer, {"use_sde": True, "sde_sample_freq": 4}, {}),
+    "fewer sequences than ranks": (Cue, {"batch_size": 8, "n_epochs": 1}, {}),
     "sequences of two lengths": (Cue, {"sequence_length": 7, "recompute_states": True}, {}),
 }
 
@@ -160,6 +161,12 @@ def test_two_ranks_learn_the_weights_of_one_process(case, monkeypatch):
     for row, expected in zip(first[1], log, strict=True):
         for name in set(expected) - {"time/fps", "time/time_elapsed"}:
             assert row[name] == pytest.approx(expected[name], rel=1e-6, abs=1e-9), name
+
+
+def test_four_ranks_learn_the_weights_of_one_process():
+    weights, *_ = trained(2, 8, *CASES["normalised"])
+    for each, *_ in run_ranks(trained, 4, 2, 8, *CASES["normalised"], 4):
+        np.testing.assert_allclose(each, weights, rtol=0, atol=1e-10)
 
 
 def new(n_envs):
