@@ -31,6 +31,8 @@ def run_ranks(function: Callable[..., Any], size: int, *arguments: Any) -> list[
         try:
             results = [pipe.recv() if pipe.poll(SECONDS) else (None, "no result in time") for pipe in pipes]
         except EOFError:
+            for process in processes:
+                process.join(SECONDS)  # a process closes its pipe before it has an exit code
             results = [(None, f"exit codes {[process.exitcode for process in processes]}")]
         finally:
             for process in processes:
