@@ -66,8 +66,8 @@ class CreditHorizon(nn.Module):
         features, scores = (torch.cat(each).unflatten(0, (rollout.n_steps, -1)) for each in zip(*scored, strict=True))
         errors = rollout.errors(last_values, gamma)
         ends = torch.from_numpy(rollout.ends).to(rollout.device)
-        values = torch.from_numpy(errors).to(rollout.device)
-        value = self.update(features, scores, values, ends, gamma, rollout.ranks)
+        on_device = torch.from_numpy(errors).to(rollout.device)
+        value = self.update(features, scores, on_device, ends, gamma, rollout.ranks)
         rollout.advantages.copy_(rollout.decayed_sums(errors, gamma * value))
 
     @torch.no_grad()

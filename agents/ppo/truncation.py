@@ -1,4 +1,4 @@
-"""The value of what a truncated episode would still have brought."""
+"""Bootstrapping from the terminal observations of truncated episodes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
