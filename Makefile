@@ -38,7 +38,7 @@ format: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[popgym,minigrid,plot,stats,video,docs,dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[popgym,minigrid,plot,stats,sweep,cluster,postgres,hub,onnx,video,docs,dev]"
 	@: > $@
 
 clean:
