@@ -14,6 +14,7 @@ from ntm_rl.agents.policy.policies import CnnNtmPolicy, MlpNtmPolicy, MultiInput
 from ntm_rl.agents.ppo.algorithm import MemoryPPO
 
 if TYPE_CHECKING:
+    from ntm_rl.agents.export.files import export_agent
     from ntm_rl.agents.runs.loading import RunAgent, load_run_agent
 
 __all__ = [
@@ -23,13 +24,22 @@ __all__ = [
     "MlpNtmPolicy",
     "MultiInputNtmPolicy",
     "RunAgent",
+    "export_agent",
     "load_agent",
     "load_run_agent",
     "save_agent",
 ]
 
 
+# These import W&B and pydantic, or torch.export, which the policies do not need.
+_LAZY = {
+    "RunAgent": "ntm_rl.agents.runs.loading",
+    "export_agent": "ntm_rl.agents.export.files",
+    "load_run_agent": "ntm_rl.agents.runs.loading",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("RunAgent", "load_run_agent"):  # imports W&B and pydantic, which the policies do not need
-        return getattr(import_module("ntm_rl.agents.runs.loading"), name)
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'ntm_rl.agents' has no attribute {name!r}")

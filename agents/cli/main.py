@@ -9,6 +9,7 @@ from ntm_rl.agents.cli import (
     convert_zip,
     copy_config,
     evaluate,
+    export_agent,
     inspect_run,
     list_names,
     record,
@@ -21,7 +22,10 @@ from ntm_rl.agents.cli.terminal import OutputClosedError, discard_output, usable
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
 from ntm_rl.errors import InputError
 
-COMMANDS = (train, evaluate, record, inspect_run, list_names, show_config, copy_config, convert_zip, benchmark)
+COMMANDS = (
+    *(train, evaluate, record, inspect_run, export_agent),
+    *(list_names, show_config, copy_config, convert_zip, benchmark),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
