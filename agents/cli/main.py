@@ -12,6 +12,8 @@ from ntm_rl.agents.cli import (
     export_agent,
     inspect_run,
     list_names,
+    pull,
+    push,
     record,
     show_config,
     train,
@@ -23,7 +25,7 @@ from ntm_rl.agents.runs.signals import SIGNAL_BASE
 from ntm_rl.errors import InputError
 
 COMMANDS = (
-    *(train, evaluate, record, inspect_run, export_agent),
+    *(train, evaluate, record, inspect_run, export_agent, push, pull),
     *(list_names, show_config, copy_config, convert_zip, benchmark),
 )
 
