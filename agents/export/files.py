@@ -39,6 +39,8 @@ def export_agent(
     path = Path(path)
     text = path.with_name(f"{path.name}.md")
     _check_path(path, text)
+    if channels_last and not isinstance(agent, LoadedAgent):
+        raise InputError("channels_last = True: a supervised network reads no images; leave it out")
     step = AgentStep(agent, channels_last) if isinstance(agent, LoadedAgent) else NetworkStep(agent)
     metadata = metadata_of(step, path.name, facts)
     content = _content(step, path.suffix, metadata)

@@ -14,6 +14,7 @@ from ntm_rl.agents.policy.files import LoadedAgent
 from ntm_rl.agents.policy.normalization import SINGLE
 from ntm_rl.envs.wrappers.images import is_image
 from ntm_rl.envs.wrappers.previous_step import PreviousStepEncoding
+from ntm_rl.errors import InputError
 
 ACTION, REWARD = "previous_action", "previous_reward"
 BEFORE_FIRST = "of the last step; ignored where reset is true"
@@ -28,6 +29,9 @@ class Observations(nn.Module):
 
     Attributes:
         ports: The inputs: one, or one for each key of a Dict space.
+
+    Raises:
+        InputError: `channels_last` without an image.
     """
 
     def __init__(self, agent: LoadedAgent, channels_last: bool):
@@ -35,6 +39,8 @@ class Observations(nn.Module):
         space = agent.policy.observation_space
         self._is_dict = isinstance(space, spaces.Dict)
         parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {SINGLE: space}
+        if channels_last and not any(map(is_image, parts.values())):
+            raise InputError("channels_last = True: the agent observes no image; leave it out")
         previous = _previous_step(parts, agent.policy.action_space) if self._is_dict else ()
         self.ports: list[Port] = []
         self._keys, self._readers, self._normalizers = list(parts), nn.ModuleList(), nn.ModuleList()

@@ -176,9 +176,11 @@ def _sort_stable(values: Any, stable: Any = None, dim: int = -1, descending: boo
 
 
 def _reason(error: BaseException) -> str:
-    """Returns the first line of the innermost cause, without terminal colours."""
+    """Returns the first line of the innermost cause, without terminal colours, or what to do."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if "Constraints violated" in str(error):
+        return "its step fixes the batch size; use tensor.shape[0] in place of len(tensor)"
     lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 

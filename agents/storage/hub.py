@@ -112,6 +112,8 @@ def hub_errors(repository: Repository) -> Iterator[None]:
 
     try:
         yield
+    except InputError:  # ours
+        raise
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{repository}: the repository has no such branch, tag or commit") from error
     except errors.RepositoryNotFoundError as error:  # also without access to a private or gated one
@@ -123,7 +125,7 @@ def hub_errors(repository: Repository) -> Iterator[None]:
         if status in (401, 403):
             raise HubError(f"{repository}: access denied; {LOG_IN}, with a token that may write there") from error
         raise HubError(f"{repository}: the Hub answers with status {status}; try again later") from error
-    except (OSError, RuntimeError, ValueError, errors.HTTPError) as error:  # type: ignore[attr-defined]
+    except Exception as error:  # the client and its HTTP library raise many types
         reason = type(error.__cause__ or error).__name__  # uploads raise a RuntimeError from the cause
         raise HubError(f"{repository}: {constants.ENDPOINT} cannot be reached or fails ({reason})") from error
 
