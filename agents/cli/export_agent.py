@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     parser.add_argument("file", type=path, metavar="FILE", help="output file, .onnx or .pt2; must not exist")
     parser.add_argument("--best", action="store_true", help="use the best agent of the training instead of the last")
     parser.add_argument("--channels-last", action="store_true", help="take images as [H, W, C] instead of [C, H, W]")
-    parser.add_argument("--time", action="store_true", help="measure the time of a step, also in PyTorch")
+    parser.add_argument("--time", action="store_true", help="measure the CPU time of a step, also in PyTorch")
 
 
 def export_command(options: argparse.Namespace) -> int:
@@ -48,7 +48,7 @@ def export_command(options: argparse.Namespace) -> int:
     for name, rows in ports.items():
         print_lines(f"{name}: {', '.join(row['name'] for row in rows)}")
     for name, microseconds in times.items():
-        print_lines(f"{name}: {microseconds:,.0f} µs per step")
+        print_lines(f"{name}: {microseconds:,.0f} µs of CPU time per step")
     return 0
 
 

@@ -15,7 +15,7 @@ BLOCKS, STEPS = 7, 100  # the median over blocks of steps, in which the implemen
 
 
 def time_steps(step: StepModule, path: Path) -> dict[str, float]:
-    """Returns the microseconds of a step of one environment on one thread, by the name of the implementation."""
+    """Returns the microseconds of CPU time of one environment's step on one thread, by implementation."""
     inputs = list(random_inputs(step, 1, np.random.default_rng(0)).values())
     tensors = list(map(torch.from_numpy, inputs))
     runs: dict[str, Callable[[], object]] = {"PyTorch": lambda: step(*tensors)}
@@ -37,7 +37,7 @@ def time_steps(step: StepModule, path: Path) -> dict[str, float]:
 
 
 def _time(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()  # as other programs may keep the machine busy
     for _ in range(STEPS):
         run()
-    return 1e6 * (time.perf_counter() - start) / STEPS
+    return 1e6 * (time.process_time() - start) / STEPS

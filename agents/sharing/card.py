@@ -9,6 +9,12 @@ from ntm_rl.agents.runs.loading import RunAgent
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.storage.hub import Repository
 
+SHOWN = {"replay.mp4": "is a film of an episode", "memory.html": "plays an episode beside the memory"}
+TRUST = (
+    " The module of the environment or core is not among them: install it, or put it into the current folder, and add "
+    "`--trust` to the commands."
+)
+
 
 def results_of(settings: PpoTrainingSettings, result: Evaluation, seed: int) -> dict[str, Any]:
     """Returns the results of an evaluation as JSON values."""
@@ -50,15 +56,15 @@ def model_card(
         **{name: _plain(number) for name, number in agent.card["versions"].items()},
     }
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())])
-    film = "\n![An episode](replay.mp4)\n" if "replay.mp4" in files else ""
-    page = "\n[`memory.html`](memory.html) plays an episode beside the memory.\n" if "memory.html" in files else ""
+    shown = "".join(f"\n[`{name}`]({name}) {text}.\n" for name, text in SHOWN.items() if name in files)
+    trust = TRUST if settings.user_modules else ""
     return f"""---
 {front}---
 
 # {_plain(settings.core_name)} on {_plain(settings.env.id)}
 
 An agent with memory, trained by ntm-rl.
-{film}{page}
+{shown}
 {table}
 
 ## Use
@@ -76,7 +82,7 @@ agent = load_agent("hf://{repository.name}")
 action, state = agent.predict(observation, state, episode_start, deterministic=True)
 ```
 
-The files load without pickle and without code from the repository.
+The files load without pickle and without code from the repository.{trust}
 
 ## Train
 

@@ -116,7 +116,7 @@ def test_command_writes_both_kinds_with_times(run, tmp_path, capsys, monkeypatch
     exec(json.loads(files["metadata.json"])["usage"], found)
     assert found["action"].shape == (1,)
     lines = done(capsys, "export", run.path, tmp_path / "a.onnx", "--time").splitlines()
-    assert len(lines) == 5 and all("µs per step" in line for line in lines[3:])
+    assert len(lines) == 5 and all("µs of CPU time per step" in line for line in lines[3:])
 
 
 def test_supervised_networks_are_exported(tmp_path, capsys):
