@@ -9,7 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 STATE, RESET, NEXT_STATE = "state", "reset", "next_state"
-MAX_SAMPLE = 1e4  # largest size of a number in a sample, which float16 can hold
+MAX_SAMPLE = 10.0  # largest size of a float in a sample, as of observations after normalisation
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Port:
         shape: Without the batch dimension.
         dtype: NumPy dtype.
         text: What it is, as a phrase.
-        space: Space of an input's elements; None for the state and for outputs.
+        space: Space of its elements; None for the state, resets, and outputs but the action.
     """
 
     name: str

@@ -155,7 +155,7 @@ def _check(step: StepModule, run: Runner) -> None:
             with torch.no_grad():
                 expected = [each.numpy() for each in step(*map(torch.from_numpy, values))]
             for port, found, right in zip(step.outputs, run(values), expected, strict=True):
-                # One step may choose another of two equally likely actions, or of two equal slots.
+                # Not integers and states: rounding may swap two equally likely actions or two equal slots.
                 if port.dtype == "float32" and port.name != NEXT_STATE and not _is_close(found, right):
                     raise InputError(
                         f"core = {step.core!r}: the exported {port.name} differs from the original's by "

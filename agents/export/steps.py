@@ -1,6 +1,7 @@
 """Modules that run one step of an agent or network with an explicit memory state."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -48,7 +49,8 @@ class AgentStep(StepModule):
         for module in self.policy.modules():
             if isinstance(module, ImageExtractor):
                 module.precision = "fp32"
-        self.observations, self.actions = Observations(agent, channels_last), actions_of(self.policy)
+        self.observations = Observations(replace(agent, policy=self.policy), channels_last)
+        self.actions = actions_of(self.policy)
         self.core, self.state_size = self.policy.core_name, self.policy.state_size
         self.inputs = [*self.observations.ports, *of_state(self.state_size)]
         self.outputs = [
