@@ -52,7 +52,8 @@ def push(
         The URL of the commit and the results of the evaluation.
 
     Raises:
-        InputError: no agent, no episode that ends, or a path of this machine in the config.
+        InputError: no agent, a newer one after the evaluation, no episode that ends, or a path of this machine in the
+            config.
         HubError: no connection, no token, no access, or a repository of something else.
     """
     hub = require_hub()
@@ -62,12 +63,14 @@ def push(
     config = published_config(settings)
     _require_access(hub, repository)
     result = evaluate(run, episodes, seed=seed, best=best, show_progress=True)
+    agent = load_run_agent(run, best=best)
+    if agent.origin != result.origin:
+        raise InputError(f"{run.path}: the training wrote a newer agent during the evaluation; push after its end")
     if not result.ended:
         raise InputError(f"{run.path}: no episode ended in the evaluation, so there is no mean reward to publish")
     results = results_of(settings, result, seed)
     with TemporaryDirectory(prefix="ntm-rl-push-") as name:
         folder = Path(name)
-        agent = load_run_agent(run, best=best)
         write_agent(agent, folder / "agent")
         (folder / "config.yaml").write_text(config)
         (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")

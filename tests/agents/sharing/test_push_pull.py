@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from huggingface_hub import constants
 from command_line import as_json, done, refused, run
 from fake_hub import TOKEN, Hub, serve
 from ntm_rl.agents import load_agent, load_run_agent
+from ntm_rl.agents.inspection.evaluation import evaluate
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.sharing import push as pushing
 from ntm_rl.agents.storage import hub as hub_files
@@ -202,6 +204,16 @@ def test_a_path_of_this_machine_in_the_config_is_not_published(hub, trained, tmp
     copy.config_file.write_text(text)
     line = refused(capsys, "push", copy.path, REPOSITORY, *EPISODES)
     assert "env.kwargs.rom" in line and not hub.repositories
+
+
+def test_an_agent_other_than_the_evaluated_one_is_not_pushed(hub, trained, capsys, monkeypatch):
+    def evaluate_an_older(*arguments, **options):
+        result = evaluate(*arguments, **options)
+        return replace(result, origin=replace(result.origin, step=32))
+
+    monkeypatch.setattr(pushing, "evaluate", evaluate_an_older)
+    code, _, error = run(capsys, "push", trained.path, REPOSITORY, *EPISODES)
+    assert code == 2 and "a newer agent" in error.splitlines()[-1] and not hub.repositories
 
 
 def test_the_guides_commands_and_code_run(hub, trained, tmp_path, capsys, monkeypatch):
