@@ -163,6 +163,13 @@ def test_two_ranks_learn_the_weights_of_one_process(case, monkeypatch):
             assert row[name] == pytest.approx(expected[name], rel=1e-6, abs=1e-9), name
 
 
+@pytest.mark.parametrize("case", ["lstm", "ntm"])
+def test_two_ranks_of_sixteen_environments_learn_the_weights_of_one_process(case):
+    weights, *_ = trained(3, 32, *CASES[case], batch_size=256)
+    for each, *_ in run_ranks(trained, 2, 3, 32, *CASES[case], 2, 256):
+        np.testing.assert_allclose(each, weights, rtol=0, atol=1e-10)
+
+
 def test_four_ranks_learn_the_weights_of_one_process():
     weights, *_ = trained(2, 8, *CASES["normalised"])
     for each, *_ in run_ranks(trained, 4, 2, 8, *CASES["normalised"], 4):
