@@ -10,6 +10,7 @@ from ntm_rl.agents import defaults
 from ntm_rl.agents.benchmark.suites import SUITES
 from ntm_rl.agents.cli.arguments import count, names, path, seed
 from ntm_rl.agents.cli.parser import add_command
+from ntm_rl.agents.cli.scaling import add_scaling
 from ntm_rl.agents.cli.terminal import print_json, print_lines
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
 
@@ -55,6 +56,7 @@ def add(commands: Any) -> None:
     )
     cores.add_argument("--only", metavar="CORE", help="measure a single core")
     add_command(benchmarks, "sparse", sparse_command, "compare SAM with the NTM as slots grow", SPARSE_EXAMPLES)
+    add_scaling(benchmarks)
     summary = "list the tasks of a suite with their budgets, returns of random play and optima"
     tasks = add_command(benchmarks, "tasks", tasks_command, summary, TASKS_EXAMPLES)
     tasks.add_argument("--suite", required=True, metavar="NAME", help=f"one of {', '.join(SUITES)}")
