@@ -1,7 +1,7 @@
 """Predicts the speed of a data-parallel training from measured costs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -40,6 +40,7 @@ class Sizes:
         minibatches: Minibatches of a pass.
         sequences: Sequences of a minibatch.
         gradient_bytes: Bytes of the gradient, which every minibatch exchanges.
+        small_exchanges: Exchanges of a few numbers in a rollout and its updates.
     """
 
     n_envs: float
@@ -48,6 +49,7 @@ class Sizes:
     minibatches: int
     sequences: float
     gradient_bytes: int
+    small_exchanges: int
 
     @property
     def steps(self) -> float:
@@ -56,14 +58,7 @@ class Sizes:
 
     def times(self, factor: float) -> "Sizes":
         """Returns the sizes with `factor` times the environments in equally many minibatches."""
-        return Sizes(
-            self.n_envs * factor,
-            self.n_steps,
-            self.n_epochs,
-            self.minibatches,
-            self.sequences * factor,
-            self.gradient_bytes,
-        )
+        return replace(self, n_envs=self.n_envs * factor, sequences=self.sequences * factor)
 
 
 @dataclass(frozen=True)
@@ -106,7 +101,7 @@ class Prediction:
         ranks: Number of ranks.
         rollout: Seconds of the environments and the policy.
         update: Seconds of the updates' computation.
-        exchange: Seconds of the gradients' exchange.
+        exchange: Seconds of all exchanges.
         steps_per_second: Environment steps of all ranks per second.
     """
 
@@ -123,4 +118,5 @@ def predict(sizes: Sizes, costs: Costs, ranks: int) -> Prediction:
     rollout = sizes.n_steps * costs.rollout_step.at(sizes.n_envs / ranks)
     update = updates * costs.update.at(sizes.sequences / ranks)
     exchange = updates * costs.all_reduce(sizes.gradient_bytes, ranks)
+    exchange += sizes.small_exchanges * costs.all_reduce(0, ranks)
     return Prediction(ranks, rollout, update, exchange, sizes.steps / (rollout + update + exchange))

@@ -27,6 +27,7 @@ from ntm_rl.errors import InputError
 ROLLOUTS = 5  # measured, after one for warm-up
 EXCHANGES = 30
 PARTS = (1, 2, 4)
+ROLLOUT_EXCHANGES = 11  # episodes, advantages, agreements and metrics of a rollout
 MORE_RANKS = (8, 64, 512)
 
 
@@ -167,18 +168,22 @@ def _measure_work(data: dict[str, Any], name: str) -> Work:
         n_envs, batch_size = settings.n_envs // part, settings.ppo.batch_size // part
         ppo = settings.ppo.model_copy(update={"batch_size": batch_size})
         model = make_model(settings.model_copy(update={"ppo": ppo}), _make_env(settings, n_envs))
-        work.append((_sizes(model, batch_size), _measure(model)))
+        work.append((_sizes(model, batch_size, settings.policy.critic), _measure(model)))
     return work
 
 
-def _sizes(model: MemoryPPO, batch_size: int) -> Sizes:
+def _sizes(model: MemoryPPO, batch_size: int, critic: str) -> Sizes:
+    minibatches = max(1, model.n_envs * model.n_steps // batch_size)
+    # Of an epoch: sequences that another rank learns from, and gradient norms of actor and critic in a shared core.
+    of_epoch = 1 + (minibatches if critic == "shared" else 0)
     return Sizes(
         model.n_envs,
         model.n_steps,
         model.n_epochs,
-        max(1, model.n_envs * model.n_steps // batch_size),
+        minibatches,
         batch_size / model.rollout.sequence_length,
         sum(each.numel() * each.element_size() for each in model.policy.parameters()),
+        ROLLOUT_EXCHANGES + model.n_epochs * of_epoch,
     )
 
 

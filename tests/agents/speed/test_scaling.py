@@ -10,7 +10,7 @@ from command_line import run
 from ntm_rl.agents.speed.cost_model import Costs, Line, Sizes, predict
 from small_trainings import TINY_LSTM
 
-SIZES = Sizes(n_envs=8, n_steps=10, n_epochs=2, minibatches=4, sequences=2, gradient_bytes=1000)
+SIZES = Sizes(n_envs=8, n_steps=10, n_epochs=2, minibatches=4, sequences=2, gradient_bytes=1000, small_exchanges=3)
 COSTS = Costs(rollout_step=Line(0.1, 0.01), update=Line(0.2, 0.3), latency=0.05, seconds_per_byte=1e-4)
 
 
@@ -24,9 +24,10 @@ def test_a_line_is_fitted_with_coefficients_that_are_not_negative():
 def test_the_seconds_of_a_rollout_are_those_of_a_calculation_by_hand():
     alone, two = predict(SIZES, COSTS, 1), predict(SIZES, COSTS, 2)
     assert (alone.rollout, alone.update, alone.exchange) == pytest.approx((10 * 0.18, 8 * 0.8, 0))
-    # Two messages of 500 bytes for each of 8 minibatches.
-    assert (two.rollout, two.update, two.exchange) == pytest.approx((10 * 0.14, 8 * 0.5, 8 * 2 * (0.05 + 0.05)))
-    assert two.steps_per_second == pytest.approx(80 / (1.4 + 4 + 1.6))
+    # Two messages of 500 bytes for each of 8 minibatches, and two for each of 3 small exchanges.
+    exchange = 8 * 2 * (0.05 + 0.05) + 3 * 2 * 0.05
+    assert (two.rollout, two.update, two.exchange) == pytest.approx((10 * 0.14, 8 * 0.5, exchange))
+    assert two.steps_per_second == pytest.approx(80 / (1.4 + 4 + exchange))
 
 
 def test_a_grown_training_costs_each_rank_as_much_as_before():
