@@ -4,10 +4,12 @@ import signal
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ntm_rl.agents.parallel.launched import is_launched
-from ntm_rl.agents.parallel.ranks import Ranks
+
+if TYPE_CHECKING:
+    from ntm_rl.agents.parallel.ranks import Ranks
 
 REPEAT_SECONDS = 2.0  # a terminal and the launcher both send a signal to every rank
 SIGNAL_BASE = 128  # as in a shell: the exit code of a process ended by signal n is 128 + n
@@ -51,7 +53,7 @@ class SignalListener:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def agree(self, ranks: Ranks) -> bool:
+    def agree(self, ranks: "Ranks") -> bool:
         """Whether any rank has received a signal, which then counts as received on all; all ranks must call it."""
         number = ranks.largest(self.received or 0)
         self.received = signal.Signals(number) if number else None
