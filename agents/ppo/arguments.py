@@ -120,6 +120,15 @@ def check_learning(total_timesteps: Any, env: VecEnv | None) -> None:
         raise InputError(f"total_timesteps = {total_timesteps!r}: must be a number of at least 0")
 
 
+def check_rollout_steps(n_steps: int, expected: int) -> None:
+    """Raises an `InputError` if the steps of a rollout have changed since the model was made."""
+    if n_steps != expected:
+        raise InputError(
+            f"n_steps = {n_steps}: must be {expected}, as when the model was made; to change it use "
+            "MemoryPPO.load(path, env=env, n_steps=...)"
+        )
+
+
 def check_device(device: Any) -> None:
     """Checks the name of a device, and warns if SB3 falls back to the CPU because CUDA is not available.
 
