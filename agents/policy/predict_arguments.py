@@ -60,7 +60,11 @@ def action_masks_of(given: Any, batch: int, space: spaces.Space[Any], device: to
     if given is None:
         return None
     mask_format = MaskFormat(space)
-    rows = list(given.cpu().numpy() if isinstance(given, Tensor) else given)
+    array = given.cpu().numpy() if isinstance(given, Tensor) else given
+    if not isinstance(array, (np.ndarray, list, tuple)):
+        kind = type(array).__name__
+        raise InputError(f"action_masks of type {kind}: must be an array {[batch, mask_format.size]} of bools")
+    rows = list(array)
     if all(np.ndim(row) == 0 for row in rows):
         rows = [rows]  # of one observation
     if len(rows) != batch:

@@ -93,6 +93,8 @@ def check_hyperparameters(model: Any) -> None:
             raise InputError(f"{key} = {value!r}: must be {valid}{_HINTS.get(key, '')}{_zoo_schedule(value)}")
         if isinstance(value, Real) and not isinstance(value, int):
             setattr(model, key, float(value))
+    if model.action_masks not in (True, False, "auto"):
+        raise InputError(f"action_masks = {model.action_masks!r}: must be True, False or 'auto'")
     _replace_auto_sizes(model)
 
 

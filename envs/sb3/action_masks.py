@@ -78,7 +78,10 @@ class ActionMaskReader:
             return
         self.source = "method" if has_method(self.env) else "info" if in_infos else None
         if self.source is not None:
-            self._format = MaskFormat(self.env.action_space)
+            try:
+                self._format = MaskFormat(self.env.action_space)
+            except InputError as error:
+                raise InputError(f"{error}; action_masks=False ignores them") from error
         elif self._use is True:
             raise InputError(
                 "action_masks = True: the environment has no masks; it needs a method action_masks(), or "
