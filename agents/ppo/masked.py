@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
 
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.envs.factory import UseMasks
@@ -24,7 +25,7 @@ class MaskedRecurrentPPO(RecurrentPPO):
     action_masks: UseMasks
     _mask_reader: ActionMaskReader
     _masks: Masks | None = None  # of the next step, `[E, n]`
-    _has_warned = False
+    _warned: frozenset[str] = frozenset()
 
     def predict(
         self,
@@ -34,24 +35,35 @@ class MaskedRecurrentPPO(RecurrentPPO):
         deterministic: bool = False,
         action_masks: Any = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """See `MlpNtmPolicy.predict`."""
+        """See `MlpNtmPolicy.predict`; warns once if masks are missing though the training uses them."""
+        if action_masks is None and self._masks is not None:
+            self._warn_once("predict without action_masks may return actions that the environment excludes")
         return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
 
-    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
-        before = self._last_obs
-        result = super()._setup_learn(*args, **kwargs)
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, BaseCallback]:
+        is_reset = reset_num_timesteps or self._last_obs is None
+        result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         assert self.env is not None
         self._mask_reader = ActionMaskReader(self.env, self.action_masks)
-        is_reset = self._last_obs is not before
         self._masks = self._mask_reader.reset() if is_reset else self._mask_reader.resume(self._masks)
-        if self.action_masks == "auto" and self._masks is not None and not self._has_warned:
-            self._has_warned = True
-            warnings.warn(
-                "the environment's action masks are used; say so with action_masks=True, or ignore them with "
-                "action_masks=False",
-                stacklevel=4,  # the line that calls `learn`
+        if self.action_masks == "auto" and self._masks is not None:
+            self._warn_once(
+                "the environment's action masks are used; action_masks=True requires them without this warning, and "
+                "action_masks=False ignores them"
             )
         return result
 
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned |= {message}
+            warnings.warn(message, stacklevel=3)
+
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_mask_reader", "_masks", "_has_warned"]
+        return [*super()._excluded_save_params(), "_mask_reader", "_masks", "_warned"]

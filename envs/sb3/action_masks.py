@@ -7,7 +7,7 @@ from typing import Any, Literal
 from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.envs.factory import UseMasks
-from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe, is_in_user_code
+from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe
 from ntm_rl.envs.wrappers.action_masks import MaskFormat, Masks
 from ntm_rl.errors import InputError
 
@@ -104,7 +104,7 @@ class ActionMaskReader:
         try:
             return self.env.env_method(METHOD)
         except FOREIGN as error:
-            if isinstance(error, InputError) or not is_in_user_code(error):
+            if isinstance(error, InputError):
                 raise
             raise ForeignError(f"step {self._steps}: {METHOD} raised an error: {describe(error)}") from error
 

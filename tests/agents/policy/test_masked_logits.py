@@ -153,7 +153,17 @@ def test_a_forced_bit_has_probability_1_whatever_its_logit():
     torch.testing.assert_close(torch.sigmoid(masked), torch.tensor([[0, 1, torch.sigmoid(torch.tensor(0.3))]]))
 
 
-def test_no_allowed_value_of_one_action_leaves_one_choice():
+@pytest.mark.parametrize("logit", [-3e38, -1e9, 1e9, 3e38])
+def test_divergent_logits_choose_no_excluded_action(logit):
+    masks = torch.tensor([[True, False, True, False]])
+    masked = mask_logits(torch.tensor([[logit, 0.0, logit, 3e38]]), masks, spaces.Discrete(4))
+    actions, log_probs = categorical.sample(masked.expand(200, -1), deterministic=False)
+    assert set(actions.tolist()) == {0, 2}
+    torch.testing.assert_close(log_probs, torch.full((200,), 0.5).log())
+    assert categorical.sample(masked, deterministic=True)[0].item() in (0, 2)
+
+
+def test_one_allowed_action_is_taken():
     policy = make_policy("discrete")
     masks = torch.zeros(BATCH, 5, dtype=torch.bool)
     chosen = torch.arange(BATCH) % 5

@@ -131,7 +131,7 @@ def test_damaged_masks_in_a_checkpoint_are_refused(tmp_path):
 
 def test_masks_are_used_if_there_are_some_and_said_once():
     model = model_on(ENVIRONMENTS["dummy"]("discrete", "info"), action_masks="auto")
-    with pytest.warns(UserWarning, match="the environment's action masks are used; say so with action_masks=True"):
+    with pytest.warns(UserWarning, match="the environment's action masks are used; action_masks=True requires them"):
         model.learn(96)
     model.learn(96, reset_num_timesteps=False)
     assert model.rollout.action_masks is not None
@@ -178,6 +178,13 @@ def test_predictions_obey_masks(tmp_path):
         assert agent.predict(observations[0], action_masks=masks[0])[0] == 5
         assert agent.predict(observations[0], action_masks=[0, 1, 0, 0, 0], deterministic=True)[0] == 3
         assert agent.predict(observations[:1], action_masks=torch.tensor(masks[:1]))[0].tolist() == [5]
+
+
+def test_a_prediction_without_masks_is_said_once_where_the_training_has_some():
+    model = model_on(ENVIRONMENTS["dummy"]("discrete", "method")).learn(96)
+    with pytest.warns(UserWarning, match="predict without action_masks may return actions that the environment"):
+        model.predict(np.zeros(3, np.float32))
+    model.predict(np.zeros(3, np.float32))
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,19 @@ def test_an_error_of_the_method_has_its_file_and_line():
         ActionMaskReader(env).reset()
 
 
+def test_an_attribute_that_is_no_method_is_one_line():
+    class Fixed(Strict):
+        def __init__(self):
+            super().__init__()
+            self.action_masks = np.ones(5, bool)
+
+    env = DummyVecEnv([Fixed])
+    env.reset()
+    with pytest.raises(ForeignError, match=r"action_masks raised an error: TypeError: .* not callable") as raised:
+        ActionMaskReader(env).reset()
+    assert "\n" not in str(raised.value)
+
+
 def test_masks_of_box_actions_are_an_error():
     class Steers(gym.Env):
         observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Box(-1, 1, (2,))
