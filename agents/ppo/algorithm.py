@@ -241,13 +241,11 @@ class MemoryPPO(MaskedRecurrentPPO):
                 self.policy.reset_noise(self.all_envs)
             obs_tensor = rollout.store_observation(n_steps, self._last_obs)
             episode_starts = rollout.store_resets(n_steps, self._last_episode_starts)
-            masks = rollout.store_action_masks(n_steps, self._masks)
+            mask = rollout.store_action_masks(n_steps, self._masks)
             rollout.store_state(n_steps, state)
             try:
                 with torch.no_grad():
-                    sampled, values, log_probs, state = self.policy.step(
-                        obs_tensor, state, episode_starts, action_masks=masks
-                    )
+                    sampled, values, log_probs, state = self.policy.step(obs_tensor, state, episode_starts, False, mask)
             except ValueError:  # raised by torch's distributions if parameters are not finite
                 check_observations(rollout, n_steps + 1)
                 raise

@@ -51,10 +51,10 @@ def with_sizes(settings: PpoTrainingSettings, episode_limit: int | None, ranks: 
 
 
 def with_masks(settings: PpoTrainingSettings, has_masks: bool) -> PpoTrainingSettings:
-    """Returns the settings with `env.action_masks` decided if it is "auto"."""
-    if settings.env.action_masks != "auto":
+    """Returns the settings with `env.action_masks = True` if masks are used."""
+    if not has_masks:
         return settings
-    return settings.model_copy(update={"env": settings.env.model_copy(update={"action_masks": has_masks})})
+    return settings.model_copy(update={"env": settings.env.model_copy(update={"action_masks": True})})
 
 
 def make_model(settings: PpoTrainingSettings, env: VecEnv) -> MemoryPPO:

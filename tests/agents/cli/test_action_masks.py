@@ -35,10 +35,10 @@ def test_a_run_uses_masks_in_training_resume_and_evaluation(offers, tmp_path, ca
         assert main(["evaluate", run, "--episodes", "3", *options]) == 0
 
 
-def test_without_masks_nothing_is_said_and_the_choice_is_saved(tmp_path, capsys):
+def test_without_masks_nothing_is_said(tmp_path, capsys):
     run, printed = train(tmp_path, capsys, env="CartPole-v1")
     assert "with action masks" not in printed
-    assert Run.open(run).ppo_settings().env.action_masks is False
+    assert Run.open(run).ppo_settings().env.action_masks == "auto"
 
 
 def test_masks_can_be_switched_off(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -103,6 +104,34 @@ def test_stored_log_probabilities_are_those_of_the_update_before_its_first_step(
     model.learn(96)
     recorded = model.logger.name_to_value
     assert recorded["train/approx_kl"] == pytest.approx(0, abs=1e-6) and recorded["train/clip_fraction"] == 0
+
+
+class Episode(gym.Env):
+    """Episodes of three steps, whose masks leave 1, 2 and 3 of three actions."""
+
+    observation_space, action_space = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        self.time = 0
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        return np.zeros(2, np.float32), 1.0, self.time == 3, False, {}
+
+    def action_masks(self):
+        return np.arange(3) <= self.time % 3
+
+
+def test_log_probabilities_and_entropies_of_a_hand_computed_episode():
+    """Of a policy without weights in its last layer, which is uniform over the allowed actions."""
+    model = model_on(Episode(), n_steps=6, sequence_length=3, batch_size=6, n_epochs=1)
+    torch.nn.init.zeros_(model.policy.action_net.weight)
+    model.learn(6)
+    expected = [0, -np.log(2), -np.log(3)] * 2
+    np.testing.assert_allclose(model.rollout.log_probs[:, 0], expected, atol=1e-6)
+    assert model.rollout.actions[[0, 3], 0].tolist() == [0, 0] and model.rollout.actions[[1, 4], 0].max() <= 1
+    assert model.logger.name_to_value["train/entropy_loss"] == pytest.approx(np.mean(expected), abs=1e-6)
 
 
 @pytest.mark.parametrize("offers", ["method", "info"])
