@@ -40,6 +40,7 @@ class ActionMaskReader:
 
         Raises:
             InputError: no masks, though they are required, or invalid ones.
+            ForeignError: the method raised an error.
         """
         self._choose_source(any(KEY in info for info in self.env.unwrapped.reset_infos))
         self._steps = 0
@@ -65,7 +66,7 @@ class ActionMaskReader:
             dones: Which episodes ended, `[E]` bool.
 
         Raises:
-            InputError: invalid masks.
+            ForeignError: invalid masks, or the method raised an error.
         """
         self._steps += 1
         if self.source != "info":
@@ -91,6 +92,14 @@ class ActionMaskReader:
     def _read(self, infos: Sequence[Mapping[str, Any]]) -> Masks | None:
         if self.source is None:
             return None
+        try:
+            return self._checked(infos)
+        except InputError as error:
+            if self._steps == 0 or isinstance(error, ForeignError):
+                raise
+            raise ForeignError(str(error)) from error
+
+    def _checked(self, infos: Sequence[Mapping[str, Any]]) -> Masks:
         assert self._format is not None
         masks = self._call() if self.source == "method" else [info.get(KEY) for info in infos]
         for index, mask in enumerate(masks):

@@ -40,6 +40,7 @@ class MaskFormat:
 
     Attributes:
         size: Values of a mask.
+        starts: Index of the first value of each component.
 
     Raises:
         InputError: a Box, whose actions cannot be masked.
@@ -48,7 +49,7 @@ class MaskFormat:
     def __init__(self, space: spaces.Space[Any]):
         self._space = space
         self._counts = value_counts(space)
-        self._starts: NDArray[np.int64] = np.cumsum([0, *self._counts[:-1]])
+        self.starts: NDArray[np.int64] = np.cumsum([0, *self._counts[:-1]])
         self.size = sum(self._counts)
 
     def check(self, masks: NDArray[Any] | Sequence[Any], name: Callable[[int], str]) -> Masks:
@@ -70,7 +71,7 @@ class MaskFormat:
         if array.dtype != np.bool_ or array.size != len(masks) * self.size:
             self._reject_first([_as_array(each) for each in masks], name)
         checked: Masks = array.reshape(len(masks), self.size)
-        has_value = np.logical_or.reduceat(checked, self._starts, axis=1)
+        has_value = np.logical_or.reduceat(checked, self.starts, axis=1)
         if not has_value.all():
             self._reject_empty(has_value, name)
         return checked
@@ -78,7 +79,7 @@ class MaskFormat:
     def sample(self, masks: Masks, generator: np.random.Generator) -> NDArray[Any]:
         """Returns uniform allowed actions `[B, ...]` for masks `[B, size]`."""
         keys = np.where(masks, generator.random(masks.shape), -1.0)
-        parts = [part.argmax(axis=1) for part in np.split(keys, self._starts[1:], axis=1)]
+        parts = [part.argmax(axis=1) for part in np.split(keys, self.starts[1:], axis=1)]
         actions = parts[0] if isinstance(self._space, spaces.Discrete) else np.stack(parts, axis=1)
         start = getattr(self._space, "start", 0)
         return (actions + start).astype(self._space.dtype)

@@ -35,7 +35,7 @@ def one_hot(space: spaces.Space[Any], actions: np.ndarray) -> np.ndarray:
     masks = MaskFormat(space)
     values = (actions - getattr(space, "start", 0)).reshape(len(actions), -1).astype(np.int64)
     taken = np.zeros((len(actions), masks.size), dtype=bool)
-    taken[np.arange(len(actions))[:, None], values + masks._starts] = True
+    taken[np.arange(len(actions))[:, None], values + masks.starts] = True
     return taken
 
 

@@ -140,9 +140,18 @@ def test_a_bad_mask_names_environment_and_step(offers, bad, message):
     reader = ActionMaskReader(env)
     actions = MaskFormat(env.action_space).sample(reader.reset(), np.random.default_rng(0))
     _, _, dones, infos = env.step(actions)
-    with pytest.raises(InputError) as raised:
+    with pytest.raises(ForeignError) as raised:
         reader.step(infos, dones)
     assert str(raised.value).startswith(message)
+
+
+def test_a_native_environment_with_too_few_masks_is_an_error():
+    envs = StrictVector(3)
+    envs.action_masks = lambda: envs.masks[:1]
+    env = VectorEnvAdapter(envs)
+    env.reset()
+    with pytest.raises(InputError, match="step 0: 1 action masks; must be 3"):
+        ActionMaskReader(env).reset()
 
 
 def test_an_info_without_a_mask_is_an_error_in_native_environments_too():

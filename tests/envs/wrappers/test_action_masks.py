@@ -71,7 +71,7 @@ def test_random_actions_are_uniform_over_the_allowed_ones(kind):
     assert all(action in space for action in actions[:9])
     frequencies = one_hot(space, actions).mean(axis=0)
     assert not frequencies[~mask[0]].any()
-    groups = np.split(np.arange(mask.size), MaskFormat(space)._starts[1:])
+    groups = np.split(np.arange(mask.size), MaskFormat(space).starts[1:])
     for group in groups:
         chosen = group[mask[0][group]]
         np.testing.assert_allclose(frequencies[chosen], 1 / len(chosen), atol=0.04)
