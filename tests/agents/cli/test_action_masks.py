@@ -35,6 +35,13 @@ def test_a_run_uses_masks_in_training_resume_and_evaluation(offers, tmp_path, ca
         assert main(["evaluate", run, "--episodes", "3", *options]) == 0
 
 
+def test_films_of_a_run_with_masks(tmp_path, capsys):
+    pytest.importorskip("imageio.v3")
+    run, _ = train(tmp_path, capsys)
+    assert main(["record", run, "--episodes", "3", "--out", str(tmp_path / "film.mp4")]) == 0
+    assert "3 of 3 episodes ended" in capsys.readouterr().out
+
+
 def test_without_masks_nothing_is_said(tmp_path, capsys):
     run, printed = train(tmp_path, capsys, env="CartPole-v1")
     assert "with action masks" not in printed
