@@ -17,14 +17,18 @@ ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page for page in [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # Blocks that are files which the rest of the page uses.
-FILES = {("own_environment", "class Recall"): "recall.py", ("own_environment", "id: recall"): "recall.yaml"}
+FILES = {
+    ("own_environment", "class Recall"): "recall.py",
+    ("own_environment", "id: recall"): "recall.yaml",
+    ("action_masks", "class Boxes"): "boxes.py",
+}
 TINY = [
     *("total_timesteps=256", "n_envs=4", "ppo.n_steps=32", "ppo.sequence_length=32", "ppo.batch_size=64"),
     *("ppo.n_epochs=1", "memory.ntm.slots=5", "memory.ntm.width=4", "memory.ntm.hidden_size=8", "wandb=disabled"),
     *("memory.ntm_block.slots=5", "memory.ntm_block.width=4", "memory.ntm_block.hidden_size=8"),
 ]
 # Pages whose commands are run; those of others train for long, or on what is not installed everywhere.
-RUN = ("first_agent", "own_environment", "long_trainings")
+RUN = ("first_agent", "own_environment", "action_masks", "long_trainings")
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -60,7 +64,8 @@ def test_python_examples_run(page, request, tmp_path, monkeypatch, capsys):
             if '"RUN"' in small:
                 small = small.replace("RUN", str(request.getfixturevalue("run")))
             exec(small, {})
-    sys.modules.pop("recall", None)
+    for name in FILES.values():
+        sys.modules.pop(Path(name).stem, None)
 
 
 @pytest.mark.parametrize("page", RUN)
@@ -83,7 +88,8 @@ def test_commands_run(page, tmp_path, monkeypatch, capsys):
         assert main(words) == 0, line
         out = capsys.readouterr().out
         run = json.loads(out)["run"] if words[0] == "train" else run
-    sys.modules.pop("recall", None)
+    for name in FILES.values():
+        sys.modules.pop(Path(name).stem, None)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ from ntm_rl.agents.policy.files import LoadedAgent
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.runs.loading import Origin, load_run_agent
 from ntm_rl.agents.runs.run import Run
+from ntm_rl.envs.factory import UseMasks
+from ntm_rl.envs.sb3.action_masks import ActionMaskReader
 from ntm_rl.errors import InputError
 
 HEIGHT = 384  # pixels; a multiple of 16, as encoders require
@@ -92,7 +94,8 @@ def record(
     try:
         prepare(rendered.env, agent)
         with seeded(agent, seed, n_envs=1):
-            images = play(agent, rendered.env, episodes, max_steps, deterministic, returns, rendered.render)
+            masks = settings.env.action_masks
+            images = play(agent, rendered.env, episodes, max_steps, deterministic, returns, rendered.render, masks)
             steps = _write(out, images, writer, rendered.fps)
     finally:
         close(rendered.env)
@@ -149,6 +152,7 @@ def play(
     deterministic: bool,
     returns: list[float],
     render: Callable[[], Frame],
+    use_masks: UseMasks = "auto",
 ) -> Iterator[Frame]:
     """Plays episodes in a single environment and yields an image per step.
 
@@ -160,10 +164,13 @@ def play(
         deterministic: Take the most likely action instead of a sample.
         returns: List to which the returns of the episodes are appended.
         render: Returns the environment's current frame.
+        use_masks: Whether to use the environment's action masks.
     """
     policy: MlpNtmPolicy = agent.policy
     names = _action_names(env)
     observations: Any = env.reset()
+    reader = ActionMaskReader(env, use_masks)
+    masks = reader.reset()
     state, resets = policy.initial_state(1), torch.ones(1, dtype=torch.bool, device=policy.device)
     history: deque[Weightings] = deque(maxlen=HISTORY)
     score, width = 0.0, 0
@@ -172,13 +179,15 @@ def play(
         width = width or _width(frame)  # all images of a video have the same size
         tensors, _ = policy.obs_to_tensor(agent.normalized(observations))
         with torch.no_grad():
-            actions, values, _, state = policy.step(tensors, state, resets, deterministic)
+            allowed = None if masks is None else torch.from_numpy(masks).to(policy.device)
+            actions, values, _, state = policy.step(tensors, state, resets, deterministic, allowed)
             history.append(_weightings(policy, state))
         converted = policy.action_converter(actions.cpu().numpy())
         action = _action_text(converted[0], names)
         lines = [f"score   {score:g}", f"action  {action}", f"value   {float(values[0]):.3f}"]
         yield draw(frame, width, lines, {name: np.stack([step[name] for step in history]) for name in history[0]})
         observations, rewards, dones, infos = env.step(converted)
+        masks = reader.step(infos, dones)
         score += float(rewards[0])
         resets[0] = bool(dones[0])
         if dones[0]:

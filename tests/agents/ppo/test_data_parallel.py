@@ -1,6 +1,7 @@
 """Trainings of several ranks against those of one process with all environments."""
 
 import random
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +14,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
+from masked_envs import Strict
 from ntm_rl.agents import MemoryPPO
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint, save_checkpoint
 from ntm_rl.agents.ppo.vec_env_state import curricula
@@ -24,6 +26,7 @@ from ntm_rl.envs.memory.passive_tmaze import PassiveTMazeVectorEnv
 from ntm_rl.envs.sb3.making import SpawnedSeedDummyVecEnv
 from process_groups import run_ranks
 
+StrictComponents = partial(Strict, "multi_discrete", "info")
 LSTM = {"core": "lstm", "core_kwargs": {"hidden_size": 6}}
 
 
@@ -137,6 +140,8 @@ CASES = {
     "continuous": (Steer, {"clip_range_vf": 0.2, "ent_coef": 0.01}, {}),
     "state-dependent exploration": (Steer, {"use_sde": True, "sde_sample_freq": 4}, {}),
     "fewer sequences than ranks": (Cue, {"batch_size": 8, "n_epochs": 1}, {}),
+    "action masks": (Strict, {"action_masks": True}, {}),
+    "action masks of several components": (StrictComponents, {"action_masks": True, "sequence_length": 7}, {}),
     "sequences of two lengths": (Cue, {"sequence_length": 7, "recompute_states": True}, {}),
 }
 
