@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ntm_rl.interrupts import is_command_line
 
 if TYPE_CHECKING:
+    from ntm_rl.agents.export.files import export_agent
     from ntm_rl.agents.policy.files import LoadedAgent, load_agent, save_agent
     from ntm_rl.agents.policy.policies import CnnNtmPolicy, MlpNtmPolicy, MultiInputNtmPolicy
     from ntm_rl.agents.ppo.algorithm import MemoryPPO
@@ -26,6 +27,7 @@ _MODULES = {
     "MultiInputNtmPolicy": "ntm_rl.agents.policy.policies",
     "MemoryPPO": "ntm_rl.agents.ppo.algorithm",
     "RunAgent": "ntm_rl.agents.runs.loading",
+    "export_agent": "ntm_rl.agents.export.files",
     "load_run_agent": "ntm_rl.agents.runs.loading",
 }
 
@@ -36,6 +38,7 @@ __all__ = [
     "MlpNtmPolicy",
     "MultiInputNtmPolicy",
     "RunAgent",
+    "export_agent",
     "load_agent",
     "load_run_agent",
     "save_agent",

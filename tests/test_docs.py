@@ -29,6 +29,7 @@ TINY = [
 ]
 # Pages whose commands are run; those of others train for long, or on what is not installed everywhere.
 RUN = ("first_agent", "own_environment", "action_masks", "long_trainings")
+ELSEWHERE = ("export", "share")  # pages whose Python examples other tests run
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -48,7 +49,10 @@ def run(tmp_path_factory):
     return next(path.parent for path in folder.rglob("config.yaml"))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(kind == "python" for kind, _ in blocks(page))])
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page not in ELSEWHERE and any(kind == "python" for kind, _ in blocks(page))],
+)
 def test_python_examples_run(page, request, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)

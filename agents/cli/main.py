@@ -9,8 +9,11 @@ from ntm_rl.agents.cli import (
     convert_zip,
     copy_config,
     evaluate,
+    export_agent,
     inspect_run,
     list_names,
+    pull,
+    push,
     record,
     show_config,
     train,
@@ -21,7 +24,10 @@ from ntm_rl.agents.cli.terminal import OutputClosedError, discard_output, usable
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
 from ntm_rl.errors import InputError
 
-COMMANDS = (train, evaluate, record, inspect_run, list_names, show_config, copy_config, convert_zip, benchmark)
+COMMANDS = (
+    *(train, evaluate, record, inspect_run, export_agent, push, pull),
+    *(list_names, show_config, copy_config, convert_zip, benchmark),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

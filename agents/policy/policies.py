@@ -182,6 +182,14 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         distribution = self._distribution(latent_pi, action_masks)
         return values, distribution.log_prob(actions), distribution.entropy()
 
+    def actor_outputs(self, obs: PyTorchObs, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the outputs `[B, F]` of the actor's network, the values `[B]` and the new states of one step.
+
+        `action_net` maps the outputs to the parameters of the actions' distribution. Arguments as in `step`.
+        """
+        latent_pi, latent_vf, state = self._latents_and_state(obs, state, resets.unsqueeze(0))
+        return latent_pi, self._values(latent_vf), state
+
     def action_distribution(
         self, obs: PyTorchObs, actor_state: Tensor, resets: Tensor, action_masks: Tensor | None = None
     ) -> tuple[Distribution, Tensor]:
