@@ -112,7 +112,8 @@ def measure_scaling(settings: PpoTrainingSettings, more_ranks: Sequence[int] = M
     ranks = join()
     if ranks.size == 1:
         raise InputError("processes = 1: must be at least 2; the training in one process is measured as well")
-    settings = with_sizes(settings, probe_environment(settings.env_settings, settings.seed), ranks.size)
+    limit = probe_environment(settings.env_settings, settings.seed).episode_limit
+    settings = with_sizes(settings, limit, ranks.size)
     assert isinstance(settings.n_envs, int)
     if settings.n_envs % ranks.size:
         raise InputError(f"n_envs = {settings.n_envs}: must be a multiple of the number of processes, {ranks.size}")
