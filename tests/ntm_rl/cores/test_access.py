@@ -1,5 +1,7 @@
 """What cores report about a step for inspection, compared with the step itself."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -25,7 +27,7 @@ def steps(name, count=6, **options):
     with torch.no_grad():
         for inputs in 3 * torch.randn(count, 1, 3, 5):
             states.append(core(inputs, states[-1])[1])
-    return core, list(zip(states, states[1:], strict=False))
+    return core, list(pairwise(states))
 
 
 @pytest.mark.parametrize("name", OPTIONS)
