@@ -5,61 +5,71 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ntm_rl.agents.inspection.memory_trace import FloatArray, HeadTrace, MemoryTrace
+from ntm_rl.agents.inspection.memory_trace import FloatArray, MemoryTrace
 
-SLOTS_READ = 4  # slots with the largest weights, whose contents are traced back to writes
-LEAST_KEPT = 1e-30  # lower bound of a kept share, which has a logarithm
 NO_STEP = -1
 
 
 class Writers(NamedTuple):
-    """For each step of a read head, the write that contributed most to its read vector.
+    """For each step of a read head, the step whose writes contributed most to its read vector.
 
     The contents of a slot are a sum: each write adds its weighting times its vector, of which later steps keep a share.
 
     Attributes:
-        steps: Step of that write, `[T]`; `NO_STEP` where the initial contents contribute more than any write.
-        slots: Slot with the largest weight, `[T]`.
+        steps: That step, `[T]`; `NO_STEP` where the initial contents contribute more.
+        rows: The slot through which it contributed most, as an index into the given slots, `[T]`.
         shares: Norm of its contribution as a share of the sum of all contributions' norms, `[T]`.
     """
 
     steps: NDArray[np.int64]
-    slots: NDArray[np.int64]
+    rows: NDArray[np.int64]
     shares: FloatArray
 
 
-def find_writers(trace: MemoryTrace) -> dict[str, Writers]:
-    """Returns the writers of each read head by name; empty for a core that does not report its writes."""
-    writes = [head for head in trace.heads.values() if head.writes]
-    if trace.memory is None or trace.kept is None or not writes:
+def find_writers(trace: MemoryTrace, slots: NDArray[np.int64]) -> dict[str, Writers]:
+    """Returns the writers of each read head by name; empty for a core that does not report its writes.
+
+    Args:
+        trace: The memory over T steps.
+        slots: Numbers of the slots whose contents are traced back.
+    """
+    added, readers = _added(trace, slots), {name: head for name, head in trace.heads.items() if not head.writes}
+    if added is None or trace.memory is None or trace.kept is None:
         return {}
-    written = sum(_written(head, slice(0, 1)) for head in writes)[0]  # type: ignore[index]
-    initial = (trace.memory[0] - written).astype(np.float64)  # what the first step kept
-    logs = np.log(np.maximum(trace.kept, LEAST_KEPT), dtype=np.float64).cumsum(axis=0)
-    return {name: _writers_of(head, writes, logs, initial) for name, head in trace.heads.items() if not head.writes}
+    steps, count, width = added.shape
+    # What is left of the initial contents (row 0) and of each step's writes.
+    left = np.zeros((steps + 1, count, width), dtype=np.float32)
+    left[:2] = trace.memory[0, slots] - added[0], added[0]
+    found: dict[str, list[tuple[int, int, float]]] = {name: [] for name in readers}
+    for step in range(steps):
+        if step > 0:
+            left[: step + 1] *= trace.kept[step, slots]
+            left[step + 1] = added[step]
+        for name, head in readers.items():
+            found[name].append(_writer(left[: step + 2], head.weighting[step, slots]))
+    return {name: _stack(each) for name, each in found.items()}
 
 
-def _written(head: HeadTrace, steps: slice, slots: NDArray[np.int64] | slice = slice(None)) -> FloatArray:
-    """Returns what a write head added to slots, `[T, N, M]`."""
-    assert head.vectors is not None
-    added: FloatArray = head.weighting[steps][:, slots, None] * head.vectors[steps, None]
+def _added(trace: MemoryTrace, slots: NDArray[np.int64]) -> FloatArray | None:
+    """Returns what the write heads of each step added to the slots, `[T, N, M]`; None without write heads."""
+    added = None
+    for head in trace.heads.values():
+        if head.writes and head.vectors is not None:
+            own = head.weighting[:, slots, None] * head.vectors[:, None]
+            added = own if added is None else added + own
     return added
 
 
-def _writers_of(
-    head: HeadTrace, writes: list[HeadTrace], logs: NDArray[np.float64], initial: NDArray[np.float64]
-) -> Writers:
-    found = []
-    for step, weighting in enumerate(head.weighting):
-        slots = np.argsort(-weighting, kind="stable")[:SLOTS_READ]
-        past = slice(0, step + 1)
-        left = weighting[slots, None] * np.exp(logs[step, slots] - logs[past, slots])  # [t, s, M]
-        norms = sum(np.linalg.norm((left * _written(each, past, slots)).sum(1), axis=1) for each in writes)
-        before = np.linalg.norm((left[0] * initial[slots]).sum(0))
-        total = np.sum(norms) + before
-        writer = step - int(np.argmax(norms[::-1]))  # the last of equals
-        share = float(norms[writer] / total) if total > 0 else 0.0
-        is_written = share > 0 and norms[writer] >= before
-        found.append((writer if is_written else NO_STEP, slots[0], share if is_written else 0.0))
-    steps, slots_read, shares = map(np.array, zip(*found, strict=True))
-    return Writers(steps.astype(np.int64), slots_read.astype(np.int64), shares.astype(np.float32))
+def _writer(left: FloatArray, weighting: FloatArray) -> tuple[int, int, float]:
+    """Returns the step, row and share of the largest contribution to a read, from `left` `[1 + t, N, M]`."""
+    contributions = np.tensordot(left, weighting, axes=(1, 0))
+    norms = np.linalg.norm(contributions, axis=1)
+    largest = len(norms) - 1 - int(np.argmax(norms[::-1]))  # the last of equals
+    row = int(np.argmax(weighting * np.linalg.norm(left[largest], axis=1)))
+    total = float(norms.sum())
+    return (largest - 1, row, float(norms[largest]) / total) if total > 0 else (NO_STEP, row, 0.0)
+
+
+def _stack(found: list[tuple[int, int, float]]) -> Writers:
+    steps, rows, shares = zip(*found, strict=True)
+    return Writers(np.array(steps), np.array(rows), np.array(shares, dtype=np.float32))

@@ -5,7 +5,7 @@ const LEVELS = 255;
 const SVG = "http://www.w3.org/2000/svg";
 const SPEEDS = [0.25, 0.5, 1, 2, 4, 8, 16];
 const MAX_BARS = 20;
-const HEIGHTS = { line: 34, minor: 20, fewRows: 14, most: 96, vector: 40 }; // pixels
+const HEIGHTS = { line: 34, minor: 20, row: 13, most: 96, vector: 40 }; // pixels
 
 /** Decodes the compressed arrays of the page; returns a function from an array's description to the array. */
 async function loadArrays(text) {
@@ -96,12 +96,13 @@ class Track {
     this.plot = element("div", { class: "plot", role: "img", "aria-label": `${described.group}, ${described.name} over steps` });
     this.plot.style.height = `${this.height()}px`;
     this.reading = element("div", { class: "reading" });
-    this.name = element("div", { class: "name" }, element("span", {}, described.name, element("small", {}, this.range())));
+    this.name = element("div", { class: "name" }, element("span", {}, described.name === described.group ? "" : described.name, element("small", {}, this.range())));
     this.root = element("div", { class: described.minor ? "track minor" : "track" }, this.name, this.plot, this.reading);
     if (described.kind === "heat") this.addHeat();
     else this.addCurve();
     this.over = element("svg", { class: "over", viewBox: `0 0 ${steps} ${Math.max(this.columns, 1)}`, preserveAspectRatio: "none" });
-    this.plot.append(this.over, element("div", { class: "cursor" }));
+    this.mark = element("div", { class: "mark", hidden: "" });
+    this.plot.append(this.over, element("div", { class: "cursor" }), this.mark);
     player.followPointer(this.plot, (x, y) => this.describe(x, y), steps);
   }
 
@@ -112,8 +113,8 @@ class Track {
   height() {
     const { described, columns } = this;
     if (described.kind === "line") return described.minor ? HEIGHTS.minor : HEIGHTS.line;
-    if (described.minor) return Math.max(HEIGHTS.minor, Math.min(10 * columns, HEIGHTS.vector));
-    if (columns <= 8) return Math.max(HEIGHTS.minor, HEIGHTS.fewRows * columns);
+    if (described.minor) return Math.max(HEIGHTS.minor, Math.min(12 * columns, HEIGHTS.vector));
+    if (this.hasNames) return Math.max(HEIGHTS.minor, HEIGHTS.row * columns);
     return described.head || columns > 40 ? HEIGHTS.most : 5 * columns;
   }
 
@@ -185,10 +186,9 @@ class Track {
 
   /** Marks the values taken, a dot in the row of each step. */
   paintTaken() {
-    this.over.replaceChildren();
     let dots = "";
     for (let step = 0; step < this.steps; step++) dots += `M${step + 0.3} ${this.taken[step] + 0.5}h0.4`;
-    this.over.append(element("path", { class: "arc", d: dots }));
+    this.over.replaceChildren(element("path", { class: "halo", d: dots }), element("path", { class: "arc", d: dots }));
   }
 
   /** Returns the number in row `row` at a step. */
@@ -204,6 +204,11 @@ class Track {
     return best;
   }
 
+  rowName(row) {
+    const { labels, row: kind } = this.described;
+    return kind ? `${kind} ${labels[row]}` : labels[row];
+  }
+
   describe(x, y) {
     const { described } = this, step = Math.floor(x * this.steps);
     const head = `${described.group}, ${described.name}\nstep ${step}`;
@@ -212,8 +217,7 @@ class Track {
       return `${head}: ${format(mean)}${this.columns === 2 ? ` ± ${format(deviation)}` : ""}`;
     }
     const row = Math.min(Math.floor(y * this.columns), this.columns - 1);
-    const kind = described.head || described.group === "slots" ? "slot " : "";
-    return `${head}, ${kind}${described.labels[row]}: ${format(this.at(step, row))}`;
+    return `${head}, ${this.rowName(row)}: ${format(this.at(step, row))}`;
   }
 
   /** Shows the numbers of a step. */
@@ -227,8 +231,7 @@ class Track {
     } else {
       const row = this.taken ? this.taken[step] : this.largest(step);
       number = format(this.at(step, row));
-      if (this.columns > 1) detail = `${described.head ? "slot " : ""}${described.labels[row]}`;
-      if (!this.hasNames && !described.head) detail = `no. ${detail}`;
+      if (this.columns > 1) detail = this.rowName(row);
     }
     this.reading.replaceChildren(number, " ", element("small", {}, detail));
   }
@@ -346,8 +349,8 @@ class EpisodeView {
   addBars() {
     const shown = this.tracks.filter(({ described, columns }) => described.now && columns <= MAX_BARS);
     this.bars = shown.map((track) => new Bars(track));
-    for (const [title, isAction] of [["Sees", false], ["Does", true]]) {
-      const bars = this.bars.filter(({ track }) => (track.described.group === "agent" || track.described.name === "answers") === isAction);
+    for (const title of ["Sees", "Does"]) {
+      const bars = this.bars.filter(({ track }) => track.described.now === title);
       if (bars.length) this.now.append(this.panel(title, element("div", { class: "bars" }, ...bars.flatMap((each) => each.parts))));
     }
   }
@@ -460,17 +463,18 @@ class EpisodeView {
     const track = this.find(head.name, "weighting");
     const sentence = this.sentences.get(head.name);
     track.over.replaceChildren();
-    const slot = rows < 0 ? "a slot not shown" : `slot ${track.described.labels[rows]}`;
-    if (steps < 0) {
-      sentence.textContent = `reads ${slot}, mostly its initial contents`;
-      return;
-    }
-    sentence.textContent = `reads ${slot}: ${Math.round(100 * shares)} % of it was written in step ${steps}`;
-    if (rows < 0) return;
+    track.mark.hidden = true;
+    const slot = `slot ${track.described.labels[rows]}`, share = `${Math.round(100 * shares)} %`;
+    sentence.textContent = `${share} of what it reads ${steps < 0 ? "are initial contents" : `was written in step ${steps} to ${slot}`}`;
+    if (steps < 0) return;
     const [from, to, y] = [steps + 0.5, step + 0.5, rows + 0.5];
     const bend = Math.min(0.35 * track.columns, (to - from) * (track.columns / this.steps));
     const top = y > track.columns / 2 ? y - 2 * bend : y + 2 * bend;
-    track.over.append(element("path", { class: "arc", d: `M${from} ${y}Q${(from + to) / 2} ${top} ${to} ${y}` }));
+    const curve = `M${from} ${y}Q${(from + to) / 2} ${top} ${to} ${y}`;
+    track.over.append(element("path", { class: "halo", d: curve }), element("path", { class: "arc", d: curve }));
+    track.mark.hidden = false;
+    track.mark.style.left = `${(100 * from) / this.steps}%`;
+    track.mark.style.top = `${(100 * y) / track.columns}%`;
   }
 
   /** Returns a sentence about a step for screen readers. */

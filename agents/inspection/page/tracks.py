@@ -18,7 +18,8 @@ MAX_LINES = 6  # numbers of a Gaussian action that are drawn as lines
 UNIT = (0.0, 1.0)
 WEIGHT_POWER = 2  # small weights stay visible beside large ones
 UNIT_PARAMETERS = ("gate", "free gate", "allocation gate", "write gate", "interpolation gate")
-SHIFT, MODES = "shift", {"read mode": ("backward", "content", "forward")}
+SEES, DOES = "Sees", "Does"  # panels of the numbers of the current step
+SHIFT, ERASE, MODES = "shift", "erase", {"read mode": ("backward", "content", "forward")}
 
 
 class TrackBuilder:
@@ -42,7 +43,7 @@ class TrackBuilder:
         ]
         for part, numbers in episode.observations:
             if numbers.shape[1]:
-                tracks.append(self.heat("observation", part.name, numbers, labels=part.labels, now=True))
+                tracks.append(self.heat("observation", part.name, numbers, labels=part.labels, now=SEES))
         return tracks
 
     def sequence(self, sequence: AnsweredSequence) -> list[Track]:
@@ -56,32 +57,36 @@ class TrackBuilder:
             "errors": errors,
         }
         limits = {name: UNIT for name in ("targets", "answers", "errors")}
-        return [self.heat("sequence", name, block, limits=limits.get(name), now=True) for name, block in blocks.items()]
+        return [
+            self.heat("sequence", name, block, row="bit", limits=limits.get(name)) for name, block in blocks.items()
+        ]
 
     def memory(self, trace: MemoryTrace) -> dict[str, Any]:
         """Returns the memory, the heads and their tracks."""
         shown = _shown_slots(trace)
         found: dict[str, Any] = {"tracks": [], "heads": []}
-        writers = find_writers(trace)
+        writers = find_writers(trace, shown)
         for name, head in trace.heads.items():
             weighting = self.heat(
-                name, "weighting", head.weighting[:, shown], labels=shown, limits=UNIT, power=WEIGHT_POWER, head=name
+                *(name, "weighting", head.weighting[:, shown]),
+                row="slot",
+                labels=shown,
+                limits=UNIT,
+                power=WEIGHT_POWER,
+                head=name,
             )
             found["heads"].append({"name": name, "writes": head.writes, "weighting": weighting["values"]})
             found["tracks"].append(weighting)
             if name in writers:
-                steps, slots, shares = writers[name]
-                rows = np.searchsorted(shown, slots).clip(0, len(shown) - 1)
-                rows = np.where(shown[rows] == slots, rows, -1)
-                found["heads"][-1]["writers"] = [self._packer.add(each) for each in (steps, rows, shares)]
+                found["heads"][-1]["writers"] = [self._packer.add(each) for each in writers[name]]
             if head.vectors is not None:
                 verb = "writes" if head.writes else "reads"
-                found["tracks"].append(self.heat(name, verb, head.vectors, signed=True))
+                found["tracks"].append(self.heat(name, verb, head.vectors, row="column", signed=True))
             found["tracks"] += list(self._parameters(name, head.parameters))
         for name, numbers in trace.slots.items():
-            found["tracks"].append(self.heat("slots", name, numbers[:, shown], labels=shown, limits=UNIT))
+            found["tracks"].append(self.heat("slots", name, numbers[:, shown], row="slot", labels=shown, limits=UNIT))
         for name, numbers in trace.activations.items():
-            found["tracks"].append(self.heat("activations", name, numbers[:, :MAX_ROWS], signed=True))
+            found["tracks"].append(self.heat("activations", name, numbers, row="unit", signed=True))
         if trace.memory is not None:
             cube = self._packer.add_heat(trace.memory[:, shown, :MAX_ROWS], "diverging")
             found["memory"] = {"values": cube, "slots": shown.tolist()}
@@ -105,7 +110,18 @@ class TrackBuilder:
         power: float = 1,
         **more: Any,
     ) -> Track:
-        """Returns a track of numbers `[T, R]` as colours; `signed` if they may be negative, by default as they are."""
+        """Returns a track of numbers `[T, R]` as colours.
+
+        Args:
+            group: The panel.
+            name: The name in it.
+            numbers: `[T, R]`; at most `MAX_ROWS` rows are shown.
+            labels: Names of the rows.
+            signed: Whether the numbers may be negative; None: whether one is.
+            limits: Smallest and largest number.
+            power: See `ArrayPacker.add_heat`.
+            **more: Further values for the page.
+        """
         rows = min(numbers.shape[1], MAX_ROWS)
         is_signed = bool((numbers < 0).any()) if signed is None else signed
         if limits is None and not is_signed and numbers.size and numbers.max() <= 1:
@@ -131,17 +147,17 @@ class TrackBuilder:
             for each in actions:
                 taken = self._packer.add(each.taken)
                 yield self.heat(
-                    "agent", each.name, each.probabilities, labels=each.labels, limits=UNIT, taken=taken, now=True
+                    "agent", each.name, each.probabilities, labels=each.labels, limits=UNIT, taken=taken, now=DOES
                 )
             return
         if actions.deviations is None:
-            yield self.heat("agent", "probability of 1", actions.means, labels=actions.labels, limits=UNIT, now=True)
-            yield self.heat("agent", "action", actions.taken, labels=actions.labels, limits=UNIT, now=True)
+            yield self.heat("agent", "probability of 1", actions.means, labels=actions.labels, limits=UNIT, now=DOES)
+            yield self.heat("agent", "action", actions.taken, labels=actions.labels, limits=UNIT, now=DOES)
             return
         for index, label in enumerate(actions.labels[:MAX_LINES]):
             curve = np.stack([actions.means[:, index], actions.deviations[:, index]], axis=1)
             yield self.line("agent", f"mean {label}", curve)
-        yield self.heat("agent", "action", actions.taken, labels=actions.labels, now=True)
+        yield self.heat("agent", "action", actions.taken, labels=actions.labels, now=DOES)
 
     def _parameters(self, head: str, parameters: Mapping[str, FloatArray]) -> Iterator[Track]:
         for name, numbers in parameters.items():
@@ -149,10 +165,11 @@ class TrackBuilder:
                 yield self.line(head, name, numbers, limits=UNIT if name in UNIT_PARAMETERS else None, minor=True)
                 continue
             labels: Sequence[str] | None = MODES.get(name)
+            row = "column" if name == ERASE else None
             if name == SHIFT:
                 reach = numbers.shape[1] // 2
                 labels = [f"{offset:+d}" if offset else "0" for offset in range(-reach, reach + 1)]
-            yield self.heat(head, name, numbers, labels=labels, limits=UNIT, minor=True)
+            yield self.heat(head, name, numbers, row=row, labels=labels, limits=UNIT, minor=True)
 
 
 def _shown_slots(trace: MemoryTrace) -> NDArray[np.int64]:
