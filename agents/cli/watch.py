@@ -4,10 +4,11 @@ import argparse
 import webbrowser
 from typing import Any
 
-from ntm_rl.agents.cli.arguments import add_agent_options, add_run, count, path
+from ntm_rl.agents.cli.arguments import add_agent_options, add_run, count, parse_difficulty, path
 from ntm_rl.agents.cli.parser import add_command
 from ntm_rl.agents.cli.terminal import print_json, print_lines
 from ntm_rl.agents.settings.paths import display_path
+from ntm_rl.errors import InputError
 
 EXAMPLES = (
     "ntm-rl watch RUN --open",
@@ -31,22 +32,32 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--max-steps", type=count, default=500, metavar="N", help="limit of the steps of all episodes (default: 500)"
     )
+    parser.add_argument(
+        "--difficulty",
+        metavar="NAME=N[,NAME=N]",
+        help="difficulty of a supervised task, such as length=50 (default: the hardest of the training)",
+    )
 
 
 def watch_command(options: argparse.Namespace) -> int:
     """Writes the page and prints its path."""
-    from ntm_rl.agents.inspection.watch import Options, watch
+    from ntm_rl.agents.inspection.episode import PlayOptions
+    from ntm_rl.agents.inspection.watch import watch
     from ntm_rl.agents.runs.run import Run
+    from ntm_rl.agents.settings.kinds import SUPERVISED
 
     run, *others = [Run.open(folder) for folder in (options.run, options.compare) if folder is not None]
     for each in (run, *others):
         each.require_trust(trust=options.trust)
-    played = Options(options.episodes, options.seed, not options.stochastic, options.best, max_steps=options.max_steps)
-    page = watch(run, others[0] if others else None, options.out, played)
+    if options.difficulty is not None and run.settings().kind is not SUPERVISED:
+        raise InputError(f"--difficulty {options.difficulty}: only for runs of supervised tasks; leave it out")
+    difficulty = None if options.difficulty is None else parse_difficulty(options.difficulty)
+    played = PlayOptions(
+        options.episodes, options.seed, not options.stochastic, options.best, options.max_steps, difficulty
+    )
+    page = watch(run, played, compare=others[0] if others else None, out=options.out)
     if options.json:
-        agents = [
-            {**origin.row(), "returns": returns} for origin, returns in zip(page.origins, page.returns, strict=True)
-        ]
+        agents = [{**origin.row(), "scores": scores} for origin, scores in zip(page.origins, page.scores, strict=True)]
         print_json({"path": display_path(page.path), "bytes": page.size, "agents": agents})
     else:
         print_lines(f"{display_path(page.path)}: {page.size / 1e6:.2f} MB")

@@ -9,14 +9,22 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from ntm_rl.agents.inspection.evaluation import check_counts, close, played_settings, prepare, seeded
 from ntm_rl.agents.inspection.frames import Frame
 from ntm_rl.agents.inspection.memory_trace import FloatArray, MemoryRecorder, MemoryTrace
 from ntm_rl.agents.inspection.naming import Part, action_names, labels_of, observation_parts
 from ntm_rl.agents.inspection.observation_frames import ObservationDrawer
 from ntm_rl.agents.inspection.playing import Step, play
+from ntm_rl.agents.inspection.rendering import OBSERVATION_FPS, make_rendered_env
 from ntm_rl.agents.policy.files import LoadedAgent
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
-from ntm_rl.envs.algorithmic.task import Batch
+from ntm_rl.agents.runs.loading import RunAgent
+from ntm_rl.agents.settings.schema import PpoTrainingSettings
+from ntm_rl.envs.algorithmic.task import Batch, Difficulty
+from ntm_rl.envs.sb3.making import make_vec_env
+
+MAX_STEPS = 500
+SEED = 10_000
 
 
 @dataclass(frozen=True)
@@ -117,16 +125,63 @@ def answer(network: SequenceNetwork, batch: Batch) -> AnsweredSequence:
     return AnsweredSequence(*parts, recorder.trace())
 
 
+@dataclass(frozen=True)
+class PlayOptions:
+    """What is played.
+
+    Attributes:
+        episodes: Number of episodes or sequences.
+        seed: Seed of the environment and of sampled actions, or of the sequences.
+        deterministic: Take the most likely action instead of a sample.
+        best: Use the best agent of the training instead of the last.
+        max_steps: Limit of the steps of all episodes.
+        difficulty: Difficulty of the sequences; None: the hardest of the training.
+    """
+
+    episodes: int = 1
+    seed: int = SEED
+    deterministic: bool = True
+    best: bool = False
+    max_steps: int = MAX_STEPS
+    difficulty: Difficulty | None = None
+
+    def check(self) -> None:
+        """Raises an `InputError` for a seed out of range or a count below 1."""
+        check_counts(self.seed, episodes=self.episodes, max_steps=self.max_steps)
+
+
+def play_run(
+    agent: RunAgent, settings: PpoTrainingSettings, options: PlayOptions, *, with_frames: bool = True
+) -> tuple[list[Episode], float]:
+    """Plays episodes of a run's agent; returns them and their frames per second.
+
+    Args:
+        agent: The agent.
+        settings: The settings of its run.
+        options: What is played.
+        with_frames: Render the environment, if it can.
+
+    Raises:
+        InputError: the environment cannot be made, fails or does not fit the agent.
+    """
+    env_settings, seed = played_settings(settings.env_settings), options.seed
+    if with_frames:
+        made = make_rendered_env(env_settings, seed)
+        env, render, fps = made.env, made.render, made.fps
+    else:
+        env, render, fps = make_vec_env(env_settings, 1, seed, training=False), None, OBSERVATION_FPS
+    try:
+        prepare(env, agent)
+        with seeded(agent, seed, n_envs=1):
+            return play_episodes(agent, env, render, options), fps
+    finally:
+        close(env)
+
+
 def play_episodes(
-    agent: LoadedAgent,
-    env: VecEnv,
-    render: Callable[[], Frame] | None,
-    episodes: int,
-    *,
-    max_steps: int,
-    deterministic: bool = True,
+    agent: LoadedAgent, env: VecEnv, render: Callable[[], Frame] | None, options: PlayOptions
 ) -> list[Episode]:
-    """Plays episodes in a single environment; the last one may break off at `max_steps` over all episodes.
+    """Plays episodes in a single environment; the last one may break off at the limit of steps.
 
     Raises:
         InputError: the environment failed, or the memory is too large to be recorded.
@@ -134,13 +189,13 @@ def play_episodes(
     played: list[Episode] = []
     steps: list[Step] = []
     recorder = MemoryRecorder(agent.policy.core)
-    for step in play(agent, env, render, max_steps=max_steps, deterministic=deterministic):
+    for step in play(agent, env, render, max_steps=options.max_steps, deterministic=options.deterministic):
         recorder.add(step.before, step.after)
         steps.append(step)
         if step.ended and "episode" in step.info:  # else a life was lost, and the game continues
             played.append(_episode(env, steps, recorder.trace()))
             steps, recorder = [], MemoryRecorder(agent.policy.core)
-            if len(played) == episodes:
+            if len(played) == options.episodes:
                 return played
     return [*played, _episode(env, steps, recorder.trace())] if steps else played
 
