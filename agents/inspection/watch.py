@@ -128,4 +128,4 @@ def _origin_details(origin: Origin) -> Sequence[str]:
 def _episode_name(number: int, episode: Episode) -> str:
     success = {None: "", True: ", success", False: ", no success"}[episode.success]
     ended = "" if episode.ended else ", not ended"
-    return f"episode {number}: return {episode.rewards.sum():.3g} in {len(episode.rewards)} steps{success}{ended}"
+    return f"episode {number}: return {episode.rewards.sum():.5g} in {len(episode.rewards)} steps{success}{ended}"

@@ -123,6 +123,7 @@ class Track {
 
   range() {
     const { low, high, scale } = this.array;
+    if (this.described.kind === "heat" && this.described.minor) return "";
     if (this.described.kind === "line") return `${format(this.low())} … ${format(this.high())}`;
     return scale === "diverging" ? `±${format(high)}` : `${format(low)} … ${format(high)}`;
   }
@@ -364,9 +365,9 @@ class EpisodeView {
     if (!memory) return;
     const contents = new Matrix(memory.values, this.arrays, this.colours);
     const height = contents.rows * Math.min(16, Math.max(1, Math.round(384 / contents.rows)));
-    const figures = [
-      element("figure", { class: "contents" }, element("figcaption", {}, `${contents.rows} slots × ${contents.columns}`), contents.canvas),
-    ];
+    const of = memory.count > contents.rows ? ` of ${memory.count}` : "";
+    const caption = element("figcaption", {}, `${contents.rows}${of} slots × ${contents.columns}`);
+    const figures = [element("figure", { class: "contents" }, caption, contents.canvas)];
     this.addMatrix(contents, memory.slots, height, "contents of the memory");
     for (const head of heads) {
       const column = new Matrix(head.weighting, this.arrays, this.colours);
@@ -467,14 +468,15 @@ class EpisodeView {
     const sentence = this.sentences.get(head.name);
     track.over.replaceChildren();
     track.mark.hidden = true;
-    const slot = `slot ${track.described.labels[rows]}`, share = `${Math.round(100 * shares)} %`;
-    sentence.textContent = `${share} of what it reads ${steps < 0 ? "are initial contents" : `was written in step ${steps} to ${slot}`}`;
+    const source = steps < 0 ? "are initial contents" : `was written in step ${steps} to slot ${track.described.labels[rows]}`;
+    sentence.textContent = shares > 0 ? `${Math.round(100 * shares)} % of what it reads ${source}` : "reads nothing";
     if (steps < 0) return;
     const [from, to, y] = [steps + 0.5, step + 0.5, rows + 0.5];
     const bend = Math.min(0.35 * track.columns, (to - from) * (track.columns / this.steps));
     const top = y > track.columns / 2 ? y - 2 * bend : y + 2 * bend;
     const curve = `M${from} ${y}Q${(from + to) / 2} ${top} ${to} ${y}`;
     track.over.append(element("path", { class: "halo", d: curve }), element("path", { class: "arc", d: curve }));
+    for (const part of [track.over, track.mark]) part.style.opacity = Math.max(shares, 0.25); // of a minor source: pale
     track.mark.hidden = false;
     track.mark.style.left = `${(100 * from) / this.steps}%`;
     track.mark.style.top = `${(100 * y) / track.columns}%`;

@@ -89,7 +89,7 @@ class TrackBuilder:
             found["tracks"].append(self.heat("activations", name, numbers, row="unit", signed=True))
         if trace.memory is not None:
             cube = self._packer.add_heat(trace.memory[:, shown, :MAX_ROWS], "diverging")
-            found["memory"] = {"values": cube, "slots": shown.tolist()}
+            found["memory"] = {"values": cube, "slots": shown.tolist(), "count": trace.memory.shape[1]}
         if trace.links is not None:
             links = trace.links[:, shown][:, :, shown]
             found["links"] = {
