@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, get_args
 
+import numpy as np
+
 from ntm_rl.agents.inspection.episode import AnsweredSequence, Episode
 from ntm_rl.agents.inspection.page.arrays import ArrayPacker
 from ntm_rl.agents.inspection.page.colours import Scale, Theme, table
@@ -34,6 +36,7 @@ class Source:
     fps: float = FPS
 
 
+@np.errstate(all="ignore")  # numbers of a diverged agent may overflow
 def build_page(title: str, sources: Sequence[Source]) -> str:
     """Returns a self-contained HTML page; it loads nothing and runs no script but its own.
 

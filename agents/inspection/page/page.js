@@ -5,6 +5,8 @@ const LEVELS = 255;
 const SVG = "http://www.w3.org/2000/svg";
 const SPEEDS = [0.25, 0.5, 1, 2, 4, 8, 16];
 const MAX_BARS = 20;
+const MAX_NAMES = 12;
+const MATRIX = 288; // pixels, about the height of the memory
 const HEIGHTS = { line: 34, minor: 20, row: 13, most: 96, vector: 40 }; // pixels
 
 /** Decodes the compressed arrays of the page; returns a function from an array's description to the array. */
@@ -110,7 +112,8 @@ class Track {
   }
 
   get hasNames() {
-    return this.described.kind === "heat" && this.columns <= 12;
+    const { kind, row } = this.described;
+    return kind === "heat" && this.columns <= MAX_NAMES && !["slot", "column", "unit"].includes(row);
   }
 
   height() {
@@ -118,7 +121,7 @@ class Track {
     if (described.kind === "line") return described.minor ? HEIGHTS.minor : HEIGHTS.line;
     if (described.minor) return Math.max(HEIGHTS.minor, Math.min(12 * columns, HEIGHTS.vector));
     if (this.hasNames) return Math.max(HEIGHTS.minor, HEIGHTS.row * columns);
-    return described.head || columns > 40 ? HEIGHTS.most : 5 * columns;
+    return described.head ? HEIGHTS.most : Math.min(HEIGHTS.most, Math.max(HEIGHTS.vector, 5 * columns));
   }
 
   range() {
@@ -364,7 +367,7 @@ class EpisodeView {
     const { memory, heads } = this.episode;
     if (!memory) return;
     const contents = new Matrix(memory.values, this.arrays, this.colours);
-    const height = contents.rows * Math.min(16, Math.max(1, Math.round(384 / contents.rows)));
+    const height = contents.rows * Math.min(16, Math.max(1, Math.round(MATRIX / contents.rows)));
     const of = memory.count > contents.rows ? ` of ${memory.count}` : "";
     const caption = element("figcaption", {}, `${contents.rows}${of} slots × ${contents.columns}`);
     const figures = [element("figure", { class: "contents" }, caption, contents.canvas)];

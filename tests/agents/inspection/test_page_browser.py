@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,11 @@ from episodes import small_episode
 from ntm_rl.agents.inspection.page.build import Source, build_page
 from ntm_rl.agents.inspection.page.colours import LEVELS, table
 
-sync_api = pytest.importorskip("playwright.sync_api")
+# CI sets this, so that these tests never skip there.
+REQUIRED = bool(os.environ.get("NTM_RL_REQUIRE_BROWSER"))
+sync_api = import_module("playwright.sync_api") if REQUIRED else pytest.importorskip("playwright.sync_api")
 
+ROOT = Path(__file__).parents[3]
 # An episode of 500 steps, and its limits.
 LONG, MAX_BYTES, MAX_MILLISECONDS = 500, 5_000_000, 1000 / 30
 HOSTILE = (
@@ -29,8 +33,7 @@ HOSTILE = (
 def browser() -> Iterator:
     path = shutil.which("chromium")
     if path is None:
-        # CI installs Chromium, so that these tests never skip there.
-        (pytest.fail if os.environ.get("NTM_RL_REQUIRE_BROWSER") else pytest.skip)("chromium is not installed")
+        (pytest.fail if REQUIRED else pytest.skip)("chromium is not installed")
     with sync_api.sync_playwright() as playwright:
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
         made = playwright.chromium.launch(executable_path=path, args=arguments)
@@ -211,9 +214,16 @@ def test_every_kind_of_core_is_shown(browser, tmp_path, core):
         assert ("Memory" in panels) == (core in ("ntm_block", "dnc", "sam", "mann"))
         assert ("Links" in panels) == (core == "dnc")
         assert ("Activations" in panels) == (core != "feedforward")
-        assert tab.locator(".heading p", has_text="of what it reads").count() == ("Memory" in panels) * (
+        assert tab.locator(".heading p", has_text="reads").count() == ("Memory" in panels) * (
             4 if core == "ntm_block" else 1
         )
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "pages" / "watch").glob("*.html")), ids=lambda page: page.stem)
+def test_pages_of_the_documentation_open(browser, tmp_path, page):
+    with opened(browser, page.read_text(), tmp_path) as tab:
+        tab.keyboard.press("End")
+        assert tab.evaluate("player.step === player.steps - 1")
 
 
 def test_functions_of_the_page(browser, tmp_path):
