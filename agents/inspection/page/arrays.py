@@ -16,7 +16,7 @@ ALIGNMENT = 4  # bytes, as JavaScript's typed arrays require
 
 @dataclass
 class ArrayPacker:
-    """Collects arrays; `Player` in page.js reads them by the descriptions that `add` returns."""
+    """Collects arrays; `loadArrays` in numbers.js reads them by the descriptions that `add` returns."""
 
     _blocks: list[bytes] = field(default_factory=list)
     _size: int = 0

@@ -16,6 +16,7 @@ from ntm_rl.agents.inspection.page.colours import Scale, Theme, table
 from ntm_rl.agents.inspection.page.images import MAX_BYTES, encode_frames
 from ntm_rl.agents.inspection.page.tracks import TrackBuilder
 
+SCRIPTS = ("numbers.js", "track.js", "episode.js", "player.js")
 FPS = 4.0  # steps per second of playback at normal speed
 
 
@@ -62,7 +63,7 @@ def build_page(title: str, sources: Sequence[Source]) -> str:
             for source in sources
         ],
     }
-    script, style = (files(__package__).joinpath(f"page.{kind}").read_text() for kind in ("js", "css"))
+    script, style = "\n".join(map(_read, SCRIPTS)), _read("page.css")
     parts = {
         "POLICY": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:",
         "STYLE": style,
@@ -70,9 +71,12 @@ def build_page(title: str, sources: Sequence[Source]) -> str:
         "ARRAYS": packer.text(),
         "SCRIPT": script,
     }
-    page = files(__package__).joinpath("page.html").read_text()
-    head, *rest = page.split("{{")  # in one pass, so that no part is searched for names of others
+    head, *rest = _read("page.html").split("{{")  # in one pass, so that no part is searched for names of others
     return head + "".join(parts[name] + text for name, text in (piece.split("}}", 1) for piece in rest))
+
+
+def _read(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _episode(name: str, episode: Episode | AnsweredSequence, packer: ArrayPacker, budget: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from ntm_rl.agents.inspection.memory_trace import FloatArray, MemoryTrace
 from ntm_rl.agents.inspection.page.arrays import ArrayPacker
 from ntm_rl.agents.inspection.writers import find_writers
 
-Track = dict[str, Any]  # JSON values, see `Tracks` in page.js
+Track = dict[str, Any]  # JSON values, see `Track` in track.js
 
 MAX_ROWS = 256  # of a picture: slots, units or numbers
 MAX_LINES = 6  # numbers of a Gaussian action that are drawn as lines
