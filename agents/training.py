@@ -4,6 +4,7 @@ import platform
 from functools import partial
 from importlib.metadata import version
 
+from ntm_rl.agents.inspection.training_pages import write_training_page
 from ntm_rl.agents.parallel.joining import join, started_run
 from ntm_rl.agents.parallel.ranks import Ranks
 from ntm_rl.agents.ppo.trainer import PpoTrainer
@@ -77,6 +78,7 @@ def _join(settings: AnySettings) -> Ranks:
 
 
 def _trainer_of(settings: AnySettings) -> MakeTrainer:
+    write_page = partial(write_training_page, settings)
     if isinstance(settings, SupervisedTrainingSettings):
-        return partial(SupervisedTrainer, settings)
-    return partial(PpoTrainer, settings)
+        return partial(SupervisedTrainer, settings, write_page=write_page)
+    return partial(PpoTrainer, settings, write_page=write_page)

@@ -27,8 +27,15 @@ TINY = [
     *("ppo.n_epochs=1", "memory.ntm.slots=5", "memory.ntm.width=4", "memory.ntm.hidden_size=8", "wandb=disabled"),
     *("memory.ntm_block.slots=5", "memory.ntm_block.width=4", "memory.ntm_block.hidden_size=8"),
 ]
+TINY_SUPERVISED = [
+    "total_sequences=20",
+    "validation.every=20",
+    "log_every=20",
+    "validation.sequences=4",
+    "wandb=disabled",
+]
 # Pages whose commands are run; those of others train for long, or on what is not installed everywhere.
-RUN = ("first_agent", "own_environment", "action_masks", "long_trainings")
+RUN = ("first_agent", "own_environment", "action_masks", "long_trainings", "watch")
 ELSEWHERE = ("export", "share")  # pages whose Python examples other tests run
 
 
@@ -83,7 +90,7 @@ def test_commands_run(page, tmp_path, monkeypatch, capsys):
     for line in commands(page):
         words = [word.replace("RUN", run) for word in shlex.split(line)[1:] if not word.startswith("total_timesteps=")]
         if words[0] == "train":
-            words += [*TINY, "--json"]
+            words += [*(TINY_SUPERVISED if words[1].startswith("algorithmic/") else TINY), "--json"]
         elif words[0] == "resume":
             steps += 128
             words += [f"total_timesteps={steps}"]

@@ -17,6 +17,7 @@ from ntm_rl.agents.cli import (
     record,
     show_config,
     train,
+    watch,
 )
 from ntm_rl.agents.cli.exit_codes import BAD_INPUT, CANNOT_WRITE, FILE_ERRORS, exit_code
 from ntm_rl.agents.cli.parser import Parser
@@ -25,7 +26,7 @@ from ntm_rl.agents.runs.signals import SIGNAL_BASE
 from ntm_rl.errors import InputError
 
 COMMANDS = (
-    *(train, evaluate, record, inspect_run, export_agent, push, pull),
+    *(train, evaluate, watch, record, inspect_run, export_agent, push, pull),
     *(list_names, show_config, copy_config, convert_zip, benchmark),
 )
 

@@ -1,6 +1,7 @@
 """The gated delta rule: Yang, Kautz and Hatamizadeh (2024), "Gated Delta Networks", arXiv:2412.06464."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
 import torch
@@ -205,6 +206,11 @@ class GatedDelta(MemoryCore):
             _Layer(self.output_size, int(heads), int(width), int(convolution)) for _ in range(self.layers)
         )
         self.norm = nn.LayerNorm(self.output_size)
+
+    def activations(self, state: Tensor) -> Mapping[str, Tensor]:
+        """See `MemoryCore.activations`: each layer's matrices from keys to values."""
+        memory = self.unpack(state).memory
+        return {f"layer {number}": layer.flatten(1) for number, layer in enumerate(memory.unbind(1), start=1)}
 
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         episodes = episode_numbers(inputs, resets)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ntm_rl.addressing import ntm as addressing
 from ntm_rl.checks import require_at_least, require_bool, require_one_of, require_positive
+from ntm_rl.cores.access import MemoryAccess
 from ntm_rl.cores.base import MemoryCore, named_heads
 from ntm_rl.cores.compiling import CompiledStep
 from ntm_rl.cores.devices import can_read_values
@@ -19,7 +20,7 @@ from ntm_rl.cores.gates import chrono_initialize
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.lstm_memory import feedback_of, output_of, steps_with_resets, uniform_parameter
 from ntm_rl.cores.lstm_step import lstm_step
-from ntm_rl.cores.ntm_heads import CONTENT_SPREAD, TAPES, HeadParameters, Init, bias_heads
+from ntm_rl.cores.ntm_heads import CONTENT_SPREAD, TAPES, HeadParameters, Init, access_by, bias_heads
 from ntm_rl.cores.registry import register_core
 from ntm_rl.errors import InputError
 from ntm_rl.kernels.fused import is_fused, run_fused
@@ -186,6 +187,10 @@ class Ntm(MemoryCore):
     def memory(self, state: Tensor) -> Tensor:
         """See `MemoryCore.memory`."""
         return self.unpack(state).memory
+
+    def access(self, before: Tensor, after: Tensor) -> MemoryAccess:
+        """See `MemoryCore.access`."""
+        return access_by(self.head_parameters(self.unpack(after).hidden), self.weightings(after))
 
     def _plain(
         self, inputs: Tensor, state: Tensor, start: Tensor, resets: Tensor | None, *weights: Tensor

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl.checks import require_at_least
+from ntm_rl.cores.access import MemoryAccess
 from ntm_rl.cores.base import MemoryCore
 from ntm_rl.cores.episodes import episode_numbers
 from ntm_rl.cores.layout import StateLayout
@@ -106,6 +107,10 @@ class NtmBlock(MemoryCore):
     def memory(self, state: Tensor) -> Tensor:
         """See `MemoryCore.memory`."""
         return self.ntm.memory(self._split(state)[0])
+
+    def access(self, before: Tensor, after: Tensor) -> MemoryAccess:
+        """See `MemoryCore.access`."""
+        return self.ntm.access(self._split(before)[0], self._split(after)[0])
 
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         of_ntm, recent = self._split(state)

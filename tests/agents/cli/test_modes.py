@@ -143,8 +143,9 @@ def test_record_writes_into_the_run_by_default(ppo_run, capsys):
 
 
 def test_inspect_draws_several_ppo_runs(ppo_run, capsys):
-    assert done(capsys, "inspect", ppo_run, ppo_run) == f"{ppo_run}/figures/learning_curve.png\n"
-    assert as_json(capsys, "inspect", ppo_run) == {"learning_curve": f"{ppo_run}/figures/learning_curve.png"}
+    figures = {name: f"{ppo_run}/figures/{name}.png" for name in ("learning_curve", "memory_use")}
+    assert done(capsys, "inspect", ppo_run, ppo_run) == "".join(f"{file}\n" for file in figures.values())
+    assert as_json(capsys, "inspect", ppo_run) == figures
 
 
 def test_resume_makes_the_path_of_a_module_absolute(ppo_run, tmp_path):
