@@ -47,6 +47,12 @@ def resume(run: Run, settings: AnySettings, *, show_progress: bool = True) -> Tr
     return resume_training(_trainer_of(settings), run, settings, ranks=ranks, show_progress=show_progress)
 
 
+def package_versions() -> dict[str, str]:
+    """Returns the versions on which the result of a training depends."""
+    packages = ("ntm-rl", "torch", "numpy", "gymnasium", "stable-baselines3")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
 def _join(settings: AnySettings) -> Ranks:
     """Joins the other processes of the training.
 
@@ -61,9 +67,7 @@ def _join(settings: AnySettings) -> Ranks:
                 "the script with torchrun"
             )
         return ranks
-    packages = ("ntm-rl", "torch", "numpy", "gymnasium", "stable-baselines3")
-    mine = {"python": platform.python_version(), **{name: version(name) for name in packages}}
-    every = ranks.gather_objects((platform.node(), mine, settings.model_dump()))
+    every = ranks.gather_objects((platform.node(), package_versions(), settings.model_dump()))
     for rank, (host, versions, values) in enumerate(every):
         changes = find_changes(every[0][1], versions) | find_changes(every[0][2], values)
         if changes:
