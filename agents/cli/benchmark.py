@@ -184,13 +184,15 @@ def memory_command(options: argparse.Namespace) -> int:
     from ntm_rl.agents.benchmark.cells import plan
     from ntm_rl.agents.benchmark.grid import run_grid
     from ntm_rl.agents.benchmark.report import check_report, write_benchmark_report
+    from ntm_rl.agents.engines.local import local_engine
 
     check_report()
     out: Path = options.out or Path("runs", "benchmark", options.suite)
     if not options.report_only:
         sizes = {"tasks": options.tasks, "timesteps": options.timesteps, "overrides": options.set}
         cells = plan(options.suite, options.cores, options.seeds, **sizes)
-        stopped_by = run_grid(cells, out, jobs=options.jobs, log=lambda line: print(line, file=sys.stderr, flush=True))
+        engine = local_engine(options.jobs)
+        stopped_by = run_grid(cells, out, engine, log=lambda line: print(line, file=sys.stderr, flush=True))
         if stopped_by is not None:
             print(
                 f"Stopped by {stopped_by.name}. Run the same command to continue, or --report-only for a report.",
