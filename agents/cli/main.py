@@ -13,6 +13,7 @@ from ntm_rl.agents.cli import (
     list_names,
     record,
     show_config,
+    sweep,
     train,
 )
 from ntm_rl.agents.cli.exit_codes import BAD_INPUT, CANNOT_WRITE, FILE_ERRORS, exit_code
@@ -21,7 +22,7 @@ from ntm_rl.agents.cli.terminal import OutputClosedError, discard_output, usable
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
 from ntm_rl.errors import InputError
 
-COMMANDS = (train, evaluate, record, inspect_run, list_names, show_config, copy_config, convert_zip, benchmark)
+COMMANDS = (train, evaluate, record, inspect_run, list_names, show_config, copy_config, convert_zip, benchmark, sweep)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -42,10 +42,14 @@ class Range:
         return self.low, self.high
 
     def suggest(self, trial: Trial, key: str) -> Any:
-        """Returns the value of a key in a trial."""
+        """Returns the value of a key in a trial, as Optuna stores it."""
         if self.is_integer:
             return trial.suggest_int(key, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
         return trial.suggest_float(key, self.low, self.high, step=self.step, log=self.log)
+
+    def value(self, stored: Any) -> Any:
+        """Returns the value of the config key for a stored one."""
+        return stored
 
     def describe(self) -> dict[str, Any]:
         """Returns the range as JSON values."""
@@ -70,8 +74,12 @@ class Choice:
         return self.values
 
     def suggest(self, trial: Trial, key: str) -> Any:
-        """Returns the value of a key in a trial."""
-        return self.values[self.labels.index(trial.suggest_categorical(key, self.labels))]
+        """Returns the value of a key in a trial, as Optuna stores it."""
+        return trial.suggest_categorical(key, self.labels)
+
+    def value(self, stored: Any) -> Any:
+        """Returns the value of the config key for a stored one."""
+        return self.values[self.labels.index(stored)]
 
     def describe(self) -> dict[str, Any]:
         """Returns the values as JSON values."""

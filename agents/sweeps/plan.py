@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ntm_rl.agents.settings.errors import ConfigError
+from ntm_rl.agents.runs.changes import find_changes
 from ntm_rl.agents.settings.loading import AnySettings, check_settings, load_config, validate
-from ntm_rl.agents.settings.paths import user_path
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.settings.sources import SPACES, SUFFIXES
 from ntm_rl.agents.settings.values import keys_of, with_value
@@ -99,7 +98,9 @@ def make_plan(
         case _:
             raise InputError(f"pruner = {pruner!r}: must be {', '.join(PRUNERS)}.{did_you_mean(pruner, PRUNERS)}")
     if chosen == "wilcoxon" and seeds < MIN_WILCOXON_SEEDS:
-        raise InputError(f"pruner = 'wilcoxon', seeds = {seeds}: must be at least {MIN_WILCOXON_SEEDS} seeds to save any")
+        raise InputError(
+            f"pruner = 'wilcoxon', seeds = {seeds}: must be at least {MIN_WILCOXON_SEEDS} seeds to save any"
+        )
     return Plan(
         f"{_stem(config)}-{_stem(space.removeprefix(f'{SPACES}/'))}",
         _with_paths(data, settings),
@@ -111,9 +112,27 @@ def make_plan(
     )
 
 
-def find_difference(plan: Plan, stored: Mapping[str, Any]) -> list[str]:
-    """Returns how a plan differs from a stored one's description."""
-    raise NotImplementedError
+def find_differences(plan: Plan, stored: Mapping[str, Any]) -> list[str]:
+    """Returns in what a plan differs from the description of an earlier one, as `key = old instead of new`."""
+    old, new = dict(stored), plan.describe()
+    for each in (old, new):
+        settings = validate(each.pop("config"), "the config of the sweep").model_dump()
+        each |= {key: value for key, value in settings.items() if key not in FREE}
+    return [f"{key} = {before} instead of {after}" for key, (before, after) in find_changes(old, new).items()]
+
+
+def _with_paths(data: Mapping[str, Any], settings: AnySettings) -> dict[str, Any]:
+    """Returns a config with absolute paths, which is valid in any folder."""
+    resolved = settings.resolved()
+    paths = {"core_path": resolved.core_path}
+    if isinstance(resolved, PpoTrainingSettings):
+        init_from = resolved.policy.init_from
+        paths |= {"env.path": resolved.env.path, "policy.init_from": init_from and str(Path(init_from).absolute())}
+    result = dict(data)
+    for key, path in paths.items():
+        if path is not None:
+            result = with_value(result, key, path)
+    return result
 
 
 def _stem(name: str) -> str:

@@ -31,11 +31,16 @@ class Space:
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
         """Returns the values of a trial by dotted key, without those whose conditions do not hold."""
-        values: dict[str, Any] = {}
+        stored: dict[str, Any] = {}
         for each in self.parameters:
+            values = self.values(stored)
             if all(key in values and values[key] in valid for key, valid in each.when.items()):
-                values[each.key] = each.domain.suggest(trial, each.key)
-        return values
+                stored[each.key] = each.domain.suggest(trial, each.key)
+        return self.values(stored)
+
+    def values(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the values of config keys for those that Optuna stores."""
+        return {each.key: each.domain.value(stored[each.key]) for each in self.parameters if each.key in stored}
 
     def describe(self) -> dict[str, Any]:
         """Returns the space as JSON values."""

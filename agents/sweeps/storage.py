@@ -1,17 +1,11 @@
 """The storages of a sweep: a journal file, or a PostgreSQL database for many hosts."""
 
 import fcntl
-import logging
 import os
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
@@ -122,7 +116,9 @@ def _open_journal(path: Path) -> BaseStorage:
 def _open_postgres(url: str) -> BaseStorage:
     for package in ("psycopg", "sqlalchemy"):
         if find_spec(package) is None:
-            raise InputError(f'--storage postgresql://...: {package} is not installed; run: pip install "ntm-rl[postgres]"')
+            raise InputError(
+                f'--storage postgresql://...: {package} is not installed; run: pip install "ntm-rl[postgres]"'
+            )
     from sqlalchemy.exc import SQLAlchemyError
 
     options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_SECONDS}}
