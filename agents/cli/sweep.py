@@ -75,6 +75,8 @@ def sweep_command(options: argparse.Namespace) -> int:
         minimize=options.minimize,
         pruner=options.pruner,
     )
+    for key in plan.without_effect:
+        print(f"note: {key}: has no effect, as no trial has that core", file=sys.stderr)
     out: Path = options.out or Path(plan.settings.run_dir, "sweeps", plan.name)
     summary, stopped_by = run_sweep(
         plan,

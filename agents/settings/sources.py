@@ -27,6 +27,11 @@ def space_names() -> list[str]:
     return [name.removeprefix(f"{SPACES}/") for name in _packaged_names() if name.startswith(f"{SPACES}/")]
 
 
+def is_space(name: str) -> bool:
+    """Returns whether a name is that of a packaged search space with its folder, such as `spaces/ntm`."""
+    return name.removeprefix(f"{SPACES}/") in space_names() and name.startswith(f"{SPACES}/")
+
+
 def _packaged_names() -> list[str]:
     root = files("ntm_rl.configs")
     return sorted(
@@ -108,6 +113,8 @@ def _default_text(env_id: str) -> str:
 
 
 def _unknown(config: str, path: Path) -> ConfigError:
+    if is_space(config):
+        return ConfigError(f"config = {config!r}: a search space; use ntm-rl sweep CONFIG {config}")
     if "=" in config:
         return ConfigError(f"config = {config!r}: the config comes first: ntm-rl train CONFIG key=value")
     name = config.removesuffix(".yaml").removesuffix(".yml").removeprefix("configs/")

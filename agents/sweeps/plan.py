@@ -55,6 +55,15 @@ class Plan:
         check_settings(data, "trial")
         return data
 
+    @property
+    def without_effect(self) -> list[str]:
+        """Keys that have no effect because they are options of a core that no trial has."""
+        space = {each.key: each for each in self.space.parameters}
+        cores = space["core"].domain.examples if "core" in space else (self.settings.core_name,)
+        return [
+            key for key in space if key.startswith("memory.") and not any(key.startswith(f"memory.{c}.") for c in cores)
+        ]
+
     def describe(self) -> dict[str, Any]:
         """Returns everything that makes two sweeps different, as JSON values."""
         figure = {"metric": self.metric.name, "minimize": self.metric.minimize, "pruner": self.pruner}

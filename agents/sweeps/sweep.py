@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from optuna.trial import TrialState
@@ -51,8 +52,7 @@ def run_sweep(
     if n_trials < 1:
         raise InputError(f"trials = {n_trials}: must be at least 1")
     sweep = SweepStudy(plan, out, storage)
-    with engine, SignalListener() as listener:
-        loop = _Loop(sweep, n_trials, engine, listener, command, log)
+    with engine, SignalListener() as listener, closing(_Loop(sweep, n_trials, engine, listener, command, log)) as loop:
         while loop.step():
             pass
     summary = write_results(sweep, command)
@@ -97,6 +97,11 @@ class _Loop:
                 for job in trial.running:
                     self._engine.stop(job)
         return True
+
+    def close(self) -> None:
+        """Leaves the trials without a result to other processes, or to the next call."""
+        for trial in self._active:
+            trial.release()
 
     @property
     def _n_running(self) -> int:
