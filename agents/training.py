@@ -59,6 +59,12 @@ def train_or_resume(settings: AnySettings, config: str, *, show_progress: bool =
     return resume(started, settings.model_copy(update={"run_dir": run_dir}), show_progress=show_progress)
 
 
+def package_versions() -> dict[str, str]:
+    """Returns the versions on which the result of a training depends."""
+    packages = ("ntm-rl", "torch", "numpy", "gymnasium", "stable-baselines3")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
 def _join(settings: AnySettings) -> Ranks:
     """Joins the other processes of the training.
 
@@ -73,9 +79,7 @@ def _join(settings: AnySettings) -> Ranks:
                 "the script with torchrun"
             )
         return ranks
-    packages = ("ntm-rl", "torch", "numpy", "gymnasium", "stable-baselines3")
-    mine = {"python": platform.python_version(), **{name: version(name) for name in packages}}
-    every = ranks.gather_objects((platform.node(), mine, settings.model_dump()))
+    every = ranks.gather_objects((platform.node(), package_versions(), settings.model_dump()))
     for rank, (host, versions, values) in enumerate(every):
         changes = find_changes(every[0][1], versions) | find_changes(every[0][2], values)
         if changes:

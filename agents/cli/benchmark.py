@@ -9,6 +9,7 @@ from typing import Any
 from ntm_rl.agents import defaults
 from ntm_rl.agents.benchmark.suites import SUITES
 from ntm_rl.agents.cli.arguments import count, names, path, seed
+from ntm_rl.agents.cli.engine import add_engine_options, make_engine
 from ntm_rl.agents.cli.parser import add_command
 from ntm_rl.agents.cli.terminal import print_json, print_lines
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
@@ -77,7 +78,7 @@ def _add_memory(benchmarks: Any) -> None:
     memory.add_argument("--seeds", type=count, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")
     memory.add_argument("--timesteps", type=count, metavar="N", help="budget of each training (default: the suite's)")
     memory.add_argument("--out", type=path, metavar="DIR", help="output folder (default: runs/benchmark/SUITE)")
-    memory.add_argument("--jobs", type=count, default=1, metavar="J", help="number of parallel trainings (default: 1)")
+    add_engine_options(memory)
     memory.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="setting of all trainings; may be repeated"
     )
@@ -191,7 +192,7 @@ def memory_command(options: argparse.Namespace) -> int:
     if not options.report_only:
         sizes = {"tasks": options.tasks, "timesteps": options.timesteps, "overrides": options.set}
         cells = plan(options.suite, options.cores, options.seeds, **sizes)
-        engine = local_engine(options.jobs)
+        engine = make_engine(options, out, local_engine, uses_gpu=cells[0].settings(out).device.startswith("cuda"))
         stopped_by = run_grid(cells, out, engine, log=lambda line: print(line, file=sys.stderr, flush=True))
         if stopped_by is not None:
             print(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ntm_rl.agents.cli.arguments import add_config, add_overrides, count, path
+from ntm_rl.agents.cli.engine import add_engine_options, make_engine
 from ntm_rl.agents.cli.parser import add_command
 from ntm_rl.agents.cli.terminal import print_json, print_lines
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
@@ -32,7 +33,7 @@ def add(commands: Any) -> None:
     add_overrides(parser)
     parser.add_argument("--trials", type=count, required=True, metavar="N", help="number of trials in total")
     parser.add_argument("--seeds", type=count, default=1, metavar="S", help="trainings of a trial (default: 1)")
-    parser.add_argument("--jobs", type=count, default=1, metavar="J", help="number of parallel trainings (default: 1)")
+    add_engine_options(parser)
     parser.add_argument("--out", type=path, metavar="DIR", help="output folder (default: runs/sweeps/CONFIG-SPACE)")
     parser.add_argument(
         "--storage",
@@ -82,7 +83,7 @@ def sweep_command(options: argparse.Namespace) -> int:
         plan,
         out,
         options.trials,
-        ProcessEngine(options.jobs),
+        make_engine(options, out, ProcessEngine, uses_gpu=plan.settings.device.startswith("cuda")),
         storage=options.storage,
         command=_command_line(options),
         log=lambda line: print(line, file=sys.stderr, flush=True),

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 from ntm_rl.agents.storage.files import WriteError, make_folder
 from ntm_rl.errors import InputError
@@ -104,12 +104,25 @@ def locked(job: Job) -> Iterator[None]:
         raise WriteError(f"{path}: cannot be written: {error.strerror}") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, path)
         except BlockingIOError as error:
             raise JobBusyError from error
-        except OSError as error:
-            raise InputError(f"{path}: cannot be locked: {error.strerror}; choose a folder with file locks") from error
         yield
+
+
+def lock(file: IO[Any], path: Path) -> None:
+    """Locks an open file until it is closed or the process ends.
+
+    Raises:
+        BlockingIOError: it is locked already.
+        InputError: its file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be locked: {error.strerror}; choose a folder with file locks") from error
 
 
 def run_job(job: Job, *, show_progress: bool) -> Outcome:

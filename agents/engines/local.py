@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from multiprocessing import connection
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 from ntm_rl.agents.engines.jobs import Engine, Job, Outcome, run_job
 from ntm_rl.agents.runs.signals import HANDLED
@@ -25,8 +26,6 @@ def local_engine(jobs: int) -> Engine:
     Raises:
         InputError: fewer than one job.
     """
-    if jobs < 1:
-        raise InputError(f"jobs = {jobs}: must be at least 1")
     return InProcessEngine() if jobs == 1 else ProcessEngine(jobs)
 
 
@@ -69,11 +68,20 @@ class ProcessEngine(Engine):
 
     Args:
         jobs: Number of jobs that run at a time.
+        restarts: How often a job is restarted after its process is killed.
+        log: File for the standard error of the processes; None: that of this process.
+
+    Raises:
+        InputError: fewer than one job.
     """
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int, restarts: int = 0, log: Path | None = None) -> None:
+        if jobs < 1:
+            raise InputError(f"jobs = {jobs}: must be at least 1")
         self._jobs = jobs
-        self._running: dict[SpawnProcess, Job] = {}
+        self._restarts = restarts
+        self._log = log
+        self._running: dict[SpawnProcess, tuple[Job, int]] = {}  # with the restarts that are left
         self._stopping: set[SpawnProcess] = set()
 
     @property
@@ -83,36 +91,58 @@ class ProcessEngine(Engine):
 
     def submit(self, job: Job) -> None:
         """Starts a process."""
-        process = multiprocessing.get_context("spawn").Process(target=_run_in_process, args=(job,))
-        process.start()
-        self._running[process] = job
+        self._start(job, self._restarts)
 
     def wait(self, seconds: float) -> Sequence[tuple[Job, Outcome]]:
         """Waits until a process ends."""
-        ended = connection.wait([process.sentinel for process in self._running], seconds)
-        return [self._ended(process) for process in list(self._running) if process.sentinel in ended]
+        sentinels = connection.wait([process.sentinel for process in self._running], seconds)
+        ended = []
+        for process in [each for each in self._running if each.sentinel in sentinels]:
+            process.join()  # the sentinel closes before there is an exit code
+            job, restarts = self._running.pop(process)
+            outcome, code = self._outcome(job, process), process.exitcode or 0
+            if outcome is Outcome.FAILED and code < 0:
+                self._report(f"{job.name}: its process was ended by {signal.Signals(-code).name}")
+                if restarts:
+                    self._start(job, restarts - 1)
+                    continue
+            ended.append((job, outcome))
+        return ended
 
     def stop(self, job: Job | None = None) -> None:
         """Sends SIGTERM, on which a training finishes its rollout and writes a checkpoint."""
-        for process, each in self._running.items():
+        for process, (each, _) in self._running.items():
             if (job is None or each == job) and process not in self._stopping:
                 self._stopping.add(process)
                 process.terminate()
 
-    def _ended(self, process: SpawnProcess) -> tuple[Job, Outcome]:
-        process.join()  # its sentinel closes before it has an exit code
-        job, code = self._running.pop(process), process.exitcode
+    def _report(self, line: str) -> None:
+        if self._log is None:
+            print(line, file=sys.stderr)
+        else:
+            with self._log.open("a") as file:
+                print(line, file=file)
+
+    def _start(self, job: Job, restarts: int) -> None:
+        process = multiprocessing.get_context("spawn").Process(target=_run_in_process, args=(job, self._log))
+        process.start()
+        self._running[process] = job, restarts
+
+    def _outcome(self, job: Job, process: SpawnProcess) -> Outcome:
         if job.is_finished():
-            return job, Outcome.FINISHED
-        if process in self._stopping or -(code or 0) in HANDLED:  # also before the training has started
+            return Outcome.FINISHED
+        if process in self._stopping or -(process.exitcode or 0) in HANDLED:  # also before the training has started
             self._stopping.discard(process)
-            return job, Outcome.STOPPED
-        return job, OUTCOMES.get(code, Outcome.FAILED)
+            return Outcome.STOPPED
+        return OUTCOMES.get(process.exitcode, Outcome.FAILED)
 
 
-def _run_in_process(job: Job) -> None:
+def _run_in_process(job: Job, log: Path | None) -> None:
     """Runs a job in a process, which stops when its parent ends."""
     os.setpgrp()  # Ctrl-C reaches only the parent, which stops the trainings
+    if log is not None:
+        with log.open("a") as file:
+            os.dup2(file.fileno(), 2)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

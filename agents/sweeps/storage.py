@@ -94,6 +94,13 @@ def open_storage(storage: str | None, out: Path) -> BaseStorage:
     return _open_journal(Path(described))
 
 
+def close_storage(storage: BaseStorage) -> None:
+    """Closes the connections of a database."""
+    storage.remove_session()
+    if isinstance(storage, RDBStorage):
+        storage.engine.dispose()
+
+
 def _open_journal(path: Path) -> BaseStorage:
     make_folder(path.parent)
     try:

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ntm_rl.agents.storage.files import WriteError, make_folder, write_atomically
 from ntm_rl.agents.sweeps.plan import Plan, find_differences
 from ntm_rl.agents.sweeps.sampling import SeededTpe, make_pruner
-from ntm_rl.agents.sweeps.storage import describe_storage, open_storage
+from ntm_rl.agents.sweeps.storage import close_storage, describe_storage, open_storage
 from ntm_rl.errors import InputError
 
 SWEEP, LOCK, TRIALS = "sweep.json", ".lock", "trials"
@@ -70,11 +70,18 @@ class SweepStudy:
         self.storage = describe_storage(storage, self.out)
         self._identity()  # before the storage is made
         self._backend = open_storage(storage, self.out)
-        make_folder(self.out / TRIALS)
-        with self.locked():
-            identity = self._identity() or self._new_identity()
-            self.study = self._open(identity)
+        try:
+            make_folder(self.out / TRIALS)
+            with self.locked():
+                self.study = self._open(self._identity() or self._new_identity())
+        except InputError:
+            self.close()
+            raise
         self._study_id = self._backend.get_study_id_from_name(self.study.study_name)
+
+    def close(self) -> None:
+        """Closes the storage."""
+        close_storage(self._backend)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

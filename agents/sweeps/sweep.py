@@ -51,13 +51,17 @@ def run_sweep(
     """
     if n_trials < 1:
         raise InputError(f"trials = {n_trials}: must be at least 1")
-    sweep = SweepStudy(plan, out, storage)
-    with engine, SignalListener() as listener, closing(_Loop(sweep, n_trials, engine, listener, command, log)) as loop:
-        while loop.step():
-            pass
-    summary = write_results(sweep, command)
-    for note in draw_pictures(sweep.study, sweep.out):
-        log(note)
+    with closing(SweepStudy(plan, out, storage)) as sweep:
+        with (
+            engine,
+            SignalListener() as listener,
+            closing(_Loop(sweep, n_trials, engine, listener, command, log)) as loop,
+        ):
+            while loop.step():
+                pass
+        summary = write_results(sweep, command)
+        for note in draw_pictures(sweep.study, sweep.out):
+            log(note)
     if listener.received is None and summary.failed and not summary.complete + summary.pruned:
         raise InputError(
             f"out = {str(sweep.out)!r}: all {summary.failed} trials failed, see {TABLE}; the first error is: "

@@ -1,0 +1,177 @@
+"""Sweeps of real trainings in processes that are killed, stopped and started side by side."""
+
+import csv
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+
+from command_line import as_json, refused
+from ntm_rl.agents.cli.main import main
+from ntm_rl.agents.sweeps.storage import open_storage
+from sessions import kill_session, start
+from small_trainings import TINY_LSTM, TINY_PPO
+from waiting import wait_until
+
+SPACE = "ppo.learning_rate: {low: 1e-4, high: 1e-2, log: true}\nppo.gamma: [0.9, 0.99]\n"
+TRAINING = (*TINY_PPO, *TINY_LSTM, "total_timesteps=512", "ppo.stats_window_size=5", "checkpoint.every=64")
+
+pytestmark = [pytest.mark.usefixtures("in_an_empty_folder"), pytest.mark.timeout(1200)]
+
+
+def words(*options: str) -> list[str]:
+    Path("space.yaml").write_text(SPACE)
+    return ["sweep", "CartPole-v1", "space.yaml", *TRAINING, *options]
+
+
+def rows(out: str) -> list[dict[str, str]]:
+    with Path(out, "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def results(out: str) -> int:
+    return len(list(Path(out).glob("trials/*/seed*.json")))
+
+
+def runs_per_seed(out: str) -> Counter[str]:
+    """Counts the runs of each training."""
+    folders = Path(out).glob("trials/*/*-seed*-????")
+    return Counter(f"{path.parent.name}/{path.name.split('-')[2]}" for path in folders)
+
+
+def test_a_killed_sweep_continues_with_the_same_command_and_its_result_trains(capsys):
+    command = words("--trials", "2", "--out", "out")
+    process = start(*command, log=Path("log"))
+    wait_until(lambda: list(Path("out").glob("trials/0000/*/checkpoints/step-*")))
+    kill_session(process)
+    found = as_json(capsys, *command)
+    assert (found["complete"], found["pruned"], found["failed"]) == (2, 0, 0)
+    assert runs_per_seed("out") == {"0000/seed0": 1, "0001/seed0": 1}  # resumed, not repeated
+    assert main(["train", found["best_config"], "run_dir=again"]) == 0
+    best = rows("out")[found["best"]]
+    again = as_json(capsys, "train", found["best_config"], "run_dir=again")
+    assert again["mean_return"] == pytest.approx(float(best["seed 0"]), abs=1e-4)
+
+
+def test_ctrl_c_stops_with_checkpoints_and_says_how_to_continue(capsys):
+    command = words("--trials", "1", "total_timesteps=1e6", "checkpoint.every=1e6", "--out", "out")
+    process = start(*command, log=Path("log"))
+    wait_until(lambda: list(Path("out").glob("trials/*/*/progress.csv")))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "Stopped by SIGINT. Run the same command to continue." in Path("log").read_text()
+    assert list(Path("out").glob("trials/0000/*/checkpoints/step-*")) and not Path("out/best.yaml").exists()
+
+
+def test_bad_input_is_one_line_and_makes_nothing(capsys):
+    Path("bad.yaml").write_text("ppo.gama: [0.9]")
+    sweep = ["sweep", "CartPole-v1", "--trials", "2", "--out", "out"]
+    assert "unknown key. Did you mean ppo.gamma?" in refused(capsys, *sweep, "bad.yaml")
+    assert "no such file; the packaged search spaces are" in refused(capsys, *sweep, "none.yaml")
+    for storage, message in {
+        "sqlite:///x.db": "SQLite loses trials",
+        "mysql://me:secret@host/x": "must be a file or postgresql://",
+        "postgresql://me:secret@localhost:1/x": "cannot be used: connection failed",
+        "bad.yaml": "not a journal of Optuna",
+    }.items():
+        line = refused(capsys, *sweep, "ppo", "--storage", storage)
+        assert message in line and "secret" not in line
+    assert not Path("out").exists()
+
+
+def test_a_missing_package_is_one_line_with_the_extra(capsys, monkeypatch):
+    from ntm_rl.agents.sweeps import requirements
+
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
+    assert 'pip install "ntm-rl[sweep]"' in refused(capsys, "sweep", "CartPole-v1", "ppo", "--trials", "2")
+
+
+@pytest.mark.slow
+def test_twenty_trials_killed_five_times_are_those_of_an_undisturbed_sweep(capsys):
+    command = words("--trials", "20", "--seeds", "2")
+    generator = random.Random(0)
+    for number in range(5):
+        process = start(*command, "--out", "often", "--jobs", "2", log=Path("log"))
+        goal = 7 * (number + 1)
+        wait_until(lambda goal=goal: results("often") >= goal, 600)
+        time.sleep(3 * generator.random())
+        kill_session(process)
+    found = as_json(capsys, *command, "--out", "often", "--jobs", "2")
+    assert (found["complete"], len(rows("often"))) == (20, 20)
+    assert set(runs_per_seed("often").values()) == {1} and len(runs_per_seed("often")) == 40
+    undisturbed = as_json(capsys, *command, "--out", "once", "--jobs", "2")
+    assert rows("often") == rows("once") and found["score"] == undisturbed["score"]
+    assert main(["train", found["best_config"], "run_dir=again"]) == 0
+
+
+def check_shared(out: str, options: list[str], n_trials: int, n_processes: int) -> None:
+    """Runs a sweep in several processes and checks that no trial was lost or trained twice."""
+    command = words("--trials", str(n_trials), "--out", out, *options)
+    processes = [start(*command, log=Path(f"log{number}")) for number in range(n_processes)]
+    wait_until(lambda: all(process.poll() is not None for process in processes), 900, interval=0.5)
+    logs = [Path(f"log{number}").read_text() for number in range(n_processes)]
+    assert [process.returncode for process in processes] == [0] * n_processes, logs
+    assert [row["state"] for row in rows(out)] == ["complete"] * n_trials
+    assert len(runs_per_seed(out)) == n_trials and set(runs_per_seed(out).values()) == {1}
+    assert sum(log.count(" are finished;") for log in logs) == n_trials  # each trial by one process
+    assert sum("trial " in log for log in logs) == n_processes
+
+
+@pytest.mark.slow
+def test_four_processes_share_one_journal():
+    check_shared("out", [], 12, 4)
+    study = optuna.load_study(study_name="out", storage=open_storage(None, Path("out")))
+    assert len({tuple(trial.params.values()) for trial in study.trials}) == 12
+
+
+@pytest.fixture
+def postgres(tmp_path_factory) -> Iterator[str]:
+    """URL of a database of a server that runs as an unprivileged user in a temporary folder."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not programs or shutil.which("runuser") is None:
+        pytest.skip("PostgreSQL's server or runuser is not installed")
+    folder = Path("/tmp") / f"ntm-rl-postgres-{random.randrange(10**9)}"
+    subprocess.run(["install", "-d", "-o", "nobody", str(folder)], check=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def run(program: str, *arguments: str) -> None:
+        command = ["runuser", "-u", "nobody", "--", str(programs[-1] / program), *arguments]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=folder)
+
+    try:
+        run("initdb", "-D", f"{folder}/data", "-U", "sweeper", "--auth=trust", "--no-sync")
+        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        run("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", options, "start")
+        yield f"postgresql://sweeper:secret@127.0.0.1:{port}/postgres"
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"PostgreSQL does not start: {error.stderr.decode()}")
+    finally:
+        if (folder / "data/postmaster.pid").exists():
+            run("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_database_is_a_storage(postgres, capsys):
+    command = words("--trials", "1", "--out", "shared", "--storage", postgres)
+    found = as_json(capsys, *command)
+    assert found["complete"] == 1
+    assert "secret" not in Path("shared/sweep.json").read_text() + Path("shared/best.yaml").read_text()
+    assert as_json(capsys, *command) == found  # nothing is left to do
+    assert "belongs to another sweep" in refused(
+        capsys, *words("--trials", "1", "--out", "b/shared", "--storage", postgres)
+    )
+
+
+@pytest.mark.slow
+def test_four_processes_share_one_database(postgres):
+    check_shared("shared", ["--storage", postgres], 8, 4)
