@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 
 from ntm_rl.agents.engines.jobs import Job, Outcome, take_free
 from ntm_rl.agents.settings.errors import ConfigError
-from ntm_rl.agents.settings.loading import check_settings
+from ntm_rl.agents.settings.loading import validate
 from ntm_rl.agents.settings.yaml_text import to_yaml_text
 from ntm_rl.agents.storage.files import write_atomically
 from ntm_rl.agents.sweeps.sampling import RUNGS
@@ -46,7 +46,7 @@ class ActiveTrial:
         except ConfigError as error:
             self._fail(str(error))
             return
-        self._total_steps = check_settings(data, "trial").total_steps
+        self._total_steps = validate(data, "trial").total_steps
         self._jobs = self._make_jobs(data)
         self._waiting += [job for job in self._jobs if not job.is_finished()]
         for job in self._jobs:
@@ -150,8 +150,9 @@ class ActiveTrial:
         self._tell(TrialState.COMPLETE, f"{score:g}", score)
 
     def _fail(self, error: str) -> None:
-        self._trial.set_user_attr(ERROR, error)
-        self._tell(TrialState.FAIL, f"failed: {error}")
+        line = "; ".join(error.splitlines())
+        self._trial.set_user_attr(ERROR, line)
+        self._tell(TrialState.FAIL, f"failed: {line}")
 
     def _tell(self, state: TrialState, result: str, score: float | None = None) -> None:
         self._sweep.study.tell(self.number, score, state=state, skip_if_finished=True)

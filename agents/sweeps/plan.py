@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ntm_rl.agents.runs.changes import find_changes
-from ntm_rl.agents.settings.loading import AnySettings, check_settings, load_config, validate
+from ntm_rl.agents.settings.errors import ConfigError
+from ntm_rl.agents.settings.loading import AnySettings, load_config, validate
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.settings.sources import SPACES, SUFFIXES
 from ntm_rl.agents.settings.values import keys_of, with_value
 from ntm_rl.agents.sweeps.scoring import LAST, Metric, make_metric
-from ntm_rl.agents.sweeps.space import Space, load_space
+from ntm_rl.agents.sweeps.space import Space, load_space, setting_errors
 from ntm_rl.errors import InputError, did_you_mean
 
 PrunerName = Literal["none", "hyperband", "wilcoxon"]
@@ -52,7 +53,9 @@ class Plan:
         data = dict(self.data)
         for key, value in values.items():
             data = with_value(data, key, value)
-        check_settings(data, "trial")
+        errors = setting_errors(data)
+        if errors:
+            raise ConfigError("; ".join(errors))
         return data
 
     @property

@@ -101,7 +101,7 @@ def _best_config(sweep: SweepStudy, best: FrozenTrial, n_trials: int, command: s
     plan, values = sweep.plan, ", ".join(f"{each:g}" for each in best.user_attrs.get(VALUES, []))
     header = [
         f"The best of {n_trials} finished trials: trial {best.number} with {best.value:g}, the interquartile mean over",
-        f"{plan.seeds} seeds of the {plan.metric.description} ({values}).",
+        f"its seeds of the {plan.metric.description} ({values}).",
         f"Sweep: {command}",
         f"  ntm-rl train {shlex.quote(display_path(sweep.out / BEST))}",
     ]

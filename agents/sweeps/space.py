@@ -17,9 +17,11 @@ from ntm_rl.errors import did_you_mean
 
 # Keys that are not hyperparameters, with the way to set them.
 NOT_SWEPT = {
-    "seed": "the trainings of a trial differ in their seed; use --seeds",
+    "seed": "use --seeds for the number of trainings of a trial",
     "run_dir": "use --out for the folder of the sweep",
-    **dict.fromkeys(("wandb", "tracking", "device", "threads", "processes", "checkpoint"), "write KEY=VALUE instead"),
+    **dict.fromkeys(
+        ("wandb", "tracking", "device", "threads", "processes", "checkpoint"), "no hyperparameter; write KEY=VALUE"
+    ),
 }
 
 
@@ -78,7 +80,7 @@ def load_space(space: str, base: Mapping[str, Any], overridden: Iterable[str] = 
     errors += [
         f"{key}.when: the conditions form a cycle" for key in parameters if not invalid[key] and key not in valid
     ]
-    errors += [error for each in valid.values() for error in _setting_errors(each, valid, base)]
+    errors += [error for each in valid.values() for error in _parameter_errors(each, valid, base)]
     if errors:
         raise ConfigError("\n".join(f"{name}: {line}" for error in errors for line in error.splitlines()))
     return Space(tuple(valid.values()))
@@ -133,12 +135,12 @@ def _sorted(parameters: Mapping[str, Parameter]) -> dict[str, Parameter]:
     return ordered
 
 
-def _setting_errors(parameter: Parameter, parameters: Mapping[str, Parameter], base: Mapping[str, Any]) -> list[str]:
+def _parameter_errors(parameter: Parameter, parameters: Mapping[str, Parameter], base: Mapping[str, Any]) -> list[str]:
     """Returns the errors of a parameter's values as settings, without those that another parameter may remove."""
     data = _with_parents(parameter, parameters, base)
     errors: dict[str, None] = {}
     for value in parameter.domain.examples:
-        for error in _errors_of_settings(with_value(data, parameter.key, value)):
+        for error in setting_errors(with_value(data, parameter.key, value)):
             if ": unknown key." in error:
                 return [error]
             if not any(_mentions(error, key) for key in parameters if key != parameter.key):
@@ -161,7 +163,8 @@ def _with_parents(parameter: Parameter, parameters: Mapping[str, Parameter], bas
     return data
 
 
-def _errors_of_settings(data: Mapping[str, Any]) -> list[str]:
+def setting_errors(data: Mapping[str, Any]) -> list[str]:
+    """Returns the errors of a config, one per line, without the name of a file."""
     try:
         check_settings(data, "")
     except ConfigError as error:

@@ -2,10 +2,13 @@
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
@@ -101,6 +104,22 @@ def close_storage(storage: BaseStorage) -> None:
         storage.engine.dispose()
 
 
+@contextmanager
+def explained(description: str) -> Iterator[None]:
+    """Raises an `InputError` for a database that does not answer any more.
+
+    Args:
+        description: See `describe_storage`.
+    """
+    try:
+        yield
+    except StorageInternalError as error:
+        raise InputError(
+            f"storage = {description!r}: does not answer: {_reason(error.__cause__ or error)}; run the same command "
+            "to continue"
+        ) from error
+
+
 def _open_journal(path: Path) -> BaseStorage:
     make_folder(path.parent)
     try:
@@ -135,6 +154,6 @@ def _open_postgres(url: str) -> BaseStorage:
         raise InputError(f"storage = {without_passwords(url)!r}: cannot be used: {_reason(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(getattr(error, "orig", None) or error).splitlines() if line.strip()]
     return without_passwords(lines[0]) if lines else type(error).__name__

@@ -102,17 +102,17 @@ class SweepStudy:
             for frozen in self._trials(TrialState.RUNNING):
                 with suppress(BlockingIOError):
                     return self._own(frozen.number)
-            return self._own(self.study.ask().number) if self.n_started < n_trials else None
+            return self._own(self.study.ask().number) if self._n_started < n_trials else None
 
     @property
-    def n_started(self) -> int:
+    def _n_started(self) -> int:
         """Number of trials, without those that a user has enqueued."""
         return len(self._trials()) - len(self._trials(TrialState.WAITING))
 
-    @property
-    def n_running(self) -> int:
-        """Number of trials that have no result yet."""
-        return len(self._trials(TrialState.RUNNING))
+    def is_done(self, n_trials: int) -> bool:
+        """Whether the first trials have a result, also those of other processes."""
+        running = any(trial.number < n_trials for trial in self._trials(TrialState.RUNNING))
+        return self._n_started >= n_trials and not running
 
     def finished_trials(self) -> list[FrozenTrial]:
         """Returns the trials that are complete, pruned or failed."""

@@ -13,6 +13,7 @@ from ntm_rl.agents.sweeps.active_trial import ActiveTrial
 from ntm_rl.agents.sweeps.pictures import draw_pictures
 from ntm_rl.agents.sweeps.plan import Plan
 from ntm_rl.agents.sweeps.results import TABLE, Summary, write_results
+from ntm_rl.agents.sweeps.storage import explained
 from ntm_rl.agents.sweeps.study import SweepStudy
 from ntm_rl.errors import InputError
 
@@ -51,7 +52,7 @@ def run_sweep(
     """
     if n_trials < 1:
         raise InputError(f"trials = {n_trials}: must be at least 1")
-    with closing(SweepStudy(plan, out, storage)) as sweep:
+    with closing(SweepStudy(plan, out, storage)) as sweep, explained(sweep.storage):
         with (
             engine,
             SignalListener() as listener,
@@ -89,7 +90,7 @@ class _Loop:
         if not self._is_stopping:
             self._submit()
         self._release_ended()
-        if self._n_running == 0 and (self._is_stopping or self._is_done()):
+        if self._n_running == 0 and (self._is_stopping or self._is_done):
             return False
         for job, outcome in self._engine.wait(POLL_SECONDS):
             trial = next(each for each in self._active if job in each.running)
@@ -108,12 +109,12 @@ class _Loop:
             trial.release()
 
     @property
+    def _is_done(self) -> bool:
+        return not self._active and self._sweep.is_done(self._n_trials)
+
+    @property
     def _n_running(self) -> int:
         return sum(len(trial.running) for trial in self._active)
-
-    def _is_done(self) -> bool:
-        """Whether all trials have a result, also those of other processes."""
-        return not self._active and self._sweep.n_started >= self._n_trials and not self._sweep.n_running
 
     def _submit(self) -> None:
         while self._n_running < self._engine.capacity:

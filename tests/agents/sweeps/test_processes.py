@@ -8,17 +8,19 @@ import socket
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import optuna
 import pytest
 
-from command_line import as_json, refused
+from command_line import as_json, refused, run
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.engines import local
 from ntm_rl.agents.engines.local import InProcessEngine
-from ntm_rl.agents.sweeps import seed_job
+from ntm_rl.agents.sweeps import seed_job, sweep
 from ntm_rl.agents.sweeps.storage import open_storage
 from sessions import kill_session, start
 from small_trainings import TINY_LSTM, TINY_PPO
@@ -76,16 +78,16 @@ def test_ctrl_c_stops_with_checkpoints_and_says_how_to_continue(capsys):
 
 def test_bad_input_is_one_line_and_makes_nothing(capsys):
     Path("bad.yaml").write_text("ppo.gama: [0.9]")
-    sweep = ["sweep", "CartPole-v1", "--trials", "2", "--out", "out"]
-    assert "unknown key. Did you mean ppo.gamma?" in refused(capsys, *sweep, "bad.yaml")
-    assert "no such file; the packaged search spaces are" in refused(capsys, *sweep, "none.yaml")
+    words = ["sweep", "CartPole-v1", "--trials", "2", "--out", "out"]
+    assert "unknown key. Did you mean ppo.gamma?" in refused(capsys, *words, "bad.yaml")
+    assert "no such file; the packaged search spaces are" in refused(capsys, *words, "none.yaml")
     for storage, message in {
         "sqlite:///x.db": "SQLite loses trials",
         "mysql://me:secret@host/x": "must be a file or postgresql://",
         "postgresql://me:secret@localhost:1/x": "cannot be used: connection failed",
         "bad.yaml": "not a journal of Optuna",
     }.items():
-        line = refused(capsys, *sweep, "ppo", "--storage", storage)
+        line = refused(capsys, *words, "ppo", "--storage", storage)
         assert message in line and "secret" not in line
     assert not Path("out").exists()
 
@@ -135,9 +137,16 @@ def test_four_processes_share_one_journal():
     assert len({tuple(trial.params.values()) for trial in study.trials}) == 12
 
 
+class Server(NamedTuple):
+    """A database server."""
+
+    url: str
+    stop: Callable[[], None]
+
+
 @pytest.fixture
-def postgres(tmp_path_factory) -> Iterator[str]:
-    """URL of a database of a server that runs as an unprivileged user in a temporary folder."""
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL server that runs as an unprivileged user in a temporary folder."""
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not programs or shutil.which("runuser") is None:
         pytest.skip("PostgreSQL's server or runuser is not installed")
@@ -147,36 +156,51 @@ def postgres(tmp_path_factory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
 
-    def run(program: str, *arguments: str) -> None:
+    def execute(program: str, *arguments: str) -> None:
         command = ["runuser", "-u", "nobody", "--", str(programs[-1] / program), *arguments]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=folder)
 
     try:
-        run("initdb", "-D", f"{folder}/data", "-U", "sweeper", "--auth=trust", "--no-sync")
+        execute("initdb", "-D", f"{folder}/data", "-U", "sweeper", "--auth=trust", "--no-sync")
         options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        run("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", options, "start")
-        yield f"postgresql://sweeper:secret@127.0.0.1:{port}/postgres"
+        execute("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", options, "start")
+        stop = partial(execute, "pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
+        yield Server(f"postgresql://sweeper:secret@127.0.0.1:{port}/postgres", stop)
     except subprocess.CalledProcessError as error:
         pytest.skip(f"PostgreSQL does not start: {error.stderr.decode()}")
     finally:
         if (folder / "data/postmaster.pid").exists():
-            run("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "stop")
+            stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_database_is_a_storage(postgres, capsys, monkeypatch):
     monkeypatch.setattr(seed_job, "train_or_resume", peak_at(1e-3))
     monkeypatch.setattr(local, "ProcessEngine", lambda jobs: InProcessEngine())
-    command = words("--trials", "3", "--out", "shared", "--storage", postgres)
+    monkeypatch.setattr(sweep, "draw_pictures", lambda study, out: [])
+    command = words("--trials", "3", "--out", "shared", "--storage", postgres.url)
     found = as_json(capsys, *command)
     assert found["complete"] == 3
     assert "secret" not in Path("shared/sweep.json").read_text() + Path("shared/best.yaml").read_text()
     assert as_json(capsys, *command) == found  # nothing is left to do
     assert "belongs to another sweep" in refused(
-        capsys, *words("--trials", "1", "--out", "b/shared", "--storage", postgres)
+        capsys, *words("--trials", "1", "--out", "b/shared", "--storage", postgres.url)
     )
+
+
+def test_a_database_that_is_lost_is_one_line(postgres, capsys, monkeypatch):
+    def train(settings, config, *, show_progress):
+        if config == "0001":
+            postgres.stop()
+        return peak_at(1e-3)(settings, config, show_progress=show_progress)
+
+    monkeypatch.setattr(seed_job, "train_or_resume", train)
+    monkeypatch.setattr(local, "ProcessEngine", lambda jobs: InProcessEngine())
+    code, _, error = run(capsys, *words("--trials", "3", "--out", "shared", "--storage", postgres.url))
+    assert code == 2 and "does not answer: " in error and "run the same command to continue" in error
+    assert "secret" not in error and "Traceback" not in error
 
 
 @pytest.mark.slow
 def test_four_processes_share_one_database(postgres):
-    check_shared("shared", ["--storage", postgres], 8, 4)
+    check_shared("shared", ["--storage", postgres.url], 8, 4)
