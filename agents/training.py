@@ -3,13 +3,14 @@
 import platform
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
 from ntm_rl.agents.inspection.training_pages import write_training_page
 from ntm_rl.agents.parallel.joining import join, started_run
 from ntm_rl.agents.parallel.ranks import Ranks
 from ntm_rl.agents.ppo.trainer import PpoTrainer
 from ntm_rl.agents.runs.changes import find_changes
-from ntm_rl.agents.runs.run import Run
+from ntm_rl.agents.runs.run import Run, runs_of
 from ntm_rl.agents.runs.trainer import MakeTrainer
 from ntm_rl.agents.runs.training import TrainingResult, resume_training, start_training
 from ntm_rl.agents.settings.loading import AnySettings
@@ -45,6 +46,18 @@ def resume(run: Run, settings: AnySettings, *, show_progress: bool = True) -> Tr
     settings = settings.resolved()
     ranks = _join(settings)
     return resume_training(_trainer_of(settings), run, settings, ranks=ranks, show_progress=show_progress)
+
+
+def train_or_resume(settings: AnySettings, config: str, *, show_progress: bool = True) -> TrainingResult:
+    """Resumes the newest run of a config and seed in `settings.run_dir` that has a checkpoint, or trains in a new run.
+
+    Arguments and errors as `train`.
+    """
+    started = next((run for run in runs_of(Path(settings.run_dir, config), settings.seed) if run.has_checkpoint), None)
+    if started is None:
+        return train(settings, config, show_progress=show_progress)
+    run_dir = started.settings().run_dir  # differs if the folder was moved
+    return resume(started, settings.model_copy(update={"run_dir": run_dir}), show_progress=show_progress)
 
 
 def package_versions() -> dict[str, str]:

@@ -7,7 +7,6 @@ finished one. An interrupted or killed grid continues from there, and several pr
 import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from ntm_rl.agents.benchmark.scores import epoch_returns, mmer, read_curve, read
 from ntm_rl.agents.benchmark.suites import SUITES
 from ntm_rl.agents.engines.jobs import Engine, Job, Outcome, take_free
 from ntm_rl.agents.runs.changes import find_changes
-from ntm_rl.agents.runs.run import Run
+from ntm_rl.agents.runs.run import Run, runs_of
 from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.agents.runs.training import TrainingResult
-from ntm_rl.agents.storage.checkpoints import latest_checkpoint
 from ntm_rl.agents.storage.files import write_atomically
-from ntm_rl.agents.training import resume, train
+from ntm_rl.agents.training import train_or_resume
 from ntm_rl.errors import InputError
 
 # Settings that may differ within a grid.
@@ -63,12 +61,7 @@ class CellJob:
             The signal that stopped the training, if any; in this case there is no result yet.
         """
         cell, settings = self.cell, self.cell.settings(self.out)
-        started = next((run for run in _runs(cell, self.out) if _has_checkpoint(run)), None)
-        if started is None:
-            trained = train(settings, cell.name, show_progress=show_progress)
-        else:
-            run_dir = started.settings().run_dir  # differs if the grid's folder was moved
-            trained = resume(started, settings.model_copy(update={"run_dir": run_dir}), show_progress=show_progress)
+        trained = train_or_resume(settings, cell.name, show_progress=show_progress)
         if trained.stopped_by is None:
             self._write_result(trained)
         return trained.stopped_by
@@ -176,19 +169,7 @@ def _settings_of_runs(folder: Path) -> list[tuple[str, dict[str, Any]]]:
     return [(run.path.parent.name, run.settings().model_dump()) for run in runs]
 
 
-def _runs(cell: Cell, out: Path) -> list[Run]:
-    """Returns the runs of a cell, newest first."""
-    folders = sorted((out / cell.name).glob(f"*-seed{cell.seed}-????"), reverse=True)
-    return [run for run in map(Run, folders) if run.config_file.is_file()]
-
-
 def _finished(cell: Cell, out: Path) -> Path | None:
     """Returns the directory of the finished run of a cell, if any."""
-    return next((run.path for run in _runs(cell, out) if (run.path / RESULT).is_file()), None)
-
-
-def _has_checkpoint(run: Run) -> bool:
-    with suppress(InputError):
-        latest_checkpoint(run.checkpoints)
-        return True
-    return False
+    runs = runs_of(out / cell.name, cell.seed)
+    return next((run.path for run in runs if (run.path / RESULT).is_file()), None)

@@ -4,19 +4,16 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ntm_rl.agents import defaults
 from ntm_rl.agents.benchmark.suites import SUITES
 from ntm_rl.agents.cli.arguments import count, names, path, seed
+from ntm_rl.agents.cli.engine import add_engine_options, make_engine
 from ntm_rl.agents.cli.parser import add_command
 from ntm_rl.agents.cli.scaling import add_scaling
 from ntm_rl.agents.cli.terminal import print_json, print_lines
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
-from ntm_rl.errors import InputError
-
-if TYPE_CHECKING:
-    from ntm_rl.agents.engines.jobs import Engine
 
 EXAMPLES = (
     "ntm-rl benchmark speed",
@@ -83,28 +80,11 @@ def _add_memory(benchmarks: Any) -> None:
     memory.add_argument("--seeds", type=count, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")
     memory.add_argument("--timesteps", type=count, metavar="N", help="budget of each training (default: the suite's)")
     memory.add_argument("--out", type=path, metavar="DIR", help="output folder (default: runs/benchmark/SUITE)")
-    memory.add_argument("--jobs", type=count, metavar="J", help="number of parallel trainings (default: 1)")
-    _add_engine(memory)
+    add_engine_options(memory)
     memory.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="setting of all trainings; may be repeated"
     )
     memory.add_argument("--report-only", action="store_true", help="report finished trainings without starting any")
-
-
-def _add_engine(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the engine that runs the trainings."""
-    parser.add_argument(
-        "--engine", choices=["local", "ray"], default="local", help="where they run: this machine, or a Ray cluster"
-    )
-    parser.add_argument(
-        "--address",
-        metavar="HOST:PORT",
-        help="head of the Ray cluster; --jobs then defaults to what it has room for (default: Ray on this machine)",
-    )
-    parser.add_argument("--cpus", type=count, metavar="N", help="CPUs that Ray reserves per training (default: 1)")
-    parser.add_argument(
-        "--gpus", type=float, metavar="N", help="GPUs, or a fraction of one (default: 1 with device=cuda, otherwise 0)"
-    )
 
 
 def speed_command(options: argparse.Namespace) -> int:
@@ -207,13 +187,14 @@ def memory_command(options: argparse.Namespace) -> int:
     from ntm_rl.agents.benchmark.cells import plan
     from ntm_rl.agents.benchmark.grid import run_grid
     from ntm_rl.agents.benchmark.report import check_report, write_benchmark_report
+    from ntm_rl.agents.engines.local import local_engine
 
     check_report()
     out: Path = options.out or Path("runs", "benchmark", options.suite)
     if not options.report_only:
         sizes = {"tasks": options.tasks, "timesteps": options.timesteps, "overrides": options.set}
         cells = plan(options.suite, options.cores, options.seeds, **sizes)
-        engine = _make_engine(options, out, uses_gpu=cells[0].settings(out).device.startswith("cuda"))
+        engine = make_engine(options, out, local_engine, uses_gpu=cells[0].settings(out).device.startswith("cuda"))
         stopped_by = run_grid(cells, out, engine, log=lambda line: print(line, file=sys.stderr, flush=True))
         if stopped_by is not None:
             print(
@@ -227,23 +208,3 @@ def memory_command(options: argparse.Namespace) -> int:
     else:
         print_lines(Path(report["report"]).read_text().rstrip("\n"))
     return 0
-
-
-def _make_engine(options: argparse.Namespace, folder: Path, *, uses_gpu: bool) -> "Engine":
-    """Returns the engine of the options.
-
-    Raises:
-        InputError: an option of Ray for the local engine, or an invalid value.
-    """
-    if options.engine == "ray":
-        from ntm_rl.agents.engines.ray_cluster import RayEngine
-
-        cpus = 1 if options.cpus is None else options.cpus
-        gpus = float(uses_gpu) if options.gpus is None else options.gpus
-        return RayEngine(folder, options.jobs, options.address, cpus=cpus, gpus=gpus)
-    from ntm_rl.agents.engines.local import local_engine
-
-    for option in ("address", "cpus", "gpus"):
-        if getattr(options, option) is not None:
-            raise InputError(f"{option} = {getattr(options, option)!r}: needs --engine ray")
-    return local_engine(1 if options.jobs is None else options.jobs)

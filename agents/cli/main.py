@@ -16,6 +16,7 @@ from ntm_rl.agents.cli import (
     push,
     record,
     show_config,
+    sweep,
     train,
     watch,
 )
@@ -27,7 +28,7 @@ from ntm_rl.errors import InputError
 
 COMMANDS = (
     *(train, evaluate, watch, record, inspect_run, export_agent, push, pull),
-    *(list_names, show_config, copy_config, convert_zip, benchmark),
+    *(list_names, show_config, copy_config, convert_zip, sweep, benchmark),
 )
 
 

@@ -26,8 +26,6 @@ def local_engine(jobs: int) -> Engine:
     Raises:
         InputError: fewer than one job.
     """
-    if jobs < 1:
-        raise InputError(f"jobs = {jobs}: must be at least 1")
     return InProcessEngine() if jobs == 1 else ProcessEngine(jobs)
 
 
@@ -72,9 +70,14 @@ class ProcessEngine(Engine):
         jobs: Number of jobs that run at a time.
         restarts: How often a job is restarted after its process is killed.
         log: File for the standard error of the processes; None: that of this process.
+
+    Raises:
+        InputError: fewer than one job.
     """
 
     def __init__(self, jobs: int, restarts: int = 0, log: Path | None = None) -> None:
+        if jobs < 1:
+            raise InputError(f"jobs = {jobs}: must be at least 1")
         self._jobs = jobs
         self._restarts = restarts
         self._log = log
