@@ -127,7 +127,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm_forward(Tensor inputs, T
   AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "lstm_forward", [&] {
     using s = scalar_t;
     const Kept<s> kept(gates, entered, cells, resets);
-    const auto weights = lay_out<s, 1>({&weight_hidden}, true, T * B);
+    const auto weights = lay_out<s, 1>({&weight_hidden}, true, T == 1);
     at::parallel_for(0, B, kept.grain(), [&](int64_t from, int64_t until) {
       run(kept, hidden.data_ptr<s>(), cell.data_ptr<s>(), weights[0], outputs.data_ptr<s>(), from, until);
     });
@@ -221,7 +221,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> lstm_backward(
   AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "lstm_backward", [&] {
     using s = scalar_t;
     const Kept<s> kept(gates, entered, cells, resets);
-    const auto weights = lay_out<s, 1>({&weight_hidden}, false, T * B);
+    const auto weights = lay_out<s, 1>({&weight_hidden}, false);
     at::parallel_for(0, B, kept.grain(), [&](int64_t from, int64_t until) {
       run_backward(kept, data_or_null<s>(d_outputs), weights[0], d_gates.data_ptr<s>(), d_hidden.data_ptr<s>(),
                    d_cell.data_ptr<s>(), from, until);

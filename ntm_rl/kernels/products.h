@@ -4,6 +4,9 @@
 #include "numerics.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm.h>
 
 #include <array>
 #include <type_traits>
@@ -44,18 +47,13 @@ class Strips {
         *strip = full + j >= n ? s(0) : weights[transposed ? (full + j) * row + i : i * row + full + j];
   }
 
-  // In place, [n, k]: slower, but a single product takes less time than the copy.
+  // In place, [n, k]: faster for a single product, as nothing is copied.
   Strips(const s* weights, int64_t k, int64_t n) : data(weights), k(k), n(n), is_laid_out(false) {}
 
   // to [m, n] = from [m, n] + a [m, k] * weights, or without `from` a * weights. Rows are a_row, from_row (0: one row
   // for all) and to_row apart.
   void multiply(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to, int64_t to_row) const {
-    if (!is_laid_out) {
-      int64_t j = 0;
-      for (; j + 4 <= n; j += 4) dots_of_all<4>(j, m, a, a_row, from, from_row, to, to_row);
-      for (; j < n; ++j) dots_of_all<1>(j, m, a, a_row, from, from_row, to, to_row);
-      return;
-    }
+    if (!is_laid_out) return multiply_in_place(m, a, a_row, from, from_row, to, to_row);
     for (int64_t first = 0; first < n; first += kStrips * kLanes<s>) {
       const int64_t columns = std::min(kStrips * kLanes<s>, n - first);
       const Block block{data + first * k, k, a, a_row, from ? from + first : nullptr, from_row, to + first, to_row};
@@ -78,44 +76,17 @@ class Strips {
     int64_t to_row;
   };
 
-  // COLUMNS columns from j on of weights in place.
-  template <int64_t COLUMNS>
-  void dots_of_all(int64_t j, int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to,
-                   int64_t to_row) const {
-    int64_t i = 0;
-    for (; i + 4 <= m; i += 4)
-      dots<4, COLUMNS>(j, a + i * a_row, a_row, from ? from + i * from_row : nullptr, from_row, to + i * to_row,
-                       to_row);
-    for (; i < m; ++i)
-      dots<1, COLUMNS>(j, a + i * a_row, a_row, from ? from + i * from_row : nullptr, from_row, to + i * to_row,
-                       to_row);
-  }
-
-  template <int64_t ROWS, int64_t COLUMNS>
-  void dots(int64_t j, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to, int64_t to_row) const {
-    const s* weights = data + j * k;
-    Vector<s> sums[ROWS][COLUMNS] = {};
-    int64_t i = 0;
-    for (; i + kLanes<s> <= k; i += kLanes<s>) {
-      Vector<s> rows[ROWS];
-#pragma GCC unroll 4
-      for (int64_t r = 0; r < ROWS; ++r) rows[r] = load(a + r * a_row + i);
-#pragma GCC unroll 4
-      for (int64_t c = 0; c < COLUMNS; ++c) {
-        const Vector<s> column = load(weights + c * k + i);
-#pragma GCC unroll 4
-        for (int64_t r = 0; r < ROWS; ++r) sums[r][c] += rows[r] * column;
-      }
-    }
-#pragma GCC unroll 4
-    for (int64_t r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 4
-      for (int64_t c = 0; c < COLUMNS; ++c) {
-        s sum = sum_of<s>(sums[r][c]) + (from ? from[r * from_row + j + c] : s(0));
-        for (int64_t rest = i; rest < k; ++rest) sum += a[r * a_row + rest] * weights[c * k + rest];
-        to[r * to_row + j + c] = sum;
-      }
-    }
+  void multiply_in_place(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to,
+                         int64_t to_row) const {
+    const auto view = [](const s* values, int64_t rows, int64_t columns, int64_t row) {
+      return at::from_blob(const_cast<s*>(values), {rows, columns}, {row, 1}, at::CppTypeToScalarType<s>::value);
+    };
+    at::Tensor product = view(to, m, n, to_row);
+    const at::Tensor left = view(a, m, k, a_row), right = view(data, n, k, k).t();
+    if (from)
+      at::addmm_out(product, from == to ? product : view(from, from_row ? m : 1, n, from_row), left, right);
+    else
+      at::mm_out(product, left, right);
   }
 
   // Columns that do not fill whole vectors go through a buffer.
@@ -194,15 +165,14 @@ struct LaidOut {
   const Strips<s>& operator[](size_t i) const { return strips[i]; }
 };
 
-// Lays out weights [n, k] (transposed) or [k, n], valid until this thread's next call; transposed weights stay in place
-// if the products have few rows.
+// Lays out weights [n, k] (transposed) or [k, n], valid until this thread's next call; `in_place` leaves transposed ones
+// where they are.
 template <typename s, size_t COUNT>
-LaidOut<s, COUNT> lay_out(const std::array<const at::Tensor*, COUNT>& weights, bool transposed, int64_t rows) {
+LaidOut<s, COUNT> lay_out(const std::array<const at::Tensor*, COUNT>& weights, bool transposed, bool in_place = false) {
   thread_local std::vector<s> kept;  // faults of newly allocated pages cost more than the copy
   const auto columns = [&](size_t i) { return weights[i]->size(transposed ? 0 : 1); };
   const auto depth = [&](size_t i) { return weights[i]->size(transposed ? 1 : 0); };
   size_t size = 0;
-  const bool in_place = transposed && rows <= 8;
   for (size_t i = 0; !in_place && i < COUNT; ++i) size += Strips<s>::size(depth(i), columns(i));
   LaidOut<s, COUNT> laid_out;
   std::vector<s>& memory = size * sizeof(s) > kKeptBytes ? laid_out.own : kept;
