@@ -7,6 +7,7 @@
 #include "layers.h"
 #include "sequence_operators.h"
 
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty_like.h>
 
 #include <algorithm>

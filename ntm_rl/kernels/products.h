@@ -8,7 +8,6 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
 
-#include <array>
 #include <type_traits>
 #include <vector>
 
@@ -20,6 +19,8 @@ constexpr int64_t kRows = 8, kStrips = 3;
 #else
 constexpr int64_t kRows = 4, kStrips = 3;
 #endif
+
+constexpr int64_t kMostDots = 2;  // rows of a product in place that is faster than torch's
 
 // Weights [k, n] as strips of columns [n / lanes, k, lanes], the last one padded with zeros; or in place, as [n, k].
 template <typename s>
@@ -47,7 +48,7 @@ class Strips {
         *strip = full + j >= n ? s(0) : weights[transposed ? (full + j) * row + i : i * row + full + j];
   }
 
-  // In place, [n, k]: faster for a single product, as nothing is copied.
+  // In place, [n, k]: slower, but a single product takes less time than the copy.
   Strips(const s* weights, int64_t k, int64_t n) : data(weights), k(k), n(n), is_laid_out(false) {}
 
   // to [m, n] = from [m, n] + a [m, k] * weights, or without `from` a * weights. Rows are a_row, from_row (0: one row
@@ -78,6 +79,17 @@ class Strips {
 
   void multiply_in_place(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to,
                          int64_t to_row) const {
+    if (m > kMostDots) return multiply_in_torch(m, a, a_row, from, from_row, to, to_row);
+    for (int64_t i = 0; i < m; ++i, a += a_row, to += to_row) {
+      const s* added = from ? from + i * from_row : nullptr;
+      int64_t j = 0;
+      for (; j + 4 <= n; j += 4) dots<4>(j, a, added, to);
+      for (; j < n; ++j) dots<1>(j, a, added, to);
+    }
+  }
+
+  void multiply_in_torch(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to,
+                         int64_t to_row) const {
     const auto view = [](const s* values, int64_t rows, int64_t columns, int64_t row) {
       return at::from_blob(const_cast<s*>(values), {rows, columns}, {row, 1}, at::CppTypeToScalarType<s>::value);
     };
@@ -87,6 +99,25 @@ class Strips {
       at::addmm_out(product, from == to ? product : view(from, from_row ? m : 1, n, from_row), left, right);
     else
       at::mm_out(product, left, right);
+  }
+
+  // COLUMNS columns from j on of a row.
+  template <int64_t COLUMNS>
+  void dots(int64_t j, const s* a, const s* from, s* to) const {
+    const s* weights = data + j * k;
+    Vector<s> sums[COLUMNS] = {};
+    int64_t i = 0;
+    for (; i + kLanes<s> <= k; i += kLanes<s>) {
+      const Vector<s> row = load(a + i);
+#pragma GCC unroll 4
+      for (int64_t c = 0; c < COLUMNS; ++c) sums[c] += row * load(weights + c * k + i);
+    }
+#pragma GCC unroll 4
+    for (int64_t c = 0; c < COLUMNS; ++c) {
+      s sum = sum_of<s>(sums[c]) + (from ? from[j + c] : s(0));
+      for (int64_t rest = i; rest < k; ++rest) sum += a[rest] * weights[c * k + rest];
+      to[j + c] = sum;
+    }
   }
 
   // Columns that do not fill whole vectors go through a buffer.
@@ -158,35 +189,31 @@ class Strips {
 constexpr size_t kKeptBytes = 8 << 20;  // of strips that each thread keeps
 
 // Weights from `lay_out`; `own` has those too large to keep per thread.
-template <typename s, size_t COUNT>
+template <typename s>
 struct LaidOut {
-  std::array<Strips<s>, COUNT> strips;
+  std::vector<Strips<s>> strips;
   std::vector<s> own;
   const Strips<s>& operator[](size_t i) const { return strips[i]; }
 };
 
 // Lays out weights [n, k] (transposed) or [k, n], valid until this thread's next call; `in_place` leaves transposed ones
 // where they are.
-template <typename s, size_t COUNT>
-LaidOut<s, COUNT> lay_out(const std::array<const at::Tensor*, COUNT>& weights, bool transposed, bool in_place = false) {
+template <typename s>
+LaidOut<s> lay_out(const std::vector<const at::Tensor*>& weights, bool transposed, bool in_place = false) {
   thread_local std::vector<s> kept;  // faults of newly allocated pages cost more than the copy
-  const auto columns = [&](size_t i) { return weights[i]->size(transposed ? 0 : 1); };
-  const auto depth = [&](size_t i) { return weights[i]->size(transposed ? 1 : 0); };
+  const auto columns = [&](const at::Tensor& each) { return each.size(transposed ? 0 : 1); };
+  const auto depth = [&](const at::Tensor& each) { return each.size(transposed ? 1 : 0); };
   size_t size = 0;
-  for (size_t i = 0; !in_place && i < COUNT; ++i) size += Strips<s>::size(depth(i), columns(i));
-  LaidOut<s, COUNT> laid_out;
+  for (const at::Tensor* each : weights) size += in_place ? 0 : Strips<s>::size(depth(*each), columns(*each));
+  LaidOut<s> laid_out;
   std::vector<s>& memory = size * sizeof(s) > kKeptBytes ? laid_out.own : kept;
   if (memory.size() < size) memory.resize(size);
-  auto& strips = laid_out.strips;
   s* to = memory.data();
-  for (size_t i = 0; i < COUNT; ++i) {
-    const s* from = weights[i]->template data_ptr<s>();
-    if (in_place) {
-      strips[i] = Strips<s>(from, depth(i), columns(i));
-      continue;
-    }
-    strips[i] = Strips<s>(from, depth(i), columns(i), weights[i]->size(1), transposed, to);
-    to += Strips<s>::size(depth(i), columns(i));
+  for (const at::Tensor* each : weights) {
+    const s* from = each->template data_ptr<s>();
+    const int64_t k = depth(*each), n = columns(*each);
+    laid_out.strips.push_back(in_place ? Strips<s>(from, k, n) : Strips<s>(from, k, n, each->size(1), transposed, to));
+    to += Strips<s>::size(k, n);
   }
   return laid_out;
 }

@@ -47,7 +47,7 @@ struct Sizes : Memory::Sizes {
 
   // Least number of sequences per thread.
   int64_t grain() const {
-    const int64_t each = T * (G * F + this->P * H + this->work);
+    const int64_t each = T * (G * (I + F) + this->P * H + this->work);
     return std::max<int64_t>(1, (1 << 21) / std::max<int64_t>(1, each));
   }
 };
@@ -124,9 +124,10 @@ struct Rows {
   s* at(int64_t b) const { return data + b * row; }
 };
 
-// Runs the sequences [from, until) and writes their last state. The gates start with the inputs' share in their sums.
+// Runs the sequences [from, until) and writes their last state.
 template <class Memory, typename s>
-void run(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episodes<s>& episodes, const Strips<s>& weight_feedback,
+void run(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episodes<s>& episodes, const s* inputs,
+         const Strips<s>& weight_input, const s* bias, const Strips<s>& weight_feedback,
          const Strips<s>& weight_interface, const s* bias_interface, s* outputs, const Rows<s>& last, int64_t from,
          int64_t until) {
   typename Memory::template Scratch<s> scratch(z);
@@ -144,6 +145,7 @@ void run(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episodes<s>& epi
       std::copy_n(in.hidden, z.F - z.reads, feedback + z.reads);
     }
     s *gates = blocks.gates.at(t, from), *out = outputs + (t * z.B + from) * z.O;
+    weight_input.multiply(rows, inputs + (t * z.B + from) * z.I, z.I, bias, 0, gates, z.G);
     weight_feedback.multiply(rows, blocks.feedback.at(t, from), z.F, gates, z.G, gates, z.G);
     for (int64_t b = from; b < until; ++b)
       control(z.controller, z.H, blocks.gates.at(t, b), blocks.feedback.at(t, b) + z.reads,
@@ -187,18 +189,19 @@ struct Flow {
 };
 
 // Gradients that the backward pass of the steps writes: of the sums of gates [T, B, G] and interface parameters
-// [T, B, P], and where they are needed of state and start (a row per batch element).
+// [T, B, P], and where they are needed of inputs, state and start (a row per batch element).
 template <typename s>
 struct Gradients {
-  s *gates, *raw;
+  s *gates, *raw, *inputs;
   Rows<s> state, start;
 };
 
 // Backward of `run`; d_outputs and d_last may be null. The weights are laid out for the backward products.
 template <class Memory, typename s>
 void run_backward(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episodes<s>& episodes, const s* outputs,
-                  const s* d_outputs, const Rows<s>& d_last, const Strips<s>& weight_feedback,
-                  const Strips<s>& weight_interface, const Gradients<s>& d, int64_t from, int64_t until) {
+                  const s* d_outputs, const Rows<s>& d_last, const Strips<s>& weight_input,
+                  const Strips<s>& weight_feedback, const Strips<s>& weight_interface, const Gradients<s>& d,
+                  int64_t from, int64_t until) {
   typename Memory::template Scratch<s> scratch(z);
   const int64_t rows = until - from, size = Flow<Memory, s>::size(z);
   std::vector<s> flows(rows * size), starts(d.start.data ? rows * size : 0), d_feedback(rows * z.F);
@@ -223,6 +226,7 @@ void run_backward(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episode
                        entering(z, blocks, episodes, outputs, t, b).cell, blocks.cell.at(t + 1, b), flow(b).hidden,
                        flow(b).cell, d_gates + (b - from) * z.G);
     weight_feedback.multiply(rows, d_gates, z.G, nullptr, 0, d_feedback.data(), z.F);
+    if (d.inputs) weight_input.multiply(rows, d_gates, z.G, nullptr, 0, d.inputs + (t * z.B + from) * z.I, z.I);
     for (int64_t b = from; b < until; ++b) {
       const Flow<Memory, s> carried = flow(b);
       const s* d_row = &d_feedback[(b - from) * z.F];

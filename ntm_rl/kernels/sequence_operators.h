@@ -7,7 +7,6 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/sum.h>
@@ -76,25 +75,19 @@ std::vector<int64_t> sequence_kept(at::IntArrayRef shape, at::ScalarType type) {
 template <class Memory>
 Tensor forward_into(const Sizes<Memory>& z, const Arguments& of, const Tensor& outputs, const Tensor& last,
                     bool keeps) {
-  const auto options = of.inputs.options();
-  const int64_t rows = z.T * z.B;
-  const bool is_step = z.T == 1;
   const Tensor zeros = of.zeros();
   Tensor kept;
   AT_DISPATCH_FLOATING_TYPES(of.inputs.scalar_type(), "sequence_forward", [&] {
     using s = scalar_t;
-    kept = at::empty({Blocks<s>::size(z, keeps)}, options);
+    kept = at::empty({Blocks<s>::size(z, keeps)}, of.inputs.options());
     use_large_pages(kept);
-    Blocks<s> blocks(z, kept.data_ptr<s>(), keeps);
-    Tensor gates = keeps || is_step ? kept.narrow(0, 0, rows * z.G).view({rows, z.G}) : at::empty({rows, z.G}, options);
-    at::addmm_out(gates, *of.bias, of.inputs.view({rows, z.I}), of.weight_input.t());
-    blocks.gates = {gates.data_ptr<s>(), z.B * z.G, z.G};
+    const Blocks<s> blocks(z, kept.data_ptr<s>(), keeps);
     const Episodes<s> episodes = of.episodes<s>(zeros);
     Memory::lay_out(z, episodes.start + 1, blocks.start);
-    const auto weights = lay_out<s, 2>({&of.weight_feedback, &of.weight_interface}, true, is_step);
+    const auto weights = lay_out<s>({&of.weight_input, &of.weight_feedback, &of.weight_interface}, true, z.T == 1);
     at::parallel_for(0, z.B, z.grain(), [&](int64_t from, int64_t until) {
-      run(z, blocks, episodes, weights[0], weights[1], of.bias_interface->data_ptr<s>(), outputs.data_ptr<s>(),
-          rows_of<s>(last), from, until);
+      run(z, blocks, episodes, of.inputs.data_ptr<s>(), weights[0], of.bias->data_ptr<s>(), weights[1], weights[2],
+          of.bias_interface->data_ptr<s>(), outputs.data_ptr<s>(), rows_of<s>(last), from, until);
     });
   });
   return kept;
@@ -109,21 +102,22 @@ std::array<Tensor, 6> backward_into(const Sizes<Memory>& z, const Arguments& of,
                                     const Tensor& d_state, const Tensor& d_start) {
   const auto options = of.inputs.options();
   const int64_t rows = z.T * z.B;
-  const Tensor zeros = of.zeros(), d_gates = at::empty({rows, z.G}, options), d_raw = at::empty({rows, z.P}, options);
+  const Tensor zeros = of.zeros(), d_gates = at::empty({rows, z.G}, options), d_raw = at::empty({rows, z.P}, options),
+               d_inputs = needs_inputs ? at::empty({z.T, z.B, z.I}, options) : Tensor();
   AT_DISPATCH_FLOATING_TYPES(of.inputs.scalar_type(), "sequence_backward", [&] {
     using s = scalar_t;
     const Blocks<s> blocks(z, kept.data_ptr<s>(), true);
     const Episodes<s> episodes = of.episodes<s>(zeros);
-    const Gradients<s> d{d_gates.data_ptr<s>(), d_raw.data_ptr<s>(), rows_of<s>(d_state), rows_of<s>(d_start)};
-    const auto weights = lay_out<s, 2>({&of.weight_feedback, &of.weight_interface}, false);
+    const Gradients<s> d{d_gates.data_ptr<s>(), d_raw.data_ptr<s>(), needs_inputs ? d_inputs.data_ptr<s>() : nullptr,
+                         rows_of<s>(d_state), rows_of<s>(d_start)};
+    const auto weights = lay_out<s>({&of.weight_input, &of.weight_feedback, &of.weight_interface}, false);
     at::parallel_for(0, z.B, z.grain(), [&](int64_t from, int64_t until) {
       run_backward(z, blocks, episodes, outputs.data_ptr<s>(), data_or_null<s>(d_outputs), rows_of<s>(d_last),
-                   weights[0], weights[1], d, from, until);
+                   weights[0], weights[1], weights[2], d, from, until);
     });
   });
   const Tensor feedback = kept.narrow(0, rows * z.G, rows * z.F).view({rows, z.F}),  // as `Blocks` has them
-      hidden = outputs.view({rows, z.O}).narrow(1, 0, z.H), of_gates = d_gates.t(),
-               d_inputs = needs_inputs ? d_gates.mm(of.weight_input).view({z.T, z.B, z.I}) : Tensor();
+      hidden = outputs.view({rows, z.O}).narrow(1, 0, z.H), of_gates = d_gates.t();
   return {d_inputs, of_gates.mm(of.inputs.view({rows, z.I})), d_gates.sum(0), of_gates.mm(feedback),
           d_raw.t().mm(hidden), d_raw.sum(0)};
 }
