@@ -9,10 +9,14 @@ from ntm_rl.agents.cli import (
     convert_zip,
     copy_config,
     evaluate,
+    export_agent,
     inspect_run,
     list_names,
+    pull,
+    push,
     record,
     show_config,
+    sweep,
     train,
     watch,
 )
@@ -22,7 +26,10 @@ from ntm_rl.agents.cli.terminal import OutputClosedError, discard_output, usable
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
 from ntm_rl.errors import InputError
 
-COMMANDS = (train, evaluate, watch, record, inspect_run, list_names, show_config, copy_config, convert_zip, benchmark)
+COMMANDS = (
+    *(train, evaluate, watch, record, inspect_run, export_agent, push, pull),
+    *(list_names, show_config, copy_config, convert_zip, sweep, benchmark),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.runs.loading import RunAgent
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.envs.algorithmic.task import Batch, Difficulty
+from ntm_rl.envs.factory import UseMasks
 from ntm_rl.envs.sb3.making import make_vec_env
 
 MAX_STEPS = 500
@@ -173,13 +174,17 @@ def play_run(
     try:
         prepare(env, agent)
         with seeded(agent, seed, n_envs=1):
-            return play_episodes(agent, env, render, options), fps
+            return play_episodes(agent, env, render, options, settings.env.action_masks), fps
     finally:
         close(env)
 
 
 def play_episodes(
-    agent: LoadedAgent, env: VecEnv, render: Callable[[], Frame] | None, options: PlayOptions
+    agent: LoadedAgent,
+    env: VecEnv,
+    render: Callable[[], Frame] | None,
+    options: PlayOptions,
+    use_masks: UseMasks = "auto",
 ) -> list[Episode]:
     """Plays episodes in a single environment; the last one may break off at the limit of steps.
 
@@ -189,7 +194,8 @@ def play_episodes(
     played: list[Episode] = []
     steps: list[Step] = []
     recorder = MemoryRecorder(agent.policy.core)
-    for step in play(agent, env, render, max_steps=options.max_steps, deterministic=options.deterministic):
+    limit, deterministic = options.max_steps, options.deterministic
+    for step in play(agent, env, render, max_steps=limit, deterministic=deterministic, use_masks=use_masks):
         recorder.add(step.before, step.after)
         steps.append(step)
         if step.ended and "episode" in step.info:  # else a life was lost, and the game continues

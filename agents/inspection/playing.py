@@ -11,6 +11,8 @@ from torch import Tensor
 
 from ntm_rl.agents.inspection.frames import Frame
 from ntm_rl.agents.policy.files import LoadedAgent
+from ntm_rl.envs.factory import UseMasks
+from ntm_rl.envs.sb3.action_masks import ActionMaskReader
 
 
 class Step(NamedTuple):
@@ -44,7 +46,13 @@ class Step(NamedTuple):
 
 
 def play(
-    agent: LoadedAgent, env: VecEnv, render: Callable[[], Frame] | None, *, max_steps: int, deterministic: bool
+    agent: LoadedAgent,
+    env: VecEnv,
+    render: Callable[[], Frame] | None,
+    *,
+    max_steps: int,
+    deterministic: bool,
+    use_masks: UseMasks = "auto",
 ) -> Iterator[Step]:
     """Plays in a single environment and yields each step.
 
@@ -54,21 +62,26 @@ def play(
         render: Returns the environment's current frame; None if it does not render.
         max_steps: Number of steps.
         deterministic: Take the most likely action instead of a sample.
+        use_masks: Whether to use the environment's action masks.
     """
     policy = agent.policy
     size = policy.core.state_size  # of the actor's core, which comes first
     observations: Any = env.reset()
+    reader = ActionMaskReader(env, use_masks)
+    masks = reader.reset()
     state, resets = policy.initial_state(1), torch.ones(1, dtype=torch.bool, device=policy.device)
     for _ in range(max_steps):
         frame = None if render is None else render()
         state = state.masked_fill(resets.unsqueeze(1), 0)
         tensors, _ = policy.obs_to_tensor(agent.normalized(observations))
+        allowed = None if masks is None else torch.from_numpy(masks).to(policy.device)
         with torch.no_grad():
-            distribution, _ = policy.action_distribution(tensors, state[:, :size], resets)
-            actions, values, _, after = policy.step(tensors, state, resets, deterministic)
+            distribution, _ = policy.action_distribution(tensors, state[:, :size], resets, allowed)
+            actions, values, _, after = policy.step(tensors, state, resets, deterministic, allowed)
         sample = actions.cpu().numpy()
         action = policy.action_converter(sample)
         following, rewards, dones, infos = env.step(action)
+        masks = reader.step(infos, dones)
         yield Step(
             frame,
             observations,

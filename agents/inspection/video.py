@@ -95,8 +95,15 @@ def record(
     try:
         prepare(rendered.env, agent)
         with seeded(agent, seed, n_envs=1):
-            steps_played = play(agent, rendered.env, rendered.render, max_steps=max_steps, deterministic=deterministic)
-            images = draw_steps(agent, rendered.env, steps_played, episodes, returns)
+            played = play(
+                agent,
+                rendered.env,
+                rendered.render,
+                max_steps=max_steps,
+                deterministic=deterministic,
+                use_masks=settings.env.action_masks,
+            )
+            images = draw_steps(agent, rendered.env, played, episodes, returns)
             steps = _write(out, images, writer, rendered.fps)
     finally:
         close(rendered.env)

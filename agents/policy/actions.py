@@ -1,6 +1,6 @@
 """Sampled actions, which rollouts store, and their conversion to the environment's actions."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -8,6 +8,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from ntm_rl.envs.wrappers.actions import float_bounds
+
+Block = TypeVar("Block", np.ndarray, Tensor)
 
 
 def sampled_block(space: spaces.Space[Any], shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -35,7 +37,10 @@ class ActionConverter:
     Attributes:
         start: Start of a Discrete or MultiDiscrete space; None for 0.
         sizes: Number of values of each of its components.
+        bounds: Least and largest values of a Box space.
     """
+
+    bounds: tuple[Any, Any]
 
     def __init__(self, space: spaces.Space[Any], squashed: bool = False):
         self._space, self._squashed = space, squashed
@@ -44,18 +49,20 @@ class ActionConverter:
         self.sizes: Any = space.n if isinstance(space, spaces.Discrete) else getattr(space, "nvec", None)
         self._rounds = isinstance(space, spaces.Box) and space.dtype.kind in "iub"
         if isinstance(space, spaces.Box):
-            bounds: tuple[Any, Any] = float_bounds(space) if self._rounds else (space.low, space.high)
-            self._low, self._high = bounds
+            self.bounds = float_bounds(space) if self._rounds else (space.low, space.high)
 
     def __call__(self, sampled: np.ndarray) -> np.ndarray:
         """Returns actions `[B, *space.shape]` of the space's dtype for samples `[B, A]` or `[B]`."""
         actions = sampled.reshape(len(sampled), *(self._space.shape or ()))
         if isinstance(self._space, spaces.Box):
-            if self._squashed:
-                actions = self._low + 0.5 * (actions + 1.0) * (self._high - self._low)
-            actions = np.clip(actions, self._low, self._high)
-            if self._rounds:
-                actions = np.rint(actions)
+            actions = self.fit(actions, *self.bounds)
         elif self.start is not None:
             actions = actions + self.start
         return actions.astype(self._space.dtype, copy=False)
+
+    def fit(self, actions: Block, low: Block, high: Block) -> Block:
+        """Returns Box actions that are unscaled, clipped and rounded; arrays or tensors."""
+        if self._squashed:
+            actions = low + 0.5 * (actions + 1.0) * (high - low)
+        actions = actions.clip(low, high)
+        return actions.round() if self._rounds else actions

@@ -24,6 +24,7 @@ from ntm_rl.agents.policy.policies import POLICIES, MlpNtmPolicy
 from ntm_rl.agents.storage.cards import build_model, make_card, read_model, write_model
 from ntm_rl.agents.storage.checkpoints import PPO_CHECKPOINT, read_parts
 from ntm_rl.agents.storage.files import StorageError
+from ntm_rl.agents.storage.hub import AGENT_FILE, Repository, download, is_hub_reference
 from ntm_rl.agents.storage.spaces import space_from_json, space_to_json
 from ntm_rl.agents.storage.tensors import weights_of
 from ntm_rl.errors import InputError
@@ -60,9 +61,10 @@ class LoadedAgent:
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | bool | None = None,
         deterministic: bool = False,
+        action_masks: Any = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Like `predict` of an SB3 model, but for observations that are not normalised."""
-        return self.policy.predict(self.normalized(observation), state, episode_start, deterministic)
+        return self.policy.predict(self.normalized(observation), state, episode_start, deterministic, action_masks)
 
     def normalized(self, observation: Any) -> Any:
         """Returns an observation normalised as in training."""
@@ -92,9 +94,14 @@ def save_agent(
     """
     card = agent_card(policy, normalizer, extra)
     statistics = {} if normalizer is None else observation_state(normalizer)
-    tensors = {f"policy.{name}": tensor for name, tensor in weights_of(policy).items()}
-    tensors |= {f"statistics.{name}": tensor for name, tensor in statistics.items()}
-    write_model(folder, tensors, card)
+    write_agent(LoadedAgent(policy, card, statistics), folder)
+
+
+def write_agent(agent: LoadedAgent, folder: Path | str) -> None:
+    """Writes a loaded agent with its card; files and errors as in `save_agent`."""
+    tensors = {f"policy.{name}": tensor for name, tensor in weights_of(agent.policy).items()}
+    tensors |= {f"statistics.{name}": tensor for name, tensor in agent.statistics.items()}
+    write_model(folder, tensors, agent.card)
 
 
 def agent_card(
@@ -119,9 +126,15 @@ def agent_card(
 def load_agent(folder: Path | str, device: torch.device | str = "auto") -> LoadedAgent:
     """Loads an agent without running code from its files.
 
+    Args:
+        folder: Folder of `save_agent`, or `hf://USER/NAME[@REVISION]`: a repository of `ntm-rl push`.
+        device: Device of the policy.
+
     Raises:
         StorageError: missing, damaged, altered, or no agent.
     """
+    if is_hub_reference(folder):
+        folder = download(Repository.parse(str(folder)), [AGENT_FILE])[AGENT_FILE].parent
     path, tensors, card = read_model(folder)
     weights, statistics = _with_prefix(tensors, "policy."), _with_prefix(tensors, "statistics.")
     if len(weights) + len(statistics) != len(tensors):

@@ -126,7 +126,7 @@ class MultiInputExtractor(CombinedExtractor):
             [
                 self.cnns[self._numbers[key]](observations[key])
                 if key in self._numbers
-                else observations[key].reshape(len(observations[key]), -1)
+                else observations[key].reshape(observations[key].shape[0], -1)
                 for key in self._keys
             ],
             dim=1,

@@ -15,7 +15,7 @@ from torch import Tensor
 from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.agents.storage.tensors import require_matching
 
-_SINGLE = "observation"
+SINGLE = "observation"
 
 
 def observation_state(normalizer: VecNormalize) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ def normalize(observation: Any, state: Mapping[str, Tensor], epsilon: float, cli
             key: _normalize(value, state, key, epsilon, clip) if f"{key}.mean" in state else value
             for key, value in observation.items()
         }
-    return _normalize(observation, state, _SINGLE, epsilon, clip)
+    return _normalize(observation, state, SINGLE, epsilon, clip)
 
 
 def require_fitting_statistics(path: Path, state: Mapping[str, Tensor], space: spaces.Space[Any], scale: Any) -> None:
@@ -63,8 +63,8 @@ def require_fitting_statistics(path: Path, state: Mapping[str, Tensor], space: s
     Raises:
         StorageError: statistics that are missing, of another shape or negative, or a scale out of range.
     """
-    parts = space.spaces if isinstance(space, spaces.Dict) else {_SINGLE: space}
-    normalized = sorted({name.rpartition(".")[0] for name in state}) or [_SINGLE]
+    parts = space.spaces if isinstance(space, spaces.Dict) else {SINGLE: space}
+    normalized = sorted({name.rpartition(".")[0] for name in state}) or [SINGLE]
     if not parts.keys() >= set(normalized):
         raise StorageError(f"{path}: it has statistics of {normalized}; the observations are {list(parts)}")
     expected = {
@@ -85,7 +85,7 @@ def _normalize(value: Any, state: Mapping[str, Tensor], key: str, epsilon: float
 
 
 def _by_key(statistics: RunningMeanStd | dict[str, RunningMeanStd]) -> dict[str, RunningMeanStd]:
-    return statistics if isinstance(statistics, dict) else {_SINGLE: statistics}
+    return statistics if isinstance(statistics, dict) else {SINGLE: statistics}
 
 
 def _number(tensor: Tensor) -> Any:

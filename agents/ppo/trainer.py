@@ -25,7 +25,7 @@ from ntm_rl.agents.ppo.callbacks import (
     mean_return,
 )
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint
-from ntm_rl.agents.ppo.making import has_auto_sizes, make_model, with_sizes
+from ntm_rl.agents.ppo.making import has_auto_sizes, make_model, with_masks, with_sizes
 from ntm_rl.agents.ppo.probe import probe_agent, probe_environment
 from ntm_rl.agents.ppo.vec_env_state import reached_level
 from ntm_rl.agents.ppo.warm_start import warm_start
@@ -81,8 +81,8 @@ class PpoTrainer:
     ):
         ranks = join()
         if checkpoint is None or has_auto_sizes(settings):
-            limit = probe_environment(settings.env_settings, settings.seed)
-            settings = with_sizes(settings, limit, ranks.size)
+            probe = probe_environment(settings.env_settings, settings.seed)
+            settings = with_masks(with_sizes(settings, probe.episode_limit, ranks.size), probe.has_masks)
         self.settings, self._write_page = settings, write_page
         if checkpoint is None:
             self.model, self._saved = _new_model(settings, ranks), SavedProgress()

@@ -17,7 +17,7 @@ def least_used_weightings(usage: Tensor, heads: int) -> Tensor:
     In the paper every head marks all R least used slots, so that all heads would write to all of them.
     """
     slots = free_list(usage)[:, :heads].unsqueeze(-1)
-    return usage.new_zeros(len(usage), heads, usage.shape[1]).scatter(-1, slots, 1)
+    return usage.new_zeros(usage.shape[0], heads, usage.shape[1]).scatter(-1, slots, 1)
 
 
 def write_weightings(read_weightings: Tensor, least_used: Tensor, gates: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class Recent(NamedTuple):
     @classmethod
     def join(cls, before: Tensor, steps: Tensor, episodes: Tensor) -> "Recent":
         """Joins the last K steps before the sequence `[B, K, F]` with its steps `[T, B, F]` and their episodes."""
-        current = episodes.new_zeros(before.shape[1], len(before))
+        current = episodes.new_zeros(before.shape[1], before.shape[0])
         return cls(torch.cat([before.transpose(0, 1), steps]), torch.cat([current, episodes]))
 
     def lags(self, count: int) -> Iterator[Tensor]:

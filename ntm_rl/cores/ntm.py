@@ -142,7 +142,7 @@ class Ntm(MemoryCore):
         )
         self.output_size = hidden_size + read_heads * width
         controller_code = tuple(GATES).index(controller)
-        self._kernel_sizes = (slots, width, read_heads, write_heads, self.shifts, hidden_size, controller_code)
+        self.kernel_sizes = (slots, width, read_heads, write_heads, self.shifts, hidden_size, controller_code)
         # Size of each group in HeadParameters.
         self._head_sizes = (
             *(self.heads * size for size in (width, 1, 1, self.shifts, 1)),
@@ -166,7 +166,7 @@ class Ntm(MemoryCore):
 
     def unpack(self, state: Tensor) -> NtmState:
         """Returns the parts of a flat state `[B, S]`; of a state before its first step, the initial ones."""
-        parts: NtmState = self.layout.unpack(torch.where(state[:, :1] == 0, self._start(), state))
+        parts: NtmState = self.layout.unpack(torch.where(state[:, :1] == 0, self.start(), state))
         return parts
 
     def _weight(self) -> Tensor:
@@ -174,10 +174,10 @@ class Ntm(MemoryCore):
 
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         if not is_fused(self.backend, inputs.device):
-            return self._unroll(inputs, state, self._start(), resets)
+            return self.unroll(inputs, state, resets, self.start())
         head = self.head_layer
-        tensors = (inputs, state, self._start(), resets, *self._gate_weights(), head.weight, head.bias)
-        return run_fused("ntm", tensors, self._kernel_sizes, self.clip, self._plain)
+        tensors = (inputs, state, self.start(), resets, *self._gate_weights(), head.weight, head.bias)
+        return run_fused("ntm", tensors, self.kernel_sizes, self.clip, self._plain)
 
     def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
         """See `MemoryCore.weightings`."""
@@ -198,7 +198,7 @@ class Ntm(MemoryCore):
         """The kernel's sequence as plain operators, with the given weights."""
         *gates, head_weight, head_bias = weights
         named = {**self._named(*gates), "head_layer.weight": head_weight, "head_layer.bias": head_bias}
-        found: tuple[Tensor, Tensor] = with_weights(self._unroll, self, named, (inputs, state, start, resets))
+        found: tuple[Tensor, Tensor] = with_weights(self.unroll, self, named, (inputs, state, resets, start))
         return found
 
     def _gate_weights(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -226,7 +226,8 @@ class Ntm(MemoryCore):
             "weight_hidden": torch.cat([hidden[: 2 * size], hidden[3 * size :]]),
         }
 
-    def _unroll(self, inputs: Tensor, state: Tensor, start: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+    def unroll(self, inputs: Tensor, state: Tensor, resets: Tensor | None, start: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` step by step from the initial state `start` `[1, S]`."""
         fresh = state[:, :1] == 0
         if resets is not None:
             fresh = fresh | resets[0].unsqueeze(1)
@@ -295,7 +296,7 @@ class Ntm(MemoryCore):
             adds=adds.unflatten(1, (self.write_heads, self.width)),
         )
 
-    def _start(self) -> Tensor:
+    def start(self) -> Tensor:
         """Returns the state in which an episode begins, `[1, S]`, differentiable where it is learned."""
         parts = [self.start_memory, self.start_reads, self.start_read_logits, self.start_write_logits]
         given = [part for part in parts if part is not None]

@@ -110,7 +110,7 @@ class SparseMemory:
         """Clears the rows that are not in use, then adds to all; additions to the same row accumulate."""
         if self.is_functional:
             # Not index_copy of the contents: its gradient would count repeated rows twice.
-            cleared = contents.new_zeros(len(self.flat), 1).index_copy(0, rows, (~in_use).to(contents.dtype))
+            cleared = contents.new_zeros(self.flat.shape[0], 1).index_copy(0, rows, (~in_use).to(contents.dtype))
             self.flat = self.flat.masked_fill(cleared != 0, 0).index_add(0, rows, added)
         else:
             self.flat.index_copy_(0, rows, contents.masked_fill(~in_use, 0))

@@ -292,7 +292,7 @@ def test_if_torch_compile_fails_auto_is_eager_with_one_warning_and_compile_is_an
         InputError, match=r"backend = 'compile': torch.compile fails on this machine; use auto or eager \(Failed"
     ):
         core(inputs, state)
-    parts, from_input = core.layout.unpack(core._start()), torch.randn(1, 12)
+    parts, from_input = core.layout.unpack(core.start()), torch.randn(1, 12)
     step = CompiledStep(core._step, torch.device("cpu"), is_required=False)
     with pytest.warns(
         UserWarning, match="torch.compile fails on this machine; the core runs eagerly: Failed to find C compiler$"

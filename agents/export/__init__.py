@@ -1,0 +1,1 @@
+"""Agents and networks as single-step networks for ONNX Runtime and `torch.export`."""

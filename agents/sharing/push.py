@@ -1,0 +1,125 @@
+"""Uploads a run's agent to the Hugging Face Hub."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from ntm_rl.agents.inspection.evaluation import evaluate
+from ntm_rl.agents.inspection.video import record
+from ntm_rl.agents.policy.files import write_agent
+from ntm_rl.agents.runs.loading import load_run_agent
+from ntm_rl.agents.runs.run import Run
+from ntm_rl.agents.sharing.card import model_card, results_of
+from ntm_rl.agents.sharing.config import published_config
+from ntm_rl.agents.storage.hub import LIMITS, LOG_IN, TIMEOUT, HubError, Repository, hub_errors, require_hub
+from ntm_rl.errors import InputError
+
+IGNORED = (".gitattributes",)  # written by the Hub
+STEPS_SHOWN = 1_000  # longest film or page
+
+
+def _record(run: Run, path: Path, seed: int, best: bool) -> None:
+    record(run, path, seed=seed, best=best, max_steps=STEPS_SHOWN)
+
+
+# Files that show an episode. One that this environment or installation cannot make is left out, with a note.
+SHOWN: dict[str, Callable[[Run, Path, int, bool], None]] = {"replay.mp4": _record}
+
+
+def push(
+    run: Run,
+    repository: Repository,
+    *,
+    best: bool = False,
+    private: bool = False,
+    episodes: int = 100,
+    seed: int = 10_000,
+) -> tuple[str, dict[str, Any]]:
+    """Evaluates a run's agent and uploads it in one commit: agent, config, results, film and model card.
+
+    Args:
+        run: A PPO run.
+        repository: The repository, which is made if missing.
+        best: Upload the best agent of the training instead of the last.
+        private: Make a new repository private.
+        episodes: Episodes of the evaluation.
+        seed: Seed of the evaluation and of the film.
+
+    Returns:
+        The URL of the commit and the results of the evaluation.
+
+    Raises:
+        InputError: no agent, no episode that ends, or a path of this machine in the config.
+        HubError: no connection, no token, no access, or a repository of something else.
+    """
+    hub = require_hub()
+    if repository.revision is not None:
+        raise InputError(f"repository = '{repository}': is pushed to its main branch; leave out @{repository.revision}")
+    settings = run.ppo_settings()
+    config = published_config(settings)
+    _require_access(hub, repository)
+    result = evaluate(run, episodes, seed=seed, best=best, show_progress=True)
+    if not result.ended:
+        raise InputError(f"{run.path}: no episode ended in the evaluation, so there is no mean reward to publish")
+    results = results_of(settings, result, seed)
+    with TemporaryDirectory(prefix="ntm-rl-push-") as name:
+        folder = Path(name)
+        agent = load_run_agent(run, best=best)
+        write_agent(agent, folder / "agent")
+        (folder / "config.yaml").write_text(config)
+        (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        _show(run, folder, seed, best)
+        files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+        (folder / "README.md").write_text(model_card(repository, settings, agent, results, files))
+        return _commit(hub, repository, folder, ["README.md", *files], private), results
+
+
+def _require_access(hub: Any, repository: Repository) -> None:
+    """Checks the token, and that an existing repository is one of an agent, before the evaluation."""
+    if hub.get_token() is None:
+        raise HubError(f"{repository}: not logged in; {LOG_IN}")
+    with hub_errors(repository):
+        hub.HfApi().whoami()
+    others = [name for name in _existing(hub, repository) if name not in (*IGNORED, *LIMITS)]
+    if others:
+        raise InputError(f"{repository}: the repository has other files, such as {others[0]!r}; choose another name")
+
+
+def _existing(hub: Any, repository: Repository) -> list[str]:
+    """Returns the names of the files of a repository; empty if it does not exist."""
+    with hub_errors(repository):
+        try:
+            info = hub.HfApi().model_info(repository.name, timeout=TIMEOUT)
+        except hub.errors.RepositoryNotFoundError:
+            return []
+    return [file.rfilename for file in info.siblings or []]
+
+
+def _show(run: Run, folder: Path, seed: int, best: bool) -> None:
+    for name, make in SHOWN.items():
+        path = folder / name
+        try:
+            make(run, path, seed, best)
+        except InputError as error:
+            print(f"note: without {name}: {error}", file=sys.stderr)
+            path.unlink(missing_ok=True)
+        if path.exists() and path.stat().st_size > LIMITS[name]:
+            print(f"note: without {name}: it is larger than {LIMITS[name]:,} bytes", file=sys.stderr)
+            path.unlink()
+
+
+def _commit(hub: Any, repository: Repository, folder: Path, names: list[str], private: bool) -> str:
+    """Uploads files, and deletes those of an earlier push that this one lacks; returns the URL of the commit."""
+    api = hub.HfApi()
+    with hub_errors(repository):
+        api.create_repo(repository.name, private=private or None, exist_ok=True)
+        stale = [name for name in _existing(hub, repository) if name in LIMITS and name not in names]
+        operations = [
+            *(hub.CommitOperationAdd(name, str(folder / name)) for name in names),
+            *(hub.CommitOperationDelete(name) for name in stale),
+        ]
+        commit = api.create_commit(repository.name, operations, commit_message="Upload an agent of ntm-rl")
+    return str(commit.commit_url)
