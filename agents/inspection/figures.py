@@ -77,17 +77,17 @@ def network_figures(network: SequenceNetwork, settings: SupervisedTrainingSettin
 
 
 def episode_figures(run: Run, settings: PpoTrainingSettings) -> "dict[str, Figure]":
-    """Draws the memory use of an episode of a run's agent, if it has an agent and its core has weightings."""
+    """Draws the memory use of an episode of a run's agent, if it can be played and its core has weightings."""
     try:
         agent = load_run_agent(run)
-    except InputError as error:
+        if not agent.policy.core.has_weightings():
+            _note_no_weightings(settings)
+            return {}
+        print(f"draws {agent.origin}", file=sys.stderr)
+        (episode,), _ = play_run(agent, settings, PlayOptions(seed=SEED), with_frames=False)
+    except InputError as error:  # the learning curve can still be drawn
         print(f"note: memory_use is not drawn: {error}", file=sys.stderr)
         return {}
-    if not agent.policy.core.has_weightings():
-        _note_no_weightings(settings)
-        return {}
-    print(f"draws {agent.origin}", file=sys.stderr)
-    (episode,), _ = play_run(agent, settings, PlayOptions(seed=SEED), with_frames=False)
     observations = [numbers for _, numbers in episode.observations]
     blocks = {"observation": np.concatenate(observations, axis=1)} if observations else {}
     if isinstance(episode.actions, Continuous):
