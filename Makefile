@@ -6,7 +6,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: train test test-slow soak fuzz check docs format clean
 
 train: $(INSTALLED)
-	$(BIN)/ntm-rl train popgym/repeat_previous_easy
+	$(BIN)/ntm-rl train popgym-RepeatPreviousEasy-v0 total_timesteps=200_000
 
 # One thread a process: the tests run side by side.
 test: $(INSTALLED)

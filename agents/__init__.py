@@ -9,13 +9,27 @@ if __name__ != "ntm_rl.agents":
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ntm_rl.agents.policy.files import LoadedAgent, load_agent, save_agent
-from ntm_rl.agents.policy.policies import CnnNtmPolicy, MlpNtmPolicy, MultiInputNtmPolicy
-from ntm_rl.agents.ppo.algorithm import MemoryPPO
+from ntm_rl.interrupts import is_command_line
 
 if TYPE_CHECKING:
     from ntm_rl.agents.export.files import export_agent
+    from ntm_rl.agents.policy.files import LoadedAgent, load_agent, save_agent
+    from ntm_rl.agents.policy.policies import CnnNtmPolicy, MlpNtmPolicy, MultiInputNtmPolicy
+    from ntm_rl.agents.ppo.algorithm import MemoryPPO
     from ntm_rl.agents.runs.loading import RunAgent, load_run_agent
+
+_MODULES = {
+    "LoadedAgent": "ntm_rl.agents.policy.files",
+    "load_agent": "ntm_rl.agents.policy.files",
+    "save_agent": "ntm_rl.agents.policy.files",
+    "CnnNtmPolicy": "ntm_rl.agents.policy.policies",
+    "MlpNtmPolicy": "ntm_rl.agents.policy.policies",
+    "MultiInputNtmPolicy": "ntm_rl.agents.policy.policies",
+    "MemoryPPO": "ntm_rl.agents.ppo.algorithm",
+    "RunAgent": "ntm_rl.agents.runs.loading",
+    "export_agent": "ntm_rl.agents.export.files",
+    "load_run_agent": "ntm_rl.agents.runs.loading",
+}
 
 __all__ = [
     "CnnNtmPolicy",
@@ -31,15 +45,15 @@ __all__ = [
 ]
 
 
-# These import W&B and pydantic, or torch.export, which the policies do not need.
-_LAZY = {
-    "RunAgent": "ntm_rl.agents.runs.loading",
-    "export_agent": "ntm_rl.agents.export.files",
-    "load_run_agent": "ntm_rl.agents.runs.loading",
-}
-
-
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'ntm_rl.agents' has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'ntm_rl.agents' has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
+
+
+if not is_command_line():  # whose help needs no torch
+    import_module("ntm_rl.agents.policy.policies")

@@ -3,12 +3,14 @@
 import platform
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
+from ntm_rl.agents.inspection.training_pages import write_training_page
 from ntm_rl.agents.parallel.joining import join, started_run
 from ntm_rl.agents.parallel.ranks import Ranks
 from ntm_rl.agents.ppo.trainer import PpoTrainer
 from ntm_rl.agents.runs.changes import find_changes
-from ntm_rl.agents.runs.run import Run
+from ntm_rl.agents.runs.run import Run, runs_of
 from ntm_rl.agents.runs.trainer import MakeTrainer
 from ntm_rl.agents.runs.training import TrainingResult, resume_training, start_training
 from ntm_rl.agents.settings.loading import AnySettings
@@ -46,6 +48,24 @@ def resume(run: Run, settings: AnySettings, *, show_progress: bool = True) -> Tr
     return resume_training(_trainer_of(settings), run, settings, ranks=ranks, show_progress=show_progress)
 
 
+def train_or_resume(settings: AnySettings, config: str, *, show_progress: bool = True) -> TrainingResult:
+    """Resumes the newest run of a config and seed in `settings.run_dir` that has a checkpoint, or trains in a new run.
+
+    Arguments and errors as `train`.
+    """
+    started = next((run for run in runs_of(Path(settings.run_dir, config), settings.seed) if run.has_checkpoint), None)
+    if started is None:
+        return train(settings, config, show_progress=show_progress)
+    run_dir = started.settings().run_dir  # differs if the folder was moved
+    return resume(started, settings.model_copy(update={"run_dir": run_dir}), show_progress=show_progress)
+
+
+def package_versions() -> dict[str, str]:
+    """Returns the versions on which the result of a training depends."""
+    packages = ("ntm-rl", "torch", "numpy", "gymnasium", "stable-baselines3")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
 def _join(settings: AnySettings) -> Ranks:
     """Joins the other processes of the training.
 
@@ -60,9 +80,7 @@ def _join(settings: AnySettings) -> Ranks:
                 "the script with torchrun"
             )
         return ranks
-    packages = ("ntm-rl", "torch", "numpy", "gymnasium", "stable-baselines3")
-    mine = {"python": platform.python_version(), **{name: version(name) for name in packages}}
-    every = ranks.gather_objects((platform.node(), mine, settings.model_dump()))
+    every = ranks.gather_objects((platform.node(), package_versions(), settings.model_dump()))
     for rank, (host, versions, values) in enumerate(every):
         changes = find_changes(every[0][1], versions) | find_changes(every[0][2], values)
         if changes:
@@ -77,6 +95,7 @@ def _join(settings: AnySettings) -> Ranks:
 
 
 def _trainer_of(settings: AnySettings) -> MakeTrainer:
+    write_page = partial(write_training_page, settings)
     if isinstance(settings, SupervisedTrainingSettings):
-        return partial(SupervisedTrainer, settings)
-    return partial(PpoTrainer, settings)
+        return partial(SupervisedTrainer, settings, write_page=write_page)
+    return partial(PpoTrainer, settings, write_page=write_page)

@@ -12,6 +12,7 @@ author = copyright = "the ntm-rl developers"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "option_tables"]
 exclude_patterns = ["_build"]
+html_extra_path = ["pages"]  # written by the commands in guide/watch.md
 html_theme = "furo"
 html_title = "ntm-rl"
 nitpicky = False

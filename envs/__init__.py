@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ntm_rl.envs.factory import EnvSettings, make_env
     from ntm_rl.envs.sb3.adapter import VectorEnvAdapter
     from ntm_rl.envs.sb3.making import make_vec_env
+    from ntm_rl.envs.wrappers.legal_moves import LegalMoves
     from ntm_rl.envs.wrappers.masking import MaskVelocity
     from ntm_rl.envs.wrappers.previous_step import PreviousStep, PreviousStepVector
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "EnvSettings": "ntm_rl.envs.factory",
     "make_env": "ntm_rl.envs.factory",
+    "LegalMoves": "ntm_rl.envs.wrappers.legal_moves",
     "MaskVelocity": "ntm_rl.envs.wrappers.masking",
     "PreviousStep": "ntm_rl.envs.wrappers.previous_step",
     "PreviousStepVector": "ntm_rl.envs.wrappers.previous_step",
@@ -26,6 +28,7 @@ _MODULES = {
 
 __all__ = [
     "EnvSettings",
+    "LegalMoves",
     "MaskVelocity",
     "PreviousStep",
     "PreviousStepVector",

@@ -15,6 +15,7 @@ from ntm_rl.envs.modules import import_named, spec_of_class, split
 from ntm_rl.envs.names import FAMILIES, is_legacy_atari, suggest_id
 from ntm_rl.envs.wrappers.actions import RescaledAction, check_action_space
 from ntm_rl.envs.wrappers.guard import guard
+from ntm_rl.envs.wrappers.legal_moves import LEGAL_MOVES, LegalMoves
 from ntm_rl.envs.wrappers.masking import MaskVelocity
 from ntm_rl.envs.wrappers.missions import Mission
 from ntm_rl.envs.wrappers.observations import MAX_ELEMENTS, is_plain, make_readable
@@ -22,6 +23,7 @@ from ntm_rl.envs.wrappers.previous_step import PreviousStep
 from ntm_rl.errors import InputError
 
 Vectorization = Literal["auto", "native", "sync", "subprocess"]
+UseMasks = bool | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class EnvSettings:
     mission: Annotated[
         Mission,
         "Add MiniGrid's and BabyAI's mission to the observation, as words: if it may change (auto), always, never.",
+    ] = "auto"
+    action_masks: Annotated[
+        UseMasks,
+        "Exclude actions that the environment's action_masks() or info['action_mask'] excludes: if it has one (auto), "
+        "always (true: also adds masks to POPGym's MineSweeper, Battleship and Concentration), never.",
     ] = "auto"
     rescale_action: Annotated[bool, "Scale actions from [-1, 1] to the bounds of a Box."] = False
     max_episode_steps: Annotated[int | None, "Time limit instead of the environment's own; null: its own."] = None
@@ -67,6 +74,8 @@ def make_env(settings: EnvSettings, render_mode: str | None = None, index: int |
     import_named(settings.id, settings.path)
     label = f"env.id = {settings.id!r}"
     env = guard(_make(settings, render_mode), label, index)
+    if has_added_masks(settings):
+        env = LegalMoves(env)
     if settings.mask_velocity:
         env = MaskVelocity(env)
     try:
@@ -79,6 +88,11 @@ def make_env(settings: EnvSettings, render_mode: str | None = None, index: int |
     if settings.previous_action or settings.previous_reward:
         env = PreviousStep(env, settings.previous_action, settings.previous_reward)
     return env
+
+
+def has_added_masks(settings: EnvSettings) -> bool:
+    """Whether `LegalMoves`, or an option of the native environment, adds the masks that the settings require."""
+    return settings.action_masks is True and settings.id in LEGAL_MOVES
 
 
 def with_time_limit(settings: EnvSettings) -> EnvSettings:

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,21 +11,32 @@ import pytest
 import yaml
 from stable_baselines3.common.utils import set_random_seed
 
-from ntm_rl.agents.cli.main import main
+from ntm_rl.agents.cli.main import main, make_parser
 from ntm_rl.cores import registry
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page.stem: page for page in [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]}
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # Blocks that are files which the rest of the page uses.
-FILES = {("own_environment", "class Recall"): "recall.py", ("own_environment", "id: recall"): "recall.yaml"}
+FILES = {
+    ("own_environment", "class Recall"): "recall.py",
+    ("own_environment", "id: recall"): "recall.yaml",
+    ("action_masks", "class Boxes"): "boxes.py",
+}
 TINY = [
     *("total_timesteps=256", "n_envs=4", "ppo.n_steps=32", "ppo.sequence_length=32", "ppo.batch_size=64"),
     *("ppo.n_epochs=1", "memory.ntm.slots=5", "memory.ntm.width=4", "memory.ntm.hidden_size=8", "wandb=disabled"),
     *("memory.ntm_block.slots=5", "memory.ntm_block.width=4", "memory.ntm_block.hidden_size=8"),
 ]
+TINY_SUPERVISED = [
+    "total_sequences=20",
+    "validation.every=20",
+    "log_every=20",
+    "validation.sequences=4",
+    "wandb=disabled",
+]
 # Pages whose commands are run; those of others train for long, or on what is not installed everywhere.
-RUN = ("first_agent", "own_environment", "long_trainings")
+RUN = ("first_agent", "own_environment", "action_masks", "long_trainings", "watch")
 ELSEWHERE = ("export", "share")  # pages whose Python examples other tests run
 
 
@@ -64,7 +76,8 @@ def test_python_examples_run(page, request, tmp_path, monkeypatch, capsys):
             if '"RUN"' in small:
                 small = small.replace("RUN", str(request.getfixturevalue("run")))
             exec(small, {})
-    sys.modules.pop("recall", None)
+    for name in FILES.values():
+        sys.modules.pop(Path(name).stem, None)
 
 
 @pytest.mark.parametrize("page", RUN)
@@ -78,7 +91,7 @@ def test_commands_run(page, tmp_path, monkeypatch, capsys):
     for line in commands(page):
         words = [word.replace("RUN", run) for word in shlex.split(line)[1:] if not word.startswith("total_timesteps=")]
         if words[0] == "train":
-            words += [*TINY, "--json"]
+            words += [*(TINY_SUPERVISED if words[1].startswith("algorithmic/") else TINY), "--json"]
         elif words[0] == "resume":
             steps += 128
             words += [f"total_timesteps={steps}"]
@@ -87,7 +100,8 @@ def test_commands_run(page, tmp_path, monkeypatch, capsys):
         assert main(words) == 0, line
         out = capsys.readouterr().out
         run = json.loads(out)["run"] if words[0] == "train" else run
-    sys.modules.pop("recall", None)
+    for name in FILES.values():
+        sys.modules.pop(Path(name).stem, None)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +118,18 @@ def test_other_commands_are_valid(page, line, tmp_path, monkeypatch, capsys):
     else:  # a run that is not there, and nothing else, is wrong
         assert main([*words, "--no-such-option"]) == 2
         assert "--no-such-option" in capsys.readouterr().err
+
+
+def test_the_scripts_for_clusters_are_valid():
+    for language, block in blocks("cluster"):
+        if language == "bash":
+            subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+        elif language == "yaml":
+            job = yaml.safe_load(block)["spec"]
+            words = shlex.split(job["entrypoint"])
+            assert make_parser().parse_args(words[1:]).engine == "ray"
+            version = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
+            assert job["rayClusterSpec"]["rayVersion"] == version
 
 
 def test_links_between_pages_lead_somewhere():

@@ -120,7 +120,7 @@ def _with_sizes(task: SuiteTask, cores: Sequence[str], overrides: list[str]) -> 
     """Returns for each core the overrides of a task and the options that match the core's size."""
     settings = load_settings(task.config, overrides)
     assert isinstance(settings, PpoTrainingSettings)
-    settings = with_sizes(settings, probe_environment(settings.env_settings, settings.seed))
+    settings = with_sizes(settings, probe_environment(settings.env_settings, settings.seed).episode_limit)
     assert isinstance(settings.n_envs, int) and isinstance(settings.ppo.n_steps, int)
     rollout = settings.ppo.n_steps * settings.n_envs
     if settings.total_timesteps < rollout:

@@ -14,6 +14,7 @@ from ntm_rl.agents.benchmark.suites import Suite, choose_tasks, find_suite
 from ntm_rl.agents.inspection.evaluation import check_counts, close, play_episodes
 from ntm_rl.envs.factory import EnvSettings
 from ntm_rl.envs.sb3.making import make_vec_env
+from ntm_rl.envs.wrappers.action_masks import MaskFormat
 from ntm_rl.errors import InputError
 
 MAX_ENVS = 32
@@ -37,17 +38,25 @@ class RandomPlay:
 
 
 class RandomPlayer:
-    """Draws uniform actions for all sub-environments."""
+    """Draws uniform allowed actions for all sub-environments."""
 
     def __init__(self, action_space: spaces.Space[Any], n_envs: int, seed: int):
-        self._space = batch_space(action_space, n_envs)
+        self._single, self._space = action_space, batch_space(action_space, n_envs)
         self._space.seed(seed)
+        self._generator = np.random.default_rng(seed)
 
     def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+        action_masks: Any = None,
     ) -> tuple[NDArray[Any], Any]:
-        """Returns random actions `[n_envs, ...]`; see SB3's `predict`."""
-        return self._space.sample(), state
+        """Returns random actions `[n_envs, ...]`; see `LoadedAgent.predict`."""
+        if action_masks is None:
+            return self._space.sample(), state
+        return MaskFormat(self._single).sample(action_masks, self._generator), state
 
 
 def random_returns(settings: EnvSettings, episodes: int, seed: int) -> NDArray[np.float64]:
@@ -65,7 +74,7 @@ def random_returns(settings: EnvSettings, episodes: int, seed: int) -> NDArray[n
     env = make_vec_env(settings, min(episodes, MAX_ENVS), seed, training=False)
     try:
         player = RandomPlayer(env.action_space, env.num_envs, seed)
-        return np.array(play_episodes(player, env, episodes, None, False, False).returns)
+        return np.array(play_episodes(player, env, episodes, None, False, False, settings.action_masks).returns)
     finally:
         close(env)
 

@@ -91,10 +91,10 @@ def interquartile_means(scores: Mapping[str, Any]) -> dict[str, Interval]:
         InputError: rliable is not installed.
     """
     matrices = {core: np.asarray(each, dtype=np.float64) for core, each in scores.items()}
-    return {core: intervals[0] for core, intervals in _intervals(matrices, _interquartile_mean).items()}
+    return {core: intervals[0] for core, intervals in _intervals(matrices, interquartile_mean).items()}
 
 
-def _interquartile_mean(scores: FloatArray) -> FloatArray:
+def interquartile_mean(scores: FloatArray) -> FloatArray:
     """Returns rliable's `aggregate_iqm`, `[1]`, ten times as fast as SciPy's `trim_mean` there."""
     ordered = np.sort(scores, axis=None)
     dropped = ordered.size // 4  # at either end

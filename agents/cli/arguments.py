@@ -74,6 +74,17 @@ def names(text: str) -> list[str]:
     return [name for name in text.split(",") if name]
 
 
+def parse_difficulty(text: str) -> dict[str, int]:
+    """Parses `length=10,repeats=20`."""
+    try:
+        pairs = [(name, int(value)) for name, value in (part.split("=") for part in text.split(","))]
+    except ValueError as error:
+        raise InputError(f"--difficulty {text}: must be like length=10,repeats=20") from error
+    if len(dict(pairs)) < len(pairs):
+        raise InputError(f"--difficulty {text}: a name occurs twice; repeat --difficulty for each difficulty")
+    return dict(pairs)
+
+
 def _integer(text: str, low: int, high: int) -> int:
     with suppress(ValueError, OverflowError):
         number = float(text)  # 1e6 is an integer too

@@ -9,7 +9,9 @@ from typing import Any
 from ntm_rl.agents import defaults
 from ntm_rl.agents.benchmark.suites import SUITES
 from ntm_rl.agents.cli.arguments import count, names, path, seed
+from ntm_rl.agents.cli.engine import add_engine_options, make_engine
 from ntm_rl.agents.cli.parser import add_command
+from ntm_rl.agents.cli.scaling import add_scaling
 from ntm_rl.agents.cli.terminal import print_json, print_lines
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
 
@@ -55,6 +57,7 @@ def add(commands: Any) -> None:
     )
     cores.add_argument("--only", metavar="CORE", help="measure a single core")
     add_command(benchmarks, "sparse", sparse_command, "compare SAM with the NTM as slots grow", SPARSE_EXAMPLES)
+    add_scaling(benchmarks)
     summary = "list the tasks of a suite with their budgets, returns of random play and optima"
     tasks = add_command(benchmarks, "tasks", tasks_command, summary, TASKS_EXAMPLES)
     tasks.add_argument("--suite", required=True, metavar="NAME", help=f"one of {', '.join(SUITES)}")
@@ -77,7 +80,7 @@ def _add_memory(benchmarks: Any) -> None:
     memory.add_argument("--seeds", type=count, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")
     memory.add_argument("--timesteps", type=count, metavar="N", help="budget of each training (default: the suite's)")
     memory.add_argument("--out", type=path, metavar="DIR", help="output folder (default: runs/benchmark/SUITE)")
-    memory.add_argument("--jobs", type=count, default=1, metavar="J", help="number of parallel trainings (default: 1)")
+    add_engine_options(memory)
     memory.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="setting of all trainings; may be repeated"
     )
@@ -184,13 +187,15 @@ def memory_command(options: argparse.Namespace) -> int:
     from ntm_rl.agents.benchmark.cells import plan
     from ntm_rl.agents.benchmark.grid import run_grid
     from ntm_rl.agents.benchmark.report import check_report, write_benchmark_report
+    from ntm_rl.agents.engines.local import local_engine
 
     check_report()
     out: Path = options.out or Path("runs", "benchmark", options.suite)
     if not options.report_only:
         sizes = {"tasks": options.tasks, "timesteps": options.timesteps, "overrides": options.set}
         cells = plan(options.suite, options.cores, options.seeds, **sizes)
-        stopped_by = run_grid(cells, out, jobs=options.jobs, log=lambda line: print(line, file=sys.stderr, flush=True))
+        engine = make_engine(options, out, local_engine, uses_gpu=cells[0].settings(out).device.startswith("cuda"))
+        stopped_by = run_grid(cells, out, engine, log=lambda line: print(line, file=sys.stderr, flush=True))
         if stopped_by is not None:
             print(
                 f"Stopped by {stopped_by.name}. Run the same command to continue, or --report-only for a report.",

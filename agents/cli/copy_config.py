@@ -1,4 +1,4 @@
-"""`ntm-rl copy`: copy a packaged config to a file that can be edited."""
+"""`ntm-rl copy`: copy a packaged config or search space to a file that can be edited."""
 
 import argparse
 import shlex
@@ -12,24 +12,29 @@ from ntm_rl.errors import InputError
 EXAMPLES = (
     "ntm-rl copy popgym/repeat_previous_easy my.yaml",
     "ntm-rl copy algorithmic/copy ~/configs/copy.yaml",
+    "ntm-rl copy spaces/ntm space.yaml",
 )
 
 
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
-    parser = add_command(commands, "copy", copy_command, "copy a packaged config to edit it", EXAMPLES, json=False)
+    parser = add_command(
+        commands, "copy", copy_command, "copy a packaged config or search space to edit it", EXAMPLES, json=False
+    )
     add_config(parser)
     parser.add_argument("file", type=path, metavar="FILE", help="output file; must not exist")
 
 
 def copy_command(options: argparse.Namespace) -> int:
-    """Copies the config."""
-    from ntm_rl.agents.settings.sources import read_config
+    """Copies the config or search space."""
+    from ntm_rl.agents.settings.sources import is_space, read_config, read_space
     from ntm_rl.agents.storage.files import write_atomically
 
-    text, target = read_config(options.config)[0], options.file
+    read = read_space if is_space(options.config) else read_config
+    text, target = read(options.config)[0], options.file
     if target.exists():
         raise InputError(f"file = {str(target)!r}: exists already; choose another name or delete it")
     write_atomically(target, text.encode())
-    print_lines(f"Next: ntm-rl train {shlex.quote(str(target))}")
+    command = "sweep CONFIG" if read is read_space else "train"
+    print_lines(f"Next: ntm-rl {command} {shlex.quote(str(target))}")
     return 0

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from ntm_rl.agents.cli.arguments import add_agent_options, add_run, count
+from ntm_rl.agents.cli.arguments import add_agent_options, add_run, count, parse_difficulty
 from ntm_rl.agents.cli.exit_codes import BAD_INPUT
 from ntm_rl.agents.cli.parser import add_command
 from ntm_rl.agents.cli.terminal import print_json, print_lines
@@ -91,7 +91,7 @@ def _statistics(result: Any) -> str:
 def _evaluate_supervised(run: Any, options: argparse.Namespace) -> int:
     from ntm_rl.agents.inspection.evaluation import evaluate_supervised
 
-    difficulties = [_difficulty(text) for text in options.difficulty]
+    difficulties = [parse_difficulty(text) for text in options.difficulty]
     result = evaluate_supervised(run, options.episodes, difficulties, seed=options.seed, best=options.best)
     if options.json:
         scores = {name: vars(score) for name, score in result.scores.items()}
@@ -101,14 +101,3 @@ def _evaluate_supervised(run: Any, options: argparse.Namespace) -> int:
         above = f" ({score.bits - score.floor:.3f} above the optimum)" if score.floor else ""
         print_lines(f"{name}: {score.bits:.4f} bits per sequence{above}, {score.wrong:.3%} of bits wrong")
     return 0
-
-
-def _difficulty(text: str) -> dict[str, int]:
-    """Parses `length=10,repeats=20`."""
-    try:
-        pairs = [(name, int(value)) for name, value in (part.split("=") for part in text.split(","))]
-    except ValueError as error:
-        raise InputError(f"--difficulty {text}: must be like length=10,repeats=20") from error
-    if len(dict(pairs)) < len(pairs):
-        raise InputError(f"--difficulty {text}: a name occurs twice; repeat --difficulty for each difficulty")
-    return dict(pairs)

@@ -37,8 +37,8 @@ def export_command(options: argparse.Namespace) -> int:
 
     run = Run.open(options.run)
     run.require_trust(trust=options.trust)
-    agent, facts = _load(run, options.best)
-    step = export_agent(agent, options.file, channels_last=options.channels_last, **facts)
+    agent, masks, facts = _load(run, options.best)
+    step = export_agent(agent, options.file, channels_last=options.channels_last, action_masks=masks, **facts)
     times = time_steps(step, options.file) if options.time else {}
     ports = {name: [port.row() for port in getattr(step, name)] for name in ("inputs", "outputs")}
     if options.json:
@@ -52,8 +52,8 @@ def export_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _load(run: "Run", best: bool) -> tuple[Any, dict[str, str]]:
-    """Returns the agent or network of a run, and facts about it for the file."""
+def _load(run: "Run", best: bool) -> tuple[Any, bool, dict[str, str]]:
+    """Returns the agent or network of a run, whether its actions are masked, and facts about it for the file."""
     from ntm_rl.agents.runs.loading import load_run_agent, load_run_network
     from ntm_rl.agents.settings.kinds import SUPERVISED
 
@@ -61,6 +61,7 @@ def _load(run: "Run", best: bool) -> tuple[Any, dict[str, str]]:
     settings.import_core()
     if settings.kind is SUPERVISED:
         network, origin = load_run_network(run, best=best)
-        return network, {"task": run.supervised_settings().task.name, "trained": f"{origin.step} sequences"}
+        return network, False, {"task": run.supervised_settings().task.name, "trained": f"{origin.step} sequences"}
     agent = load_run_agent(run, best=best, device="cpu")
-    return agent, {"environment": run.ppo_settings().env.id, "trained": f"{agent.origin.step} steps"}
+    env = run.ppo_settings().env
+    return agent, env.action_masks is True, {"environment": env.id, "trained": f"{agent.origin.step} steps"}

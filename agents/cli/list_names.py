@@ -1,4 +1,4 @@
-"""`ntm-rl list`: list environments, memory cores or packaged configs."""
+"""`ntm-rl list`: list environments, memory cores, packaged configs or search spaces."""
 
 import argparse
 import sys
@@ -17,15 +17,14 @@ EXAMPLES = (
 
 def add(commands: Any) -> None:
     """Adds the command to the parser."""
-    parser = add_command(
-        commands, "list", list_command, "list environments, memory cores or packaged configs", EXAMPLES
-    )
-    parser.add_argument("kind", choices=("envs", "cores", "configs"))
+    summary = "list environments, memory cores, packaged configs or search spaces"
+    parser = add_command(commands, "list", list_command, summary, EXAMPLES)
+    parser.add_argument("kind", choices=tuple(_LISTS))
 
 
 def list_command(options: argparse.Namespace) -> int:
     """Prints the names."""
-    names: list[str] = {"envs": _envs, "cores": _cores, "configs": _configs}[options.kind]()
+    names: list[str] = _LISTS[options.kind]()
     if options.json:
         print_json(names)
     else:
@@ -55,3 +54,12 @@ def _configs() -> list[str]:
     from ntm_rl.agents.settings.sources import config_names
 
     return config_names()
+
+
+def _spaces() -> list[str]:
+    from ntm_rl.agents.settings.sources import space_names
+
+    return space_names()
+
+
+_LISTS = {"envs": _envs, "cores": _cores, "configs": _configs, "spaces": _spaces}

@@ -16,7 +16,9 @@ from ntm_rl.agents.cli import (
     push,
     record,
     show_config,
+    sweep,
     train,
+    watch,
 )
 from ntm_rl.agents.cli.exit_codes import BAD_INPUT, CANNOT_WRITE, FILE_ERRORS, exit_code
 from ntm_rl.agents.cli.parser import Parser
@@ -25,8 +27,8 @@ from ntm_rl.agents.runs.signals import SIGNAL_BASE
 from ntm_rl.errors import InputError
 
 COMMANDS = (
-    *(train, evaluate, record, inspect_run, export_agent, push, pull),
-    *(list_names, show_config, copy_config, convert_zip, benchmark),
+    *(train, evaluate, watch, record, inspect_run, export_agent, push, pull),
+    *(list_names, show_config, copy_config, convert_zip, sweep, benchmark),
 )
 
 

@@ -1,7 +1,7 @@
 """The argument parser: errors of one line, overrides written as options, examples in every `--help`."""
 
 import argparse
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from ntm_rl.errors import InputError
@@ -21,7 +21,8 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """Rejects unknown arguments in the parser of the command, so that the error names the command."""
         if args is not None and any(action.dest == "overrides" for action in self._actions):
-            args = options_to_overrides(args, self._option_string_actions, self.prog)
+            takes_value = {option: action.nargs != 0 for option, action in self._option_string_actions.items()}
+            args = options_to_overrides(args, takes_value, self.prog)
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
@@ -65,14 +66,14 @@ def add_command(
     return parser
 
 
-def options_to_overrides(arguments: Sequence[str], options: Collection[str], prog: str) -> list[str]:
+def options_to_overrides(arguments: Sequence[str], options: Mapping[str, bool], prog: str) -> list[str]:
     """Returns the arguments of a command with `--key=value` and `--key value` as `key=value`.
 
     The command's own options come first, then the config or run, which is the first positional argument.
 
     Args:
         arguments: The arguments after the name of the command.
-        options: The command's own options, none of which takes a value.
+        options: The command's own options, and whether they take a value.
         prog: The command, for the error.
 
     Raises:
@@ -84,8 +85,11 @@ def options_to_overrides(arguments: Sequence[str], options: Collection[str], pro
     left = list(arguments)
     while left:
         argument = left.pop(0)
-        if argument in options:
+        option, equals, _ = argument.partition("=")
+        if option in options:
             own.append(argument)
+            if options[option] and not equals and left:
+                own.append(left.pop(0))
         elif argument == "--":  # only positional arguments follow
             if not first and left:
                 first = [argument, left.pop(0)]
@@ -100,9 +104,13 @@ def options_to_overrides(arguments: Sequence[str], options: Collection[str], pro
         else:
             raise InputError(
                 f"{argument}: needs a value; write key=value (in a W&B sweep: ${{args_no_hyphens}}). The options of "
-                f"`{prog}` without a value are {', '.join(each for each in options if each.startswith('--'))}"
+                f"`{prog}` without a value are {', '.join(_flags(options))}"
             )
     return [*own, *first, *overrides]
+
+
+def _flags(options: Mapping[str, bool]) -> list[str]:
+    return [option for option, takes_value in options.items() if option.startswith("--") and not takes_value]
 
 
 def _key(argument: str) -> str:

@@ -1,4 +1,4 @@
-"""`ntm-rl show`: print a resolved config, or every key with its meaning."""
+"""`ntm-rl show`: print a resolved config, every key with its meaning, or a packaged search space."""
 
 import argparse
 from typing import Any
@@ -12,6 +12,7 @@ EXAMPLES = (
     "ntm-rl show popgym/repeat_previous_easy",
     "ntm-rl show popgym/repeat_previous_easy --keys",
     "ntm-rl show popgym/repeat_previous_easy core=lstm ppo.learning_rate=1e-4",
+    "ntm-rl show spaces/ntm",
 )
 
 
@@ -24,9 +25,13 @@ def add(commands: Any) -> None:
 
 
 def show_command(options: argparse.Namespace) -> int:
-    """Prints the config or its keys."""
+    """Prints the config, its keys, or a search space."""
     from ntm_rl.agents.settings.loading import describe_keys, load_settings, to_yaml
+    from ntm_rl.agents.settings.sources import is_space, read_space
 
+    if is_space(options.config):
+        print_lines(read_space(options.config)[0].rstrip("\n"))
+        return 0
     settings = load_settings(options.config, options.overrides)
     if not options.keys:
         print_lines(to_yaml(settings).rstrip("\n"))

@@ -46,7 +46,7 @@ def train_command(options: argparse.Namespace) -> int:
 
     settings = load_settings(options.config, options.overrides)
     if settings.processes > 1 and not is_launched():
-        return _launch(settings, options, "train", options.config)
+        return run_on_ranks(settings, options, "train", options.config)
     if is_first():
         print(to_short_yaml(settings), file=sys.stderr)
         for key in without_effect(settings, options.overrides):
@@ -64,15 +64,19 @@ def resume_command(options: argparse.Namespace) -> int:
     settings = load_settings(str(run.config_file), options.overrides)
     run.require_trust(settings, trust=options.trust)
     if settings.processes > 1 and not is_launched():
-        return _launch(settings, options, "resume", str(run.path), *(["--trust"] if options.trust else []))
+        return run_on_ranks(settings, options, "resume", str(run.path), *(["--trust"] if options.trust else []))
     return print_result(resume(run, settings), as_json=options.json)
 
 
-def _launch(settings: "AnySettings", options: argparse.Namespace, command: str, *arguments: str) -> int:
-    """Runs the command in the processes of the settings and returns its exit code."""
+def run_on_ranks(settings: "AnySettings", options: argparse.Namespace, *arguments: str) -> int:
+    """Runs a command, given by the arguments before its overrides, in the processes of the settings.
+
+    Returns:
+        Its exit code.
+    """
     from ntm_rl.agents.launching import launch
 
-    return launch(settings, _run, [command, *arguments, *options.overrides, *(["--json"] if options.json else [])])
+    return launch(settings, _run, [*arguments, *options.overrides, *(["--json"] if options.json else [])])
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -9,6 +9,7 @@ from stable_baselines3.common.distributions import StateDependentNoiseDistributi
 from torch import Tensor, nn
 
 from ntm_rl.agents.export.ports import Port, of_space, tensor_type
+from ntm_rl.agents.policy.masked_logits import mask_logits
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 
 
@@ -28,6 +29,11 @@ class Actions(nn.Module):
         self.net, self.space = policy.action_net, policy.action_space
         self.shape, self.action_type = tuple(self.space.shape or ()), tensor_type(self.space.dtype)
         self.action_port = of_space("action", self.space, "the most likely action, as the environment takes it")
+
+    def logits(self, latent: Tensor, masks: Tensor | None) -> Tensor:
+        """Returns the logits of discrete actions, with masks `[B, sum of choices]` those of allowed ones."""
+        logits: Tensor = self.net(latent)
+        return logits if masks is None else mask_logits(logits, masks, self.space)
 
     def shaped(self, actions: Tensor) -> Tensor:
         """Returns actions `[B, ...]` in the shape and dtype of the space."""
@@ -49,8 +55,8 @@ class _Categorical(Actions):
             Port("logits", (sum(self.sizes),), "float32", f"log probabilities of the actions{each}")
         ]
 
-    def forward(self, latent: Tensor) -> tuple[Tensor, ...]:
-        groups = self.net(latent).split(self.sizes, dim=1)
+    def forward(self, latent: Tensor, masks: Tensor | None = None) -> tuple[Tensor, ...]:
+        groups = self.logits(latent, masks).split(self.sizes, dim=1)
         actions = torch.stack([group.argmax(1) for group in groups], dim=1)
         logits = torch.cat([torch.log_softmax(group, dim=1) for group in groups], dim=1)
         return self.shaped(actions.reshape(-1, *self.shape) + self.start), logits
@@ -63,8 +69,8 @@ class _Binary(Actions):
         super().__init__(policy)
         self.parameter_ports = [Port("logits", self.shape, "float32", "log odds of 1 for each element of the action")]
 
-    def forward(self, latent: Tensor) -> tuple[Tensor, ...]:
-        logits = self.net(latent)
+    def forward(self, latent: Tensor, masks: Tensor | None = None) -> tuple[Tensor, ...]:
+        logits = self.logits(latent, masks)
         return self.shaped(logits > 0), logits
 
 
@@ -87,7 +93,7 @@ class _Normal(Actions):
             Port("std", size, "float32", "its standard deviation"),
         ]
 
-    def forward(self, latent: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, latent: Tensor, masks: Tensor | None = None) -> tuple[Tensor, ...]:
         mean = self.net(latent)
         actions = torch.tanh(mean) if self.squashed else mean
         fitted = self.converter.fit(actions.reshape(-1, *self.shape), self.low, self.high)

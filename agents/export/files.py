@@ -15,7 +15,12 @@ SUFFIXES = (".onnx", ".pt2")
 
 
 def export_agent(
-    agent: LoadedAgent | SequenceNetwork, path: Path | str, *, channels_last: bool = False, **facts: str
+    agent: LoadedAgent | SequenceNetwork,
+    path: Path | str,
+    *,
+    channels_last: bool = False,
+    action_masks: bool = False,
+    **facts: str,
 ) -> StepModule:
     """Writes one step of an agent as an ONNX file or a `torch.export` file, and a README beside it.
 
@@ -27,13 +32,15 @@ def export_agent(
         agent: From `load_agent` or `load_run_agent`, or a supervised run's network.
         path: A file ending in `.onnx` or `.pt2`, which must not exist. The README is `<path>.md`.
         channels_last: Take images as `[H, W, C]` instead of `[C, H, W]`.
+        action_masks: Take masks of the allowed actions.
         **facts: Further entries of the metadata, such as the environment's id.
 
     Returns:
         The step, a `torch.nn.Module`.
 
     Raises:
-        InputError: a file that exists, another suffix, a missing package, or a core that cannot be exported.
+        InputError: a file that exists, another suffix, a missing package, options that do not fit the spaces, or
+            a core that cannot be exported.
         WriteError: a file cannot be written.
     """
     path = Path(path)
@@ -41,7 +48,7 @@ def export_agent(
     _check_path(path, text)
     if channels_last and not isinstance(agent, LoadedAgent):
         raise InputError("channels_last = True: a supervised network reads no images; leave it out")
-    step = AgentStep(agent, channels_last) if isinstance(agent, LoadedAgent) else NetworkStep(agent)
+    step = AgentStep(agent, channels_last, action_masks) if isinstance(agent, LoadedAgent) else NetworkStep(agent)
     metadata = metadata_of(step, path.name, facts)
     content = _content(step, path.suffix, metadata)
     write_atomically(text, readme(step, path.name, metadata).encode())

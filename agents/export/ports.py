@@ -1,14 +1,16 @@
 """Descriptions of the inputs and outputs of an exported network."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-STATE, RESET, NEXT_STATE = "state", "reset", "next_state"
+from ntm_rl.envs.wrappers.action_masks import MaskFormat
+
+STATE, RESET, NEXT_STATE, MASK = "state", "reset", "next_state", "action_mask"
 MAX_SAMPLE = 10.0  # largest size of a float in a sample, as of observations after normalisation
 
 
@@ -22,6 +24,7 @@ class Port:
         dtype: NumPy dtype.
         text: What it is, as a phrase.
         space: Space of its elements; None for the state, resets, and outputs but the action.
+        fill: NumPy's and torch's function for a valid element.
     """
 
     name: str
@@ -29,6 +32,7 @@ class Port:
     dtype: str
     text: str
     space: spaces.Space[Any] | None = None
+    fill: Literal["zeros", "ones"] = "zeros"
 
     def row(self) -> dict[str, Any]:
         """Returns the description as JSON values."""
@@ -48,6 +52,17 @@ class Port:
 def of_space(name: str, space: spaces.Space[Any], text: str) -> Port:
     """Returns the port for the elements of a Box, Discrete, MultiDiscrete or MultiBinary."""
     return Port(name, tuple(map(int, space.shape or ())), str(space.dtype), text, space)
+
+
+def of_masks(space: spaces.Space[Any]) -> Port:
+    """Returns the port for the masks of an action space.
+
+    Raises:
+        InputError: a Box, whose actions cannot be masked.
+    """
+    size = MaskFormat(space).size
+    text = "true for each allowed value of the action, as in sb3_contrib.MaskablePPO"
+    return Port(MASK, (size,), "bool", text, spaces.MultiBinary(size), "ones")
 
 
 def of_state(size: int) -> tuple[Port, Port]:

@@ -122,8 +122,8 @@ def _sizes(port: Port) -> str:
 
 
 def _onnx_row(port: Port) -> str:
-    return f"    {port.name!r}: np.zeros({_sizes(port)}, {port.dtype!r}),"
+    return f"    {port.name!r}: np.{port.fill}({_sizes(port)}, {port.dtype!r}),"
 
 
 def _pt2_row(port: Port) -> str:
-    return f"    torch.zeros({_sizes(port)}, dtype=torch.{port.dtype}),  # {_cell(port.name)}"
+    return f"    torch.{port.fill}({_sizes(port)}, dtype=torch.{port.dtype}),  # {_cell(port.name)}"

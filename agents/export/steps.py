@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ntm_rl.agents.export.actions import actions_of
 from ntm_rl.agents.export.observations import Observations
-from ntm_rl.agents.export.ports import NEXT_STATE, Port, of_state
+from ntm_rl.agents.export.ports import NEXT_STATE, Port, of_masks, of_state
 from ntm_rl.agents.policy.files import LoadedAgent
 from ntm_rl.agents.policy.image_extractor import ImageExtractor
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
@@ -17,7 +17,7 @@ class StepModule(nn.Module):
     """One step of B sequences: inputs in the order of `inputs`, outputs in the order of `outputs`.
 
     Attributes:
-        inputs: The observations, the state and the resets. Further inputs follow these.
+        inputs: The observations, action masks if the step has them, the state and the resets.
         outputs: The results and, last, the state after the step.
         core: Name of the memory core.
         state_size: S, elements of a state.
@@ -37,9 +37,13 @@ class AgentStep(StepModule):
     Args:
         agent: The agent, which is copied to the CPU.
         channels_last: Whether images come as `[H, W, C]`.
+        action_masks: Whether the step has action masks.
+
+    Raises:
+        InputError: options that do not fit the agent's spaces.
     """
 
-    def __init__(self, agent: LoadedAgent, channels_last: bool = False):
+    def __init__(self, agent: LoadedAgent, channels_last: bool = False, action_masks: bool = False):
         super().__init__()
         policy = agent.policy
         # Shared: noise that gSDE has drawn cannot be copied, and the optimizer's state need not be.
@@ -52,7 +56,8 @@ class AgentStep(StepModule):
         self.observations = Observations(replace(agent, policy=self.policy), channels_last)
         self.actions = actions_of(self.policy)
         self.core, self.state_size = self.policy.core_name, self.policy.state_size
-        self.inputs = [*self.observations.ports, *of_state(self.state_size)]
+        self._masks = [of_masks(policy.action_space)] if action_masks else []
+        self.inputs = [*self.observations.ports, *self._masks, *of_state(self.state_size)]
         self.outputs = [
             self.actions.action_port,
             *self.actions.parameter_ports,
@@ -64,8 +69,9 @@ class AgentStep(StepModule):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Runs the step."""
         *observed, state, reset = inputs
+        masks = observed.pop() if self._masks else None
         latent, values, state = self.policy.actor_outputs(self.observations(observed, reset), state, reset)
-        return *self.actions(latent), values, state
+        return *self.actions(latent, masks), values, state
 
 
 class NetworkStep(StepModule):

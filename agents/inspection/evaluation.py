@@ -22,7 +22,8 @@ from ntm_rl.agents.runs.progress import ProgressDisplay
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.supervised.scores import Score, label, score
 from ntm_rl.envs.algorithmic.task import Difficulty
-from ntm_rl.envs.factory import EnvSettings
+from ntm_rl.envs.factory import EnvSettings, UseMasks
+from ntm_rl.envs.sb3.action_masks import ActionMaskReader
 from ntm_rl.envs.sb3.adapter import VectorEnvAdapter
 from ntm_rl.envs.sb3.making import make_vec_env
 from ntm_rl.errors import InputError
@@ -105,7 +106,8 @@ def evaluate(
         prepare(env, agent)
         limit = max_steps or (None if _has_time_limit(settings.env_settings, env) else MAX_STEPS)
         with seeded(agent, seed, env.num_envs):
-            results = play_episodes(agent, env, episodes, limit, deterministic, show_progress)
+            use_masks = settings.env.action_masks
+            results = play_episodes(agent, env, episodes, limit, deterministic, show_progress, use_masks)
     finally:
         close(env)
     return _summary(run, agent.origin, episodes, limit, results)
@@ -181,13 +183,24 @@ class Player(Protocol):
     """Plays a vector environment, as a `LoadedAgent` does."""
 
     def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+        action_masks: Any = None,
     ) -> tuple[NDArray[Any], Any]:
-        """Returns actions and the next state; see SB3's `predict`."""
+        """Returns actions and the next state; see `LoadedAgent.predict`."""
 
 
 def play_episodes(
-    agent: Player, env: VecEnv, episodes: int, limit: int | None, deterministic: bool, show_progress: bool
+    agent: Player,
+    env: VecEnv,
+    episodes: int,
+    limit: int | None,
+    deterministic: bool,
+    show_progress: bool,
+    use_masks: UseMasks = "auto",
 ) -> EpisodeResults:
     """Plays a fixed share of the episodes in each sub-environment, so that short ones are not over-represented.
 
@@ -197,11 +210,14 @@ def play_episodes(
     left = np.array([(episodes + index) // n_envs for index in range(n_envs)])
     results, returns, lengths = EpisodeResults(), np.zeros(n_envs), np.zeros(n_envs, dtype=np.int64)
     observations, state, starts = env.reset(), None, np.ones(n_envs, dtype=np.bool_)
+    reader = ActionMaskReader(env, use_masks)
+    masks = reader.reset()
     display, shown = ProgressDisplay(0, episodes, "episodes") if show_progress else None, time.monotonic()
     try:
         while left.any():
-            actions, state = agent.predict(observations, state, starts, deterministic)
+            actions, state = agent.predict(observations, state, starts, deterministic, masks)
             observations, rewards, starts, infos = env.step(actions)
+            masks = reader.step(infos, starts)
             returns, lengths = returns + rewards, lengths + 1
             for index in np.flatnonzero(starts & (left > 0)).tolist():
                 episode = infos[index].get("episode")

@@ -1,56 +1,41 @@
 """Figures of a run: learning curve, answers and memory use."""
 
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from stable_baselines3.common.logger import Figure as LoggedFigure
 
+from ntm_rl.agents.inspection.episode import Continuous, PlayOptions, answer, play_run
+from ntm_rl.agents.inspection.memory_trace import FloatArray, MemoryTrace
 from ntm_rl.agents.inspection.plotting import curve_marker, pool_slots, require_matplotlib, save_png
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
-from ntm_rl.agents.runs.loading import load_run_network
+from ntm_rl.agents.runs.loading import load_run_agent, load_run_network
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.kinds import SUPERVISED
 from ntm_rl.agents.settings.loading import AnySettings
-from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
+from ntm_rl.agents.settings.schema import PpoTrainingSettings, SupervisedTrainingSettings
 from ntm_rl.agents.supervised.scores import label
 from ntm_rl.agents.tracking.csv_log import read_table
-from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Batch, Difficulty
+from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty
 from ntm_rl.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FloatArray = NDArray[np.float32]
 SEED = 10_000
 MAX_ROWS = 160  # rows of a panel of weightings
 LOWEST_SHOWN = 1e-4  # lower end, in bits, of a learning curve's logarithmic axis
-
-
-class MemoryUse(NamedTuple):
-    """Weightings and vectors of the heads over one sequence of T steps.
-
-    Attributes:
-        weightings: `[T, N]` by the head's name.
-        vectors: Sums of the slots weighted by each head, `[T, M]`: the read vectors of a read head, the contents after
-            the writes of a write head. Empty for a core whose memory has no slots.
-    """
-
-    weightings: dict[str, FloatArray]
-    vectors: dict[str, FloatArray]
 
 
 def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
     """Draws a run's figures into its folder `figures/` and logs them to its W&B run, if any.
 
     Args:
-        run: A supervised run, or a PPO run, which has a learning curve only.
+        run: A supervised run, or a PPO run, of which an episode is played.
         others: Further runs for the learning curve, such as other seeds.
 
     Returns:
@@ -60,19 +45,19 @@ def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
         InputError: matplotlib is missing, or a run has no logged metrics or no network.
     """
     require_matplotlib("inspect")
-    figures = {"learning_curve": learning_curve([run, *others])}
-    is_supervised = run.settings().kind is SUPERVISED
-    if is_supervised:
-        settings = run.supervised_settings()
-        settings.import_core()
+    figures, settings = {"learning_curve": learning_curve([run, *others])}, run.settings()
+    settings.import_core()
+    if isinstance(settings, SupervisedTrainingSettings):
         network, origin = load_run_network(run)
         print(f"draws {origin}", file=sys.stderr)
         figures |= network_figures(network, settings)
+    elif isinstance(settings, PpoTrainingSettings):
+        figures |= episode_figures(run, settings)
     folder = run.make_folder("figures")
     paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
         save_png(figure, paths[name])
-    if is_supervised:
+    if settings.kind is SUPERVISED:
         _log_to_wandb(run, figures)
     return paths
 
@@ -83,10 +68,37 @@ def network_figures(network: SequenceNetwork, settings: SupervisedTrainingSettin
     rng = np.random.default_rng(SEED)
     figures = {"answers": answers(network, task, [hardest, *settings.validation.longer], rng)}
     if network.core.has_weightings():
-        figures["memory_use"] = memory_use(network, task.sample(1, rng, hardest))
+        answered = answer(network, task.sample(1, rng, hardest))
+        masked = answered.answers * answered.mask[:, None]
+        figures["memory_use"] = memory_use(answered.memory, {"inputs": answered.inputs, "answers": masked})
     else:
-        print(f"note: core {settings.core_name!r} has no weightings: memory_use is not drawn", file=sys.stderr)
+        _note_no_weightings(settings)
     return figures
+
+
+def episode_figures(run: Run, settings: PpoTrainingSettings) -> "dict[str, Figure]":
+    """Draws the memory use of an episode of a run's agent, if it can be played and its core has weightings."""
+    try:
+        agent = load_run_agent(run)
+        if not agent.policy.core.has_weightings():
+            _note_no_weightings(settings)
+            return {}
+        print(f"draws {agent.origin}", file=sys.stderr)
+        (episode,), _ = play_run(agent, settings, PlayOptions(seed=SEED), with_frames=False)
+    except InputError as error:  # the learning curve can still be drawn
+        print(f"note: memory_use is not drawn: {error}", file=sys.stderr)
+        return {}
+    observations = [numbers for _, numbers in episode.observations]
+    blocks = {"observation": np.concatenate(observations, axis=1)} if observations else {}
+    if isinstance(episode.actions, Continuous):
+        blocks["action"] = episode.actions.taken
+    else:
+        blocks["action probabilities"] = np.concatenate([each.probabilities for each in episode.actions], axis=1)
+    return {"memory_use": memory_use(episode.memory, blocks)}
+
+
+def _note_no_weightings(settings: AnySettings) -> None:
+    print(f"note: core {settings.core_name!r} has no weightings: memory_use is not drawn", file=sys.stderr)
 
 
 def learning_curve(runs: Sequence[Run]) -> "Figure":
@@ -134,34 +146,31 @@ def answers(
 
     figure = Figure(figsize=(8, 1.9 * len(difficulties)), layout="constrained")
     for row, difficulty in enumerate(difficulties):
-        batch = task.sample(1, rng, difficulty)
-        mask = batch.mask[:, 0]
-        answered = _answers(network, batch)
-        wrong = ((answered > 0.5) != (batch.targets[:, 0] > 0))[mask].sum()
-        for place, (name, block) in enumerate({"targets": batch.targets[:, 0], "answers": answered}.items()):
+        answered = answer(network, task.sample(1, rng, difficulty))
+        for place, name in enumerate(("targets", "answers")):
             panel = figure.add_subplot(2 * len(difficulties), 1, 2 * row + place + 1)
-            _show(panel, block[mask], name)
+            _show(panel, getattr(answered, name)[answered.mask], name)
             if place == 0:
-                panel.set_title(f"{label(difficulty)}: {wrong} of {mask.sum() * task.output_size} bits wrong", size=8)
+                bits = answered.mask.sum() * task.output_size
+                panel.set_title(f"{label(difficulty)}: {answered.wrong} of {bits} bits wrong", size=8)
     return figure
 
 
-def memory_use(network: SequenceNetwork, batch: Batch) -> "Figure":
-    """Draws each head's weighting and vector over one sequence, as in figure 6 of the NTM paper.
+def memory_use(memory: MemoryTrace, blocks: Mapping[str, FloatArray]) -> "Figure":
+    """Draws each head's weighting and vectors over one sequence, as in figure 6 of the NTM paper.
 
     Args:
-        network: A network whose core has weightings.
-        batch: A batch of one sequence.
+        memory: The memory over T steps of a core with heads.
+        blocks: Numbers `[T, C]` by name to draw above, one on the left and one on the right.
     """
     from matplotlib.figure import Figure
 
-    use = trace(network, batch.inputs)
-    heads = len(use.weightings)
-    panels = {(0, 0): ("inputs", batch.inputs[:, 0]), (0, 1): ("answers", _answers(network, batch) * batch.mask)}
-    for row, (name, weighting) in enumerate(use.weightings.items(), start=1):
-        if name in use.vectors:
-            panels[row, 0] = f"{name}: vector", use.vectors[name]
-        panels[row, 1] = f"{name}: weighting", pool_slots(weighting, MAX_ROWS)
+    heads = len(memory.heads)
+    panels = {(0, column): block for column, block in enumerate(blocks.items())}
+    for row, (name, head) in enumerate(memory.heads.items(), start=1):
+        if head.vectors is not None:
+            panels[row, 0] = f"{name}: vector", head.vectors
+        panels[row, 1] = f"{name}: weighting", pool_slots(head.weighting, MAX_ROWS)
     figure = Figure(figsize=(9, 1.5 + 2.5 * heads), layout="constrained")
     grid = figure.add_gridspec(1 + heads, 2, height_ratios=(1, *[2.5] * heads))
     for (row, column), (name, block) in panels.items():
@@ -170,28 +179,6 @@ def memory_use(network: SequenceNetwork, batch: Batch) -> "Figure":
         if row == heads:
             panel.set_xlabel("step")
     return figure
-
-
-def trace(network: SequenceNetwork, inputs: FloatArray) -> MemoryUse:
-    """Returns the weightings and vectors of every step of one sequence of inputs `[T, 1, I]`."""
-    core = network.core
-    state, weightings, vectors = core.initial_state(1), defaultdict(list), defaultdict(list)
-    with torch.no_grad():
-        for step in torch.from_numpy(inputs).unsqueeze(1):
-            _, state = core(step, state)
-            memory = core.memory(state)
-            for name, weighting in core.weightings(state).items():
-                weightings[name].append(weighting[0].numpy())
-                if memory is not None:
-                    vectors[name].append((weighting[0] @ memory[0]).numpy())
-    return MemoryUse(*({name: np.stack(rows) for name, rows in each.items()} for each in (weightings, vectors)))
-
-
-def _answers(network: SequenceNetwork, batch: Batch) -> FloatArray:
-    """Returns a network's answers to one sequence as probabilities `[T, O]`."""
-    with torch.no_grad():
-        answers: FloatArray = torch.sigmoid(network(torch.from_numpy(batch.inputs)))[:, 0].numpy()
-    return answers
 
 
 def _hardest(settings: SupervisedTrainingSettings) -> Difficulty:

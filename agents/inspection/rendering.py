@@ -1,4 +1,4 @@
-"""Makes environments that render: tries the render modes until one returns an image."""
+"""Makes single environments whose frames can be shown: tries the render modes until one returns an image."""
 
 import sys
 import warnings
@@ -18,40 +18,44 @@ from ntm_rl.envs.sb3.making import SpawnedSeedDummyVecEnv, make_vec_env
 from ntm_rl.errors import InputError
 
 FPS = 15.0  # of Atari, with 60 frames per second and a frame skip of 4; also the default of other environments
+OBSERVATION_FPS = 4.0  # of environments that do not render
 MAX_FPS = 240.0
 MODES = ("rgb_array", "rgb_array_list")
 
 
 @dataclass(frozen=True)
 class RenderedEnv:
-    """A single environment that renders.
+    """A single environment.
 
     Attributes:
         env: The environment.
         fps: Frames per second.
-        render: Returns the current frame as RGB.
+        render: Returns the current frame as RGB; None if it does not render.
         converter: Converts its frames.
     """
 
     env: VecEnv
     fps: float
-    render: Callable[[], Frame]
+    render: Callable[[], Frame] | None
     converter: FrameConverter
 
 
 def make_rendered_env(settings: EnvSettings, seed: int) -> RenderedEnv:
-    """Makes a single environment that renders.
+    """Makes a single environment that renders, if it can.
 
     Each render mode is tried, then none; the first that returns an image after a reset is used.
 
     Raises:
-        InputError: the environment cannot be made or does not render; lists the failure of each render mode.
+        InputError: the environment cannot be made.
     """
     converter = FrameConverter()
     if is_atari(settings.id):
         env = make_vec_env(settings, 1, seed, training=False)
         return RenderedEnv(env, FPS, lambda: converter.convert(env.get_images()[0]), converter)
     single = _first_that_renders(settings)
+    if isinstance(single, str):
+        print(f"note: {settings.id} does not render ({single}): its observations are shown", file=sys.stderr)
+        return RenderedEnv(make_vec_env(settings, 1, seed, training=False), OBSERVATION_FPS, None, converter)
 
     def render() -> Frame:
         try:
@@ -64,18 +68,17 @@ def make_rendered_env(settings: EnvSettings, seed: int) -> RenderedEnv:
     return RenderedEnv(vector, _fps(single), render, converter)
 
 
-def _first_that_renders(settings: EnvSettings) -> gym.Env[Any, Any]:
+def _first_that_renders(settings: EnvSettings) -> gym.Env[Any, Any] | str:
+    """Returns the environment in the first mode in which it renders, else the reason of the first failure."""
     failures = []
     for kwargs in _variants(settings.kwargs):
         mode = kwargs.get("render_mode")
         variant = "without a render_mode" if mode is None else f"with render_mode = {mode!r}"
-        is_last = mode not in MODES
         try:
             env = _make_quietly(replace(settings, kwargs=kwargs))
-        except InputError as error:
-            if is_last:
+        except InputError:
+            if mode not in MODES:
                 raise  # the environment cannot be made at all
-            failures.append(f"{variant}: {error}")
             continue
         try:
             _call(env.reset)
@@ -89,8 +92,7 @@ def _first_that_renders(settings: EnvSettings) -> gym.Env[Any, Any]:
         if given not in (None, mode):
             print(f"note: env.kwargs.render_mode = {given!r} in the run's config: recorded {variant}", file=sys.stderr)
         return env
-    listed = "".join(f"\n  {failure}" for failure in failures)
-    raise InputError(f"env.id = {settings.id!r}: does not render:{listed}")
+    return failures[0]
 
 
 def _variants(kwargs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

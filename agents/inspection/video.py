@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,6 +18,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.agents.inspection.evaluation import check_counts, close, played_settings, prepare, seeded
 from ntm_rl.agents.inspection.frames import Frame
+from ntm_rl.agents.inspection.naming import action_names, observation_parts
+from ntm_rl.agents.inspection.observation_frames import ObservationDrawer
+from ntm_rl.agents.inspection.playing import Step, play
 from ntm_rl.agents.inspection.plotting import pool_slots
 from ntm_rl.agents.inspection.rendering import make_rendered_env
 from ntm_rl.agents.policy.files import LoadedAgent
@@ -76,7 +79,7 @@ def record(
         max_steps: Length limit of the video.
 
     Raises:
-        InputError: no agent, an environment without frames, imageio or its ffmpeg missing, or an existing `out`.
+        InputError: no agent, imageio or its ffmpeg missing, or an existing `out`.
     """
     check_counts(seed, episodes=episodes, max_steps=max_steps)
     settings = run.ppo_settings()
@@ -92,7 +95,15 @@ def record(
     try:
         prepare(rendered.env, agent)
         with seeded(agent, seed, n_envs=1):
-            images = play(agent, rendered.env, episodes, max_steps, deterministic, returns, rendered.render)
+            played = play(
+                agent,
+                rendered.env,
+                rendered.render,
+                max_steps=max_steps,
+                deterministic=deterministic,
+                use_masks=settings.env.action_masks,
+            )
+            images = draw_steps(agent, rendered.env, played, episodes, returns)
             steps = _write(out, images, writer, rendered.fps)
     finally:
         close(rendered.env)
@@ -141,56 +152,39 @@ def _naming(out: Path) -> Iterator[None]:
         raise InputError(f"out = {str(out)!r}: could not be written: {error}") from error
 
 
-def play(
-    agent: LoadedAgent,
-    env: VecEnv,
-    episodes: int,
-    max_steps: int,
-    deterministic: bool,
-    returns: list[float],
-    render: Callable[[], Frame],
+def draw_steps(
+    agent: LoadedAgent, env: VecEnv, steps: Iterable[Step], episodes: int, returns: list[float]
 ) -> Iterator[Frame]:
-    """Plays episodes in a single environment and yields an image per step.
+    """Yields an image per step; the observation is drawn where the environment does not render.
 
     Args:
         agent: The agent.
-        env: One environment.
-        episodes: Number of episodes.
-        max_steps: Step limit over all episodes.
-        deterministic: Take the most likely action instead of a sample.
+        env: The environment.
+        steps: The steps to draw.
+        episodes: Number of episodes after which to stop.
         returns: List to which the returns of the episodes are appended.
-        render: Returns the environment's current frame.
     """
-    policy: MlpNtmPolicy = agent.policy
-    names = _action_names(env)
-    observations: Any = env.reset()
-    state, resets = policy.initial_state(1), torch.ones(1, dtype=torch.bool, device=policy.device)
+    names, drawer = action_names(env), ObservationDrawer(observation_parts(env))
     history: deque[Weightings] = deque(maxlen=HISTORY)
     score, width = 0.0, 0
-    for _ in range(max_steps):
-        frame = render()
+    for step in steps:
+        frame = drawer.draw(step.observation) if step.frame is None else step.frame
         width = width or _width(frame)  # all images of a video have the same size
-        tensors, _ = policy.obs_to_tensor(agent.normalized(observations))
-        with torch.no_grad():
-            actions, values, _, state = policy.step(tensors, state, resets, deterministic)
-            history.append(_weightings(policy, state))
-        converted = policy.action_converter(actions.cpu().numpy())
-        action = _action_text(converted[0], names)
-        lines = [f"score   {score:g}", f"action  {action}", f"value   {float(values[0]):.3f}"]
-        yield draw(frame, width, lines, {name: np.stack([step[name] for step in history]) for name in history[0]})
-        observations, rewards, dones, infos = env.step(converted)
-        score += float(rewards[0])
-        resets[0] = bool(dones[0])
-        if dones[0]:
-            returns.append(float(infos[0]["episode"]["r"]))
+        history.append(_weightings(agent.policy, step.after))
+        lines = [f"score   {score:g}", f"action  {_action_text(step, names)}", f"value   {step.value:.3f}"]
+        yield draw(frame, width, lines, {name: np.stack([each[name] for each in history]) for name in history[0]})
+        score += step.reward
+        if step.ended:
+            returns.append(float(step.info["episode"]["r"]))
             score = 0.0
             if len(returns) == episodes:
                 return
 
 
 def _weightings(policy: MlpNtmPolicy, state: torch.Tensor) -> Weightings:
-    """Returns the weightings of the first heads of the (actor's) core, pooled to the rows of an image."""
-    found = list(policy.core.weightings(state[:, : policy.core.state_size]).items())[:MAX_HEADS]
+    """Returns the weightings of the first heads in a state of the core, pooled to the rows of an image."""
+    with torch.no_grad():
+        found = list(policy.core.weightings(state).items())[:MAX_HEADS]
     return {name: pool_slots(head[0].cpu().numpy(), _strip_height(len(found), TOP)) for name, head in found}
 
 
@@ -245,17 +239,10 @@ def _width(frame: Frame) -> int:
     return min(max(width, 16), MAX_WIDTH)
 
 
-def _action_names(env: VecEnv) -> list[str]:
-    try:
-        return list(env.get_attr("action_meanings")[0])
-    except AttributeError:
-        return []
-
-
-def _action_text(action: NDArray[Any], names: list[str]) -> str:
-    if action.ndim == 0 and names:
-        return names[int(action)]
-    return np.array2string(action, precision=2, floatmode="maxprec")
+def _action_text(step: Step, names: tuple[str, ...] | None) -> str:
+    if step.sample.ndim == 0 and names:
+        return names[int(step.sample)]
+    return np.array2string(np.asarray(step.action), precision=2, floatmode="maxprec")
 
 
 def _require_imageio() -> Any:

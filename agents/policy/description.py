@@ -134,7 +134,7 @@ def _describe_observation(policy: MlpNtmPolicy, key: str, space: spaces.Space[An
 def _actions(policy: MlpNtmPolicy, settings: EnvSettings) -> str:
     space = policy.action_space
     if not isinstance(space, spaces.Box):
-        return " ".join(str(space).split())
+        return " ".join(str(space).split()) + (" with action masks" if settings.action_masks is True else "")
     if policy.squash_output:
         treatment = "squashed by tanh and scaled to these bounds"
     else:

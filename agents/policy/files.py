@@ -61,9 +61,10 @@ class LoadedAgent:
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: np.ndarray | bool | None = None,
         deterministic: bool = False,
+        action_masks: Any = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Like `predict` of an SB3 model, but for observations that are not normalised."""
-        return self.policy.predict(self.normalized(observation), state, episode_start, deterministic)
+        return self.policy.predict(self.normalized(observation), state, episode_start, deterministic, action_masks)
 
     def normalized(self, observation: Any) -> Any:
         """Returns an observation normalised as in training."""

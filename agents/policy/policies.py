@@ -20,6 +20,7 @@ from ntm_rl.agents.policy.arguments import Critic, check_critic, check_keywords,
 from ntm_rl.agents.policy.core_check import make_checked_core
 from ntm_rl.agents.policy.features import extract
 from ntm_rl.agents.policy.image_extractor import ImageExtractor, MultiInputExtractor
+from ntm_rl.agents.policy.masked_logits import mask_logits
 from ntm_rl.agents.policy.return_scale import ReturnScale
 from ntm_rl.agents.policy.sb3_contrib_adapter import RecurrentPolicyAdapter
 from ntm_rl.agents.policy.sb3_names import check_lstm_options, check_numbers, check_observation_kind
@@ -128,7 +129,12 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         return torch.zeros(batch, self.state_size, device=self.device)
 
     def step(
-        self, obs: PyTorchObs, state: Tensor, resets: Tensor, deterministic: bool = False
+        self,
+        obs: PyTorchObs,
+        state: Tensor,
+        resets: Tensor,
+        deterministic: bool = False,
+        action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Acts once in each of B environments.
 
@@ -137,6 +143,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
             state: Memory states `[B, state_size]`.
             resets: `[B]` bool, true where an episode begins with `obs`.
             deterministic: Take the most likely action instead of a sample.
+            action_masks: Allowed values of discrete actions, `[B, sum of choices]` bool; None: all.
 
         Returns:
             Sampled actions (`[B, A]`, `[B]` if Discrete; see `action_converter`), values
@@ -144,15 +151,17 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         """
         latent_pi, latent_vf, state = self._latents_and_state(obs, state, resets.unsqueeze(0))
         if isinstance(self.action_space, spaces.Discrete):
-            actions, log_prob = categorical.sample(self.action_net(latent_pi), deterministic, self.ranks)
+            logits = self._logits(latent_pi, action_masks)
+            actions, log_prob = categorical.sample(logits, deterministic, self.ranks)
         else:
-            distribution = self._get_action_dist_from_latent(self.ranks.padded(latent_pi))
+            masks = None if action_masks is None else self.ranks.padded(action_masks)
+            distribution = self._distribution(self.ranks.padded(latent_pi), masks)
             every = distribution.get_actions(deterministic=deterministic)
             actions, log_prob = self.ranks.own(every), self.ranks.own(distribution.log_prob(every))
         return actions, self._values(latent_vf), log_prob, state
 
     def evaluate_sequences(
-        self, obs: PyTorchObs, actions: Tensor, state: Tensor, resets: Tensor
+        self, obs: PyTorchObs, actions: Tensor, state: Tensor, resets: Tensor, action_masks: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Evaluates the actions of B sequences of T steps.
 
@@ -161,6 +170,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
             actions: As sampled, `[T * B, A]`, `[T * B]` if Discrete.
             state: Memory states before the first step, `[B, state_size]`.
             resets: `[T, B]` bool, true where an episode begins.
+            action_masks: Allowed values, `[T * B, sum of choices]` bool; None: all.
 
         Returns:
             Values, log probabilities and entropies, each `[T * B]`; entropy is None without a closed form.
@@ -168,8 +178,8 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         latent_pi, latent_vf = self._latents(obs, state, resets)
         values = self._values(latent_vf)
         if isinstance(self.action_space, spaces.Discrete):
-            return values, *categorical.evaluate(self.action_net(latent_pi), actions)
-        distribution = self._get_action_dist_from_latent(latent_pi)
+            return values, *categorical.evaluate(self._logits(latent_pi, action_masks), actions)
+        distribution = self._distribution(latent_pi, action_masks)
         return values, distribution.log_prob(actions), distribution.entropy()
 
     def actor_outputs(self, obs: PyTorchObs, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,19 +190,24 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         latent_pi, latent_vf, state = self._latents_and_state(obs, state, resets.unsqueeze(0))
         return latent_pi, self._values(latent_vf), state
 
-    def action_distribution(self, obs: PyTorchObs, actor_state: Tensor, resets: Tensor) -> tuple[Distribution, Tensor]:
+    def action_distribution(
+        self, obs: PyTorchObs, actor_state: Tensor, resets: Tensor, action_masks: Tensor | None = None
+    ) -> tuple[Distribution, Tensor]:
         """Returns the distribution of the actions of B environments, and the new states of the actor's core.
 
         Args:
             obs: Observations `[B, ...]`.
             actor_state: States of the actor's core `[B, core.state_size]`.
             resets: `[B]` bool, true where an episode begins with `obs`.
+            action_masks: Allowed values, `[B, sum of choices]` bool; None: all.
         """
         features = self._features(obs, self.pi_features_extractor)
         output, state = self.core(features.unsqueeze(0), actor_state, resets.unsqueeze(0))
-        return self._get_action_dist_from_latent(self.mlp_extractor.forward_actor(output[0])), state
+        return self._distribution(self.mlp_extractor.forward_actor(output[0]), action_masks), state
 
-    def action_scores(self, obs: PyTorchObs, actions: Tensor, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
+    def action_scores(
+        self, obs: PyTorchObs, actions: Tensor, state: Tensor, resets: Tensor, action_masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Returns the factors of the policy gradient of the last layer; arguments as in `evaluate_sequences`.
 
         Returns:
@@ -205,7 +220,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         handle = self.action_net.register_forward_hook(lambda module, inputs, output: outputs.append(output))
         try:
             with torch.enable_grad():
-                log_prob = self._get_action_dist_from_latent(latent).log_prob(actions).sum()
+                log_prob = self._distribution(latent, action_masks).log_prob(actions).sum()
         finally:
             handle.remove()
         (scores,) = torch.autograd.grad(log_prob, outputs)
@@ -265,6 +280,17 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
             actor_output, critic_output = balance(actor_output, self.ranks)
         latent_pi = self.mlp_extractor.forward_actor(actor_output.flatten(0, 1))
         return latent_pi, self.mlp_extractor.forward_critic(critic_output.flatten(0, 1))
+
+    def _logits(self, latent_pi: Tensor, action_masks: Tensor | None) -> Tensor:
+        """Returns the logits of discrete actions for outputs `[B, F]` of the actor network."""
+        logits: Tensor = self.action_net(latent_pi)
+        return logits if action_masks is None else mask_logits(logits, action_masks, self.action_space)
+
+    def _distribution(self, latent_pi: Tensor, action_masks: Tensor | None) -> Distribution:
+        """Returns the distribution of the actions for outputs `[B, F]` of the actor network."""
+        if action_masks is None:
+            return self._get_action_dist_from_latent(latent_pi)
+        return self.action_dist.proba_distribution(self._logits(latent_pi, action_masks))
 
     def _values(self, latent_vf: Tensor) -> Tensor:
         """Returns the values `[B]` of outputs `[B, F]` of the critic network."""

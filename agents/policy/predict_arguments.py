@@ -1,4 +1,4 @@
-"""Checks of the arguments of `predict`: observations, memory states and episode starts."""
+"""Checks of the arguments of `predict`: observations, memory states, episode starts and action masks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from ntm_rl.envs.wrappers.action_masks import MaskFormat
 from ntm_rl.errors import InputError
 
 _HINT = "; pass the state that the last predict returned, and None at the start of episodes"
@@ -48,6 +49,27 @@ def episode_starts_of(given: Any, batch: int) -> np.ndarray:
     if starts.size not in (1, batch):
         raise InputError(f"episode_start of {starts.size} values: must be one bool, or one for each of {batch}")
     return np.broadcast_to(starts, batch).copy()
+
+
+def action_masks_of(given: Any, batch: int, space: spaces.Space[Any], device: torch.device) -> Tensor | None:
+    """Returns the masks given to `predict` as `[batch, n]` bool.
+
+    Raises:
+        InputError: masks of another number, size or type, or one that allows no action.
+    """
+    if given is None:
+        return None
+    mask_format = MaskFormat(space)
+    array = given.cpu().numpy() if isinstance(given, Tensor) else given
+    if not isinstance(array, (np.ndarray, list, tuple)):
+        kind = type(array).__name__
+        raise InputError(f"action_masks of type {kind}: must be an array {[batch, mask_format.size]} of bools")
+    rows = list(array)
+    if all(np.ndim(row) == 0 for row in rows):
+        rows = [rows]  # of one observation
+    if len(rows) != batch:
+        raise InputError(f"action_masks of {len(rows)} observation(s): must be of {batch}")
+    return torch.from_numpy(mask_format.check(rows, lambda index: f"action_masks[{index}]")).to(device)
 
 
 def checked_observation(observation: Any, space: spaces.Space[Any], name: str = "observation") -> Any:

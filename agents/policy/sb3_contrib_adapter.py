@@ -19,7 +19,13 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
 from ntm_rl.agents.policy.actions import ActionConverter
-from ntm_rl.agents.policy.predict_arguments import checked_observation, episode_starts_of, lstm_states_of
+from ntm_rl.agents.policy.ignored_masks import warn_of_ignored_masks
+from ntm_rl.agents.policy.predict_arguments import (
+    action_masks_of,
+    checked_observation,
+    episode_starts_of,
+    lstm_states_of,
+)
 from ntm_rl.cores.base import MemoryCore
 from ntm_rl.errors import InputError
 
@@ -38,21 +44,29 @@ class RecurrentPolicyAdapter(RecurrentActorCriticPolicy):
     core: MemoryCore
     critic_core: MemoryCore | None
     action_converter: ActionConverter
+    _has_checked_masks = False
 
     @abstractmethod
     def step(
-        self, obs: PyTorchObs, state: Tensor, resets: Tensor, deterministic: bool = False
+        self,
+        obs: PyTorchObs,
+        state: Tensor,
+        resets: Tensor,
+        deterministic: bool = False,
+        action_masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns actions, values `[B]`, log probabilities `[B]` and new states for one step of B environments."""
 
     @abstractmethod
     def evaluate_sequences(
-        self, obs: PyTorchObs, actions: Tensor, state: Tensor, resets: Tensor
+        self, obs: PyTorchObs, actions: Tensor, state: Tensor, resets: Tensor, action_masks: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Returns values, log probabilities and entropies, each `[T * B]`, of B sequences of T steps."""
 
     @abstractmethod
-    def action_distribution(self, obs: PyTorchObs, actor_state: Tensor, resets: Tensor) -> tuple[Distribution, Tensor]:
+    def action_distribution(
+        self, obs: PyTorchObs, actor_state: Tensor, resets: Tensor, action_masks: Tensor | None = None
+    ) -> tuple[Distribution, Tensor]:
         """Returns the distribution of the actions of B environments and the new states of the actor's core."""
 
     @abstractmethod
@@ -79,6 +93,9 @@ class RecurrentPolicyAdapter(RecurrentActorCriticPolicy):
         """
         if not isinstance(lstm_states, RNNStates) or episode_starts is None:
             _raise_no_states(self)
+        if not self._has_checked_masks:
+            self._has_checked_masks = True
+            warn_of_ignored_masks()
         state = self._flat_state(lstm_states)
         actions, values, log_prob, state = self.step(obs, state, episode_starts.bool(), deterministic)
         _check_finite(log_prob)
@@ -115,12 +132,16 @@ class RecurrentPolicyAdapter(RecurrentActorCriticPolicy):
         return _batch_major(values, batch).unsqueeze(1), _batch_major(log_prob, batch), entropy
 
     def get_distribution(  # type: ignore[override]
-        self, obs: PyTorchObs, lstm_states: LstmStates | None = None, episode_starts: Tensor | None = None
+        self,
+        obs: PyTorchObs,
+        lstm_states: LstmStates | None = None,
+        episode_starts: Tensor | None = None,
+        action_masks: Tensor | None = None,
     ) -> tuple[Distribution, tuple[Tensor, ...]]:
         """Returns the action distribution and the actor's new states `(h, c)`, each `[1, B, S]`."""
         if lstm_states is None or episode_starts is None:
             _raise_no_states(self)
-        distribution, state = self.action_distribution(obs, lstm_states[0][0], episode_starts.bool())
+        distribution, state = self.action_distribution(obs, lstm_states[0][0], episode_starts.bool(), action_masks)
         return distribution, _lstm_states(state)
 
     def predict_values(
@@ -137,6 +158,7 @@ class RecurrentPolicyAdapter(RecurrentActorCriticPolicy):
         state: tuple[np.ndarray, ...] | None = None,
         episode_start: Any = None,
         deterministic: bool = False,
+        action_masks: Any = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
         """Returns the environment's actions for one observation or a batch of B, and the new memory state.
 
@@ -145,17 +167,22 @@ class RecurrentPolicyAdapter(RecurrentActorCriticPolicy):
             state: The state that the last call returned; None at the start of episodes.
             episode_start: Whether an episode begins: one bool for all, or B bools. None means False.
             deterministic: Take the most likely action instead of a sample.
+            action_masks: Allowed values of discrete actions, `[n]` or `[B, n]` bool, as of `sb3_contrib.MaskablePPO`;
+                None: all.
 
         Raises:
-            InputError: an observation outside the space, or a state or episode starts of another batch size.
+            InputError: an observation outside the space; a state, episode starts or masks of another size; or a mask
+                that allows no action.
         """
         self.set_training_mode(False)
         tensors, is_batch = self.obs_to_tensor(checked_observation(observation, self.observation_space))
         batch = len(next(iter(tensors.values())) if isinstance(tensors, dict) else tensors)
         starts = torch.from_numpy(episode_starts_of(episode_start, batch)).to(self.device)
+        masks = action_masks_of(action_masks, batch, self.action_space, self.device)
         with torch.no_grad():
             before = lstm_states_of(state, batch, self.core.state_size, self.device)
-            sampled, after = self._predict(tensors, before, starts, deterministic)  # type: ignore[arg-type]
+            distribution, after = self.get_distribution(tensors, before, starts, masks)
+            sampled = distribution.get_actions(deterministic=deterministic)
         actions = self.action_converter(sampled.cpu().numpy())
         return actions if is_batch else actions.squeeze(axis=0), tuple(part.cpu().numpy() for part in after)
 

@@ -1,7 +1,6 @@
 """Recurrent PPO on time-major rollouts, for any policy with a memory core."""
 
 import math
-from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -23,16 +22,24 @@ from ntm_rl.agents.parallel.ranks import Ranks
 from ntm_rl.agents.policy.description import warn_of_spaces
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.policy.sb3_names import check_policy_class, check_policy_name
-from ntm_rl.agents.ppo.arguments import check_device, check_hyperparameters, check_learning, check_spaces, made_env
+from ntm_rl.agents.ppo.arguments import (
+    check_device,
+    check_hyperparameters,
+    check_learning,
+    check_rollout_steps,
+    check_spaces,
+    made_env,
+)
 from ntm_rl.agents.ppo.credit import CreditHorizon, compute_advantages, critic_lambda
 from ntm_rl.agents.ppo.diagnosis import (
     check_observations,
     check_rollout,
     check_unnormalized,
-    update_error,
+    shared_update_error,
 )
 from ntm_rl.agents.ppo.episode_infos import step_vec_env, valid_infos
 from ntm_rl.agents.ppo.loss import ppo_loss
+from ntm_rl.agents.ppo.masked import MaskedRecurrentPPO
 from ntm_rl.agents.ppo.rollout import Minibatch, Rollout, warn_of_sizes
 from ntm_rl.agents.ppo.rollout_view import RolloutBufferView
 from ntm_rl.agents.ppo.schedules import DEFAULT_LEARNING_RATE
@@ -40,16 +47,15 @@ from ntm_rl.agents.ppo.sharing import EndedEpisodes, seed_ranks, share_generator
 from ntm_rl.agents.ppo.sizes import fitting_length
 from ntm_rl.agents.ppo.training_metrics import record_training
 from ntm_rl.agents.ppo.truncation import truncation_bonus
-from ntm_rl.agents.runs.nonfinite import NonFiniteError
+from ntm_rl.envs.factory import UseMasks
 from ntm_rl.envs.sb3.adapter import VectorEnvAdapter
 from ntm_rl.envs.wrappers.guard import Guarded
-from ntm_rl.errors import InputError
 
 
 # MemoryPPO overrides nearly all of RecurrentPPO. It stays a subclass because user code checks
 # `isinstance(model, RecurrentPPO)` to decide whether to pass the memory state to `predict`; without it the agent would
 # start every step with an empty memory.
-class MemoryPPO(RecurrentPPO):
+class MemoryPPO(MaskedRecurrentPPO):
     """Proximal policy optimisation (Schulman et al. 2017) with truncated backpropagation through time.
 
     Takes the arguments of `sb3_contrib.RecurrentPPO` in the same order; those that differ are below. Sizes that are
@@ -78,12 +84,13 @@ class MemoryPPO(RecurrentPPO):
             `n_steps`, or a part of it that fits into a minibatch. "auto": an episode if it has 128 to 512 steps.
         recompute_states: Recompute the states at the start of sequences with the current weights before each epoch but
             the first, as they go stale during the update; costs one forward pass per epoch.
+        action_masks: Exclude actions that the environments exclude by `action_masks()`, as for
+            `sb3_contrib.MaskablePPO`, or `info["action_mask"]`. "auto": if they have one of these, with a warning.
 
     Raises:
         InputError: an argument of a wrong type or out of range, or a policy without a memory core.
     """
 
-    policy: MlpNtmPolicy
     rollout: Rollout
     ranks: Ranks
 
@@ -116,6 +123,7 @@ class MemoryPPO(RecurrentPPO):
         *,
         sequence_length: int | Literal["auto"] | None = "auto",
         recompute_states: bool = defaults.RECOMPUTE_STATES,
+        action_masks: UseMasks = "auto",
     ):
         if isinstance(policy, str):
             valid = [name for name, each in self.policy_aliases.items() if issubclass(each, MlpNtmPolicy)]
@@ -123,7 +131,7 @@ class MemoryPPO(RecurrentPPO):
         check_device(device)
         self.ranks = join()
         self.sequence_length: int | None = sequence_length  # type: ignore[assignment]
-        self.recompute_states = recompute_states
+        self.recompute_states, self.action_masks = recompute_states, action_masks
         super().__init__(
             policy,
             env,
@@ -220,7 +228,8 @@ class MemoryPPO(RecurrentPPO):
         self.policy.set_training_mode(False)
         if self.use_sde:
             self.policy.reset_noise(self.all_envs)
-        rollout, state, normalizer = self._checked_rollout(n_rollout_steps), self.memory_state, self._vec_normalize_env
+        check_rollout_steps(n_rollout_steps, self.rollout.n_steps)
+        rollout, state, normalizer = self.rollout, self.memory_state, self._vec_normalize_env
         if normalizer is not None:
             check_unnormalized(normalizer, 0)
         callback.on_rollout_start()
@@ -232,10 +241,11 @@ class MemoryPPO(RecurrentPPO):
                 self.policy.reset_noise(self.all_envs)
             obs_tensor = rollout.store_observation(n_steps, self._last_obs)
             episode_starts = rollout.store_resets(n_steps, self._last_episode_starts)
+            mask = rollout.store_action_masks(n_steps, self._masks)
             rollout.store_state(n_steps, state)
             try:
                 with torch.no_grad():
-                    sampled, values, log_probs, state = self.policy.step(obs_tensor, state, episode_starts)
+                    sampled, values, log_probs, state = self.policy.step(obs_tensor, state, episode_starts, False, mask)
             except ValueError:  # raised by torch's distributions if parameters are not finite
                 check_observations(rollout, n_steps + 1)
                 raise
@@ -244,6 +254,7 @@ class MemoryPPO(RecurrentPPO):
             clipped_actions = self.policy.action_converter(actions)
 
             new_obs, rewards, dones, infos = step_vec_env(env, clipped_actions)
+            self._masks = self._mask_reader.step(infos, dones)
             if normalizer is not None:
                 check_unnormalized(normalizer, n_steps + 1)
             self.num_timesteps += self.all_envs
@@ -284,14 +295,6 @@ class MemoryPPO(RecurrentPPO):
         if self.ranks.size > 1:
             self._ended.share(self.ranks, self.ep_info_buffer, self.ep_success_buffer)
 
-    def _checked_rollout(self, n_steps: int) -> Rollout:
-        if n_steps != self.rollout.n_steps:
-            raise InputError(
-                f"n_steps = {n_steps}: must be {self.rollout.n_steps}, as when the model was made; to change it use "
-                "MemoryPPO.load(path, env=env, n_steps=...)"
-            )
-        return self.rollout
-
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         # At the start of the rollout, as a schedule that ends at 0 would otherwise waste the last update.
         super()._update_current_progress_remaining(num_timesteps - self.n_steps * self.all_envs, total_timesteps)
@@ -329,24 +332,15 @@ class MemoryPPO(RecurrentPPO):
                 loss = sum_gradients(self.ranks, parameters, loss.detach())
                 norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
                 if not math.isfinite(norm + loss):  # the only host-device synchronisation of an update
-                    raise self._update_error(batch, measured)
+                    raise shared_update_error(self.policy, batch, measured, self.rollout)
                 self.policy.optimizer.step()
             self._n_updates += 1
             if not continue_training:
                 break
         record_training(self, metrics, first_of_epoch)
 
-    @torch.no_grad()
-    def _update_error(self, batch: Minibatch, measured: Mapping[str, Tensor]) -> NonFiniteError:
-        values, *_ = self.policy.evaluate_sequences(batch.observations, batch.actions, batch.states, batch.resets)
-        error = update_error(self.policy, batch, values, measured, self.rollout.sequence_length, self.all_envs)
-        errors = self.ranks.gather_objects((all(map(math.isfinite, measured.values())), str(error), error.report))
-        return NonFiniteError(*min(errors, key=lambda each: each[0])[1:])  # of the first rank with such a loss
-
     def _loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        values, log_probs, entropy = self.policy.evaluate_sequences(
-            batch.observations, batch.actions, batch.states, batch.resets
-        )
+        values, log_probs, entropy = self.policy.evaluate_sequences(*batch.inputs)
         loss, measured = ppo_loss(
             batch,
             values,

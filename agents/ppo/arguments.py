@@ -93,6 +93,8 @@ def check_hyperparameters(model: Any) -> None:
             raise InputError(f"{key} = {value!r}: must be {valid}{_HINTS.get(key, '')}{_zoo_schedule(value)}")
         if isinstance(value, Real) and not isinstance(value, int):
             setattr(model, key, float(value))
+    if model.action_masks not in (True, False, "auto"):
+        raise InputError(f"action_masks = {model.action_masks!r}: must be True, False or 'auto'")
     _replace_auto_sizes(model)
 
 
@@ -118,6 +120,15 @@ def check_learning(total_timesteps: Any, env: VecEnv | None) -> None:
         raise InputError("env = None: set one with MemoryPPO.load(path, env=env) or model.set_env(env)")
     if total_timesteps not in _Range(0):
         raise InputError(f"total_timesteps = {total_timesteps!r}: must be a number of at least 0")
+
+
+def check_rollout_steps(n_steps: int, expected: int) -> None:
+    """Raises an `InputError` if the steps of a rollout have changed since the model was made."""
+    if n_steps != expected:
+        raise InputError(
+            f"n_steps = {n_steps}: must be {expected}, as when the model was made; to change it use "
+            "MemoryPPO.load(path, env=env, n_steps=...)"
+        )
 
 
 def check_device(device: Any) -> None:

@@ -1,6 +1,6 @@
 """Callbacks of a PPO training: checkpoints, the best agent, curricula, progress, and a clean end after a signal."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,32 @@ class StopOnSignal(BaseCallback):
 
     def _on_step(self) -> bool:
         return not self._stops
+
+
+class PageCallback(BaseCallback):
+    """Writes a page after a rollout once a multiple of `every` environment steps is passed.
+
+    Args:
+        every: Environment steps between two pages.
+        write: Writes the page of a step.
+    """
+
+    def __init__(self, every: int, write: Callable[[int], None]):
+        super().__init__()
+        self.every, self._write = every, write
+        self._written_at = 0
+
+    def _on_training_start(self) -> None:
+        self._written_at = self.model.num_timesteps
+
+    def _on_rollout_end(self) -> None:
+        step = self.model.num_timesteps
+        if step // self.every > self._written_at // self.every:
+            self._write(step)
+            self._written_at = step
+
+    def _on_step(self) -> bool:
+        return True
 
 
 class ProgressCallback(BaseCallback):

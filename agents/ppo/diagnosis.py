@@ -10,6 +10,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor, nn
 
+from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.ppo.rollout import Minibatch, Rollout
 from ntm_rl.agents.runs.nonfinite import NonFiniteError, bad_gradients
 
@@ -98,6 +99,17 @@ def _check_statistics(normalizer: VecNormalize) -> None:
             quantity = f"VecNormalize's running variance of the {name}"
             message = f"{quantity} is not finite: the square of a value overflowed; clip it in the environment"
             raise NonFiniteError(message, {"quantity": quantity, "value": str(part.var)})
+
+
+@torch.no_grad()
+def shared_update_error(
+    policy: MlpNtmPolicy, batch: Minibatch, measured: Mapping[str, Tensor], rollout: Rollout
+) -> NonFiniteError:
+    """Returns the `update_error` of the first rank whose loss is not finite."""
+    values, *_ = policy.evaluate_sequences(*batch.inputs)
+    error = update_error(policy, batch, values, measured, rollout.sequence_length, rollout.all_envs)
+    errors = rollout.ranks.gather_objects((all(map(math.isfinite, measured.values())), str(error), error.report))
+    return NonFiniteError(*min(errors, key=lambda each: each[0])[1:])
 
 
 def update_error(

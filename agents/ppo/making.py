@@ -50,6 +50,13 @@ def with_sizes(settings: PpoTrainingSettings, episode_limit: int | None, ranks: 
     return checked
 
 
+def with_masks(settings: PpoTrainingSettings, has_masks: bool) -> PpoTrainingSettings:
+    """Returns the settings with `env.action_masks = True` if masks are used."""
+    if not has_masks:
+        return settings
+    return settings.model_copy(update={"env": settings.env.model_copy(update={"action_masks": True})})
+
+
 def make_model(settings: PpoTrainingSettings, env: VecEnv) -> MemoryPPO:
     """Makes the algorithm and its policy for an environment.
 
@@ -86,6 +93,7 @@ def make_model(settings: PpoTrainingSettings, env: VecEnv) -> MemoryPPO:
             policy_kwargs=policy_kwargs,
             seed=settings.seed,
             device=settings.device,
+            action_masks=settings.env.action_masks,
             **options,
         )
 

@@ -5,25 +5,39 @@ from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
 
 from ntm_rl.agents.policy.files import load_agent, save_agent
 from ntm_rl.agents.ppo.algorithm import MemoryPPO
 from ntm_rl.agents.storage.files import StorageError, WriteError
 from ntm_rl.agents.storage.random_states import random_states, restore_random_states
 from ntm_rl.envs.factory import EnvSettings
+from ntm_rl.envs.sb3.action_masks import ActionMaskReader
 from ntm_rl.envs.sb3.episode_limit import episode_limit
 from ntm_rl.envs.sb3.making import make_vec_env
+from ntm_rl.envs.wrappers.action_masks import MaskFormat, Masks
 from ntm_rl.errors import InputError
 
 
-def probe_environment(settings: EnvSettings, seed: int) -> int | None:
-    """Makes an environment, and resets and steps it once; `Guarded` checks the results.
+class Probe(NamedTuple):
+    """What a training must know of its environment.
 
-    Returns:
-        The limit of an episode's steps; see `episode_limit`.
+    Attributes:
+        episode_limit: The limit of an episode's steps; see `ntm_rl.envs.sb3.episode_limit`.
+        has_masks: Whether to use action masks.
+    """
+
+    episode_limit: int | None
+    has_masks: bool
+
+
+def probe_environment(settings: EnvSettings, seed: int) -> Probe:
+    """Makes an environment, and resets and steps it once; `Guarded` checks the results.
 
     Raises:
         InputError: it cannot be made, or violates Gymnasium's interface or its own spaces.
@@ -34,11 +48,21 @@ def probe_environment(settings: EnvSettings, seed: int) -> int | None:
         try:
             limit = episode_limit(env)
             env.reset()
-            env.action_space.seed(seed)
-            env.step(np.array([env.action_space.sample()]))
+            reader = ActionMaskReader(env, settings.action_masks)
+            masks = reader.reset()
+            *_, dones, infos = env.step(_random_action(env.action_space, masks, seed))
+            reader.step(infos, dones)
         finally:
             env.close()
-    return limit
+    return Probe(limit, masks is not None)
+
+
+def _random_action(space: spaces.Space[Any], masks: Masks | None, seed: int) -> NDArray[Any]:
+    """Returns an action of one environment, `[1, ...]`."""
+    if masks is not None:
+        return MaskFormat(space).sample(masks, np.random.default_rng(seed))
+    space.seed(seed)
+    return np.array([space.sample()])
 
 
 def probe_agent(model: MemoryPPO, env_id: str) -> None:

@@ -37,6 +37,7 @@ class Minibatch(NamedTuple):
         indices: Index of each sequence among those of all ranks, `[B]`: `number * environments + environment`.
         all_advantages: The advantages of all ranks' sequences, `[L * B]` or more.
         share: Fraction of the minibatch's sequences that is here.
+        action_masks: Allowed values of the actions, `[L * B, n]` bool; None: all.
     """
 
     observations: PyTorchObs
@@ -50,6 +51,12 @@ class Minibatch(NamedTuple):
     indices: Tensor
     all_advantages: Tensor
     share: float
+    action_masks: Tensor | None
+
+    @property
+    def inputs(self) -> tuple[PyTorchObs, Tensor, Tensor, Tensor, Tensor | None]:
+        """The arguments of `MlpNtmPolicy.evaluate_sequences`."""
+        return self.observations, self.actions, self.states, self.resets, self.action_masks
 
 
 class Rollout:
@@ -94,6 +101,7 @@ class Rollout:
         else:
             self.observations = _block(shape, observation_space, device)
         self.actions = sampled_block(action_space, shape, device)
+        self.action_masks: Tensor | None = None  # `[T, E, n]` bool
         self.values = torch.zeros(shape, device=device)
         self.log_probs = torch.zeros(shape, device=device)
         self.resets = torch.zeros(shape, dtype=torch.bool, device=device)
@@ -160,6 +168,16 @@ class Rollout:
         """Copies `[E]` episode starts into row `step` and returns that row."""
         return self.resets[step].copy_(torch.from_numpy(resets))
 
+    def store_action_masks(self, step: int, masks: np.ndarray | None) -> Tensor | None:
+        """Copies action masks `[E, n]` into row `step` and returns that row; None without masks."""
+        if masks is None:
+            self.action_masks = None
+            return None
+        if self.action_masks is None:
+            shape = self.n_steps, *masks.shape
+            self.action_masks = torch.ones(shape, dtype=torch.bool, device=self.device)
+        return self.action_masks[step].copy_(torch.from_numpy(masks))
+
     def store_state(self, step: int, state: Tensor) -> None:
         """Stores the memory states `[E, S]` before `step` if a sequence begins there."""
         if step % self.sequence_length == 0:
@@ -195,7 +213,7 @@ class Rollout:
             sums[step] = total
         return torch.from_numpy(sums)
 
-    def sequence(self, number: int) -> tuple[PyTorchObs, Tensor, Tensor, Tensor]:
+    def sequence(self, number: int) -> tuple[PyTorchObs, Tensor, Tensor, Tensor, Tensor | None]:
         """Returns the `number`-th sequence of every environment: the arguments of `evaluate_sequences`."""
         steps = slice(number * self.sequence_length, (number + 1) * self.sequence_length)
         observations: PyTorchObs = (
@@ -203,14 +221,15 @@ class Rollout:
             if isinstance(self.observations, dict)
             else self.observations[steps].flatten(0, 1)
         )
-        return observations, self.actions[steps].flatten(0, 1), self.states[number], self.resets[steps]
+        masks = None if self.action_masks is None else self.action_masks[steps].flatten(0, 1)
+        return observations, self.actions[steps].flatten(0, 1), self.states[number], self.resets[steps], masks
 
     @torch.no_grad()
     def recompute_states(self, advance: Callable[[PyTorchObs, Tensor, Tensor], Tensor]) -> None:
         """Recomputes the state before each sequence with the policy's `advance`, from the first one on."""
         state = self.states[0]
         for number in range(1, len(self.states)):
-            observations, _, _, resets = self.sequence(number - 1)
+            observations, _, _, resets, _ = self.sequence(number - 1)
             state = advance(observations, state, resets)
             self.states[number] = state
 
@@ -284,10 +303,12 @@ class Rollout:
         return ((number * self.sequence_length + offsets) * n_envs + env).flatten()
 
     def _take(self, indices: Tensor, length: int) -> list[Tensor]:
-        """Returns the blocks of sequences: observations, the others `[L, B, ...]`, and states `[1, B, S]`."""
+        """Returns the blocks of sequences: observations, masks if any, others `[L, B, ...]`, and states `[1, B, S]`."""
         rows = self._rows(indices, length, self.n_envs)
         observations = self.observations.values() if isinstance(self.observations, dict) else [self.observations]
-        blocks = *observations, self.actions, self.values, self.log_probs, self.advantages, self.returns, self.resets
+        masks = [] if self.action_masks is None else [self.action_masks]
+        estimates = self.values, self.log_probs, self.advantages, self.returns
+        blocks = *observations, *masks, self.actions, *estimates, self.resets
         taken = [each.flatten(0, 1).index_select(0, rows).unflatten(0, (length, len(indices))) for each in blocks]
         return [*taken, self.states.flatten(0, 1).index_select(0, indices).unsqueeze(0)]
 
@@ -298,6 +319,7 @@ class Rollout:
         *observations, actions, values, log_probs, advantages, returns, resets, states = blocks
         flat = [each.flatten(0, 1) for each in (*observations, actions, values, log_probs, advantages, returns)]
         *parts, actions, values, log_probs, advantages, returns = flat
+        masks = None if self.action_masks is None else parts.pop()
         return Minibatch(
             dict(zip(self.observations, parts, strict=True)) if isinstance(self.observations, dict) else parts[0],
             actions,
@@ -310,6 +332,7 @@ class Rollout:
             indices,
             advantages if all_advantages is None else all_advantages,
             share,
+            masks,
         )
 
 

@@ -19,17 +19,18 @@ from ntm_rl.agents.ppo.callbacks import (
     BestAgentCallback,
     CheckpointCallback,
     CurriculumCallback,
+    PageCallback,
     ProgressCallback,
     StopOnSignal,
     mean_return,
 )
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint
-from ntm_rl.agents.ppo.making import has_auto_sizes, make_model, with_sizes
+from ntm_rl.agents.ppo.making import has_auto_sizes, make_model, with_masks, with_sizes
 from ntm_rl.agents.ppo.probe import probe_agent, probe_environment
 from ntm_rl.agents.ppo.vec_env_state import reached_level
 from ntm_rl.agents.ppo.warm_start import warm_start
 from ntm_rl.agents.runs.run import Run
-from ntm_rl.agents.runs.trainer import Session
+from ntm_rl.agents.runs.trainer import Session, WritePage
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.storage.checkpoints import as_count
 from ntm_rl.agents.storage.files import StorageError
@@ -68,18 +69,21 @@ class PpoTrainer:
     Args:
         settings: Settings of the training.
         checkpoint: The checkpoint to resume from; None: a new training, for which environment and agent are tried.
+        write_page: Writes the pages of `watch.every`.
 
     Raises:
         InputError: the environment or the policy cannot be made or fails.
         StorageError: the checkpoint is damaged or does not fit.
     """
 
-    def __init__(self, settings: PpoTrainingSettings, checkpoint: Path | None = None):
+    def __init__(
+        self, settings: PpoTrainingSettings, checkpoint: Path | None = None, write_page: WritePage | None = None
+    ):
         ranks = join()
         if checkpoint is None or has_auto_sizes(settings):
-            limit = probe_environment(settings.env_settings, settings.seed)
-            settings = with_sizes(settings, limit, ranks.size)
-        self.settings = settings
+            probe = probe_environment(settings.env_settings, settings.seed)
+            settings = with_masks(with_sizes(settings, probe.episode_limit, ranks.size), probe.has_masks)
+        self.settings, self._write_page = settings, write_page
         if checkpoint is None:
             self.model, self._saved = _new_model(settings, ranks), SavedProgress()
         else:
@@ -155,7 +159,11 @@ class PpoTrainer:
             run.checkpoints, settings.checkpoint.every, settings.checkpoint.keep, best, {"rollbacks": self.rollbacks}
         )
         stop = StopOnSignal(session.signals, checkpoints)
-        return best, checkpoints, [checkpoints, best, stop, CurriculumCallback(), ProgressCallback(session)]
+        callbacks = [checkpoints, best, stop, CurriculumCallback(), ProgressCallback(session)]
+        every, write_page = settings.watch.every, self._write_page
+        if every is not None and write_page is not None and session.ranks.is_first:
+            callbacks.append(PageCallback(every, lambda step: write_page(session, step, self.save_agent)))
+        return best, checkpoints, callbacks
 
 
 def _make_env(settings: PpoTrainingSettings, ranks: Ranks) -> VecEnv:

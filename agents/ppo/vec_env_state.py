@@ -17,6 +17,7 @@ from ntm_rl.agents.storage.random_states import check_host_states, host_states, 
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
 from ntm_rl.envs.sb3.seeding import spawn_seed
 from ntm_rl.envs.state import Resumable, State, array_of, part_of
+from ntm_rl.envs.wrappers.action_masks import MaskFormat, Masks
 
 
 def curricula(env: VecEnv) -> list[Curriculum]:
@@ -67,7 +68,7 @@ def collect_vec_env_states(model: OnPolicyAlgorithm) -> State | None:
 
 
 def get_vec_env_state(model: OnPolicyAlgorithm) -> State:
-    """Returns the state of a model's vector environment, its memory states and its episode starts.
+    """Returns the state of a model's vector environment, its memory states, episode starts and action masks.
 
     Call it between two rollouts. Without `get_state` in the environments, or before the first rollout, the result
     contains only the curricula.
@@ -90,6 +91,8 @@ def get_vec_env_state(model: OnPolicyAlgorithm) -> State:
         "episode_starts": np.array(model._last_episode_starts, dtype=np.bool_),
         "memory": model.memory_state.cpu().numpy().copy(),
     }
+    if model._masks is not None:
+        state["action_masks"] = model._masks.copy()
     if isinstance(env, VecNormalize):
         state["discounted_returns"] = env.returns.copy()
     return state
@@ -130,9 +133,10 @@ def restore_vec_env(model: OnPolicyAlgorithm, state: Mapping[str, Any], steps: i
         starts = array_of(state, "episode_starts", np.zeros(env.num_envs, dtype=np.bool_))
         memory = array_of(state, "memory", model.memory_state.cpu().numpy())
         returns = array_of(state, "discounted_returns", env.returns) if isinstance(env, VecNormalize) else None
+        masks = _masks_of(state, env)
         observations = inner.set_state(part_of(state, "sub_environments"))
         model.memory_state = torch.from_numpy(memory).to(model.device)
-        model._last_episode_starts = starts
+        model._last_episode_starts, model._masks = starts, masks
         model._last_obs = observations
         if isinstance(env, VecNormalize) and returns is not None:
             env.returns = returns
@@ -152,6 +156,13 @@ def restore_rank_generators(model: OnPolicyAlgorithm, state: Mapping[str, Any], 
         restore_host_states(saved[str(ranks.rank)]["generators"])
     else:
         seed_host_generators(spawn_seed(steps, ranks.rank))
+
+
+def _masks_of(state: Mapping[str, Any], env: VecEnv) -> Masks | None:
+    if "action_masks" not in state:
+        return None
+    size = MaskFormat(env.action_space).size
+    return array_of(state, "action_masks", np.zeros((env.num_envs, size), dtype=np.bool_))
 
 
 def _count(ranks: int, n_envs: int) -> str:

@@ -16,6 +16,7 @@ from ntm_rl.agents.settings.loading import AnySettings, check_settings, to_yaml,
 from ntm_rl.agents.settings.paths import user_path
 from ntm_rl.agents.settings.schema import PpoTrainingSettings, SupervisedTrainingSettings
 from ntm_rl.agents.settings.yaml_text import YamlError, read_bounded, read_yaml
+from ntm_rl.agents.storage.checkpoints import latest_checkpoint
 from ntm_rl.agents.storage.files import WriteError, make_folder, refuse_links, write_atomically
 from ntm_rl.agents.tracking.wandb_run import start_wandb
 from ntm_rl.agents.tracking.wandb_writer import WandbWriter
@@ -193,6 +194,14 @@ class Run:
         return self.path / "checkpoints"
 
     @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint that passes its checks."""
+        with suppress(InputError):
+            latest_checkpoint(self.checkpoints)
+            return True
+        return False
+
+    @property
     def agent(self) -> Path:
         """The agent at the end of the training."""
         return self.path / "agent"
@@ -201,6 +210,12 @@ class Run:
     def best(self) -> Path:
         """The agent with the best score."""
         return self.path / "best"
+
+
+def runs_of(folder: Path, seed: int) -> list[Run]:
+    """Returns the runs with a seed in a config's folder, newest first."""
+    folders = sorted(folder.glob(f"*-seed{seed}-????"), reverse=True)
+    return [run for run in map(Run, folders) if run.config_file.is_file()]
 
 
 def _make_new(parent: Path, seed: int) -> Path:

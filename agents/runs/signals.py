@@ -4,10 +4,12 @@ import signal
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ntm_rl.agents.parallel.launched import is_launched
-from ntm_rl.agents.parallel.ranks import Ranks
+
+if TYPE_CHECKING:
+    from ntm_rl.agents.parallel.ranks import Ranks
 
 REPEAT_SECONDS = 2.0  # a terminal and the launcher both send a signal to every rank
 SIGNAL_BASE = 128  # as in a shell: the exit code of a process ended by signal n is 128 + n
@@ -21,8 +23,8 @@ class SignalListener:
     Slurm's `--signal=USR1@seconds` sends SIGUSR1 before a pre-emption. SIGHUP is sent when a terminal or connection
     closes, and stays ignored under `nohup`.
 
-    A context manager that restores the old handlers. A signal recorded by an enclosing listener counts for the inner
-    one too. Does nothing outside the main thread, as Python handles signals only there.
+    A context manager that restores the old handlers. A signal recorded by one of two nested listeners counts for the
+    other too. Does nothing outside the main thread, as Python handles signals only there.
 
     Attributes:
         received: The signal received, if any.
@@ -40,8 +42,7 @@ class SignalListener:
             if number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) is signal.SIG_IGN:
                 continue
             before = self._before[number] = signal.signal(number, self._on_signal)
-            outer = getattr(before, "__self__", None)
-            if isinstance(outer, SignalListener):
+            if (outer := _listener(before)) is not None:
                 self.received = self.received or outer.received
         return self
 
@@ -50,8 +51,10 @@ class SignalListener:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+            if (outer := _listener(handler)) is not None:
+                outer.received = outer.received or self.received
 
-    def agree(self, ranks: Ranks) -> bool:
+    def agree(self, ranks: "Ranks") -> bool:
         """Whether any rank has received a signal, which then counts as received on all; all ranks must call it."""
         number = ranks.largest(self.received or 0)
         self.received = signal.Signals(number) if number else None
@@ -64,3 +67,9 @@ class SignalListener:
         if self.received is None:
             self._first_time = now
             self.received = signal.Signals(number)
+
+
+def _listener(handler: Any) -> SignalListener | None:
+    """Returns the listener of a signal handler, if any."""
+    owner = getattr(handler, "__self__", None)
+    return owner if isinstance(owner, SignalListener) else None

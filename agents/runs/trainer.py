@@ -101,4 +101,6 @@ class Trainer(Protocol):
         """Closes the environments."""
 
 
+SaveAgent = Callable[[Path], None]  # to a folder
+WritePage = Callable[[Session, int, SaveAgent], None]  # at a step
 MakeTrainer = Callable[[Path | None], Trainer]  # from a checkpoint; None: a new training

@@ -15,6 +15,7 @@ class TrainingKind:
         score: Name of the score in results.
         score_metric: Name of the score in the logs.
         score_description: Description of the score.
+        lower_is_better: Whether lower scores are better.
     """
 
     counter: Literal["timesteps", "sequences"]
@@ -23,6 +24,7 @@ class TrainingKind:
     score: str
     score_metric: str
     score_description: str
+    lower_is_better: bool
 
     @property
     def length_key(self) -> str:
@@ -42,6 +44,7 @@ PPO = TrainingKind(
     score="mean_return",
     score_metric="rollout/ep_rew_mean",
     score_description="Mean return of the last episodes",
+    lower_is_better=False,
 )
 SUPERVISED = TrainingKind(
     counter="sequences",
@@ -50,4 +53,5 @@ SUPERVISED = TrainingKind(
     score="bits_per_sequence",
     score_metric="validation/bits_per_sequence",
     score_description="Bits per sequence of the last validation",
+    lower_is_better=True,
 )

@@ -36,6 +36,11 @@ def load_settings(config: str, overrides: Iterable[str] = ()) -> AnySettings:
     Raises:
         ConfigError: lists all errors, one per line.
     """
+    return load_config(config, overrides)[1]
+
+
+def load_config(config: str, overrides: Iterable[str] = ()) -> tuple[dict[str, Any], AnySettings]:
+    """Returns the keys and values that a config and overrides state, and the settings; see `load_settings`."""
     check_environment_variables()
     overrides = list(overrides)
     data, name = _read(config)
@@ -51,7 +56,7 @@ def load_settings(config: str, overrides: Iterable[str] = ()) -> AnySettings:
             f"{place('device', name, overridden)}: device = {settings.device!r}: torch sees no CUDA device; use cpu "
             "or auto"
         )
-    return settings
+    return coerce(merged, schema_of(merged)), settings
 
 
 def _read(config: str) -> tuple[dict[str, Any], str]:

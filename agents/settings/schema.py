@@ -25,6 +25,7 @@ from ntm_rl.agents.settings.sections import (
     Section,
     TrackingSettings,
     ValidationSettings,
+    WatchSettings,
 )
 from ntm_rl.cores.registry import core_class, core_names, is_built_in
 from ntm_rl.envs.algorithmic.curriculum import CurriculumKind
@@ -109,6 +110,7 @@ class TrainingSettings(Section):
         TrackingSettings(), description="Project, group and tags of the run in Weights & Biases."
     )
     checkpoint: CheckpointSettings = Field(CheckpointSettings(), description="Checkpoints of the training.")
+    watch: WatchSettings = Field(WatchSettings(), description="Pages that play an episode beside the memory.")
     on_nonfinite: Literal["stop", "rollback"] = Field(
         "stop",
         description="On a non-finite loss or gradient: stop, or return to the last checkpoint and halve the learning "

@@ -171,6 +171,16 @@ class CheckpointSettings(Section):
     keep: int = Field(3, ge=1, description="Number of checkpoints to keep.")
 
 
+class WatchSettings(Section):
+    """Pages that play an episode beside the memory, during a training."""
+
+    every: int | None = Field(
+        None,
+        ge=1,
+        description="Environment steps, or sequences, between pages in the run's watch/ and in W&B; null: no pages.",
+    )
+
+
 class TrackingSettings(Section):
     """Project, group and tags of a run in Weights & Biases."""
 

@@ -1,4 +1,7 @@
-"""Finds the config of a name: a YAML file, a packaged config, or an environment with the default settings."""
+"""Finds the config of a name: a YAML file, a packaged config, or an environment with the default settings.
+
+Search spaces of sweeps are YAML files too, or packaged ones.
+"""
 
 from importlib.resources import files
 from pathlib import Path
@@ -11,10 +14,25 @@ from ntm_rl.envs.names import suggest_id
 from ntm_rl.errors import did_you_mean
 
 SUFFIXES = (".yaml", ".yml")
+SPACES = "spaces"  # folder of the packaged search spaces
 
 
 def config_names() -> list[str]:
     """Returns the names of the packaged configs, such as `popgym/repeat_previous_easy`."""
+    return [name for name in _packaged_names() if not name.startswith(f"{SPACES}/")]
+
+
+def space_names() -> list[str]:
+    """Returns the names of the packaged search spaces, such as `ntm`."""
+    return [name.removeprefix(f"{SPACES}/") for name in _packaged_names() if name.startswith(f"{SPACES}/")]
+
+
+def is_space(name: str) -> bool:
+    """Returns whether a name is that of a packaged search space with its folder, such as `spaces/ntm`."""
+    return name.removeprefix(f"{SPACES}/") in space_names() and name.startswith(f"{SPACES}/")
+
+
+def _packaged_names() -> list[str]:
     root = files("ntm_rl.configs")
     return sorted(
         f"{group.name}/{file.name.removesuffix('.yaml')}"
@@ -23,6 +41,10 @@ def config_names() -> list[str]:
         for file in group.iterdir()
         if file.name.endswith(".yaml")
     )
+
+
+def _packaged_text(name: str) -> tuple[str, str]:
+    return files("ntm_rl.configs").joinpath(f"{name}.yaml").read_text(), f"configs/{name}.yaml"
 
 
 def read_config(config: str) -> tuple[str, str]:
@@ -40,7 +62,7 @@ def read_config(config: str) -> tuple[str, str]:
         if path.is_file():
             return _file_text(config, path), str(path)
         if config in config_names():
-            return files("ntm_rl.configs").joinpath(f"{config}.yaml").read_text(), f"configs/{config}.yaml"
+            return _packaged_text(config)
         if not config.endswith(SUFFIXES) and "=" not in config and is_environment(config):
             return _default_text(config), config
         if path.exists():
@@ -51,14 +73,38 @@ def read_config(config: str) -> tuple[str, str]:
     raise _unknown(config, path)
 
 
-def _file_text(config: str, path: Path) -> str:
+def read_space(space: str) -> tuple[str, str]:
+    """Returns the text of a search space and its name in error messages.
+
+    Args:
+        space: Path of a YAML file, or name of a packaged space; a file comes before a name.
+
+    Raises:
+        ConfigError: no such space, or it cannot be read.
+    """
+    path, name = user_path("space", space), space.removeprefix(f"{SPACES}/")
+    try:
+        if path.is_file():
+            return _file_text(space, path, "space"), str(path)
+        if path.exists() and name not in space_names():
+            raise ConfigError(f"space = {space!r}: must be a YAML file")
+    except OSError as error:  # name too long, symlink loop
+        raise ConfigError(f"space = {space!r}: cannot be read: {error.strerror}") from error
+    if name in space_names():
+        return _packaged_text(f"{SPACES}/{name}")
+    hint = did_you_mean(space, [*map(str, path.parent.glob("*.yaml")), *space_names()])
+    names = ", ".join(space_names())
+    raise ConfigError(f"space = {space!r}: no such file; the packaged search spaces are {names}.{hint}")
+
+
+def _file_text(name: str, path: Path, argument: str = "config") -> str:
     try:
         return read_bounded(path)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"config = {config!r}: must be UTF-8: {error}") from error
+        raise ConfigError(f"{argument} = {name!r}: must be UTF-8: {error}") from error
     except (OSError, YamlError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"config = {config!r}: cannot be read: {reason}") from error
+        raise ConfigError(f"{argument} = {name!r}: cannot be read: {reason}") from error
 
 
 def _default_text(env_id: str) -> str:
@@ -67,6 +113,8 @@ def _default_text(env_id: str) -> str:
 
 
 def _unknown(config: str, path: Path) -> ConfigError:
+    if is_space(config):
+        return ConfigError(f"config = {config!r}: a search space; use ntm-rl sweep CONFIG {config}")
     if "=" in config:
         return ConfigError(f"config = {config!r}: the config comes first: ntm-rl train CONFIG key=value")
     name = config.removesuffix(".yaml").removesuffix(".yml").removeprefix("configs/")

@@ -24,10 +24,15 @@ def with_overrides(base: Mapping[str, Any], overrides: Iterable[str], schema: Sc
             raise YamlError(f"{_short(override)}: must be UTF-8")
         if not equals or not all(part.strip() for part in key.split(".")):
             raise YamlError(f"{_short(override)}: must be key=value, such as ppo.learning_rate=1e-4")
-        value = _typed(key, text, schema)
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        merged = _merge(merged, value)
+        merged = with_value(merged, key, _typed(key, text, schema))
+    return merged
+
+
+def with_value(data: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Returns a config with the value of a dotted key; mappings are merged, other values are replaced."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    merged: dict[str, Any] = _merge(data, value)
     return merged
 
 
@@ -42,7 +47,7 @@ def coerce(value: Any, kind: Any) -> Any:
     For a string, `12`, `1e3` and `true` keep their text; for an integer, `1e6` is one; where null is valid, `none` is
     null.
     """
-    alternatives = _alternatives(kind)
+    alternatives = alternatives_of(kind)
     if isinstance(value, Typed):
         if str in alternatives and value.value is not None:
             return value.text
@@ -62,11 +67,11 @@ def _typed(key: str, text: str, schema: Schema) -> Any:
     try:
         value = read_yaml(text)
     except YamlError as error:
-        if str not in _alternatives(_kind_at(schema, key)):
+        if str not in alternatives_of(kind_at(schema, key)):
             raise YamlError(f"{key} = {_short(text)}: {error}") from error
         return text
     is_quoted = text.strip()[:1] in ("'", '"')
-    is_text = str in _alternatives(_kind_at(schema, key))
+    is_text = str in alternatives_of(kind_at(schema, key))
     # YAML would read text such as [a], {a} or a: b as a list or mapping, and # as a comment.
     return text if is_text and not is_quoted and not isinstance(value, (Typed, type(None))) else value
 
@@ -84,17 +89,17 @@ def _merge(old: Any, new: Any) -> Any:
 
 def type_name(kind: Any) -> str:
     """Returns the name of a type annotation, for tables of keys."""
-    names = {each: each.__name__ if isinstance(each, type) else str(each) for each in _alternatives(kind)}
+    names = {each: each.__name__ if isinstance(each, type) else str(each) for each in alternatives_of(kind)}
     names[types.NoneType] = "None"
-    return " | ".join(names[each].replace("typing.", "") for each in _alternatives(kind))
+    return " | ".join(names[each].replace("typing.", "") for each in alternatives_of(kind))
 
 
-def _alternatives(kind: Any) -> tuple[Any, ...]:
+def alternatives_of(kind: Any) -> tuple[Any, ...]:
     """Returns the members of a union, without their constraints."""
     if get_origin(kind) is Annotated:
-        return _alternatives(get_args(kind)[0])
+        return alternatives_of(get_args(kind)[0])
     if get_origin(kind) in (Union, types.UnionType):
-        return tuple(inner for each in get_args(kind) for inner in _alternatives(each))
+        return tuple(inner for each in get_args(kind) for inner in alternatives_of(each))
     return (kind,)
 
 
@@ -104,10 +109,11 @@ def _may_be_none(alternatives: tuple[Any, ...]) -> bool:
     return type(None) in alternatives and (int in alternatives or not is_literal)
 
 
-def _kind_at(schema: Schema, key: str) -> Any:
+def kind_at(schema: Schema, key: str) -> Any:
+    """Returns the type annotation of a dotted key; `Any` for an unknown key."""
     kind: Any = schema
     for part in key.split("."):
-        kind = _kind_of_key(_alternatives(kind), part)
+        kind = _kind_of_key(alternatives_of(kind), part)
     return kind
 
 

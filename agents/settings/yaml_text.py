@@ -132,6 +132,12 @@ def to_yaml_text(value: Any) -> str:
     return yaml.dump(value, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 
+def to_flow_text(value: Any) -> str:
+    """Returns a plain value as YAML on one line, such as `[64, 64]`."""
+    text = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, sort_keys=False, width=10**9)
+    return text.removesuffix("...\n").strip()
+
+
 def plain(value: Any) -> Any:
     """Converts the result of `read_yaml` to plain values, without `Typed`."""
     if isinstance(value, Typed):

@@ -1,5 +1,6 @@
 """The speed benchmark: ratios to other libraries, from medians of alternating measurements in one process."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from ntm_rl.agents.speed.timing import (
     REPEAT_PREVIOUS,
     alternate,
     make_default_training,
+    make_peer_sized_training,
     make_training,
     training_step,
 )
@@ -34,6 +36,13 @@ from ntm_rl.envs.sb3.making import make_vec_env
 from ntm_rl.errors import InputError, did_you_mean
 
 Measure = tuple[float, float, str]  # ours, peer, unit
+
+
+class MissingPeerError(InputError):
+    """The peer of a row is not installed."""
+
+    def __init__(self, packages: str):
+        super().__init__(f"the peer of this row is not installed; run: pip install {packages}")
 
 
 @dataclass(frozen=True)
@@ -72,14 +81,15 @@ class Comparison:
 
 
 def speed(only: str | None = None, repeats: int = 7) -> Iterator[Row]:
-    """Yields the rows of the speed benchmark as they are measured.
+    """Yields the rows of the speed benchmark as they are measured; without a name, rows of missing peers are skipped.
 
     Args:
         only: Name of a single row.
         repeats: Measurements per row.
 
     Raises:
-        InputError: unknown row, or the peer of a row is not installed.
+        InputError: unknown row.
+        MissingPeerError: the peer of the named row is not installed.
     """
     if only is not None and only not in COMPARISONS:
         raise InputError(
@@ -89,7 +99,13 @@ def speed(only: str | None = None, repeats: int = 7) -> Iterator[Row]:
     for name, comparison in COMPARISONS.items():
         if only in (None, name):
             torch.set_num_threads(comparison.threads)
-            ours, peer, unit = comparison.measure(repeats)
+            try:
+                ours, peer, unit = comparison.measure(repeats)
+            except MissingPeerError as error:
+                if only is not None:
+                    raise
+                print(f"note: {name} is skipped: {error}", file=sys.stderr)
+                continue
             ratio = ours / peer
             met = ratio <= comparison.goal if comparison.sense == "<=" else ratio >= comparison.goal
             goal = f"{comparison.sense} {comparison.goal:g}"
@@ -121,7 +137,7 @@ def _sequence(
 
 def _dnc(block: Tensor, options: dict[str, int]) -> Callable[[], None]:
     if find_spec("dnc") is None:
-        raise InputError("the peer of this row is not installed; run: pip install --no-deps dnc")
+        raise MissingPeerError("--no-deps dnc")
     dnc = import_module("dnc")
 
     network = dnc.DNC(
@@ -177,12 +193,34 @@ def _steps_per_second(repeats: int, *models: BaseAlgorithm) -> Measure:
     return steps / ours, steps / peer, "steps/s"
 
 
+def _jax(core: str, n_envs: int) -> Callable[[int], Measure]:
+    """Training on one core of the processor against a compiled JAX program with a GRU, of the same sizes."""
+
+    def measure(repeats: int) -> Measure:
+        if find_spec("jax") is None:
+            raise MissingPeerError("jax")
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {max(before)})  # JAX takes all cores that it finds at its start
+        try:
+            from ntm_rl.agents.speed import jax_peer
+
+            peer = jax_peer.make_training(n_envs)
+            ours = make_peer_sized_training(core, CARTPOLE, n_envs)
+            steps = 2 * 128 * n_envs
+            seconds = alternate(repeats, lambda: ours.learn(steps), lambda: peer(2))
+        finally:
+            os.sched_setaffinity(0, before)
+        return steps / seconds[0], steps / seconds[1], "steps/s"
+
+    return measure
+
+
 def _pong(is_recurrent: bool) -> Callable[[int], Measure]:
     """Training on Pong against SB3, with single frames for both (SB3 recommends four stacked frames)."""
 
     def measure(repeats: int) -> Measure:
         if find_spec("cv2") is None:
-            raise InputError("the peer of this row needs OpenCV; run: pip install opencv-python-headless")
+            raise MissingPeerError("opencv-python-headless")
         import_family("ALE/")
         env = make_atari_env("PongNoFrameskip-v4", n_envs=8, seed=0)
         peer: BaseAlgorithm = (
@@ -274,4 +312,9 @@ COMPARISONS: dict[str, Comparison] = {
     "pong_ntm_vs_sb3_ppo": Comparison(_pong(is_recurrent=False), ">=", 3, threads=2),
     "pong_ntm_vs_recurrent_ppo": Comparison(_pong(is_recurrent=True), ">=", 4, threads=2),
     "memory_of_ppo_ntm": Comparison(_memory, "<=", 1),
+    **{
+        f"ppo_{core}_{n_envs}_envs_vs_jax": Comparison(_jax(core, n_envs), ">=", goal)
+        for core, goal in (("lstm", 1.5), ("gru", 1.5), ("ntm", 1.1))
+        for n_envs in (8, 32, 64)
+    },
 }

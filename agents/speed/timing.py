@@ -62,6 +62,14 @@ def make_default_training(env_id: str) -> MemoryPPO:
     return MemoryPPO(policy_class_for(env.observation_space), env, device="cpu", **PPO_KWARGS)
 
 
+def make_peer_sized_training(core: str, env_id: str, n_envs: int) -> MemoryPPO:
+    """Returns a training with the sizes of `ntm_rl.agents.speed.jax_peer`."""
+    env = make_vec_env(EnvSettings(env_id), n_envs, seed=0)
+    options = {"core": core, "core_kwargs": {"hidden_size": 128}, "net_arch": [128], "activation_fn": nn.ReLU}
+    sizes = {**PPO_KWARGS, "sequence_length": 128, "batch_size": 32 * n_envs, "gae_lambda": 0.95}
+    return MemoryPPO(policy_class_for(env.observation_space), env, policy_kwargs=options, device="cpu", **sizes)
+
+
 def peak_memory() -> float:
     """Returns the peak resident memory of this process in MiB (Linux).
 

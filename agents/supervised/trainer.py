@@ -17,7 +17,7 @@ from ntm_rl.agents.parallel.joining import join
 from ntm_rl.agents.policy.network_files import save_network
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.runs.nonfinite import NonFiniteError, bad_gradients
-from ntm_rl.agents.runs.trainer import Session
+from ntm_rl.agents.runs.trainer import Session, WritePage
 from ntm_rl.agents.settings.schema import SupervisedTrainingSettings
 from ntm_rl.agents.storage.checkpoints import SUPERVISED_CHECKPOINT, read_checkpoint, write_checkpoint
 from ntm_rl.agents.storage.files import StorageError
@@ -44,6 +44,7 @@ class SupervisedTrainer:
     Args:
         settings: Settings of the training.
         checkpoint: The checkpoint to resume from; None: a new training.
+        write_page: Writes the pages of `watch.every`.
 
     Raises:
         InputError: more ranks than sequences in a batch.
@@ -63,7 +64,9 @@ class SupervisedTrainer:
         pending: See `Trainer`.
     """
 
-    def __init__(self, settings: SupervisedTrainingSettings, checkpoint: Path | None = None):
+    def __init__(
+        self, settings: SupervisedTrainingSettings, checkpoint: Path | None = None, write_page: WritePage | None = None
+    ):
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         self.ranks = join()
@@ -92,6 +95,7 @@ class SupervisedTrainer:
         self.overflows, self.rollbacks = 0, 0
         self.sums, self.updates = [0.0, 0.0, 0.0], 0
         self.pending: PendingMetrics = {}
+        self._write_page = write_page
         self._rng = np.random.default_rng(settings.seed)
         self._parameters = list(self.network.parameters())
         if checkpoint is not None:
@@ -127,16 +131,26 @@ class SupervisedTrainer:
         """See `Trainer.learn`."""
         settings, folder = self.settings, session.run.checkpoints
         while self.sequences < settings.total_sequences and not session.is_stopped:
+            first = self.sequences
             is_complete = self._learn_row(session)
             if session.is_stopped and not is_complete:
                 break  # the row is completed when the training is resumed
             self._record_means(session.logger)
+            self._write_page_if_due(session, first)
             session.logger.record("time/sequences_per_second", session.steps_per_second(self.sequences))
             session.logger.record(settings.kind.steps_metric, self.sequences)
             session.logger.dump(self.sequences)
             if _passes(self.sequences - settings.batch_size, self.sequences, settings.checkpoint.every):
                 self.save(folder)
         self.save(folder, pending_metrics(session.logger))
+
+    def _write_page_if_due(self, session: Session, first: int) -> None:
+        """Writes a page if a multiple of `watch.every` was passed since the sequence `first`."""
+        every, write_page = self.settings.watch.every, self._write_page
+        if every is None or write_page is None or not self.ranks.is_first:
+            return
+        if _passes(first, self.sequences, every):
+            write_page(session, self.sequences, self.save_agent)
 
     def _learn_row(self, session: Session) -> bool:
         """Learns until the next row of metrics is due or the training ends; returns whether it is due."""

@@ -1,4 +1,4 @@
-"""Figures, images and videos for W&B."""
+"""Figures, images, videos and pages for W&B."""
 
 import io
 from typing import Any
@@ -9,6 +9,7 @@ import wandb
 from stable_baselines3.common.logger import Figure, Image, Video
 
 from ntm_rl.agents.tracking.csv_log import number
+from ntm_rl.agents.tracking.pages import HtmlPage
 
 
 def to_wandb(value: Any) -> Any:
@@ -25,6 +26,8 @@ def to_wandb(value: Any) -> Any:
             axes = [order[letter] for letter in "NHWC" if letter in order]
             pixels = _pixels(value.image).transpose(axes)
             return [wandb.Image(each) for each in pixels] if "N" in order else wandb.Image(pixels)
+        case HtmlPage():
+            return wandb.Html(value.content, inject=False)  # W&B's own styles would violate the page's policy
         case torch.Tensor() | np.ndarray() if value.ndim > 0:
             return wandb.Histogram(torch.as_tensor(value).detach().flatten().tolist())
     return number(value)

@@ -32,7 +32,14 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         num_envs: Number of sub-environments.
         observation_space: Observation space of a sub-environment.
         actions: Number of actions, or the action space of a sub-environment.
+
+    Attributes:
+        observation_names: Names of an observation's numbers, or of the values of a Discrete, for display; may be empty.
+        action_names: Names of the actions, for display; may be empty.
     """
+
+    observation_names: Sequence[str] = ()
+    action_names: Sequence[str] = ()
 
     def __init__(self, num_envs: int, observation_space: spaces.Space[Any], actions: int | spaces.Space[Any]):
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}

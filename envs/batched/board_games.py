@@ -1,6 +1,7 @@
 """POPGym's games on a hidden board, all sub-environments stepped at once.
 
-Actions are (row, column). The observation says nothing of the position: agents need the previous action as well.
+Actions are (row, column), or with action masks the number of a cell, row by row. The observation does not contain the
+position: agents need the previous action as well.
 """
 
 from abc import abstractmethod
@@ -15,6 +16,7 @@ from ntm_rl.envs.batched.base import BatchedEnv, BoolArray, FloatArray, IntArray
 
 SHIPS = (2, 3, 3, 4)
 SHIP_CELLS = sum(SHIPS)
+WATER, SHIP, FIRED_AT = range(3)
 HIDDEN, MINE, VIEWED = range(3)
 AFTERWARDS = np.array([VIEWED, MINE, VIEWED], dtype=np.int8)  # what a guess makes of a cell
 MOST_NEIGHBORS = 9  # POPGym counts the cell itself
@@ -28,10 +30,14 @@ class BoardGame(BatchedEnv):
         size: Rows and columns.
         observations: Number of different observations.
         steps: Longest episode.
+        action_masks: Number the cells and offer `action_masks()`, which allows those not played yet.
     """
 
-    def __init__(self, num_envs: int, size: int, observations: int, steps: int):
-        super().__init__(num_envs, spaces.Discrete(observations), spaces.MultiDiscrete([size, size]))
+    def __init__(self, num_envs: int, size: int, observations: int, steps: int, action_masks: bool):
+        actions = spaces.Discrete(size * size) if action_masks else spaces.MultiDiscrete([size, size])
+        super().__init__(num_envs, spaces.Discrete(observations), actions)
+        if action_masks:
+            self.action_masks = self.unplayed
         self._size, self._steps = size, steps
         self._board = np.zeros((num_envs, size * size), dtype=np.int8)
         self._first_cells = np.arange(num_envs) * size * size  # of each board, in the flattened array of all
@@ -44,6 +50,10 @@ class BoardGame(BatchedEnv):
     def guess(self, cells: IntArray) -> tuple[IntArray, FloatArray, BoolArray]:
         """Plays cells `[num_envs]`, numbered over all boards: observations, rewards, and what terminated."""
 
+    @abstractmethod
+    def unplayed(self) -> BoolArray:
+        """Returns the cells that were not played yet, `[num_envs, size * size]`."""
+
     def begin(self, indices: IntArray, options: dict[str, Any]) -> IntArray:
         """See `BatchedEnv.begin`."""
         self.set_up(indices)
@@ -51,7 +61,8 @@ class BoardGame(BatchedEnv):
 
     def play(self, actions: IntArray) -> tuple[IntArray, FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`."""
-        cells = self._first_cells + actions[:, 0] * self._size + actions[:, 1]
+        played = actions if actions.ndim == 1 else actions[:, 0] * self._size + actions[:, 1]
+        cells = self._first_cells + played
         observations, rewards, terminated = self.guess(cells)
         return observations, rewards, terminated, self._time == self._steps
 
@@ -66,32 +77,38 @@ class Battleship(BoardGame):
     Args:
         num_envs: Number of sub-environments.
         size: Rows and columns.
+        action_masks: See `BoardGame`.
     """
 
-    def __init__(self, num_envs: int, size: int = 10):
-        super().__init__(num_envs, size, observations=2, steps=size**2)
+    def __init__(self, num_envs: int, size: int = 10, action_masks: bool = False):
+        super().__init__(num_envs, size, observations=2, steps=size**2, action_masks=action_masks)
         self._rewards = np.array([-1 / (size**2 - SHIP_CELLS), 1 / SHIP_CELLS])  # of a miss and a hit
         self._left = np.zeros(num_envs, dtype=np.int64)  # cells of ships that were not hit
         self._places = [places_of(ship, size) for ship in SHIPS]
 
     def state_bounds(self) -> dict[str, tuple[Any, Any]]:
         """See `BatchedEnv.state_bounds`."""
-        return {"_time": (0, self._steps - 1), "_board": (0, 1), "_left": (1, SHIP_CELLS)}
+        return {"_time": (0, self._steps - 1), "_board": (WATER, FIRED_AT), "_left": (1, SHIP_CELLS)}
 
     def set_up(self, indices: IntArray) -> None:
         """See `BoardGame.set_up`."""
-        self._board[indices] = 0
+        self._board[indices] = WATER
         self._left[indices] = SHIP_CELLS
         for index in indices:
-            self._board[index, list(self._draw_ships())] = 1
+            self._board[index, list(self._draw_ships())] = SHIP
 
     def guess(self, cells: IntArray) -> tuple[IntArray, FloatArray, BoolArray]:
         """See `BoardGame.guess`."""
         board = self._board.reshape(-1)
-        hits = board[cells].astype(np.int64)
-        board[cells] = 0  # a second guess of the cell is a miss
+        hits = (board[cells] == SHIP).astype(np.int64)
+        board[cells] = FIRED_AT
         self._left -= hits
         return hits, self._rewards[hits], self._left == 0
+
+    def unplayed(self) -> BoolArray:
+        """See `BoardGame.unplayed`."""
+        masks: BoolArray = self._board != FIRED_AT
+        return masks
 
     def _draw_ships(self) -> set[int]:
         """Returns the cells of ships that are put one after the other to a random free place."""
@@ -123,12 +140,14 @@ class MineSweeper(BoardGame):
         num_envs: Number of sub-environments.
         size: Rows and columns.
         mines: Number of mines.
+        action_masks: See `BoardGame`.
     """
 
-    def __init__(self, num_envs: int, size: int = 4, mines: int = 2):
+    def __init__(self, num_envs: int, size: int = 4, mines: int = 2, action_masks: bool = False):
         cells = size * size
         clear = cells - mines
-        super().__init__(num_envs, size, observations=min(mines, MOST_NEIGHBORS) + 1, steps=clear)
+        observations = min(mines, MOST_NEIGHBORS) + 1
+        super().__init__(num_envs, size, observations, steps=clear, action_masks=action_masks)
         self._mines = mines
         self._rewards = np.array([1 / clear, -0.5 - 1 / clear, -0.5 / (clear - 2)])  # by what the cell was
         row, column = np.divmod(np.arange(cells), size)
@@ -163,13 +182,18 @@ class MineSweeper(BoardGame):
         self._left -= found == HIDDEN
         return self._neighbors.reshape(-1)[cells], self._rewards[found], is_mine | (self._left == 0)
 
+    def unplayed(self) -> BoolArray:
+        """See `BoardGame.unplayed`."""
+        masks: BoolArray = self._board != VIEWED
+        return masks
+
     def play(self, actions: IntArray) -> tuple[IntArray, FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`; an episode that terminates is not truncated as well."""
         observations, rewards, terminated, truncated = super().play(actions)
         return observations, rewards, terminated, truncated & ~terminated
 
 
-BOARD_GAMES: dict[str, Callable[[int], BoardGame]] = {
+BOARD_GAMES: dict[str, Callable[..., BoardGame]] = {
     "popgym-BattleshipEasy-v0": partial(Battleship, size=8),
     "popgym-BattleshipMedium-v0": partial(Battleship, size=10),
     "popgym-BattleshipHard-v0": partial(Battleship, size=12),

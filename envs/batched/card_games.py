@@ -16,6 +16,7 @@ from gymnasium import spaces
 from ntm_rl.envs.batched.base import BatchedEnv, BoolArray, FloatArray, IntArray
 
 RANKS, SUITS, COLORS, DECK = 13, 4, 2, 52
+SUIT_NAMES = ("♠ spades", "♦ diamonds", "♣ clubs", "♥ hearts")  # in POPGym's order
 NO_ANSWER = -1  # the reward of the step is 0 for every action
 
 
@@ -133,6 +134,8 @@ class ScriptedGame(CardGame):
 class RepeatPrevious(ScriptedGame):
     """Name the suit of the card shown k cards ago, where the current card counts as the first."""
 
+    observation_names = action_names = SUIT_NAMES
+
     def __init__(self, num_envs: int, decks: int = 1, k: int = 4):
         cards = decks * DECK
         self.k = k
@@ -149,6 +152,8 @@ class RepeatPrevious(ScriptedGame):
 class RepeatFirst(ScriptedGame):
     """Name the suit of the first card at every step."""
 
+    observation_names = action_names = SUIT_NAMES
+
     def __init__(self, num_envs: int, decks: int = 1):
         cards = decks * DECK
         super().__init__(num_envs, spaces.Discrete(SUITS), SUITS, steps=cards - 1, reward=1 / (cards - 1), cards=cards)
@@ -161,6 +166,8 @@ class RepeatFirst(ScriptedGame):
 
 class CountRecall(ScriptedGame):
     """Count how often the queried kind of card has been dealt; observations are (dealt, queried)."""
+
+    observation_names = ("dealt", "queried")
 
     def __init__(self, num_envs: int, decks: int = 1, kind: Callable[[IntArray], IntArray] = colors_of, kinds: int = 2):
         cards = decks * DECK
@@ -186,6 +193,8 @@ class CountRecall(ScriptedGame):
 class Autoencode(ScriptedGame):
     """Watch all cards, then name their suits in reverse order; observations are (watching, suit)."""
 
+    observation_names, action_names = ("watching", "suit"), SUIT_NAMES
+
     def __init__(self, num_envs: int, decks: int = 1):
         cards = decks * DECK
         super().__init__(
@@ -206,6 +215,8 @@ class Autoencode(ScriptedGame):
 
 class HigherLower(ScriptedGame):
     """Guess whether the next card ranks higher (action 0) or lower (action 1); a tie has reward 0."""
+
+    action_names = ("higher", "lower")
 
     def __init__(self, num_envs: int, decks: int = 1):
         cards = decks * DECK

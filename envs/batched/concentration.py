@@ -26,9 +26,17 @@ class Concentration(CardGame):
         decks: Number of decks of 52 cards on the table.
         kind: Maps card numbers to the kinds that are compared.
         kinds: Number of kinds.
+        action_masks: Offer `action_masks()`, which allows the cards that are face down.
     """
 
-    def __init__(self, num_envs: int, decks: int = 1, kind: Callable[[IntArray], IntArray] = colors_of, kinds: int = 2):
+    def __init__(
+        self,
+        num_envs: int,
+        decks: int = 1,
+        kind: Callable[[IntArray], IntArray] = colors_of,
+        kinds: int = 2,
+        action_masks: bool = False,
+    ):
         cards = decks * DECK
         super().__init__(num_envs, spaces.MultiDiscrete([kinds + 1] * cards), cards, cards=cards)
         self.kind, self.kinds = kind, kinds
@@ -38,6 +46,15 @@ class Concentration(CardGame):
         self._shown = np.zeros((num_envs, cards), dtype=np.int64)  # the kind of cards that stay face up, else `kinds`
         self._pairs = np.zeros(num_envs, dtype=np.int64)
         self._first = np.zeros(num_envs, dtype=np.int64)  # position of the turn's first card, or NO_CARD
+        if action_masks:
+            self.action_masks = self.face_down
+
+    def face_down(self) -> BoolArray:
+        """Returns the cards that are face down, `[num_envs, cards]`; the turn's first card is not."""
+        masks: BoolArray = self._shown == self.kinds
+        turned = np.flatnonzero(self._first != NO_CARD)
+        masks[turned, self._first[turned]] = False
+        return masks
 
     def state_bounds(self) -> dict[str, tuple[float, float]]:
         """See `BatchedEnv.state_bounds`."""
@@ -81,7 +98,7 @@ class Concentration(CardGame):
         return observations, rewards, 2 * self._pairs == self._cards, self._time == self._steps
 
 
-CONCENTRATION: dict[str, Callable[[int], CardGame]] = {
+CONCENTRATION: dict[str, Callable[..., CardGame]] = {
     "popgym-ConcentrationEasy-v0": partial(Concentration, decks=1, kind=colors_of, kinds=COLORS),
     "popgym-ConcentrationMedium-v0": partial(Concentration, decks=2, kind=colors_of, kinds=COLORS),
     "popgym-ConcentrationHard-v0": partial(Concentration, decks=1, kind=ranks_of, kinds=RANKS),

@@ -43,6 +43,8 @@ DIFFICULTIES = {
 class ColorCubesVectorEnv(DiagnosticVectorEnv):
     """The vector environment of `ColorCubesEnv`, with the same arguments."""
 
+    action_names = ("right", "up", "left", "down")
+
     def __init__(self, num_envs: int, *, difficulty: str = "medium", render_mode: str | None = None):
         require_one_of(tuple(DIFFICULTIES), difficulty=difficulty)
         self.size, self.cubes, self.targets, self.teleport, self.shows_colors = DIFFICULTIES[difficulty]

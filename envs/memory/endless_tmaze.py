@@ -19,6 +19,8 @@ WALL, FLOOR, GOAL, AGENT = (90, 90, 90), (0, 0, 0), (60, 160, 60), (250, 190, 40
 class EndlessTMazeVectorEnv(DiagnosticVectorEnv):
     """The vector environment of `EndlessTMazeEnv`, with the same arguments."""
 
+    observation_names, action_names = ("distance", "sign left", "sign right"), ("forward", "left", "right")
+
     def __init__(
         self,
         num_envs: int,

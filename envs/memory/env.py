@@ -68,6 +68,7 @@ class DiagnosticEnv(gym.Env[FloatArray, np.int64]):
         self._envs = envs
         self.render_mode = envs.render_mode
         self.observation_space, self.action_space = envs.single_observation_space, envs.single_action_space
+        self.observation_names, self.action_names = envs.observation_names, envs.action_names
 
     @property
     def max_episode_steps(self) -> int | None:

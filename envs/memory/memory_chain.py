@@ -17,6 +17,8 @@ HIDDEN, PLUS, MINUS, QUERIED = (60, 60, 60), (255, 255, 255), (40, 60, 255), (25
 class MemoryChainVectorEnv(DiagnosticVectorEnv):
     """The vector environment of `MemoryChainEnv`, with the same arguments."""
 
+    action_names = ("-1", "+1")
+
     def __init__(self, num_envs: int, *, length: int = 10, bits: int = 1, render_mode: str | None = None):
         require_at_least(1, length=length, bits=bits)
         # A query that is always 0 still gets a range, as checkers warn about equal bounds.
@@ -24,6 +26,7 @@ class MemoryChainVectorEnv(DiagnosticVectorEnv):
         high = np.array([1, max(1, bits - 1), *[1] * bits], dtype=np.float32)
         super().__init__(num_envs, spaces.Box(low, high), 2, render_mode)
         self.length, self.bits = length, bits
+        self.observation_names = ("time left", "query", *(f"context {bit}" for bit in range(bits)))
         self._context = np.zeros((num_envs, bits), dtype=np.int64)
         self._query = np.zeros(num_envs, dtype=np.int64)
 

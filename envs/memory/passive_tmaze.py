@@ -17,6 +17,8 @@ WALL, FLOOR, GOAL, AGENT = (90, 90, 90), (0, 0, 0), (60, 160, 60), (250, 190, 40
 class PassiveTMazeVectorEnv(DiagnosticVectorEnv):
     """The vector environment of `PassiveTMazeEnv`, with the same arguments."""
 
+    observation_names, action_names = ("corridor", "junction", "goal or height"), ("right", "up", "left", "down")
+
     def __init__(self, num_envs: int, *, length: int = 20, render_mode: str | None = None):
         require_at_least(1, length=length)
         super().__init__(num_envs, spaces.Box(-1, 1, (3,), np.float32), 4, render_mode)

@@ -14,6 +14,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe, is_in_user_code
+from ntm_rl.envs.sb3.action_masks import KEY, METHOD
 from ntm_rl.envs.sb3.autoreset import autoreset_mode, without_reset_steps
 from ntm_rl.envs.sb3.seeding import SpawnedSeedVecEnv
 from ntm_rl.envs.state import Resumable, State, array_of, part_of
@@ -60,13 +61,15 @@ class VectorEnvAdapter(SpawnedSeedVecEnv):
         if any((other or None) != options for other in self._options):
             raise InputError(f"options = {self._options}: sub-environments must have the same options")
         try:
-            observations, _ = self.envs.reset(seed=self._next_seed(), options=options)
+            observations, info = self.envs.reset(seed=self._next_seed(), options=options)
         except FOREIGN as error:
             self._reraise("reset", error)
         self._reset_seeds()
         self._reset_options()
         self._returns[:] = 0
         self._lengths[:] = 0
+        self.reset_infos = [{} for _ in range(self.num_envs)]
+        _add_masks(self.reset_infos, info)
         return observations  # type: ignore[no-any-return]
 
     def step_async(self, actions: NDArray[Any]) -> None:
@@ -84,6 +87,7 @@ class VectorEnvAdapter(SpawnedSeedVecEnv):
         dones = terminated | truncated
         # New dicts at every step, as callbacks write into infos (2 µs for 64 sub-environments).
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        _add_masks(infos, info)
         if not np.count_nonzero(dones):  # five times as fast as `any`
             return observations, rewards.astype(np.float32), dones, infos
         finished = dones.nonzero()[0]
@@ -98,6 +102,7 @@ class VectorEnvAdapter(SpawnedSeedVecEnv):
         # Where an episode is a part of a game, the environment's own statistics are those of the whole game.
         has_statistics = _has_statistics(last_info)
         for index in finished.tolist():
+            self.reset_infos[index] = {}
             infos[index] = {
                 **(_info_row(last_info, index) if last_info else {}),
                 "terminal_observation": row(last, index),
@@ -110,7 +115,8 @@ class VectorEnvAdapter(SpawnedSeedVecEnv):
                     "t": time.time() - self._start_time,
                 }
         if not self._same_step_reset:
-            observations, _ = self.envs.reset(options={"reset_mask": dones})
+            observations, info = self.envs.reset(options={"reset_mask": dones})
+        _add_masks(self.reset_infos, info)
         self._returns[finished] = 0
         self._lengths[finished] = 0
         return observations, rewards.astype(np.float32), dones, infos
@@ -142,6 +148,12 @@ class VectorEnvAdapter(SpawnedSeedVecEnv):
         images: Any = self.envs.render()
         return [None] * self.num_envs if images is None else list(images)
 
+    def has_attr(self, attr_name: str) -> bool:
+        """Returns whether all sub-environments, or a native vector environment, have an attribute."""
+        if hasattr(self.envs.unwrapped, "call"):
+            return all(self.envs.unwrapped.call("has_wrapper_attr", attr_name))
+        return hasattr(self._owner(attr_name), attr_name)
+
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Returns an attribute of each sub-environment, or of a native vector environment.
 
@@ -150,7 +162,7 @@ class VectorEnvAdapter(SpawnedSeedVecEnv):
         """
         if hasattr(self.envs.unwrapped, "get_attr"):
             # Checked first, as Gymnasium ends all processes if one lacks the attribute.
-            if not all(self.envs.unwrapped.call("has_wrapper_attr", attr_name)):  # type: ignore[attr-defined]
+            if not self.has_attr(attr_name):
                 raise AttributeError(f"{self.envs} has no attribute {attr_name!r}")
             values = self.envs.unwrapped.get_attr(attr_name)
             return [values[index] for index in self._get_indices(indices)]
@@ -167,11 +179,12 @@ class VectorEnvAdapter(SpawnedSeedVecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **kwargs: Any
     ) -> list[Any]:
-        """Calls a method of all sub-environments, or once of a native vector environment."""
+        """Calls a method of all sub-environments, or once of a native one, whose `action_masks` returns all masks."""
         self._require_all(f"env_method({method_name!r})", indices)
         if hasattr(self.envs.unwrapped, "call"):
             return list(self.envs.unwrapped.call(method_name, *method_args, **kwargs))
-        return [getattr(self._owner(method_name), method_name)(*method_args, **kwargs)] * self.num_envs
+        result = getattr(self._owner(method_name), method_name)(*method_args, **kwargs)
+        return list(result) if method_name == METHOD else [result] * self.num_envs
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
@@ -230,6 +243,14 @@ def _has_statistics(info: dict[str, Any]) -> bool:
             stacklevel=3,
         )
     return False
+
+
+def _add_masks(infos: list[dict[str, Any]], info: dict[str, Any]) -> None:
+    """Adds the action masks of a batched info to the infos of the sub-environments that have one."""
+    if KEY in info:
+        has_mask = info.get(f"_{KEY}", np.ones(len(infos), dtype=np.bool_))
+        for index in np.flatnonzero(has_mask).tolist():
+            infos[index][KEY] = info[KEY][index]
 
 
 def _info_row(info: dict[str, Any], index: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from gymnasium import spaces
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
-from ntm_rl.envs.factory import EnvSettings, make_env, with_time_limit
+from ntm_rl.envs.factory import EnvSettings, has_added_masks, make_env, with_time_limit
 from ntm_rl.envs.native import NATIVE, is_atari, is_native, make_native, takes_kwargs
 from ntm_rl.envs.registration import MASKED
 from ntm_rl.envs.sb3.adapter import KeepLastObservation, VectorEnvAdapter
@@ -43,7 +43,8 @@ def make_vec_env(settings: EnvSettings, n_envs: int, seed: int, training: bool =
     native_id = _native_id(settings)
     if native_id is not None:
         previous = settings.previous_action, settings.previous_reward
-        envs = make_native(native_id, n_envs, settings.kwargs, *previous, training)
+        kwargs = {**settings.kwargs, **({"action_masks": True} if has_added_masks(settings) else {})}
+        envs = make_native(native_id, n_envs, kwargs, *previous, training)
         venv = VectorEnvAdapter(envs)
     else:
         makers = [partial(_monitored, settings, index) for index in range(n_envs)]

@@ -7,6 +7,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from ntm_rl.cores.access import Head, MemoryAccess
 from ntm_rl.cores.devices import without_autocast
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.errors import InputError
@@ -82,6 +83,21 @@ class MemoryCore(nn.Module, ABC):
     def memory(self, state: Tensor) -> Tensor | None:
         """Returns the memory `[B, N, M]` of a flat state `[B, S]`; None for a core whose memory has no slots."""
         return None
+
+    def access(self, before: Tensor, after: Tensor) -> MemoryAccess:
+        """Returns how the heads accessed the memory in a step, from the flat states `[B, S]` before and after it.
+
+        In the first step of an episode, `before` is all zeros. By default the heads are those of `weightings`.
+        """
+        return MemoryAccess({name: Head(weighting) for name, weighting in self.weightings(after).items()})
+
+    def activations(self, state: Tensor) -> Mapping[str, Tensor]:
+        """Returns the activations `[B, X]` in a flat state `[B, S]` by name, for inspection.
+
+        By default these are the parts `hidden` and `cell`, or, in a core without them, every part.
+        """
+        parts = {name: part.flatten(1) for name, part in self.unpack(state)._asdict().items() if part.numel()}
+        return {name: parts[name] for name in ("hidden", "cell") if name in parts} or parts
 
     @final
     def outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> Tensor:

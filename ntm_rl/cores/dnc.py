@@ -10,6 +10,7 @@ from torch import Tensor
 from ntm_rl.addressing import dnc as dnc_addressing
 from ntm_rl.addressing import ntm as addressing
 from ntm_rl.checks import require_at_least, require_bool, require_one_of
+from ntm_rl.cores.access import Head, MemoryAccess
 from ntm_rl.cores.base import named_heads
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.lstm_memory import SteppedLstmMemory
@@ -164,6 +165,23 @@ class Dnc(SteppedLstmMemory):
         """See `MemoryCore.weightings`; each sums to at most 1."""
         parts: DncState = self.unpack(state)
         return {**named_heads("read", parts.read_weightings), "write 1": parts.write_weighting}
+
+    def access(self, before: Tensor, after: Tensor) -> MemoryAccess:
+        """See `MemoryCore.access`; read modes are backward, content and forward."""
+        last, parts = self.unpack(before), self.unpack(after)
+        interface = self.interface(parts.hidden)
+        heads = {}
+        for index, (name, weighting) in enumerate(named_heads("read", parts.read_weightings).items()):
+            named = {"key strength": interface.strengths[:, index], "free gate": interface.free_gates[:, index]}
+            heads[name] = Head(weighting, {**named, "read mode": interface.modes[:, index]})
+        gates = {"allocation gate": interface.allocation_gate[:, 0], "write gate": interface.write_gate[:, 0]}
+        named = {"key strength": interface.strengths[:, -1], **gates, "erase": interface.erase}
+        heads["write 1"] = Head(parts.write_weighting, named, interface.add)
+        freed = dnc_addressing.retention(interface.free_gates, last.read_weightings) if self.wipe_freed else None
+        nothing = torch.zeros_like(interface.add)
+        ones = torch.ones_like(parts.memory)
+        kept = dnc_addressing.write(ones, parts.write_weighting, interface.erase, nothing, kept=freed)
+        return MemoryAccess(heads, kept, {"usage": parts.usage}, parts.links)
 
     def interface(self, hidden: Tensor) -> DncInterface:
         """Returns the interface parameters from a controller output `[B, H]`."""

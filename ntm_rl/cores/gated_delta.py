@@ -1,7 +1,8 @@
 """The gated delta rule: Yang, Kautz and Hatamizadeh (2024), "Gated Delta Networks", arXiv:2412.06464."""
 
 import math
-from typing import Annotated, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Annotated, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from ntm_rl.cores.episodes import episode_numbers, poison, remove_non_finite
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.registry import register_core
 from ntm_rl.cores.short_convolution import short_convolution
+from ntm_rl.kernels.fused import can_step
 
 CHUNK = 32  # steps that are computed in parallel
 NORM_EPSILON = 1e-6  # added to a key's squared norm, so that a zero key has a gradient
@@ -151,6 +153,12 @@ class _Layer(nn.Module):
         time_steps = torch.empty(heads).uniform_(math.log(SLOWEST), math.log(FASTEST)).exp_()
         self.time_bias = nn.Parameter(time_steps + torch.log(-torch.expm1(-time_steps)))  # inverse of softplus
 
+    def step_weights(self) -> tuple[Tensor, ...]:
+        """Returns the weights in the order of `DeltaLayer` (gated_delta.h)."""
+        norms = self.output_norm.weight, self.output_norm.bias
+        inner = self.project.weight, self.kernel, *norms, self.output.weight, self.log_rates, self.time_bias
+        return self.norm.weight, self.norm.bias, *inner
+
     def forward(self, x: Tensor, memory: Tensor, recent: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the layer's outputs `[T, B, hidden]`, the memory and the recent projections after the last step.
 
@@ -195,6 +203,7 @@ class GatedDelta(MemoryCore):
         require_at_least(1, input_size=input_size, hidden_size=hidden_size, heads=heads)
         require_at_least(1, width=width, layers=layers, convolution=convolution)
         self.input_size, self.output_size, self.layers = int(input_size), int(hidden_size), int(layers)
+        self.heads, self.width = int(heads), int(width)
         self.layout = StateLayout(
             GatedDeltaState,
             memory=(layers, heads, width, width),
@@ -202,11 +211,20 @@ class GatedDelta(MemoryCore):
         )
         self.embed = nn.Linear(self.input_size, self.output_size)
         self.stack = nn.ModuleList(
-            _Layer(self.output_size, int(heads), int(width), int(convolution)) for _ in range(self.layers)
+            _Layer(self.output_size, self.heads, self.width, int(convolution)) for _ in range(self.layers)
         )
         self.norm = nn.LayerNorm(self.output_size)
 
+    def activations(self, state: Tensor) -> Mapping[str, Tensor]:
+        """See `MemoryCore.activations`: each layer's matrices from keys to values."""
+        memory = self.unpack(state).memory
+        return {f"layer {number}": layer.flatten(1) for number, layer in enumerate(memory.unbind(1), start=1)}
+
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        if can_step(inputs):
+            step = torch.ops.ntm_rl.gated_delta_step.default
+            stepped: tuple[Tensor, Tensor] = step(inputs, state, resets, self._step_weights(), self.heads, self.width)
+            return stepped
         episodes = episode_numbers(inputs, resets)
         if len(inputs) == 1:
             return self._run_layers(inputs, state.masked_fill(episodes.t() > 0, 0), episodes)
@@ -214,6 +232,12 @@ class GatedDelta(MemoryCore):
         outputs, after = self._run_layers(inputs, state, episodes)
         after = torch.cat([after[:, :1], poison(after[:, 1:], poisoned[-1].unsqueeze(1))], dim=1)
         return poison(outputs, poisoned.unsqueeze(2)), after
+
+    def _step_weights(self) -> list[Tensor]:
+        """Returns all weights in the kernel's order."""
+        layers = cast(Iterable[_Layer], self.stack)
+        of_layers = [weight for layer in layers for weight in layer.step_weights()]
+        return [self.embed.weight, self.embed.bias, *of_layers, self.norm.weight, self.norm.bias]
 
     def _run_layers(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
         x, before = self.embed(inputs), self.layout.unpack(state)

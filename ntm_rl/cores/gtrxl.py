@@ -1,6 +1,7 @@
 """The Gated Transformer-XL: Parisotto et al. (2020), "Stabilizing Transformers for RL", arXiv:1910.06764."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
 import torch
@@ -172,6 +173,11 @@ class Gtrxl(MemoryCore):
         self.layout = StateLayout(GtrxlState, filled=(1,), window=(self.layers, self.window, self.output_size))
         self.embed = nn.Linear(self.input_size, self.output_size)
         self.stack = nn.ModuleList(_Layer(self.output_size, int(heads), int(width)) for _ in range(self.layers))
+
+    def activations(self, state: Tensor) -> Mapping[str, Tensor]:
+        """See `MemoryCore.activations`: each layer's input in the last step."""
+        newest = self.unpack(state).window[:, :, -1]
+        return {f"layer {number}": layer for number, layer in enumerate(newest.unbind(1), start=1)}
 
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         episodes = episode_numbers(inputs, resets)

@@ -9,6 +9,7 @@ from torch import Tensor
 from ntm_rl.addressing import ntm as addressing
 from ntm_rl.addressing.mann import decayed_usage, least_used_weightings, write, write_weightings
 from ntm_rl.checks import require_at_least
+from ntm_rl.cores.access import Head, MemoryAccess
 from ntm_rl.cores.base import named_heads
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.lstm_memory import SteppedLstmMemory
@@ -78,13 +79,27 @@ class Mann(SteppedLstmMemory):
         """See `MemoryCore.weightings`: where each head reads; the state does not keep where it wrote."""
         return named_heads("read", self.unpack(state).read_weightings)
 
+    def access(self, before: Tensor, after: Tensor) -> MemoryAccess:
+        """See `MemoryCore.access`."""
+        last, parts = self.unpack(before), self.unpack(after)
+        keys, gates, least_used, written = self._writes(parts.hidden, last)
+        heads = {name: Head(each) for name, each in named_heads("read", parts.read_weightings).items()}
+        for index, (name, weighting) in enumerate(named_heads("write", written).items()):
+            heads[name] = Head(weighting, {"gate": gates[:, index]}, keys[:, index])
+        kept = write(torch.ones_like(parts.memory), least_used, written, torch.zeros_like(keys))
+        return MemoryAccess(heads, kept, {"usage": parts.usage})
+
     def _step(self, hidden: Tensor, cell: Tensor, last: MannState) -> MannState:
-        raw_keys, raw_gates = self._interface_groups(hidden)
-        keys = raw_keys.unflatten(1, (self.heads, self.width))
-        least_used = least_used_weightings(last.usage, self.heads)
-        written = write_weightings(last.read_weightings, least_used, torch.sigmoid(raw_gates))
+        keys, _, least_used, written = self._writes(hidden, last)
         memory = write(last.memory, least_used, written, keys)
         weightings = torch.softmax(addressing.cosine_similarity(memory, keys), dim=-1)
         usage = decayed_usage(last.usage, weightings, written, self.usage_decay)
         reads = addressing.read(memory, weightings)
         return MannState(memory, usage, weightings, reads, hidden, cell)
+
+    def _writes(self, hidden: Tensor, last: MannState) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns keys `[B, R, M]`, gates `[B, R]`, least used slots and write weightings, both `[B, R, N]`."""
+        raw_keys, raw_gates = self._interface_groups(hidden)
+        least_used, gates = least_used_weightings(last.usage, self.heads), torch.sigmoid(raw_gates)
+        keys = raw_keys.unflatten(1, (self.heads, self.width))
+        return keys, gates, least_used, write_weightings(last.read_weightings, least_used, gates)

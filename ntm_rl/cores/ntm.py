@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cache, partial
-from importlib.util import find_spec
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import torch
@@ -12,14 +11,15 @@ from torch import Tensor, nn
 
 from ntm_rl.addressing import ntm as addressing
 from ntm_rl.checks import require_at_least, require_bool, require_one_of, require_positive
+from ntm_rl.cores.access import MemoryAccess
 from ntm_rl.cores.base import MemoryCore, named_heads
-from ntm_rl.cores.compiling import CompiledStep
+from ntm_rl.cores.compiling import CompiledStep, has_triton
 from ntm_rl.cores.devices import can_read_values
 from ntm_rl.cores.gates import chrono_initialize
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.lstm_memory import feedback_of, output_of, steps_with_resets, uniform_parameter
 from ntm_rl.cores.lstm_step import lstm_step
-from ntm_rl.cores.ntm_heads import CONTENT_SPREAD, TAPES, HeadParameters, Init, bias_heads
+from ntm_rl.cores.ntm_heads import CONTENT_SPREAD, TAPES, HeadParameters, Init, access_by, bias_heads
 from ntm_rl.cores.registry import register_core
 from ntm_rl.errors import InputError
 from ntm_rl.kernels.fused import is_fused, run_fused
@@ -141,7 +141,7 @@ class Ntm(MemoryCore):
         )
         self.output_size = hidden_size + read_heads * width
         controller_code = tuple(GATES).index(controller)
-        self._kernel_sizes = (slots, width, read_heads, write_heads, self.shifts, hidden_size, controller_code)
+        self.kernel_sizes = (slots, width, read_heads, write_heads, self.shifts, hidden_size, controller_code)
         # Size of each group in HeadParameters.
         self._head_sizes = (
             *(self.heads * size for size in (width, 1, 1, self.shifts, 1)),
@@ -165,7 +165,7 @@ class Ntm(MemoryCore):
 
     def unpack(self, state: Tensor) -> NtmState:
         """Returns the parts of a flat state `[B, S]`; of a state before its first step, the initial ones."""
-        parts: NtmState = self.layout.unpack(torch.where(state[:, :1] == 0, self._start(), state))
+        parts: NtmState = self.layout.unpack(torch.where(state[:, :1] == 0, self.start(), state))
         return parts
 
     def _weight(self) -> Tensor:
@@ -173,10 +173,10 @@ class Ntm(MemoryCore):
 
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         if not is_fused(self.backend, inputs.device):
-            return self._unroll(inputs, state, self._start(), resets)
+            return self.unroll(inputs, state, resets, self.start())
         head = self.head_layer
-        tensors = (inputs, state, self._start(), resets, *self._gate_weights(), head.weight, head.bias)
-        return run_fused("ntm", tensors, self._kernel_sizes, self.clip, self._plain)
+        tensors = (inputs, state, self.start(), resets, *self._gate_weights(), head.weight, head.bias)
+        return run_fused("ntm", tensors, self.kernel_sizes, self.clip, self._plain)
 
     def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
         """See `MemoryCore.weightings`."""
@@ -187,13 +187,17 @@ class Ntm(MemoryCore):
         """See `MemoryCore.memory`."""
         return self.unpack(state).memory
 
+    def access(self, before: Tensor, after: Tensor) -> MemoryAccess:
+        """See `MemoryCore.access`."""
+        return access_by(self.head_parameters(self.unpack(after).hidden), self.weightings(after))
+
     def _plain(
         self, inputs: Tensor, state: Tensor, start: Tensor, resets: Tensor | None, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The kernel's sequence as plain operators, with the given weights."""
         *gates, head_weight, head_bias = weights
         named = {**self._named(*gates), "head_layer.weight": head_weight, "head_layer.bias": head_bias}
-        found: tuple[Tensor, Tensor] = with_weights(self._unroll, self, named, (inputs, state, start, resets))
+        found: tuple[Tensor, Tensor] = with_weights(self.unroll, self, named, (inputs, state, resets, start))
         return found
 
     def _gate_weights(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,7 +225,8 @@ class Ntm(MemoryCore):
             "weight_hidden": torch.cat([hidden[: 2 * size], hidden[3 * size :]]),
         }
 
-    def _unroll(self, inputs: Tensor, state: Tensor, start: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+    def unroll(self, inputs: Tensor, state: Tensor, resets: Tensor | None, start: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` step by step from the initial state `start` `[1, S]`."""
         fresh = state[:, :1] == 0
         if resets is not None:
             fresh = fresh | resets[0].unsqueeze(1)
@@ -239,7 +244,7 @@ class Ntm(MemoryCore):
 
     def _step_for(self, device: torch.device) -> Step:
         """Returns the eager step, or the compiled one, which is compiled once per device type."""
-        is_best = self.backend == "auto" and device.type == "cuda" and _has_triton()
+        is_best = self.backend == "auto" and device.type == "cuda" and has_triton()
         if (self.backend != "compile" and not is_best) or torch.compiler.is_compiling() or is_transformed():
             return self._step
         if device.type not in self._compiled_steps:
@@ -290,7 +295,7 @@ class Ntm(MemoryCore):
             adds=adds.unflatten(1, (self.write_heads, self.width)),
         )
 
-    def _start(self) -> Tensor:
+    def start(self) -> Tensor:
         """Returns the state in which an episode begins, `[1, S]`, differentiable where it is learned."""
         parts = [self.start_memory, self.start_reads, self.start_read_logits, self.start_write_logits]
         given = [part for part in parts if part is not None]
@@ -359,12 +364,6 @@ class Ntm(MemoryCore):
         learn_read = learned_start or tape
         self.start_read_logits = logits(self.read_heads, 0.1 if tape else 1.0) if learn_read else None
         self.start_write_logits = logits(self.write_heads, 1.0) if learned_start and not tape else None
-
-
-@cache
-def _has_triton() -> bool:
-    """Whether torch can compile for a GPU."""
-    return find_spec("triton") is not None
 
 
 def _waves(slots: int, width: int) -> Tensor:

@@ -1,7 +1,9 @@
 """A Neural Turing Machine as a residual block: embedding, short convolution, NTM, projection, norm."""
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import torch
@@ -9,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl.checks import require_at_least
+from ntm_rl.cores.access import MemoryAccess
 from ntm_rl.cores.base import MemoryCore
 from ntm_rl.cores.episodes import episode_numbers
 from ntm_rl.cores.layout import StateLayout
@@ -16,7 +19,15 @@ from ntm_rl.cores.ntm import Backend, MemoryInit, Ntm
 from ntm_rl.cores.ntm_heads import Init
 from ntm_rl.cores.registry import register_core
 from ntm_rl.cores.short_convolution import short_convolution
+from ntm_rl.kernels.block import run_block
+from ntm_rl.kernels.fused import is_fused
+from ntm_rl.transforms import with_weights
 
+WEIGHTS = (  # in the kernel's order
+    *("embed.weight", "embed.bias", "embed_norm.weight", "embed_norm.bias", "kernel"),
+    *("ntm.weight_input", "ntm.bias", "ntm.weight_feedback", "ntm.head_layer.weight", "ntm.head_layer.bias"),
+    *("project.weight", "norm.weight", "norm.bias"),
+)
 READ_EPSILON = 1e-4  # added to a read vector's mean square, so that an empty memory reads as about 0
 
 
@@ -107,12 +118,34 @@ class NtmBlock(MemoryCore):
         """See `MemoryCore.memory`."""
         return self.ntm.memory(self._split(state)[0])
 
+    def access(self, before: Tensor, after: Tensor) -> MemoryAccess:
+        """See `MemoryCore.access`."""
+        return self.ntm.access(self._split(before)[0], self._split(after)[0])
+
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        # torch.compile fuses the other operators itself.
+        if torch.compiler.is_compiling() or not is_fused(self.ntm.backend, inputs.device):
+            return self._run_parts(inputs, state, resets, self.ntm)
+        weights = [operator.attrgetter(name)(self) for name in WEIGHTS]
+        tensors = (inputs, state, self.ntm.start(), resets, *weights)
+        return run_block(tensors, self.ntm.kernel_sizes, self.ntm.clip, self._plain)
+
+    def _run_parts(
+        self, inputs: Tensor, state: Tensor, resets: Tensor | None, run_ntm: Callable[..., tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
         of_ntm, recent = self._split(state)
         x = self.embed_norm(self.embed(inputs))
         convolved, recent = short_convolution(x, recent, episode_numbers(inputs, resets), self.kernel)
-        outputs, after = self.ntm(F.silu(convolved), of_ntm, resets)
+        outputs, after = run_ntm(F.silu(convolved), of_ntm, resets)
         return self.norm(x + self.project(self._normalize(outputs))), torch.cat([after, recent.flatten(1)], dim=1)
+
+    def _plain(
+        self, inputs: Tensor, state: Tensor, start: Tensor, resets: Tensor | None, *weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The kernel's sequence as plain operators, with the given weights."""
+        named, run_ntm = dict(zip(WEIGHTS, weights, strict=True)), partial(self.ntm.unroll, start=start)
+        found: tuple[Tensor, Tensor] = with_weights(self._run_parts, self, named, (inputs, state, resets, run_ntm))
+        return found
 
     def _normalize(self, outputs: Tensor) -> Tensor:
         """Returns the NTM's outputs `[T, B, H + R * M]` with each read vector divided by its root mean square."""

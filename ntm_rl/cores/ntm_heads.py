@@ -1,11 +1,14 @@
 """The parameters of an NTM's heads and their initialisation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import cycle
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ntm_rl.addressing import ntm as addressing
+from ntm_rl.cores.access import Head, MemoryAccess
 
 Init = Literal["plain", "content", "tape", "mixed"]
 
@@ -42,6 +45,25 @@ class HeadParameters(NamedTuple):
     exponents: Tensor
     erases: Tensor
     adds: Tensor
+
+
+def access_by(parameters: HeadParameters, weightings: Mapping[str, Tensor]) -> MemoryAccess:
+    """Returns the access of heads with their parameters and weightings `[B, N]` by name, the read heads first."""
+    reads = len(weightings) - parameters.adds.shape[1]
+    heads = {}
+    for index, (name, weighting) in enumerate(weightings.items()):
+        named = {
+            "key strength": parameters.strengths[:, index],
+            "gate": parameters.gates[:, index],
+            "shift": parameters.shifts[:, index],
+            "sharpness": parameters.exponents[:, index],
+        }
+        if index >= reads:
+            named["erase"] = parameters.erases[:, index - reads]
+        heads[name] = Head(weighting, named, parameters.adds[:, index - reads] if index >= reads else None)
+    written = torch.stack([*weightings.values()][reads:], dim=1)
+    ones = written.new_ones(len(written), written.shape[2], parameters.adds.shape[2])
+    return MemoryAccess(heads, addressing.write(ones, written, parameters.erases, torch.zeros_like(parameters.adds)))
 
 
 @torch.no_grad()

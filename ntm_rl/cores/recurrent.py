@@ -14,11 +14,8 @@ from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.lstm_step import lstm_step
 from ntm_rl.cores.pieces import Pieces
 from ntm_rl.cores.registry import register_core
-from ntm_rl.errors import InputError
-from ntm_rl.kernels.fused import is_fused, run_lstm
+from ntm_rl.kernels.fused import is_fused, run_recurrent
 from ntm_rl.transforms import is_transformed
-
-MAX_STEP_BATCH = 32  # largest batch at which a step in the kernel, with weights in place, is faster than in torch
 
 
 class RecurrentState(NamedTuple):
@@ -165,47 +162,45 @@ def _narrow(states: Any, width: int) -> Any:
     return states[:, :width].contiguous()
 
 
-@register_core("lstm")
-class Lstm(_TorchRecurrentCore):
-    """Long short-term memory (Hochreiter and Schmidhuber 1997), `torch.nn.LSTM`.
+class _FusedRecurrentCore(_TorchRecurrentCore):
+    """Base class: on a CPU a kernel runs whole sequences with resets.
 
-    On a CPU a fused kernel runs whole sequences with resets; the torch module holds its weights, is its specification,
-    and runs on other devices and without a compiler.
+    The torch module holds the weights, is the specification, and runs on other devices and without a compiler.
     """
-
-    parts = 2
-    network_class = nn.LSTM
 
     def _run_sequence(
         self, inputs: Tensor, state: Tensor, resets: Tensor | None, needs_state: bool
     ) -> tuple[Tensor, Tensor | None]:
         if not is_fused("auto", inputs.device):
             return super()._run_sequence(inputs, state, resets, needs_state)
+        has_cell = self.parts == 2
         if len(inputs) == 1 and not torch.is_grad_enabled():
-            if len(state) > MAX_STEP_BATCH:
-                return super()._run_sequence(inputs, state, resets, needs_state)
             weights = [weight for layer in self.network.all_weights for weight in layer]
-            stepped: tuple[Tensor, Tensor] = torch.ops.ntm_rl.lstm_step.default(inputs, state, resets, weights)
+            step = torch.ops.ntm_rl.recurrent_step.default
+            stepped: tuple[Tensor, Tensor] = step(inputs, state, resets, weights, has_cell)
             return stepped
-        last = state[:, 1:].chunk(2 * self.layers, dim=1)
+        last = state[:, 1:].chunk(self.parts * self.layers, dim=1)
         hiddens, cells = [], []
-        for layer, (weight_input, weight_hidden, bias_input, bias_hidden) in enumerate(self.network.all_weights):
-            # Otherwise their sum would broadcast.
-            if bias_input.shape != bias_hidden.shape or bias_input.dtype != bias_hidden.dtype:
-                shown = " and ".join(f"{list(bias.shape)}, {bias.dtype}" for bias in (bias_input, bias_hidden))
-                raise InputError(
-                    f"biases of layer {layer} of shape {shown}: must be [{4 * self.output_size}] and of one type"
-                )
-            arguments = (inputs, last[layer], last[self.layers + layer], resets, weight_input, weight_hidden)
-            inputs, cell = run_lstm(*arguments, bias_input + bias_hidden)
+        for layer, weights in enumerate(self.network.all_weights):
+            cell = last[self.layers + layer] if has_cell else None
+            inputs, cell = run_recurrent(inputs, last[layer], cell, resets, *weights)
             if needs_state:
                 hiddens.append(inputs[-1])
                 cells.append(cell)
-        return inputs, self.layout.pack([*hiddens, *cells]) if needs_state else None
+        after = [*hiddens, *cells] if has_cell else hiddens
+        return inputs, self.layout.pack(after) if needs_state else None
+
+
+@register_core("lstm")
+class Lstm(_FusedRecurrentCore):
+    """Long short-term memory (Hochreiter and Schmidhuber 1997), `torch.nn.LSTM`."""
+
+    parts = 2
+    network_class = nn.LSTM
 
 
 @register_core("gru")
-class Gru(_TorchRecurrentCore):
+class Gru(_FusedRecurrentCore):
     """Gated recurrent unit (Cho et al. 2014), `torch.nn.GRU`."""
 
     parts = 1

@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from typing import Annotated, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ntm_rl.checks import require_at_least
+from ntm_rl.cores.access import Head, MemoryAccess
 from ntm_rl.cores.base import named_heads
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.lstm_memory import LstmMemory, steps_with_resets
 from ntm_rl.cores.registry import register_core
-from ntm_rl.cores.sam_interface import SequencePlan
-from ntm_rl.cores.sam_sequence import run_sparse
+from ntm_rl.cores.sam_interface import SequencePlan, activate
+from ntm_rl.cores.sam_sequence import SparseMemory, as_slots, run_sparse, write_shares
 from ntm_rl.errors import InputError
 
 MAX_SLOTS = 2**24  # the largest slot number that is exact in a float32 state
@@ -87,9 +89,32 @@ class Sam(LstmMemory):
     def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
         """See `MemoryCore.weightings`: where each head reads, 0 at the slots that it leaves out."""
         parts: SamState = self.unpack(state)
-        weights = parts.read_weights
-        dense = weights.new_zeros(*weights.shape[:2], self.slots)
-        return named_heads("read", dense.scatter_add(2, parts.slots_read.long(), weights))
+        return named_heads("read", self._dense(parts.slots_read.long(), parts.read_weights))
+
+    def access(self, before: Tensor, after: Tensor) -> MemoryAccess:
+        """See `MemoryCore.access`; "recency" is the number of a slot's last access as a share of all accesses."""
+        last, parts = self.unpack(before), self.unpack(after)
+        plan = SequencePlan(None, [False], tuple(self._interface_sizes), self.clip)
+        interface = activate(self.interface_layer(parts.hidden), plan, self.width)
+        memory = SparseMemory(last.memory, last.last_access, last.clock, self.heads, self.slots_read)
+        write, _, _ = memory.step(interface, as_slots(last.slots_read, self.slots), last.read_weights)
+        slots = (write.rows.view(len(after), -1) - memory.first_row).unflatten(1, (self.heads, -1))
+        gates = {"write gate": interface.write_gates, "interpolation gate": interface.interpolation_gates}
+        heads = {
+            name: Head(weighting, {"key strength": interface.strengths[:, index]})
+            for index, (name, weighting) in enumerate(self.weightings(after).items())
+        }
+        written = self._dense(slots, write_shares(interface, last.read_weights))
+        for index, (name, weighting) in enumerate(named_heads("write", written).items()):
+            named = {name: gate[:, index] for name, gate in gates.items()}
+            heads[name] = Head(weighting, named, interface.adds[:, index])
+        kept = torch.ones_like(parts.last_access).scatter(1, slots[:, :, 0], 0)  # the first slot is wiped
+        recency = parts.last_access / parts.clock.clamp_min(1)
+        return MemoryAccess(heads, kept.unsqueeze(2).expand_as(parts.memory), {"recency": recency})
+
+    def _dense(self, slots: Tensor, weights: Tensor) -> Tensor:
+        """Returns weightings `[B, R, N]` from slots and their weights `[B, R, K]`."""
+        return weights.new_zeros(*weights.shape[:2], self.slots).scatter_add(2, slots, weights)
 
     def _run_parts(self, inputs: Tensor, parts: SamState, resets: Tensor | None) -> tuple[Tensor, SamState]:
         controller, layer = self.controller, self.interface_layer

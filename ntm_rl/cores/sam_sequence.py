@@ -48,7 +48,7 @@ class _Read(NamedTuple):
     weights: Tensor
 
 
-class _Memory:
+class SparseMemory:
     """The memory of a sequence, updated in place unless autograd or vmap needs earlier values."""
 
     def __init__(self, memory: Tensor, last_access: Tensor, clock: Tensor, heads: int, count: int):
@@ -175,8 +175,8 @@ def _run(
     plan: SequencePlan,
 ) -> _Run:
     """Runs the sequence; `from_input` is the inputs' share in the controller's gates, `[T, B, 4 H]`."""
-    memory = _Memory(contents, last_access, clock, *slots_read.shape[1:])
-    slots_read = slots_read.nan_to_num(0).round().clamp(0, contents.shape[1] - 1).long()
+    memory = SparseMemory(contents, last_access, clock, *slots_read.shape[1:])
+    slots_read = as_slots(slots_read, contents.shape[1])
     tape, raws, outputs = [], [], []
     for step, projected in enumerate(from_input):
         if plan.resets is not None and plan.has_reset[step]:
@@ -352,6 +352,11 @@ def largest(values: Tensor, count: int) -> Tensor:
     candidates = blocked.gather(-2, best.unsqueeze(-1).expand(*best.shape, BLOCK)).flatten(-2)
     within = candidates.topk(count, dim=-1).indices
     return torch.add(within % BLOCK, best.gather(-1, within // BLOCK), alpha=BLOCK)
+
+
+def as_slots(numbers: Tensor, slots: int) -> Tensor:
+    """Returns the slot numbers in a float state as indices."""
+    return numbers.nan_to_num(0).round().clamp(0, slots - 1).long()
 
 
 def write_shares(interface: SamInterface, last_weights: Tensor) -> Tensor:

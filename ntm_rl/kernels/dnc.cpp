@@ -1,7 +1,7 @@
 // The DNC over whole sequences on a CPU; ntm_rl/cores/dnc.py is the specification.
 
 #include "dnc_memory.h"
-#include "sequence.h"
+#include "sequence_operators.h"
 
 namespace ntm_rl {
 namespace {

@@ -30,6 +30,12 @@ def is_fused(backend: str, device: torch.device) -> bool:
     return False
 
 
+def can_step(inputs: Tensor) -> bool:
+    """Whether a core whose kernel runs single steps without gradients runs it for these inputs."""
+    is_step = len(inputs) == 1 and not torch.is_grad_enabled()
+    return is_step and not torch.compiler.is_compiling() and is_fused("auto", inputs.device)
+
+
 def _load() -> bool:
     if torch.compiler.is_compiling():
         from ntm_rl.kernels.operators import load_for_compile  # takes seconds: it imports torch.compile
@@ -111,27 +117,28 @@ def sequence_gradients(
     return (*d_given, None, *d_weights)
 
 
-def run_lstm(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Runs an LSTM layer over a whole sequence, see `FusedLstm`."""
+def run_recurrent(*tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Runs an LSTM or GRU layer over a whole sequence, see `FusedRecurrent`."""
     if torch.compiler.is_compiling() and _load():
-        operator = torch.ops.ntm_rl.lstm_sequence if torch.is_grad_enabled() else torch.ops.ntm_rl.lstm_forward
+        operators = torch.ops.ntm_rl
+        operator = operators.recurrent_sequence if torch.is_grad_enabled() else operators.recurrent_forward
         outputs, last_cell, *_ = operator.default(*tensors)
     else:
-        outputs, last_cell = FusedLstm.apply(*tensors)  # type: ignore[no-untyped-call]
+        outputs, last_cell = FusedRecurrent.apply(*tensors)  # type: ignore[no-untyped-call]
     return outputs, last_cell
 
 
-class FusedLstm(torch.autograd.Function):
-    """Runs an LSTM layer over a whole sequence; `torch.nn.LSTM`, restarted at each reset, is the specification.
+class FusedRecurrent(torch.autograd.Function):
+    """Runs a layer over a whole sequence; torch's own, restarted at each reset, is the specification.
 
-    Inputs: `inputs` `[T, B, I]`, hidden and cell state `[B, H]`, `resets` `[T, B]` bool or None, torch's weights
-    `[4 H, I]` and `[4 H, H]`, and the sum of its biases, `[4 H]`. Outputs: `[T, B, H]` and the last cell `[B, H]`.
+    Inputs: `inputs` `[T, B, I]`, hidden state and cell state (None: a GRU) `[B, H]`, `resets` `[T, B]` bool or None,
+    and torch's two weights and two biases. Outputs: `[T, B, H]` and the last cell `[B, H]` (of a GRU `[0]`).
     """
 
     @staticmethod
     def forward(ctx: Any, *tensors: Any) -> tuple[Tensor, Tensor]:
         """See the class."""
-        outputs, last_cell, *kept = torch.ops.ntm_rl.lstm_forward.default(*tensors)
+        outputs, last_cell, *kept = torch.ops.ntm_rl.recurrent_forward.default(*tensors)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, *kept)
         return outputs, last_cell
@@ -141,37 +148,34 @@ class FusedLstm(torch.autograd.Function):
         """See the class."""
         saved = ctx.saved_tensors
         if is_backward_transformed():
-            return differentiate(_plain_lstm, saved[:7], ctx.needs_input_grad, (d_outputs, d_last_cell))
-        return lstm_gradients(ctx.needs_input_grad[0], saved, d_outputs, d_last_cell)
+            return differentiate(_plain_layer, saved[:8], ctx.needs_input_grad, (d_outputs, d_last_cell))
+        return recurrent_gradients(ctx.needs_input_grad[0], saved, d_outputs, d_last_cell)
 
 
-def lstm_gradients(
+def recurrent_gradients(
     needs_inputs: bool, saved: Sequence[Any], d_outputs: Tensor | None, d_last_cell: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    """Returns the gradients of a layer's seven tensors, which `saved` has besides the values kept by the forward."""
-    inputs, _, _, resets, weight_input, weight_hidden, _, *kept = saved
-    d_inputs, *others = torch.ops.ntm_rl.lstm_backward.default(
-        d_outputs, d_last_cell, needs_inputs, inputs, resets, weight_input, weight_hidden, *kept
+    """Returns the gradients of a layer's eight tensors, which `saved` has besides the values kept by the forward."""
+    inputs, _, cell, resets, weight_input, weight_hidden, _, _, *kept = saved
+    has_cell = cell is not None
+    d_inputs, d_hidden, d_cell, *d_weights = torch.ops.ntm_rl.recurrent_backward.default(
+        d_outputs, d_last_cell, needs_inputs, has_cell, inputs, resets, weight_input, weight_hidden, *kept
     )
-    d_hidden, d_cell, *d_weights = others
-    return d_inputs if needs_inputs else None, d_hidden, d_cell, None, *d_weights
+    return d_inputs if needs_inputs else None, d_hidden, d_cell if has_cell else None, None, *d_weights
 
 
-def _plain_lstm(
-    inputs: Tensor,
-    hidden: Tensor,
-    cell: Tensor,
-    resets: Tensor | None,
-    weight_input: Tensor,
-    weight_hidden: Tensor,
-    bias: Tensor,
+def _plain_layer(
+    inputs: Tensor, hidden: Tensor, cell: Tensor | None, resets: Tensor | None, *weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`FusedLstm` as plain operators."""
+    """`FusedRecurrent` as plain operators."""
     outputs = []
     for step, step_inputs in enumerate(inputs):
         if resets is not None:
             where = resets[step].unsqueeze(1)
-            hidden, cell = hidden.masked_fill(where, 0), cell.masked_fill(where, 0)
-        hidden, cell = torch.lstm_cell(step_inputs, (hidden, cell), weight_input, weight_hidden, bias)
+            hidden, cell = hidden.masked_fill(where, 0), None if cell is None else cell.masked_fill(where, 0)
+        if cell is None:
+            hidden = torch.gru_cell(step_inputs, hidden, *weights)
+        else:
+            hidden, cell = torch.lstm_cell(step_inputs, (hidden, cell), *weights)
         outputs.append(hidden)
-    return torch.stack(outputs), cell
+    return torch.stack(outputs), inputs.new_empty(0) if cell is None else cell

@@ -1,7 +1,8 @@
 // The NTM over whole sequences on a CPU; ntm_rl/cores/ntm.py is the specification.
 
+#include "ntm_block.h"
 #include "ntm_memory.h"
-#include "sequence.h"
+#include "sequence_operators.h"
 
 namespace ntm_rl {
 namespace {
@@ -62,6 +63,9 @@ struct NtmMemory {
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(ntm_rl, library) { define_sequence<NtmMemory>(library, "ntm"); }
+TORCH_LIBRARY_FRAGMENT(ntm_rl, library) {
+  define_sequence<NtmMemory>(library, "ntm");
+  define_block<NtmMemory>(library, "ntm_block");
+}
 
 }  // namespace ntm_rl

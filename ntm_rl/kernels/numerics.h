@@ -147,6 +147,14 @@ template <typename s>
   for (int64_t i = 0; i < n; ++i) to[i] += factor * from[i];
 }
 
+// to += a * b, element by element.
+template <typename s>
+[[gnu::always_inline]] inline void multiply_add(const s* __restrict a, const s* __restrict b, int64_t n,
+                                                s* __restrict to) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] += a[i] * b[i];
+}
+
 // to = softmax(scale * x); to may be x.
 template <typename s>
 [[gnu::always_inline]] inline void softmax(s* to, const s* x, s scale, int64_t n) {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ntm_rl.kernels import loader
-from ntm_rl.kernels.fused import lstm_gradients, sequence_gradients
+from ntm_rl.kernels.fused import recurrent_gradients, sequence_gradients
 
 KINDS = ("ntm", "dnc")
 SEQUENCE = (
@@ -15,9 +15,9 @@ SEQUENCE = (
     "Tensor weight_feedback, Tensor weight_interface, Tensor bias_interface, int[] shape, float clip) "
     "-> (Tensor, Tensor, Tensor)"
 )
-LSTM = (
-    "(Tensor inputs, Tensor hidden, Tensor cell, Tensor? resets, Tensor weight_input, Tensor weight_hidden, "
-    "Tensor bias) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+RECURRENT = (
+    "(Tensor inputs, Tensor hidden, Tensor? cell, Tensor? resets, Tensor weight_input, Tensor weight_hidden, "
+    "Tensor bias_input, Tensor bias_hidden) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -31,7 +31,7 @@ def load_for_compile() -> bool:
 def _register() -> bool:
     for kind in KINDS:
         _register_sequence(kind)
-    _register_lstm()
+    _register_recurrent()
     return True
 
 
@@ -90,39 +90,41 @@ def _weight_gradients(weight_input: Tensor, weight_feedback: Tensor, weight_inte
     return tuple(weight_input.new_empty(shape) for shape in shapes)
 
 
-def _register_lstm() -> None:
-    """Defines `lstm_sequence`, `lstm_forward` with a gradient, and registers the shapes of all results."""
-    name = "ntm_rl::lstm_sequence"
-    torch.library.define(name, LSTM)
+def _register_recurrent() -> None:
+    """Defines `recurrent_sequence`, `recurrent_forward` with a gradient, and registers the shapes of all results."""
+    name = "ntm_rl::recurrent_sequence"
+    torch.library.define(name, RECURRENT)
 
     @torch.library.impl(name, "cpu")
     def _(*tensors: Tensor | None) -> Any:
-        return torch.ops.ntm_rl.lstm_forward.default(*tensors)
+        return torch.ops.ntm_rl.recurrent_forward.default(*tensors)
 
-    @torch.library.register_fake("ntm_rl::lstm_forward")  # type: ignore[untyped-decorator]
-    def fake_forward(inputs: Tensor, hidden: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    @torch.library.register_fake("ntm_rl::recurrent_forward")  # type: ignore[untyped-decorator]
+    def fake_forward(inputs: Tensor, hidden: Tensor, cell: Tensor | None, *_: Any) -> tuple[Tensor, ...]:
         steps, batch, units = *inputs.shape[:2], hidden.shape[1]
-        shapes = ((steps, batch, units), (batch, units), (steps * batch, 4 * units))
-        return tuple(inputs.new_empty(shape) for shape in (*shapes, (steps, batch, units), (steps + 1, batch, units)))
+        cells: tuple[Any, ...] = (0, 0) if cell is None else ((batch, units), (steps + 1, batch, units))
+        shapes = ((steps, batch, units), cells[0], (steps * batch, 4 * units), (steps, batch, units), cells[1])
+        return tuple(inputs.new_empty(shape) for shape in shapes)
 
     torch.library.register_fake(name, fake_forward)
 
-    @torch.library.register_fake("ntm_rl::lstm_step")  # type: ignore[untyped-decorator]
-    def _(inputs: Tensor, state: Tensor, resets: Any, weights: list[Tensor]) -> tuple[Tensor, Tensor]:
+    @torch.library.register_fake("ntm_rl::recurrent_step")  # type: ignore[untyped-decorator]
+    def _(inputs: Tensor, state: Tensor, resets: Any, weights: list[Tensor], _: bool) -> tuple[Tensor, Tensor]:
         outputs = inputs.new_empty(*inputs.shape[:2], weights[1].shape[1])
         return outputs, torch.empty_like(state, memory_format=torch.contiguous_format)
 
-    @torch.library.register_fake("ntm_rl::lstm_backward")  # type: ignore[untyped-decorator]
-    def _(d_outputs: Any, d_last_cell: Any, needs_inputs: bool, *others: Any) -> tuple[Tensor, ...]:
+    @torch.library.register_fake("ntm_rl::recurrent_backward")  # type: ignore[untyped-decorator]
+    def _(d_outputs: Any, d_last_cell: Any, needs_inputs: bool, has_cell: bool, *others: Any) -> tuple[Tensor, ...]:
         inputs, _, weight_input, weight_hidden, *_ = others
-        of_state = (inputs.shape[1], weight_hidden.shape[1])
-        shapes = (inputs.shape if needs_inputs else 0, of_state, of_state, weight_input.shape, weight_hidden.shape)
-        return tuple(inputs.new_empty(shape) for shape in (*shapes, weight_hidden.shape[:1]))
+        batch, (rows, units) = inputs.shape[1], weight_hidden.shape
+        given = (inputs.shape if needs_inputs else 0, (batch, units), (batch if has_cell else 0, units))
+        shapes = (*given, weight_input.shape, weight_hidden.shape, (rows,), (rows,))
+        return tuple(inputs.new_empty(shape) for shape in shapes)
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.save_for_backward(*inputs, *output[2:])
 
     def backward(ctx: Any, d_outputs: Tensor | None, d_last_cell: Tensor | None, *_: Any) -> tuple[Any, ...]:
-        return lstm_gradients(ctx.needs_input_grad[0], ctx.saved_tensors, d_outputs, d_last_cell)
+        return recurrent_gradients(ctx.needs_input_grad[0], ctx.saved_tensors, d_outputs, d_last_cell)
 
     torch.library.register_autograd(name, backward, setup_context=keep)

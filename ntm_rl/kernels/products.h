@@ -4,8 +4,10 @@
 #include "numerics.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm.h>
 
-#include <array>
 #include <type_traits>
 #include <vector>
 
@@ -17,6 +19,8 @@ constexpr int64_t kRows = 8, kStrips = 3;
 #else
 constexpr int64_t kRows = 4, kStrips = 3;
 #endif
+
+constexpr int64_t kMostDots = 2;  // rows of a product in place that is faster than torch's
 
 // Weights [k, n] as strips of columns [n / lanes, k, lanes], the last one padded with zeros; or in place, as [n, k].
 template <typename s>
@@ -50,12 +54,7 @@ class Strips {
   // to [m, n] = from [m, n] + a [m, k] * weights, or without `from` a * weights. Rows are a_row, from_row (0: one row
   // for all) and to_row apart.
   void multiply(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to, int64_t to_row) const {
-    if (!is_laid_out) {
-      int64_t j = 0;
-      for (; j + 4 <= n; j += 4) dots_of_all<4>(j, m, a, a_row, from, from_row, to, to_row);
-      for (; j < n; ++j) dots_of_all<1>(j, m, a, a_row, from, from_row, to, to_row);
-      return;
-    }
+    if (!is_laid_out) return multiply_in_place(m, a, a_row, from, from_row, to, to_row);
     for (int64_t first = 0; first < n; first += kStrips * kLanes<s>) {
       const int64_t columns = std::min(kStrips * kLanes<s>, n - first);
       const Block block{data + first * k, k, a, a_row, from ? from + first : nullptr, from_row, to + first, to_row};
@@ -78,43 +77,46 @@ class Strips {
     int64_t to_row;
   };
 
-  // COLUMNS columns from j on of weights in place.
-  template <int64_t COLUMNS>
-  void dots_of_all(int64_t j, int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to,
-                   int64_t to_row) const {
-    int64_t i = 0;
-    for (; i + 4 <= m; i += 4)
-      dots<4, COLUMNS>(j, a + i * a_row, a_row, from ? from + i * from_row : nullptr, from_row, to + i * to_row,
-                       to_row);
-    for (; i < m; ++i)
-      dots<1, COLUMNS>(j, a + i * a_row, a_row, from ? from + i * from_row : nullptr, from_row, to + i * to_row,
-                       to_row);
+  void multiply_in_place(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to,
+                         int64_t to_row) const {
+    if (m > kMostDots) return multiply_in_torch(m, a, a_row, from, from_row, to, to_row);
+    for (int64_t i = 0; i < m; ++i, a += a_row, to += to_row) {
+      const s* added = from ? from + i * from_row : nullptr;
+      int64_t j = 0;
+      for (; j + 4 <= n; j += 4) dots<4>(j, a, added, to);
+      for (; j < n; ++j) dots<1>(j, a, added, to);
+    }
   }
 
-  template <int64_t ROWS, int64_t COLUMNS>
-  void dots(int64_t j, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to, int64_t to_row) const {
+  void multiply_in_torch(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to,
+                         int64_t to_row) const {
+    const auto view = [](const s* values, int64_t rows, int64_t columns, int64_t row) {
+      return at::from_blob(const_cast<s*>(values), {rows, columns}, {row, 1}, at::CppTypeToScalarType<s>::value);
+    };
+    at::Tensor product = view(to, m, n, to_row);
+    const at::Tensor left = view(a, m, k, a_row), right = view(data, n, k, k).t();
+    if (from)
+      at::addmm_out(product, from == to ? product : view(from, from_row ? m : 1, n, from_row), left, right);
+    else
+      at::mm_out(product, left, right);
+  }
+
+  // COLUMNS columns from j on of a row.
+  template <int64_t COLUMNS>
+  void dots(int64_t j, const s* a, const s* from, s* to) const {
     const s* weights = data + j * k;
-    Vector<s> sums[ROWS][COLUMNS] = {};
+    Vector<s> sums[COLUMNS] = {};
     int64_t i = 0;
     for (; i + kLanes<s> <= k; i += kLanes<s>) {
-      Vector<s> rows[ROWS];
+      const Vector<s> row = load(a + i);
 #pragma GCC unroll 4
-      for (int64_t r = 0; r < ROWS; ++r) rows[r] = load(a + r * a_row + i);
-#pragma GCC unroll 4
-      for (int64_t c = 0; c < COLUMNS; ++c) {
-        const Vector<s> column = load(weights + c * k + i);
-#pragma GCC unroll 4
-        for (int64_t r = 0; r < ROWS; ++r) sums[r][c] += rows[r] * column;
-      }
+      for (int64_t c = 0; c < COLUMNS; ++c) sums[c] += row * load(weights + c * k + i);
     }
 #pragma GCC unroll 4
-    for (int64_t r = 0; r < ROWS; ++r) {
-#pragma GCC unroll 4
-      for (int64_t c = 0; c < COLUMNS; ++c) {
-        s sum = sum_of<s>(sums[r][c]) + (from ? from[r * from_row + j + c] : s(0));
-        for (int64_t rest = i; rest < k; ++rest) sum += a[r * a_row + rest] * weights[c * k + rest];
-        to[r * to_row + j + c] = sum;
-      }
+    for (int64_t c = 0; c < COLUMNS; ++c) {
+      s sum = sum_of<s>(sums[c]) + (from ? from[j + c] : s(0));
+      for (int64_t rest = i; rest < k; ++rest) sum += a[rest] * weights[c * k + rest];
+      to[j + c] = sum;
     }
   }
 
@@ -187,36 +189,31 @@ class Strips {
 constexpr size_t kKeptBytes = 8 << 20;  // of strips that each thread keeps
 
 // Weights from `lay_out`; `own` has those too large to keep per thread.
-template <typename s, size_t COUNT>
+template <typename s>
 struct LaidOut {
-  std::array<Strips<s>, COUNT> strips;
+  std::vector<Strips<s>> strips;
   std::vector<s> own;
   const Strips<s>& operator[](size_t i) const { return strips[i]; }
 };
 
-// Lays out weights [n, k] (transposed) or [k, n], valid until this thread's next call; transposed weights stay in place
-// if the products have few rows.
-template <typename s, size_t COUNT>
-LaidOut<s, COUNT> lay_out(const std::array<const at::Tensor*, COUNT>& weights, bool transposed, int64_t rows) {
+// Lays out weights [n, k] (transposed) or [k, n], valid until this thread's next call; `in_place` leaves transposed ones
+// where they are.
+template <typename s>
+LaidOut<s> lay_out(const std::vector<const at::Tensor*>& weights, bool transposed, bool in_place = false) {
   thread_local std::vector<s> kept;  // faults of newly allocated pages cost more than the copy
-  const auto columns = [&](size_t i) { return weights[i]->size(transposed ? 0 : 1); };
-  const auto depth = [&](size_t i) { return weights[i]->size(transposed ? 1 : 0); };
+  const auto columns = [&](const at::Tensor& each) { return each.size(transposed ? 0 : 1); };
+  const auto depth = [&](const at::Tensor& each) { return each.size(transposed ? 1 : 0); };
   size_t size = 0;
-  const bool in_place = transposed && rows <= 8;
-  for (size_t i = 0; !in_place && i < COUNT; ++i) size += Strips<s>::size(depth(i), columns(i));
-  LaidOut<s, COUNT> laid_out;
+  for (const at::Tensor* each : weights) size += in_place ? 0 : Strips<s>::size(depth(*each), columns(*each));
+  LaidOut<s> laid_out;
   std::vector<s>& memory = size * sizeof(s) > kKeptBytes ? laid_out.own : kept;
   if (memory.size() < size) memory.resize(size);
-  auto& strips = laid_out.strips;
   s* to = memory.data();
-  for (size_t i = 0; i < COUNT; ++i) {
-    const s* from = weights[i]->template data_ptr<s>();
-    if (in_place) {
-      strips[i] = Strips<s>(from, depth(i), columns(i));
-      continue;
-    }
-    strips[i] = Strips<s>(from, depth(i), columns(i), weights[i]->size(1), transposed, to);
-    to += Strips<s>::size(depth(i), columns(i));
+  for (const at::Tensor* each : weights) {
+    const s* from = each->template data_ptr<s>();
+    const int64_t k = depth(*each), n = columns(*each);
+    laid_out.strips.push_back(in_place ? Strips<s>(from, k, n) : Strips<s>(from, k, n, each->size(1), transposed, to));
+    to += Strips<s>::size(k, n);
   }
   return laid_out;
 }

@@ -12,25 +12,12 @@
 #include "controllers.h"
 #include "numerics.h"
 #include "products.h"
-#include "tensors.h"
 
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
-#include <ATen/ops/sum.h>
-#include <ATen/ops/zeros.h>
-#include <torch/library.h>
-
-#include <optional>
-#include <string>
-#include <tuple>
+#include <algorithm>
+#include <cstdint>
 #include <vector>
 
 namespace ntm_rl {
-
-using at::Tensor;
 
 template <class Memory>
 struct Sizes : Memory::Sizes {
@@ -104,11 +91,11 @@ template <typename s>
 struct Episodes {
   const s *state, *start;
   const bool* resets;  // or null
-  int64_t batch, size;
+  int64_t batch, row;  // states are `row` apart
   bool checks_alive;  // false where the initial state is all zeros, as is a state that is not alive
 
   bool starts(int64_t t, int64_t b) const {
-    return (resets && resets[t * batch + b]) || (checks_alive && t == 0 && state[b * size] == 0);
+    return (resets && resets[t * batch + b]) || (checks_alive && t == 0 && state[b * row] == 0);
   }
 };
 
@@ -125,19 +112,28 @@ Entering<s> entering(const Sizes<Memory>& z, const Blocks<s>& blocks, const Epis
     const s* start = episodes.start;
     return {blocks.start, start + z.reads_at(), start + z.hidden_at(), start + z.cell_at()};
   }
-  const s* last = t == 0 ? episodes.state + b * z.state + z.reads_at() : outputs + ((t - 1) * z.B + b) * z.O + z.H;
+  const s* last = t == 0 ? episodes.state + b * episodes.row + z.reads_at() : outputs + ((t - 1) * z.B + b) * z.O + z.H;
   return {blocks.memory.at(t, b), last, t == 0 ? last + z.reads : last - z.H, blocks.cell.at(t, b)};
 }
+
+// Rows of flat states, or null.
+template <typename s>
+struct Rows {
+  s* data;
+  int64_t row;
+  s* at(int64_t b) const { return data + b * row; }
+};
 
 // Runs the sequences [from, until) and writes their last state.
 template <class Memory, typename s>
 void run(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episodes<s>& episodes, const s* inputs,
          const Strips<s>& weight_input, const s* bias, const Strips<s>& weight_feedback,
-         const Strips<s>& weight_interface, const s* bias_interface, s* outputs, s* last, int64_t from, int64_t until) {
+         const Strips<s>& weight_interface, const s* bias_interface, s* outputs, const Rows<s>& last, int64_t from,
+         int64_t until) {
   typename Memory::template Scratch<s> scratch(z);
   const int64_t rows = until - from;
   for (int64_t b = from; b < until; ++b) {
-    const s* state = episodes.state + b * z.state;
+    const s* state = episodes.state + b * episodes.row;
     Memory::lay_out(z, state + 1, blocks.memory.at(0, b));
     std::copy_n(state + z.cell_at(), z.cell, blocks.cell.at(0, b));
   }
@@ -160,7 +156,7 @@ void run(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episodes<s>& epi
                    blocks.memory.at(t + 1, b), blocks.kept.at(t, b), out + (b - from) * z.O + z.H, scratch);
   }
   for (int64_t b = from; b < until; ++b) {
-    s* state = last + b * z.state;
+    s* state = last.at(b);
     const s* output = outputs + ((z.T - 1) * z.B + b) * z.O;
     *state = 1;
     Memory::lay_back(z, blocks.memory.at(z.T, b), state + 1);
@@ -193,22 +189,24 @@ struct Flow {
 };
 
 // Gradients that the backward pass of the steps writes: of the sums of gates [T, B, G] and interface parameters
-// [T, B, P], and where they are needed of inputs, state and start (a row per batch element), else null.
+// [T, B, P], and where they are needed of inputs, state and start (a row per batch element).
 template <typename s>
 struct Gradients {
-  s *gates, *raw, *inputs, *state, *start;
+  s *gates, *raw, *inputs;
+  Rows<s> state, start;
 };
 
 // Backward of `run`; d_outputs and d_last may be null. The weights are laid out for the backward products.
 template <class Memory, typename s>
 void run_backward(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episodes<s>& episodes, const s* outputs,
-                  const s* d_outputs, const s* d_last, const Strips<s>& weight_input, const Strips<s>& weight_feedback,
-                  const Strips<s>& weight_interface, const Gradients<s>& d, int64_t from, int64_t until) {
+                  const s* d_outputs, const Rows<s>& d_last, const Strips<s>& weight_input,
+                  const Strips<s>& weight_feedback, const Strips<s>& weight_interface, const Gradients<s>& d,
+                  int64_t from, int64_t until) {
   typename Memory::template Scratch<s> scratch(z);
   const int64_t rows = until - from, size = Flow<Memory, s>::size(z);
-  std::vector<s> flows(rows * size), starts(d.start ? rows * size : 0), d_feedback(rows * z.F);
+  std::vector<s> flows(rows * size), starts(d.start.data ? rows * size : 0), d_feedback(rows * z.F);
   const auto flow = [&](int64_t b) { return Flow<Memory, s>(z, &flows[(b - from) * size]); };
-  for (int64_t b = from; d_last && b < until; ++b) flow(b).take(z, d_last + b * z.state);
+  for (int64_t b = from; d_last.data && b < until; ++b) flow(b).take(z, d_last.at(b));
   for (int64_t t = z.T - 1; t >= 0; --t) {
     for (int64_t b = from; b < until; ++b) {
       const int64_t row = t * z.B + b;
@@ -228,144 +226,21 @@ void run_backward(const Sizes<Memory>& z, const Blocks<s>& blocks, const Episode
                        entering(z, blocks, episodes, outputs, t, b).cell, blocks.cell.at(t + 1, b), flow(b).hidden,
                        flow(b).cell, d_gates + (b - from) * z.G);
     weight_feedback.multiply(rows, d_gates, z.G, nullptr, 0, d_feedback.data(), z.F);
-    if (d.inputs)
-      weight_input.multiply(rows, d_gates, z.G, nullptr, 0, d.inputs + (t * z.B + from) * z.I, z.I);
+    if (d.inputs) weight_input.multiply(rows, d_gates, z.G, nullptr, 0, d.inputs + (t * z.B + from) * z.I, z.I);
     for (int64_t b = from; b < until; ++b) {
       const Flow<Memory, s> carried = flow(b);
       const s* d_row = &d_feedback[(b - from) * z.F];
       std::copy_n(d_row, z.reads, carried.reads);
       add_scaled(carried.hidden, s(1), d_row + z.reads, z.F - z.reads);
       if (episodes.starts(t, b)) {  // no gradient flows to the episode before
-        if (d.start) add_scaled(&starts[(b - from) * size], s(1), carried.memory, size);
+        if (d.start.data) add_scaled(&starts[(b - from) * size], s(1), carried.memory, size);
         std::fill_n(carried.memory, size, s(0));
       }
     }
   }
-  for (int64_t b = from; d.state && b < until; ++b) flow(b).give(z, d.state + b * z.state);
-  for (int64_t b = from; d.start && b < until; ++b)
-    Flow<Memory, s>(z, &starts[(b - from) * size]).give(z, d.start + b * z.state);
-}
-
-// Throws for tensors of other shapes, types or devices than the kernel reads.
-template <class Memory>
-void check_all(const Sizes<Memory>& z, const Tensor& inputs, const Tensor& state, const std::optional<Tensor>& start,
-               const std::optional<Tensor>& resets, const Tensor& weight_input, const Tensor& weight_feedback,
-               const Tensor& weight_interface) {
-  const at::ScalarType type = inputs.scalar_type();
-  check("state", state, {z.B, z.state}, type);
-  check("the initial state", start, {1, z.state}, type);
-  check("resets", resets, {z.T, z.B}, at::kBool);
-  check("the controller's weight of inputs", weight_input, {z.G, z.I}, type);
-  check("the controller's weight of the feedback", weight_feedback, {z.G, z.F}, type);
-  check("the weight of the interface layer", weight_interface, {z.P, z.H}, type);
-}
-
-// Elements that the forward keeps: [computed by a step, entering a step, of the initial memory], see `Blocks`.
-template <class Memory>
-std::vector<int64_t> sequence_kept(at::IntArrayRef shape, at::ScalarType type) {
-  const Sizes<Memory> z({0, 0, 0}, type, shape, 0);
-  return {z.computed(), z.entering(), z.row};
-}
-
-// Returns outputs [T, B, O], the last state [B, state] and, if `keeps`, the values for the backward pass. Without a
-// start [1, state] episodes start with zeros.
-template <class Memory>
-std::tuple<Tensor, Tensor, Tensor> sequence_forward(Tensor inputs, Tensor state, const std::optional<Tensor>& start_,
-                                                    const std::optional<Tensor>& resets_, Tensor weight_input,
-                                                    Tensor bias, Tensor weight_feedback, Tensor weight_interface,
-                                                    Tensor bias_interface,
-                                                    at::IntArrayRef shape, double clip, bool keeps) {
-  const PlainOperators guard;
-  const Sizes<Memory> z(inputs.sizes(), inputs.scalar_type(), shape, clip);
-  check_all(z, inputs, state, start_, resets_, weight_input, weight_feedback, weight_interface);
-  check("the controller's bias", bias, {z.G}, inputs.scalar_type());
-  check("the bias of the interface layer", bias_interface, {z.P}, inputs.scalar_type());
-  make_contiguous({&inputs, &state, &weight_input, &bias, &weight_feedback, &weight_interface, &bias_interface});
-  const std::optional<Tensor> resets = contiguous(resets_);
-  const auto options = inputs.options();
-  const Tensor start = start_ ? start_->contiguous() : at::zeros({1, z.state}, options);
-  Tensor outputs = at::empty({z.T, z.B, z.O}, options), last = at::empty({z.B, z.state}, options), kept;
-  AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "sequence_forward", [&] {
-    using s = scalar_t;
-    kept = at::empty({Blocks<s>::size(z, keeps)}, options);
-    use_large_pages(kept);
-    const Blocks<s> blocks(z, kept.data_ptr<s>(), keeps);
-    const Episodes<s> episodes{state.data_ptr<s>(), start.data_ptr<s>(), data_or_null<bool>(resets),
-                               z.B,                 z.state,             start_.has_value()};
-    Memory::lay_out(z, episodes.start + 1, blocks.start);
-    const auto weights = lay_out<s, 3>({&weight_input, &weight_feedback, &weight_interface}, true, z.T * z.B);
-    at::parallel_for(0, z.B, z.grain(), [&](int64_t from, int64_t until) {
-      run(z, blocks, episodes, inputs.data_ptr<s>(), weights[0], bias.data_ptr<s>(), weights[1], weights[2],
-          bias_interface.data_ptr<s>(), outputs.data_ptr<s>(), last.data_ptr<s>(), from, until);
-    });
-  });
-  return {outputs, last, kept};
-}
-
-// Returns the gradients of inputs, state and start (a row per batch element; empty where `needs` is false), and of
-// weight_input, bias, weight_feedback, weight_interface and bias_interface.
-template <class Memory>
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sequence_backward(
-    const std::optional<Tensor>& d_outputs_, const std::optional<Tensor>& d_last_, c10::List<bool> needs, Tensor inputs,
-    Tensor state, const std::optional<Tensor>& start_, const std::optional<Tensor>& resets_, Tensor weight_input,
-    Tensor weight_feedback, Tensor weight_interface, const Tensor& outputs, const Tensor& kept, at::IntArrayRef shape,
-    double clip) {
-  const PlainOperators guard;
-  const Sizes<Memory> z(inputs.sizes(), inputs.scalar_type(), shape, clip);
-  check_all(z, inputs, state, start_, resets_, weight_input, weight_feedback, weight_interface);
-  check("the gradient of the outputs", d_outputs_, {z.T, z.B, z.O}, inputs.scalar_type());
-  check("the gradient of the last state", d_last_, {z.B, z.state}, inputs.scalar_type());
-  make_contiguous({&inputs, &state, &weight_input, &weight_feedback, &weight_interface});
-  const std::optional<Tensor> resets = contiguous(resets_), d_outputs = contiguous(d_outputs_),
-                              d_last = contiguous(d_last_);
-  const auto options = inputs.options();
-  const Tensor start = start_ ? start_->contiguous() : at::zeros({1, z.state}, options);
-  const int64_t rows = z.T * z.B;
-  const auto empty_if = [&](bool is_needed, at::IntArrayRef sizes) {
-    return is_needed ? at::empty(sizes, options) : at::empty({0}, options);
-  };
-  Tensor d_gates = at::empty({rows, z.G}, options), d_raw = at::empty({rows, z.P}, options),
-         d_inputs = empty_if(needs[0], {z.T, z.B, z.I}), d_state = empty_if(needs[1], {z.B, z.state}),
-         d_start = empty_if(needs[2], {z.B, z.state});
-  AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "sequence_backward", [&] {
-    using s = scalar_t;
-    const Blocks<s> blocks(z, kept.data_ptr<s>(), true);
-    const Episodes<s> episodes{state.data_ptr<s>(), start.data_ptr<s>(), data_or_null<bool>(resets),
-                               z.B,                 z.state,             start_.has_value()};
-    const auto data_if = [](bool is_needed, Tensor& tensor) { return is_needed ? tensor.data_ptr<s>() : nullptr; };
-    const Gradients<s> d{d_gates.data_ptr<s>(), d_raw.data_ptr<s>(), data_if(needs[0], d_inputs),
-                         data_if(needs[1], d_state), data_if(needs[2], d_start)};
-    const auto weights = lay_out<s, 3>({&weight_input, &weight_feedback, &weight_interface}, false, rows);
-    at::parallel_for(0, z.B, z.grain(), [&](int64_t from, int64_t until) {
-      run_backward(z, blocks, episodes, outputs.data_ptr<s>(), data_or_null<s>(d_outputs), data_or_null<s>(d_last),
-                   weights[0], weights[1], weights[2], d, from, until);
-    });
-  });
-  const Tensor feedback = kept.narrow(0, rows * z.G, rows * z.F).view({rows, z.F}),  // as `Blocks` has them
-      hidden = outputs.view({rows, z.O}).narrow(1, 0, z.H), of_gates = d_gates.t();
-  return {d_inputs, d_state, d_start, of_gates.mm(inputs.view({rows, z.I})), d_gates.sum(0), of_gates.mm(feedback),
-          d_raw.t().mm(hidden), d_raw.sum(0)};
-}
-
-// Registers the operators `name`_forward, `name`_backward and `name`_kept.
-template <class Memory>
-void define_sequence(torch::Library& library, const std::string& name) {
-  library.def(
-      (name +
-       "_forward(Tensor inputs, Tensor state, Tensor? start, Tensor? resets, Tensor weight_input, Tensor bias, "
-       "Tensor weight_feedback, Tensor weight_interface, Tensor bias_interface, int[] shape, float clip, bool keeps) "
-       "-> (Tensor, Tensor, Tensor)")
-          .c_str());
-  library.def(
-      (name +
-       "_backward(Tensor? d_outputs, Tensor? d_last, bool[] needs, Tensor inputs, Tensor state, Tensor? start, "
-       "Tensor? resets, Tensor weight_input, Tensor weight_feedback, Tensor weight_interface, Tensor outputs, "
-       "Tensor kept, int[] shape, float clip) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)")
-          .c_str());
-  library.def((name + "_kept(int[] shape, ScalarType type) -> int[]").c_str(), sequence_kept<Memory>);
-  library.impl((name + "_forward").c_str(), torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(sequence_forward<Memory>)));
-  library.impl((name + "_backward").c_str(),
-               torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(sequence_backward<Memory>)));
+  for (int64_t b = from; d.state.data && b < until; ++b) flow(b).give(z, d.state.at(b));
+  for (int64_t b = from; d.start.data && b < until; ++b)
+    Flow<Memory, s>(z, &starts[(b - from) * size]).give(z, d.start.at(b));
 }
 
 }  // namespace ntm_rl

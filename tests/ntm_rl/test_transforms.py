@@ -209,7 +209,11 @@ def test_tensors_modified_before_the_backward_pass_are_an_error_or_change_nothin
 
 @pytest.mark.parametrize(
     ("name", "weight"),
-    [(name, weight) for name in ("ntm", "dnc", "lstm") for weight, _ in make_core(name, 2).named_parameters()],
+    [
+        (name, weight)
+        for name in ("ntm", "dnc", "lstm", "gru", "ntm_block")
+        for weight, _ in make_core(name, 2).named_parameters()
+    ],
 )
 @pytest.mark.parametrize("with_gradients", [True, False])
 def test_a_weight_of_another_shape_is_an_error(name, weight, with_gradients):
@@ -219,12 +223,11 @@ def test_a_weight_of_another_shape_is_an_error(name, weight, with_gradients):
         torch.func.functional_call(core, wrong, (inputs[:1], state, resets[:1]))
 
 
-def test_a_bias_of_one_element_is_not_broadcast_over_the_gates_of_an_lstm():
-    core, inputs, state, resets = build("lstm", {"hidden_size": 3})
+@pytest.mark.parametrize(("name", "rows"), [("lstm", 12), ("gru", 9)])
+def test_a_bias_of_one_element_is_not_broadcast_over_the_gates(name, rows):
+    core, inputs, state, resets = build(name, {"hidden_size": 3})
     wrong = {"network.bias_hh_l0": torch.zeros(1).double()}
-    with pytest.raises(
-        InputError, match=r"biases of layer 0 of shape \[12\], .* and \[1\], .*: must be \[12\] and of one type"
-    ):
+    with pytest.raises(ValueError, match=rf"bias_hh of shape \[1\]: must be \[{rows}\]"):
         torch.func.functional_call(core, wrong, (inputs, state, resets))
 
 

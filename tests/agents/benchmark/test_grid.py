@@ -5,15 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ntm_rl.agents.benchmark import grid
 from ntm_rl.agents.benchmark.cells import plan, read_results
-from ntm_rl.agents.benchmark.grid import run_grid
+from ntm_rl.agents.benchmark.grid import CellJob, check_folder, run_grid
 from ntm_rl.agents.cli.main import main
+from ntm_rl.agents.engines.jobs import Outcome, locked, run_job
+from ntm_rl.agents.engines.local import local_engine
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.cores.registry import make_core
 from ntm_rl.errors import InputError
@@ -104,10 +106,10 @@ def test_a_signal_stops_the_grid_and_the_same_call_continues_it():
         lines.append(line)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    assert run_grid(cells(), OUT, log=stop) is signal.SIGTERM
+    assert run_grid(cells(), OUT, local_engine(1), stop) is signal.SIGTERM
     assert len(lines) == 1 and lines[0].startswith("1 of 2: length-2, ntm, seed 0: MMER ")
     assert [result.core for result in read_results(SUITE, OUT)] == ["ntm"]
-    assert run_grid(cells(), OUT) is None
+    assert run_grid(cells(), OUT, local_engine(1)) is None
     assert [result.core for result in read_results(SUITE, OUT)] == ["ntm", "lstm"]
 
 
@@ -127,7 +129,7 @@ def test_a_killed_grid_keeps_finished_cells_and_resumes_unfinished_ones(capsys):
     assert finished.parents[1].name == "ntm"
     begun = max(int(path.stem.removeprefix("step-")) for path in (unfinished / "checkpoints").glob("step-*"))
     assert 0 < begun < budget
-    assert run_grid(cells(timesteps=budget), OUT) is None
+    assert run_grid(cells(timesteps=budget), OUT, local_engine(1)) is None
     assert finished.stat().st_mtime_ns == written
     assert (unfinished / "cell.json").is_file() and len(runs()) == 2
     steps = [row.split(",")[5] for row in (unfinished / "progress.csv").read_text().splitlines()]
@@ -138,14 +140,14 @@ def test_a_killed_grid_keeps_finished_cells_and_resumes_unfinished_ones(capsys):
 def test_a_run_killed_before_its_first_checkpoint_is_restarted():
     (cell,) = cells("lstm")
     left = Run.create(cell.settings(OUT), cell.name)
-    assert run_grid([cell], OUT) is None
+    assert run_grid([cell], OUT, local_engine(1)) is None
     assert len(runs()) == 2 and not (left.path / "cell.json").exists()
 
 
 def test_parallel_trainings_give_the_same_results_as_sequential_ones():
     one, several = Path("one"), Path("several")
-    assert run_grid(cells(), one) is None
-    assert run_grid(cells(), several, jobs=2) is None
+    assert run_grid(cells(), one, local_engine(1)) is None
+    assert run_grid(cells(), several, local_engine(2)) is None
     scores = [
         [(result.core, result.mmer, result.last) for result in read_results(SUITE, out)] for out in (one, several)
     ]
@@ -157,24 +159,23 @@ def test_a_training_that_fails_is_named_after_the_others_are_finished(jobs, capf
     good, bad = cells("ntm,lstm")
     broken = replace(bad, overrides=(*bad.overrides, "policy.init_from=nowhere"))
     with pytest.raises(InputError, match=r"^memory_len/length-2/lstm, seed 0: the training failed, see above"):
-        run_grid([broken, good], OUT, jobs=jobs)
+        run_grid([broken, good], OUT, local_engine(jobs))
     assert "run = 'nowhere': no such folder" in capfd.readouterr().err
     assert [result.core for result in read_results(SUITE, OUT)] == ["ntm"]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_cell_that_another_process_trains_comes_last(jobs, monkeypatch):
+def test_a_cell_that_another_process_trains_comes_last(jobs):
     first, second = cells("ntm,lstm")
-    lines, locked = [], grid._locked(first, OUT)
-    locked.__enter__()  # the lock belongs to the open file, as if another process had it
-    with pytest.raises(grid.CellBusyError):
-        grid.run_cell(first, OUT)
+    lines, lock = [], ExitStack()
+    lock.enter_context(locked(CellJob(first, OUT.resolve())))  # belongs to the open file, as if of another process
+    assert run_job(CellJob(first, OUT.resolve()), show_progress=False) is Outcome.BUSY
 
     def finish(line):
         lines.append(line)
-        locked.__exit__(None, None, None)
+        lock.close()
 
-    assert run_grid([first, second], OUT, jobs=jobs, log=finish) is None
+    assert run_grid([first, second], OUT, local_engine(jobs), finish) is None
     assert [line.split(", ")[1] for line in lines] == ["lstm", "ntm"]
 
 
@@ -204,15 +205,15 @@ def test_a_folder_of_another_grid_is_rejected(overrides, message):
     (cell,) = cells("lstm")
     Run.create(cell.settings(OUT), cell.name)
     with pytest.raises(InputError, match=message):
-        run_grid(cells("lstm", overrides=overrides), OUT)
+        run_grid(cells("lstm", overrides=overrides), OUT, local_engine(1))
     with pytest.raises(InputError, match=r"total_timesteps = 512 instead of 1024"):
-        run_grid(cells("lstm", timesteps=1024), OUT)
+        run_grid(cells("lstm", timesteps=1024), OUT, local_engine(1))
     with pytest.raises(InputError, match=r"memory_len/length-2/lstm has total_timesteps = 512 instead of 1024"):
-        run_grid(cells("ntm", timesteps=1024), OUT)  # another core, but another budget too
+        run_grid(cells("ntm", timesteps=1024), OUT, local_engine(1))  # another core, but another budget too
     other = plan("tmaze", ["lstm"], 1, tasks=["length-20"], overrides=TINY)
     with pytest.raises(InputError, match=r"out = 'out': contains a grid of the suite 'memory_len'"):
-        run_grid(other, OUT)
-    grid.check_folder(cells("gru,lstm", 2, overrides=("checkpoint.every=999", "device=cpu")), OUT)  # the same grid
+        run_grid(other, OUT, local_engine(1))
+    check_folder(cells("gru,lstm", 2, overrides=("checkpoint.every=999", "device=cpu")), OUT)  # the same grid
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import argparse
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -50,3 +52,17 @@ def test_every_example_is_a_valid_command(name, line):
     assert callable(options.command)
     if hasattr(options, "config"):
         load_settings(options.config, getattr(options, "overrides", ()))
+
+
+def test_help_does_not_import_torch():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "ntm_rl", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "train" in done.stdout
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert "ntm_rl.agents.cli.train" in imported and not {"torch", "stable_baselines3", "wandb"} & imported
+
+
+def test_a_script_that_imports_the_package_can_name_the_policies():
+    code = "import ntm_rl.agents; from sb3_contrib import RecurrentPPO as P; print('MlpNtmPolicy' in P.policy_aliases)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "True\n"

@@ -143,8 +143,9 @@ def test_record_writes_into_the_run_by_default(ppo_run, capsys):
 
 
 def test_inspect_draws_several_ppo_runs(ppo_run, capsys):
-    assert done(capsys, "inspect", ppo_run, ppo_run) == f"{ppo_run}/figures/learning_curve.png\n"
-    assert as_json(capsys, "inspect", ppo_run) == {"learning_curve": f"{ppo_run}/figures/learning_curve.png"}
+    figures = {name: f"{ppo_run}/figures/{name}.png" for name in ("learning_curve", "memory_use")}
+    assert done(capsys, "inspect", ppo_run, ppo_run) == "".join(f"{file}\n" for file in figures.values())
+    assert as_json(capsys, "inspect", ppo_run) == figures
 
 
 def test_resume_makes_the_path_of_a_module_absolute(ppo_run, tmp_path):
@@ -166,7 +167,7 @@ def test_resume_prints_the_same_result_as_train(ppo_run, copy_run, capsys):
     assert f"Next: ntm-rl evaluate {ppo_run}" in done(capsys, "resume", ppo_run)
 
 
-@pytest.mark.parametrize("what", ["envs", "cores", "configs"])
+@pytest.mark.parametrize("what", ["envs", "cores", "configs", "spaces"])
 def test_list_prints_the_same_names_as_lines_and_json(what, capsys):
     assert as_json(capsys, "list", what) == done(capsys, "list", what).splitlines()
 
@@ -179,6 +180,10 @@ def test_show_prints_the_resolved_config_and_copy_the_original_text(capsys):
     for number, config in enumerate(config_names()[:3]):
         assert done(capsys, "copy", config, f"my copy {number}.yaml") == f"Next: ntm-rl train 'my copy {number}.yaml'\n"
         assert Path(f"my copy {number}.yaml").read_text() == read_config(config)[0]
+    space = done(capsys, "show", "spaces/ntm")
+    assert done(capsys, "copy", "spaces/ntm", "space.yaml") == "Next: ntm-rl sweep CONFIG space.yaml\n"
+    assert Path("space.yaml").read_text() == space
+    assert "a search space; use ntm-rl sweep CONFIG spaces/ntm" in refused(capsys, "train", "spaces/ntm")
 
 
 def test_convert_writes_agent_files(capsys):

@@ -128,7 +128,7 @@ def test_a_limit_of_10000_steps_is_the_default_and_environments_with_a_time_limi
 class Idle(SimpleNamespace):
     """An agent that always does the same."""
 
-    def predict(self, observations, state, starts, deterministic):
+    def predict(self, observations, state, starts, deterministic, action_masks=None):
         return np.zeros(len(observations), dtype=np.int64), None
 
 

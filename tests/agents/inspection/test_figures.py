@@ -6,40 +6,56 @@ import numpy as np
 import pytest
 import torch
 
+from episodes import memory_of
 from ntm_rl.agents.cli.main import main
-from ntm_rl.agents.inspection.figures import MAX_ROWS, inspect, learning_curve, memory_use, trace
+from ntm_rl.agents.inspection.episode import answer
+from ntm_rl.agents.inspection.figures import MAX_ROWS, inspect, learning_curve, memory_use
 from ntm_rl.agents.inspection.plotting import curve_marker
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.envs.algorithmic.registry import make_task
 from ntm_rl.errors import InputError
-from small_trainings import TINY_COPY, train_copy
+from small_trainings import TINY_COPY, TINY_PPO, train_copy, train_run
 
 OPTIONS = {"ntm": {"read_heads": 2}, "dnc": {}, "sam": {"slots": 300}, "mann": {"heads": 2}}
 
 
 @pytest.mark.parametrize("core", OPTIONS)
-def test_a_trace_has_each_heads_weighting_and_vector_at_every_step(core):
+def test_a_sequence_has_each_heads_weighting_and_vector_at_every_step(core):
     torch.manual_seed(0)
-    network = SequenceNetwork(core, 3, 2, width=4, hidden_size=5, **OPTIONS[core])
-    inputs = np.random.default_rng(0).normal(size=(7, 1, 3)).astype(np.float32)
-    use = trace(network, inputs)
+    network = SequenceNetwork(core, 5, 3, width=4, hidden_size=5, **OPTIONS[core])
+    batch = make_task("copy", bits=3, max_length=3).sample(1, np.random.default_rng(0))
+    inputs = torch.from_numpy(np.pad(batch.inputs, [(0, 0), (0, 0), (0, 5 - batch.inputs.shape[2])]))
+    answered = answer(network, batch._replace(inputs=inputs.numpy()))
     with torch.no_grad():
-        _, state = network.core(torch.from_numpy(inputs), network.core.initial_state(1))
-    assert list(use.weightings) == list(use.vectors) == list(network.core.weightings(state))
+        outputs, state = network.core(inputs, network.core.initial_state(1))
+        expected = torch.sigmoid(network.output(outputs))[:, 0]
+    np.testing.assert_allclose(answered.answers, expected, atol=1e-6)
+    heads = answered.memory.heads
     for name, weighting in network.core.weightings(state).items():
-        assert use.weightings[name].shape == (7, network.core.slots) and use.vectors[name].shape == (7, 4)
-        np.testing.assert_allclose(use.weightings[name][-1], weighting[0], atol=1e-6)
-    reads = network.core.unpack(state).reads[0]
-    for number, read in enumerate(reads, start=1):
-        np.testing.assert_allclose(use.vectors[f"read {number}"][-1], read, atol=1e-5)
+        assert heads[name].weighting.shape == (len(inputs), network.core.slots)
+        np.testing.assert_allclose(heads[name].weighting[-1], weighting[0], atol=1e-6)
+    for number, read in enumerate(network.core.unpack(state).reads[0], start=1):
+        np.testing.assert_allclose(heads[f"read {number}"].vectors[-1], read, atol=1e-5)
 
 
 def test_the_figure_has_a_row_for_each_head():
-    network = SequenceNetwork("sam", 3, 2, slots=1000, heads=2, width=4, hidden_size=5)
-    figure = memory_use(network, make_task("copy", bits=2, max_length=3).sample(1, np.random.default_rng(0)))
-    names = ["inputs", "answers", "read 1: vector", "read 1: weighting", "read 2: vector", "read 2: weighting"]
+    memory = memory_of("sam", 5, slots=1000, heads=2, width=4, hidden_size=5)
+    figure = memory_use(memory, {"inputs": np.zeros((5, 2), np.float32), "answers": np.zeros((5, 3), np.float32)})
+    heads = [f"{kind} {number}" for kind in ("read", "write") for number in (1, 2)]
+    names = ["inputs", "answers", *(f"{head}: {picture}" for head in heads for picture in ("vector", "weighting"))]
     assert [axes.get_ylabel() for axes in figure.axes] == names
     assert figure.axes[-1].images[0].get_array().shape[0] <= MAX_ROWS
+
+
+@pytest.mark.parametrize("core", ["ntm", "lstm"])
+def test_the_memory_of_an_episode_of_a_ppo_run_is_drawn(core, tmp_path, capsys):
+    small = (f"core={core}", f"memory.{core}.hidden_size=8", "total_timesteps=256")
+    run = train_run("popgym/repeat_previous_easy", tmp_path, *TINY_PPO, *small)
+    capsys.readouterr()
+    assert sorted(inspect(run)) == ["learning_curve", *(["memory_use"] if core == "ntm" else [])]
+    assert ("note: core 'lstm' has no weightings: memory_use is not drawn" in capsys.readouterr().err) == (
+        core == "lstm"
+    )
 
 
 @pytest.mark.parametrize("core", [*OPTIONS, "lstm"])

@@ -1,6 +1,7 @@
 """Trainings of several ranks against those of one process with all environments."""
 
 import random
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +14,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, Flatten
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import nn
 
+from masked_envs import Strict
 from ntm_rl.agents import MemoryPPO
 from ntm_rl.agents.ppo.checkpoints import load_checkpoint, save_checkpoint
 from ntm_rl.agents.ppo.vec_env_state import curricula
@@ -24,6 +26,7 @@ from ntm_rl.envs.memory.passive_tmaze import PassiveTMazeVectorEnv
 from ntm_rl.envs.sb3.making import SpawnedSeedDummyVecEnv
 from process_groups import run_ranks
 
+StrictComponents = partial(Strict, "multi_discrete", "info")
 LSTM = {"core": "lstm", "core_kwargs": {"hidden_size": 6}}
 
 
@@ -137,6 +140,8 @@ CASES = {
     "continuous": (Steer, {"clip_range_vf": 0.2, "ent_coef": 0.01}, {}),
     "state-dependent exploration": (Steer, {"use_sde": True, "sde_sample_freq": 4}, {}),
     "fewer sequences than ranks": (Cue, {"batch_size": 8, "n_epochs": 1}, {}),
+    "action masks": (Strict, {"action_masks": True}, {}),
+    "action masks of several components": (StrictComponents, {"action_masks": True, "sequence_length": 7}, {}),
     "sequences of two lengths": (Cue, {"sequence_length": 7, "recompute_states": True}, {}),
 }
 
@@ -161,6 +166,13 @@ def test_two_ranks_learn_the_weights_of_one_process(case, monkeypatch):
     for row, expected in zip(first[1], log, strict=True):
         for name in set(expected) - {"time/fps", "time/time_elapsed"}:
             assert row[name] == pytest.approx(expected[name], rel=1e-6, abs=1e-9), name
+
+
+@pytest.mark.parametrize("case", ["lstm", "ntm"])
+def test_two_ranks_of_sixteen_environments_learn_the_weights_of_one_process(case):
+    weights, *_ = trained(3, 32, *CASES[case], batch_size=256)
+    for each, *_ in run_ranks(trained, 2, 3, 32, *CASES[case], 2, 256):
+        np.testing.assert_allclose(each, weights, rtol=0, atol=1e-10)
 
 
 def test_four_ranks_learn_the_weights_of_one_process():

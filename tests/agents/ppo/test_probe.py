@@ -17,6 +17,7 @@ from ntm_rl.agents.cli.exit_codes import BAD_INPUT, ENVIRONMENT_FAILED
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.policy.files import load_agent, save_agent
 from ntm_rl.agents.policy.policies import policy_class_for
+from ntm_rl.agents.ppo.probe import Probe
 from ntm_rl.agents.storage.tensors import read_tensors
 from ntm_rl.envs import EnvSettings, make_vec_env
 from ntm_rl.envs.foreign import ForeignError
@@ -181,8 +182,8 @@ def test_the_probe_changes_nothing_of_a_seeded_training(capsys, monkeypatch):
     weights = []
     for is_probed in (True, False):
         if not is_probed:
-            monkeypatch.setattr("ntm_rl.agents.ppo.trainer.probe_environment", lambda *_: None)
-            monkeypatch.setattr("ntm_rl.agents.ppo.trainer.probe_agent", lambda *_: None)
+            monkeypatch.setattr("ntm_rl.agents.ppo.trainer.probe_environment", lambda *_: Probe(None, False))
+            monkeypatch.setattr("ntm_rl.agents.ppo.trainer.probe_agent", lambda *_: Probe(None, False))
         code, out, _ = train(capsys, Show, "env.normalize_observation=true")
         del gym.registry["Mine-v0"]
         weights.append(read_tensors(Path(json.loads(out)["run"], "agent/weights.safetensors"))[0])

@@ -156,7 +156,7 @@ def test_a_default_learning_rate_decays_but_a_given_one_is_constant():
 )
 def test_settings_get_numbers_for_their_environment(env_id, limit, sizes):
     settings = load_settings(env_id)
-    assert probe_environment(settings.env_settings, 0) == limit
+    assert probe_environment(settings.env_settings, 0).episode_limit == limit
     found = with_sizes(settings, limit)
     assert (found.n_envs, found.ppo.n_steps, found.ppo.batch_size, found.ppo.sequence_length) == sizes
     assert with_sizes(found, 10_000) is found
@@ -164,7 +164,7 @@ def test_settings_get_numbers_for_their_environment(env_id, limit, sizes):
 
 def test_a_limit_in_the_settings_counts():
     settings = load_settings("Pendulum-v1", ["env.max_episode_steps=400"])
-    assert probe_environment(settings.env_settings, 0) == 400
+    assert probe_environment(settings.env_settings, 0).episode_limit == 400
 
 
 def test_explicit_sizes_that_no_other_size_fits_are_an_error():

@@ -92,7 +92,7 @@ def test_a_cost_that_is_not_finite_ends_the_training_in_one_line(tmp_path, monke
     trainer = SupervisedTrainer(settings)
     with torch.no_grad():
         trainer.network.output.weight.fill_(math.nan)
-    monkeypatch.setattr(training, "SupervisedTrainer", lambda *_: trainer)
+    monkeypatch.setattr(training, "SupervisedTrainer", lambda *_, **__: trainer)
     with pytest.raises(InputError, match=r"after 0 sequences: the cost is not finite; lower optimizer.learning_rate"):
         train(settings, "algorithmic/copy", show_progress=False)
 

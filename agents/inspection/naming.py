@@ -1,0 +1,100 @@
+"""Names of observations and actions for display."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import EnumMeta
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+from ntm_rl.envs.wrappers.images import is_image
+
+ACTIONS = ("action_names", "action_meanings", "actions")  # attributes of environments, the first that fits counts
+OBSERVATIONS = ("observation_names",)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an observation as numbers.
+
+    Attributes:
+        name: The key of a Dict, or "observation".
+        key: The key in a Dict observation; None for the whole observation.
+        space: Its space.
+        labels: A name for each number: of the elements of an array, or of the values of a Discrete.
+    """
+
+    name: str
+    key: str | None
+    space: spaces.Space[Any]
+    labels: tuple[str, ...]
+
+    def numbers(self, observation: Any) -> NDArray[np.float32]:
+        """Returns the numbers of the first of a batch of observations; a Discrete is one-hot."""
+        value = self.array(observation)
+        if isinstance(self.space, spaces.Discrete):
+            value = np.arange(self.space.n) + self.space.start == value
+        numbers: NDArray[np.float32] = value.astype(np.float32).reshape(-1)
+        return numbers
+
+    def array(self, observation: Any) -> NDArray[Any]:
+        """Returns this part of the first of a batch of observations."""
+        array: NDArray[Any] = np.asarray(observation if self.key is None else observation[self.key])[0]
+        return array
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is an image."""
+        return is_image(self.space)
+
+
+def observation_parts(env: VecEnv) -> list[Part]:
+    """Returns the parts of an environment's observations, with the names that it gives as `observation_names`."""
+    space, names = env.observation_space, _attribute(env, OBSERVATIONS)
+    if not isinstance(space, spaces.Dict):
+        return [Part("observation", None, space, labels_of(space, names))]
+    own_names = {key: names if key == "observation" else None for key in space.spaces}
+    if "previous_action" in space.spaces:
+        own_names["previous_action"] = action_names(env)
+    return [Part(key, key, part, labels_of(part, own_names[key])) for key, part in space.spaces.items()]
+
+
+def action_names(env: VecEnv) -> tuple[str, ...] | None:
+    """Returns the names of an environment's discrete actions; None if it gives none that fit."""
+    space = env.action_space
+    names = _attribute(env, ACTIONS)
+    return labels_of(space, names) if names is not None else None
+
+
+def labels_of(space: spaces.Space[Any], names: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Returns the given names if there is one for each number of a space, else indices."""
+    if isinstance(space, spaces.Discrete):
+        size, start = int(space.n), int(space.start)
+    else:
+        size, start = int(np.prod(space.shape or ())), 0
+    if names is not None and len(names) == size:
+        return tuple(names)
+    return tuple(str(start + index) for index in range(size))
+
+
+def _attribute(env: VecEnv, attributes: Sequence[str]) -> tuple[str, ...] | None:
+    """Returns the first of some attributes of an environment that is a sequence of names."""
+    for attribute in attributes:
+        try:
+            (value, *_) = env.get_attr(attribute)
+        except Exception:  # missing, or it fails in the user's code
+            continue
+        names = tuple(_names(value))
+        if names:
+            return names
+    return None
+
+
+def _names(value: Any) -> Iterator[str]:
+    if isinstance(value, EnumMeta):
+        yield from (str(each.name).replace("_", " ") for each in value)  # type: ignore[var-annotated]
+    elif isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
+        yield from value

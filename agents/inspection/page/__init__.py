@@ -1,0 +1,1 @@
+"""A self-contained HTML page that plays episodes beside the memory."""

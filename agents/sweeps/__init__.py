@@ -1,0 +1,1 @@
+"""Sweeps: searches for hyperparameters with Optuna, whose trials are ordinary runs."""

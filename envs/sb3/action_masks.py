@@ -1,0 +1,134 @@
+"""Reads the action masks that the sub-environments of a `VecEnv` offer."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+from stable_baselines3.common.vec_env import VecEnv
+
+from ntm_rl.envs.factory import UseMasks
+from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe
+from ntm_rl.envs.wrappers.action_masks import MaskFormat, Masks
+from ntm_rl.errors import InputError
+
+METHOD = "action_masks"  # as sb3_contrib.MaskablePPO expects it
+KEY = "action_mask"  # of infos, as in Gymnasium and PettingZoo
+
+
+class ActionMaskReader:
+    """Reads masks from the method `action_masks()` of the environments, or else from `info["action_mask"]`.
+
+    Call `reset` after each reset of the environment and `step` after each step.
+
+    Args:
+        env: The vector environment.
+        use: Whether to use masks; "auto": if the environments offer them.
+
+    Attributes:
+        env: The vector environment.
+        source: "method" or "info"; None without masks, and before the first reset.
+    """
+
+    def __init__(self, env: VecEnv, use: UseMasks = "auto"):
+        self.env, self._use = env, use
+        self.source: Literal["method", "info"] | None = None
+        self._format: MaskFormat | None = None
+        self._steps = 0
+
+    def reset(self) -> Masks | None:
+        """Returns the masks `[E, A]` after a reset; None without.
+
+        Raises:
+            InputError: no masks, though they are required, or invalid ones.
+            ForeignError: the method raised an error.
+        """
+        self._choose_source(any(KEY in info for info in self.env.unwrapped.reset_infos))
+        self._steps = 0
+        return self._read(self.env.unwrapped.reset_infos)
+
+    def resume(self, masks: Masks | None) -> Masks | None:
+        """Returns the masks where environments continue without a reset.
+
+        Args:
+            masks: The last masks, which infos do not repeat.
+
+        Raises:
+            InputError: as `reset`.
+        """
+        self._choose_source(masks is not None)
+        return self._read([{KEY: mask} for mask in (() if masks is None else masks)])
+
+    def step(self, infos: Sequence[Mapping[str, Any]], dones: Any) -> Masks | None:
+        """Returns the masks `[E, A]` of the next step; None without.
+
+        Args:
+            infos: The infos of the step.
+            dones: Which episodes ended, `[E]` bool.
+
+        Raises:
+            ForeignError: invalid masks, or the method raised an error.
+        """
+        self._steps += 1
+        if self.source != "info":
+            return self._read(())
+        started = self.env.unwrapped.reset_infos
+        return self._read([started[index] if dones[index] else info for index, info in enumerate(infos)])
+
+    def _choose_source(self, in_infos: bool) -> None:
+        if self._use is False:
+            return
+        self.source = "method" if has_method(self.env) else "info" if in_infos else None
+        if self.source is not None:
+            try:
+                self._format = MaskFormat(self.env.action_space)
+            except InputError as error:
+                raise InputError(f"{error}; action_masks=False ignores them") from error
+        elif self._use is True:
+            raise InputError(
+                "action_masks = True: the environment has no masks; it needs a method action_masks(), or "
+                "info['action_mask'] in reset and step"
+            )
+
+    def _read(self, infos: Sequence[Mapping[str, Any]]) -> Masks | None:
+        if self.source is None:
+            return None
+        try:
+            return self._checked(infos)
+        except InputError as error:
+            if self._steps == 0 or isinstance(error, ForeignError):
+                raise
+            raise ForeignError(str(error)) from error
+
+    def _checked(self, infos: Sequence[Mapping[str, Any]]) -> Masks:
+        assert self._format is not None
+        masks = self._call() if self.source == "method" else [info.get(KEY) for info in infos]
+        for index, mask in enumerate(masks):
+            if mask is None:
+                raise InputError(f"{self._name(index)}: no action mask; each reset and step must give one")
+        if len(masks) != self.env.num_envs:
+            raise InputError(f"step {self._steps}: {len(masks)} action masks; must be {self.env.num_envs}")
+        return self._format.check(masks, self._name)
+
+    def _call(self) -> list[Any]:
+        try:
+            return self.env.env_method(METHOD)
+        except FOREIGN as error:
+            if isinstance(error, InputError):
+                raise
+            raise ForeignError(f"step {self._steps}: {METHOD} raised an error: {describe(error)}") from error
+
+    def _name(self, index: int) -> str:
+        first = getattr(self.env.unwrapped, "first_index", 0)
+        return f"environment {first + index}, step {self._steps}"
+
+
+def offers_masks(env: VecEnv) -> bool:
+    """Whether the sub-environments of a vector environment that was reset offer action masks."""
+    return has_method(env) or any(KEY in info for info in env.unwrapped.reset_infos)
+
+
+def has_method(env: VecEnv) -> bool:
+    """Whether the sub-environments have a method `action_masks()`."""
+    with suppress(AttributeError, NotImplementedError):  # of vector environments without `get_attr`
+        return bool(env.has_attr(METHOD))
+    return False

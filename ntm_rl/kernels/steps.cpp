@@ -1,0 +1,103 @@
+// Single steps of cores without gradients, for agents that act.
+
+#include "gated_delta.h"
+#include "tensors.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+namespace ntm_rl {
+namespace {
+
+using at::Tensor;
+
+constexpr size_t kLayerWeights = 9;  // of a gated delta net, see `DeltaLayer`
+
+void check_delta(const DeltaSizes& z, const Tensor& state, const std::optional<Tensor>& resets,
+                 const std::vector<Tensor>& weights) {
+  const at::ScalarType type = state.scalar_type();
+  check("state", state, {z.B, z.state()}, type);
+  check("resets", resets, {1, z.B}, at::kBool);
+  check("the weight of the embedding", weights[0], {z.H, z.I}, type);
+  check("a bias", weights[1], {z.H}, type);
+  for (int64_t layer = 0; layer < z.layers; ++layer) {
+    const Tensor* of = &weights[2 + layer * kLayerWeights];
+    check("a norm", of[0], {z.H}, type);
+    check("a norm's bias", of[1], {z.H}, type);
+    check("the weight of the projections", of[2], {z.P, z.H}, type);
+    check("the kernel", of[3], {z.C, 3 * z.E}, type);
+    check("the norm of reads", of[4], {z.M}, type);
+    check("the norm's bias", of[5], {z.M}, type);
+    check("the weight of the output", of[6], {z.H, z.E}, type);
+    check("the rates", of[7], {z.K}, type);
+    check("the bias of time steps", of[8], {z.K}, type);
+  }
+  for (const size_t i : {weights.size() - 2, weights.size() - 1}) check("the last norm", weights[i], {z.H}, type);
+}
+
+// inputs [1, B, I], resets [1, B]; the state and the weights are those of cores/gated_delta.py: of the embedding, of each
+// layer, of the last norm. Returns outputs [1, B, H] and the new state.
+std::tuple<Tensor, Tensor> gated_delta_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
+                                            at::TensorList weights_, int64_t heads, int64_t width) {
+  const PlainOperators guard;
+  std::vector<Tensor> weights = weights_.vec();
+  const int64_t layers = (weights.size() - 4) / kLayerWeights, E = heads * width;
+  const DeltaSizes z{inputs.size(1), inputs.size(2), weights[0].size(0),   heads, width, weights[5].size(0),
+                     layers,         E,              4 * E + 2 * heads};
+  check_delta(z, state, resets_, weights);
+  for (Tensor& weight : weights) weight = weight.contiguous();
+  make_contiguous({&inputs, &state});
+  const std::optional<Tensor> resets = contiguous(resets_);
+  const Tensor outputs = at::empty({1, z.B, z.H}, inputs.options()), after = at::empty({z.B, z.state()}, inputs.options());
+  AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "gated_delta_step", [&] {
+    using s = scalar_t;
+    std::vector<const s*> at;
+    for (const Tensor& weight : weights) at.push_back(weight.data_ptr<s>());
+    const bool* is_reset = data_or_null<bool>(resets);
+    const std::vector<s> zeros(z.state());
+    const int64_t grain = std::max<int64_t>(1, (1 << 21) / std::max<int64_t>(1, z.H * (z.I + layers * (z.P + E))));
+    at::parallel_for(0, z.B, grain, [&](int64_t from, int64_t until) {
+      const int64_t rows = until - from, S = z.state();
+      s *x = outputs.data_ptr<s>() + from * z.H, *next = after.data_ptr<s>() + from * S;
+      Strips<s>(at[0], z.I, z.H).multiply(rows, inputs.data_ptr<s>() + from * z.I, z.I, at[1], 0, x, z.H);
+      std::vector<const s*> memory(rows), recent(rows);
+      std::vector<s> work;
+      for (int64_t layer = 0; layer < layers; ++layer) {
+        const s* const* w = &at[2 + layer * kLayerWeights];
+        const int64_t memory_at = 1 + layer * z.memory(), recent_at = 1 + layers * z.memory() + layer * z.recent();
+        for (int64_t b = 0; b < rows; ++b) {
+          const bool starts = is_reset && is_reset[from + b];
+          const s* before = starts ? zeros.data() : state.data_ptr<s>() + (from + b) * S;
+          memory[b] = before + memory_at, recent[b] = before + recent_at;
+        }
+        const DeltaLayer<s> of{w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8]};
+        run_layer(z, of, rows, x, memory.data(), recent.data(), next + memory_at, next + recent_at, S, work);
+      }
+      for (int64_t b = 0; b < rows; ++b) {
+        next[b * S] = 1;
+        normalize(x + b * z.H, z.H);
+        scale_and_shift(x + b * z.H, at[at.size() - 2], at[at.size() - 1], z.H, x + b * z.H);
+      }
+    });
+  });
+  return {outputs, after};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(ntm_rl, library) {
+  library.def(
+      "gated_delta_step(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width) -> (Tensor, "
+      "Tensor)");
+}
+
+TORCH_LIBRARY_IMPL(ntm_rl, CPU, library) { library.impl("gated_delta_step", gated_delta_step); }
+
+}  // namespace ntm_rl
