@@ -7,8 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ntm_rl.agents.inspection.episode import PlayOptions
 from ntm_rl.agents.inspection.evaluation import evaluate
 from ntm_rl.agents.inspection.video import record
+from ntm_rl.agents.inspection.watch import watch
 from ntm_rl.agents.policy.files import write_agent
 from ntm_rl.agents.runs.loading import load_run_agent
 from ntm_rl.agents.runs.run import Run
@@ -18,15 +20,19 @@ from ntm_rl.agents.storage.hub import LIMITS, LOG_IN, TIMEOUT, HubError, Reposit
 from ntm_rl.errors import InputError
 
 IGNORED = (".gitattributes",)  # written by the Hub
-STEPS_SHOWN = 1_000  # longest film or page
+STEPS_SHOWN = 1_000  # longest film
 
 
 def _record(run: Run, path: Path, seed: int, best: bool) -> None:
     record(run, path, seed=seed, best=best, max_steps=STEPS_SHOWN)
 
 
+def _watch(run: Run, path: Path, seed: int, best: bool) -> None:
+    watch(run, PlayOptions(seed=seed, best=best), out=path)
+
+
 # Files that show an episode. One that this environment or installation cannot make is left out, with a note.
-SHOWN: dict[str, Callable[[Run, Path, int, bool], None]] = {"replay.mp4": _record}
+SHOWN: dict[str, Callable[[Run, Path, int, bool], None]] = {"replay.mp4": _record, "memory.html": _watch}
 
 
 def push(
@@ -38,7 +44,7 @@ def push(
     episodes: int = 100,
     seed: int = 10_000,
 ) -> tuple[str, dict[str, Any]]:
-    """Evaluates a run's agent and uploads it in one commit: agent, config, results, film and model card.
+    """Evaluates a run's agent and uploads it in one commit: agent, config, results, film, page and model card.
 
     Args:
         run: A PPO run.
@@ -46,7 +52,7 @@ def push(
         best: Upload the best agent of the training instead of the last.
         private: Make a new repository private.
         episodes: Episodes of the evaluation.
-        seed: Seed of the evaluation and of the film.
+        seed: Seed of the evaluation, the film and the page.
 
     Returns:
         The URL of the commit and the results of the evaluation.

@@ -206,6 +206,14 @@ def test_a_path_of_this_machine_in_the_config_is_not_published(hub, trained, tmp
     assert "env.kwargs.rom" in line and not hub.repositories
 
 
+def test_the_page_of_an_episode_is_published(hub, trained, capsys, monkeypatch):
+    monkeypatch.setattr(pushing, "SHOWN", {"memory.html": pushing._watch})
+    done(capsys, "push", trained.path, REPOSITORY, *EPISODES)
+    files = hub.repositories[REPOSITORY]
+    assert b"<html" in files["memory.html"] and b"memory.html" in files["README.md"]
+    assert not [text for text in (b"secret-folder", b"secret-user", TOKEN.encode()) if text in files["memory.html"]]
+
+
 def test_an_agent_other_than_the_evaluated_one_is_not_pushed(hub, trained, capsys, monkeypatch):
     def evaluate_an_older(*arguments, **options):
         result = evaluate(*arguments, **options)
