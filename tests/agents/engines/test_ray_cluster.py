@@ -42,7 +42,7 @@ SUPPORT = Path(__file__).parents[2] / "support"
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head and two nodes with one CPU each."""
+    """A head and a node with one CPU each."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -50,8 +50,7 @@ def cluster():
         patch.setenv("RAY_worker_niceness", "0")
         patch.setenv("PYTHONPATH", str(SUPPORT))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        for _ in range(2):
-            cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=1)
         yield cluster
         cluster.shutdown()
 
@@ -67,7 +66,7 @@ def test_jobs_finish_fail_and_stop_on_a_cluster(cluster, tmp_path, capfd):
     jobs = [FileJob(tmp_path / action, action) for action in ("write", "fail", "die_once", "wait")]
     waiting = jobs.pop()
     with RayEngine(tmp_path, address=cluster.address) as engine:
-        assert engine.capacity == 3
+        assert engine.capacity == 2
         for job in (*jobs, waiting):
             engine.submit(job)
         assert wait_for(engine, jobs) == [Outcome.FINISHED, Outcome.FAILED, Outcome.FINISHED]
@@ -119,7 +118,7 @@ def trainer_on(node, out):
 
 
 def test_the_cells_of_a_lost_node_continue_on_others_with_the_results_of_the_local_engine(cluster, in_an_empty_folder):
-    node, lost = cluster.add_node(num_cpus=1), []
+    node, lost = cluster.add_node(num_cpus=1), []  # the third node, so that each of the three cells has one
 
     def remove_node():
         wait_until(lambda: lost.append(trainer_on(node, Path("ray"))) or lost[-1])
