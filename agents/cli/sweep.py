@@ -113,7 +113,7 @@ def _print(summary: "Summary", *, as_json: bool) -> None:
         best = {"best": summary.best, "score": summary.score, "values": summary.values, "best_config": config}
         print_json({"out": out, **counts, **best})
         return
-    print_lines(", ".join(f"{number} trials {state}" for state, number in counts.items() if number))
+    print_lines(f"Trials: {', '.join(f'{number} {state}' for state, number in counts.items() if number)}")
     if config is not None:
         print_lines(
             f"Best: trial {summary.best}, score {summary.score:g}",

@@ -74,7 +74,10 @@ def test_pictures_are_drawn_where_they_can_be_computed(tmp_path):
     assert notes == ["no importances.png: it needs two complete trials with different scores"]
     sweep(plan, "o", 3)
     assert pictures.draw_pictures(study_of("o"), Path("o")) == []
-    assert {path.name for path in Path("o").glob("*.png")} == {"history.png", "importances.png", "slices.png"}
+    sweep(tiny_plan(tmp_path, "ppo.learning_rate: {low: 1e-5, high: 1e-1, log: true}"), "single", 2)
+    assert pictures.draw_pictures(study_of("single"), Path("single")) == []
+    for out in ("o", "single"):
+        assert {path.name for path in Path(out).glob("*.png")} == {"history.png", "importances.png", "slices.png"}
 
 
 def test_trials_are_runs_of_one_group(tmp_path):
