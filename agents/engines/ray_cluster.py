@@ -63,10 +63,10 @@ class RayEngine(Engine):
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            marker = stack.enter_context(_locked_marker(self._folder))
+            stack.callback(self._ray.shutdown)
             with _kept_sigterm_handler():
-                stack.callback(self._ray.shutdown)
                 self._connect()
+            marker = stack.enter_context(_locked_marker(self._folder))
             versions = package_versions()
             self._check_resources()
             self._check_nodes(marker, versions)
