@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "ntm-rl sweep CartPole-v1 ppo --trials 20",
     "ntm-rl sweep popgym/repeat_previous_easy ntm --trials 50 --seeds 3 --jobs 2 total_timesteps=3e5",
-    "ntm-rl sweep my.yaml space.yaml --trials 100 --seeds 5 --pruner wilcoxon --out results/sweep",
-    "ntm-rl sweep my.yaml space.yaml --trials 100 --storage postgresql://USER@HOST/DATABASE --out /shared/sweep",
+    "ntm-rl sweep memory/memory_chain space.yaml --trials 100 --seeds 5 --pruner wilcoxon --out results/sweep",
+    "ntm-rl sweep CartPole-v1 lstm --trials 100 --storage postgresql://USER@HOST/DATABASE --out /shared/sweep",
 )
 
 
