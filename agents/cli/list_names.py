@@ -19,12 +19,13 @@ def add(commands: Any) -> None:
     """Adds the command to the parser."""
     summary = "list environments, memory cores, packaged configs or search spaces"
     parser = add_command(commands, "list", list_command, summary, EXAMPLES)
-    parser.add_argument("kind", choices=tuple(_LISTS))
+    parser.add_argument("kind", choices=("envs", "cores", "configs", "spaces"))
 
 
 def list_command(options: argparse.Namespace) -> int:
     """Prints the names."""
-    names: list[str] = _LISTS[options.kind]()
+    lists = {"envs": _envs, "cores": _cores, "configs": _configs, "spaces": _spaces}
+    names: list[str] = lists[options.kind]()
     if options.json:
         print_json(names)
     else:
@@ -60,6 +61,3 @@ def _spaces() -> list[str]:
     from ntm_rl.agents.settings.sources import space_names
 
     return space_names()
-
-
-_LISTS = {"envs": _envs, "cores": _cores, "configs": _configs, "spaces": _spaces}

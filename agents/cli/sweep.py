@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "ntm-rl sweep CartPole-v1 ppo --trials 20",
     "ntm-rl sweep popgym/repeat_previous_easy ntm --trials 50 --seeds 3 --jobs 2 total_timesteps=3e5",
-    "ntm-rl sweep my.yaml space.yaml --trials 100 --seeds 5 --pruner wilcoxon --out results/sweep",
-    "ntm-rl sweep my.yaml space.yaml --trials 100 --storage postgresql://USER@HOST/DATABASE --out /shared/sweep",
+    "ntm-rl sweep memory/memory_chain space.yaml --trials 100 --seeds 5 --pruner wilcoxon --out results/sweep",
+    "ntm-rl sweep CartPole-v1 lstm --trials 100 --storage postgresql://USER@HOST/DATABASE --out /shared/sweep",
 )
 
 
@@ -113,7 +113,7 @@ def _print(summary: "Summary", *, as_json: bool) -> None:
         best = {"best": summary.best, "score": summary.score, "values": summary.values, "best_config": config}
         print_json({"out": out, **counts, **best})
         return
-    print_lines(", ".join(f"{number} trials {state}" for state, number in counts.items() if number))
+    print_lines(f"Trials: {', '.join(f'{number} {state}' for state, number in counts.items() if number)}")
     if config is not None:
         print_lines(
             f"Best: trial {summary.best}, score {summary.score:g}",

@@ -63,10 +63,10 @@ class RayEngine(Engine):
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            marker = stack.enter_context(_locked_marker(self._folder))
+            stack.callback(self._ray.shutdown)
             with _kept_sigterm_handler():
-                stack.callback(self._ray.shutdown)
                 self._connect()
+            marker = stack.enter_context(_locked_marker(self._folder))
             versions = package_versions()
             self._check_resources()
             self._check_nodes(marker, versions)
@@ -243,12 +243,12 @@ def _kept_sigterm_handler() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: BaseException) -> str:
     """Returns why `ray.init` has not joined a cluster that answers."""
-    text = str(error)
-    if "No node info found" in text:
+    cause = error.__cause__ or error
+    if "No node info found" in str(cause):
         return "this machine is no node of the cluster; run `ray start --address=...` on it, or the command on a node"
-    return " ".join(text.split()) if "Version mismatch" in text else _last_line(error)
+    return " ".join(str(cause).split()) if "Version mismatch" in str(cause) else _last_line(cause)
 
 
 def _last_line(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from optuna.study import Study
 from optuna.trial import TrialState
 
 from ntm_rl.agents.inspection.plotting import save_png
+from ntm_rl.errors import InputError
 
 
 def draw_pictures(study: Study, out: Path) -> list[str]:
@@ -40,17 +41,14 @@ def draw_pictures(study: Study, out: Path) -> list[str]:
         del pictures["importances"]
         notes.append("no importances.png: it needs two complete trials with different scores")
     for name, draw in pictures.items():
-        with warnings.catch_warnings(), pyplot.style.context("default"):
+        with warnings.catch_warnings(), pyplot.style.context("default"), pyplot.rc_context({"savefig.bbox": "tight"}):
             warnings.simplefilter("ignore")  # the functions are experimental
             try:
-                _save(draw(), out / f"{name}.png")
-            except (ValueError, TypeError, RuntimeError) as error:
-                notes.append(f"no {name}.png: {error}")
+                axes = draw()
+                save_png(axes.flat[0].figure if hasattr(axes, "flat") else axes.figure, out / f"{name}.png")
+            except InputError:
+                raise
+            except Exception as error:  # a picture must not stop a sweep
+                notes.append(f"no {name}.png: {type(error).__name__}: {error}")
             pyplot.close("all")
     return notes
-
-
-def _save(axes: Any, path: Path) -> None:
-    figure = axes.flat[0].figure if hasattr(axes, "flat") else axes.figure
-    figure.set_layout_engine("constrained")
-    save_png(figure, path)

@@ -12,7 +12,7 @@ from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.settings.sources import SPACES, SUFFIXES
 from ntm_rl.agents.settings.values import keys_of, with_value
 from ntm_rl.agents.sweeps.scoring import LAST, Metric, make_metric
-from ntm_rl.agents.sweeps.space import Space, load_space, setting_errors
+from ntm_rl.agents.sweeps.space import Space, is_option_of, load_space, setting_errors
 from ntm_rl.errors import InputError, did_you_mean
 
 PrunerName = Literal["none", "hyperband", "wilcoxon"]
@@ -62,10 +62,9 @@ class Plan:
     def without_effect(self) -> list[str]:
         """Keys that have no effect because they are options of a core that no trial has."""
         space = {each.key: each for each in self.space.parameters}
-        cores = space["core"].domain.examples if "core" in space else (self.settings.core_name,)
-        return [
-            key for key in space if key.startswith("memory.") and not any(key.startswith(f"memory.{c}.") for c in cores)
-        ]
+        cores = space["core"].domain.examples if "core" in space else (self.settings.core,)
+        options = [key for key in space if key.startswith("memory.")]
+        return [key for key in options if not any(is_option_of(key, core) for core in cores)]
 
     def describe(self) -> dict[str, Any]:
         """Returns everything that makes two sweeps different, as JSON values."""
@@ -111,7 +110,7 @@ def make_plan(
             raise InputError(f"pruner = {pruner!r}: must be {', '.join(PRUNERS)}.{did_you_mean(pruner, PRUNERS)}")
     if chosen == "wilcoxon" and seeds < MIN_WILCOXON_SEEDS:
         raise InputError(
-            f"pruner = 'wilcoxon', seeds = {seeds}: must be at least {MIN_WILCOXON_SEEDS} seeds to save any"
+            f"pruner = 'wilcoxon', seeds = {seeds}: must be at least {MIN_WILCOXON_SEEDS} seeds, as its test needs four"
         )
     return Plan(
         f"{_stem(config)}-{_stem(space.removeprefix(f'{SPACES}/'))}",

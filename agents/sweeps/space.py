@@ -77,9 +77,8 @@ def load_space(space: str, base: Mapping[str, Any], overridden: Iterable[str] = 
     invalid = {each.key: list(_condition_errors(each, parameters, data)) for each in parameters.values()}
     errors += [error for each in invalid.values() for error in each]
     valid = _sorted({key: each for key, each in parameters.items() if not invalid[key]})
-    errors += [
-        f"{key}.when: the conditions form a cycle" for key in parameters if not invalid[key] and key not in valid
-    ]
+    if not any(invalid.values()):
+        errors += [f"{key}.when: the conditions form a cycle" for key in parameters if key not in valid]
     errors += [error for each in valid.values() for error in _parameter_errors(each, valid, base)]
     if errors:
         raise ConfigError("\n".join(f"{name}: {line}" for error in errors for line in error.splitlines()))
@@ -148,6 +147,11 @@ def _parameter_errors(parameter: Parameter, parameters: Mapping[str, Parameter],
     return list(errors)
 
 
+def is_option_of(key: str, core: Any) -> bool:
+    """Returns whether a dotted key is an option of a core, which may be `module:name`."""
+    return key.startswith(f"memory.{str(core).rpartition(':')[2]}.")
+
+
 def _mentions(text: str, key: str) -> bool:
     return re.search(rf"(?<![\w.]){re.escape(key)}(?![\w.])", text) is not None
 
@@ -155,9 +159,10 @@ def _mentions(text: str, key: str) -> bool:
 def _with_parents(parameter: Parameter, parameters: Mapping[str, Parameter], base: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a config in which the conditions of a parameter hold, and in which an option's core is chosen."""
     data = dict(base)
-    section, core, *_ = [*parameter.key.split("."), ""]
-    if section == "memory" and "core" in parameters and core in parameters["core"].domain.examples:
-        data["core"] = core
+    cores = parameters["core"].domain.examples if "core" in parameters else ()
+    for core in cores:
+        if is_option_of(parameter.key, core):
+            data["core"] = core
     for key, values in parameter.when.items():
         data = with_value(_with_parents(parameters[key], parameters, data), key, values[0])
     return data

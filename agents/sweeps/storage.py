@@ -20,6 +20,7 @@ from ntm_rl.errors import InputError
 JOURNAL = "journal.log"
 POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")  # schemes of URLs
 CONNECT_SECONDS = 10
+SCHEMA_LOCK = 0x6E746D  # number of the database's lock that is held while Optuna makes its tables
 
 
 class JournalLock(JournalFileOpenLock):
@@ -145,12 +146,16 @@ def _open_postgres(url: str) -> BaseStorage:
             raise InputError(
                 f'--storage postgresql://...: {package} is not installed; run: pip install "ntm-rl[postgres]"'
             )
+    import psycopg
     from sqlalchemy.exc import SQLAlchemyError
 
+    address = url.partition("://")[2]
     options: dict[str, Any] = {"pool_pre_ping": True, "connect_args": {"connect_timeout": CONNECT_SECONDS}}
     try:
-        return RDBStorage(f"postgresql+psycopg://{url.partition('://')[2]}", engine_kwargs=options)
-    except (SQLAlchemyError, RuntimeError, ValueError) as error:
+        with psycopg.connect(f"postgresql://{address}", connect_timeout=CONNECT_SECONDS) as connection:
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", [SCHEMA_LOCK])  # until the end of the block
+            return RDBStorage(f"postgresql+psycopg://{address}", engine_kwargs=options)
+    except (psycopg.Error, SQLAlchemyError, RuntimeError, ValueError) as error:
         raise InputError(f"storage = {without_passwords(url)!r}: cannot be used: {_reason(error)}") from error
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from ntm_rl.agents.cli.main import main, make_parser
 from ntm_rl.agents.settings.loading import load_settings
+from ntm_rl.agents.settings.sources import is_space, read_space
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -50,7 +51,9 @@ def test_every_example_is_a_valid_command(name, line):
     assert f"{line} ".startswith(f"{name} ")
     options = make_parser().parse_args(shlex.split(line)[1:])
     assert callable(options.command)
-    if hasattr(options, "config"):
+    if hasattr(options, "config") and is_space(options.config):
+        read_space(options.config)
+    elif hasattr(options, "config"):
         load_settings(options.config, getattr(options, "overrides", ()))
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from command_line import refused
 from file_jobs import FileJob
-from ntm_rl.agents.benchmark.cells import plan, read_results
+from ntm_rl.agents.benchmark.cells import plan, read_result, read_results
 from ntm_rl.agents.benchmark.grid import run_grid
 from ntm_rl.agents.engines import ray_cluster
 from ntm_rl.agents.engines.jobs import Outcome, lock, take_free
@@ -42,7 +42,7 @@ SUPPORT = Path(__file__).parents[2] / "support"
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A head and two nodes with one CPU each."""
+    """A head and a node with one CPU each."""
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
@@ -50,8 +50,7 @@ def cluster():
         patch.setenv("RAY_worker_niceness", "0")
         patch.setenv("PYTHONPATH", str(SUPPORT))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        for _ in range(2):
-            cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=1)
         yield cluster
         cluster.shutdown()
 
@@ -67,7 +66,7 @@ def test_jobs_finish_fail_and_stop_on_a_cluster(cluster, tmp_path, capfd):
     jobs = [FileJob(tmp_path / action, action) for action in ("write", "fail", "die_once", "wait")]
     waiting = jobs.pop()
     with RayEngine(tmp_path, address=cluster.address) as engine:
-        assert engine.capacity == 3
+        assert engine.capacity == 2
         for job in (*jobs, waiting):
             engine.submit(job)
         assert wait_for(engine, jobs) == [Outcome.FINISHED, Outcome.FAILED, Outcome.FINISHED]
@@ -102,47 +101,52 @@ def test_a_node_checks_the_folder_its_locks_and_versions(tmp_path):
     assert refusal == f"has torch {versions['torch']} instead of 1.0; install the driver's versions on every node"
 
 
+def test_the_markers_of_killed_drivers_are_deleted(tmp_path):
+    stale = tmp_path / ".ray-killed.lock"
+    stale.touch()
+    with ray_cluster._locked_marker(tmp_path) as first, ray_cluster._locked_marker(tmp_path) as second:
+        assert {*tmp_path.iterdir()} == {first, second}
+    assert not list(tmp_path.iterdir())
+
+
 def cells(seeds):
     return plan(SUITE, ["lstm"], seeds, tasks=[TASK], timesteps=BUDGET, overrides=TINY)
 
 
-def trainer_on(node, out):
-    """The process that trains a cell on a node, once the cell has a checkpoint."""
+def trained_on(node, out):
+    """The process and run of the cell that a node trains, once it has a checkpoint."""
     raylet = f"RAY_RAYLET_PID={node.all_processes['raylet'][0].process.pid}".encode()
     for owner in out.glob("*/*/*/*/owner.json"):
         with suppress(OSError, ValueError):
             process = json.loads(owner.read_text())["pid"]
             environment = Path("/proc", str(process), "environ").read_bytes().split(b"\0")
             if raylet in environment and list(owner.parent.glob("checkpoints/step-*")):
-                return process
+                return process, owner.parent
     return None
 
 
-def test_the_cells_of_a_lost_node_continue_on_others_with_the_results_of_the_local_engine(cluster, in_an_empty_folder):
-    node, lost = cluster.add_node(num_cpus=1), []
+def test_the_cell_of_a_lost_node_continues_on_another_with_the_result_of_the_local_engine(cluster, in_an_empty_folder):
+    node, found = cluster.add_node(num_cpus=1), []  # the third node, so that each of the three cells has one
 
     def remove_node():
-        wait_until(lambda: lost.append(trainer_on(node, Path("ray"))) or lost[-1])
+        wait_until(lambda: found.append(trained_on(node, Path("ray"))) or found[-1])
         cluster.remove_node(node, allow_graceful=False)
+        return found[-1]
 
     with ThreadPoolExecutor(1) as pool:
         removal = pool.submit(remove_node)
         assert run_grid(cells(3), Path("ray"), RayEngine(Path("ray"), address=cluster.address)) is None
-        removal.result()
-    assert run_grid(cells(3), Path("local"), local_engine(1)) is None
-    assert not Path("/proc", str(lost[-1])).exists()
-    trained = [read_results(SUITE, Path(out)) for out in ("ray", "local")]
-    for on_ray, local in zip(*trained, strict=True):
-        assert replace(on_ray, run=local.run, steps_per_second=local.steps_per_second) == local
-        runs = Path("ray", on_ray.run), Path("local", local.run)
-        weights = [load_file(run / "agent" / "weights.safetensors") for run in runs]
-        assert all(torch.equal(*pair) for pair in zip(*(each.values() for each in weights), strict=True))
-        steps = [
-            int(row["time/total_timesteps"])
-            for row in csv.DictReader((runs[0] / "progress.csv").read_text().splitlines())
-        ]
-        assert steps == list(range(64, BUDGET + 1, 64))  # nothing twice, nothing lost
-    assert len(list(Path("ray").glob("*/*/*/*-seed*"))) == 3  # no cell twice
+        process, run = removal.result()
+    assert not Path("/proc", str(process)).exists()
+    assert len(read_results(SUITE, Path("ray"))) == len(list(Path("ray").glob("*/*/*/*-seed*"))) == 3  # no cell twice
+    rows = csv.DictReader((run / "progress.csv").read_text().splitlines())
+    assert [int(row["time/total_timesteps"]) for row in rows] == list(range(64, BUDGET + 1, 64))  # nothing twice
+    lost = read_result(run)
+    assert run_grid([cell for cell in cells(3) if cell.seed == lost.seed], Path("local"), local_engine(1)) is None
+    (local,) = read_results(SUITE, Path("local"))
+    assert replace(lost, run=local.run, steps_per_second=local.steps_per_second) == local
+    weights = [load_file(each / "agent" / "weights.safetensors") for each in (run, Path("local", local.run))]
+    assert all(torch.equal(*pair) for pair in zip(*(each.values() for each in weights), strict=True))
 
 
 def test_a_killed_driver_ends_ray_and_its_cells_continue(in_an_empty_folder):
@@ -188,7 +192,7 @@ def http_server():
 def test_an_address_without_a_cluster_is_refused(address, message, http_server, tmp_path, monkeypatch):
     monkeypatch.setattr(ray_cluster, "STATUS_SECONDS", 2)
     with pytest.raises(InputError, match=message):
-        RayEngine(tmp_path, address=address.replace("HTTP", str(http_server))).__enter__()
+        RayEngine(tmp_path / "out", address=address.replace("HTTP", str(http_server))).__enter__()
     assert not list(tmp_path.iterdir())
 
 
