@@ -1,6 +1,7 @@
 """The Gated Transformer-XL: Parisotto et al. (2020), "Stabilizing Transformers for RL", arXiv:1910.06764."""
 
 import math
+from functools import cache
 from typing import Annotated, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from ntm_rl.cores.base import MemoryCore
 from ntm_rl.cores.episodes import episode_numbers, poison, remove_non_finite
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.registry import register_core
+from ntm_rl.kernels.fused import can_step
 
 INITIAL_GATE_BIAS = 2.0  # a layer starts near the identity: the paper's b_g
 LONGEST_PERIOD = 10_000.0  # of the sinusoids of distances, as in "Attention is all you need", section 3.5
@@ -39,6 +41,10 @@ class GruGate(nn.Module):
         self.from_stream = nn.Linear(size, 2 * size, bias=False)  # U_r, U_z
         self.from_reset = nn.Linear(size, size, bias=False)  # U_g
         self.bias = nn.Parameter(torch.full((size,), INITIAL_GATE_BIAS))
+
+    def step_weights(self) -> tuple[Tensor, ...]:
+        """Returns the weights in the order of `Gate` (gtrxl.h)."""
+        return self.from_update.weight, self.from_stream.weight, self.from_reset.weight, self.bias
 
     def forward(self, stream: Tensor, update: Tensor) -> Tensor:
         """Mixes the stream x and a sublayer's output y, both `[..., size]`."""
@@ -125,6 +131,11 @@ def sinusoids(window: int, like: Tensor, size: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :size]
 
 
+@cache
+def _cached_sinusoids(window: int, dtype: torch.dtype, size: int) -> Tensor:
+    return sinusoids(window, torch.empty(0, dtype=dtype), size)
+
+
 class _Layer(nn.Module):
     """Norm, attention, gate; norm, perceptron, gate (the paper's figure 1, right)."""
 
@@ -137,6 +148,15 @@ class _Layer(nn.Module):
             nn.LayerNorm(size), nn.Linear(size, 2 * size), nn.ReLU(), nn.Linear(2 * size, size), nn.ReLU()
         )
         self.perceptron_gate = GruGate(size)
+
+    def step_weights(self) -> list[Tensor]:
+        """Returns the weights in the order of `TransformerLayer` (gtrxl.h), without the keys of distances."""
+        norm, attention, (wide_norm, wide, _, narrow, _) = self.attention_norm, self.attention, self.perceptron
+        projections = (layer.weight for layer in (attention.query, attention.key, attention.value))
+        biases = attention.content_bias, attention.distance_bias
+        merged = [*projections, *biases, attention.merge.weight, *self.attention_gate.step_weights()]
+        inner = wide_norm.weight, wide_norm.bias, wide.weight, wide.bias, narrow.weight, narrow.bias
+        return [norm.weight, norm.bias, *merged, *inner, *self.perceptron_gate.step_weights()]
 
     def forward(self, context: Tensor, visible: Tensor, distances: Tensor) -> Tensor:
         stream = context[:, -visible.shape[2] :]
@@ -174,6 +194,8 @@ class Gtrxl(MemoryCore):
         self.stack = nn.ModuleList(_Layer(self.output_size, int(heads), int(width)) for _ in range(self.layers))
 
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        if can_step(inputs):
+            return self._step(inputs, state, resets)
         episodes = episode_numbers(inputs, resets)
         if len(inputs) == 1:
             return self._run_layers(inputs, state, episodes)
@@ -181,6 +203,16 @@ class Gtrxl(MemoryCore):
         outputs, after = self._run_layers(inputs, state, episodes)
         after = torch.cat([after[:, :2], poison(after[:, 2:], poisoned[-1].unsqueeze(1))], dim=1)
         return poison(outputs, poisoned.unsqueeze(2)), after
+
+    def _step(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        distances = _cached_sinusoids(self.window, state.dtype, self.output_size)
+        weights = [self.embed.weight, self.embed.bias]
+        for layer in self.stack:
+            weights += [*layer.step_weights(), layer.attention.distance(distances)]
+        attention = self.stack[0].attention
+        step = torch.ops.ntm_rl.gtrxl_step.default
+        found: tuple[Tensor, Tensor] = step(inputs, state, resets, weights, attention.heads, attention.width)
+        return found
 
     def _run_layers(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
         before, episodes = self.layout.unpack(state), episodes.t()

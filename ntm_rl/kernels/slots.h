@@ -7,6 +7,8 @@
 #include "numerics.h"
 #include "products.h"
 
+#include <type_traits>
+
 namespace ntm_rl {
 
 constexpr double kNormEpsilon = 1e-6;  // NORM_EPSILON in addressing/ntm.py
@@ -16,30 +18,79 @@ struct SlotSizes {
   int64_t N, M, L;
 };
 
-// sums [M] = weights [L] * memory.
-template <typename s>
-inline void sum_slots(const SlotSizes& z, const s* weights, const s* memory, s* sums) {
-  for (int64_t m = 0; m < z.M; ++m) {
-    Vector<s> sum{};
-    for (int64_t n = 0; n < z.L; n += kLanes<s>) sum += load(weights + n) * load(memory + n * z.M + m * kLanes<s>);
-    sums[m] = sum_of<s>(sum);
-  }
+// Calls f(i, heads) for all of `count` heads in groups of 4, 2 and 1, which read the memory once.
+template <typename F>
+inline void for_groups(int64_t count, const F& f) {
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) f(i, std::integral_constant<int64_t, 4>());
+  if (i + 2 <= count) f(i, std::integral_constant<int64_t, 2>()), i += 2;
+  if (i < count) f(i, std::integral_constant<int64_t, 1>());
 }
 
-// Backward of reading `reads` [M] = weighting [L] * memory; adds to d_weighting and d_memory.
+// products [count, L] = keys [count, M] * slots.
 template <typename s>
-inline void read_backward(const SlotSizes& z, const s* weighting, const s* memory, const s* d_reads, s* d_weighting,
-                          s* d_memory) {
-  for (int64_t n = 0; n < z.L; n += kLanes<s>) {
-    const Vector<s> weights = load(weighting + n);
-    Vector<s> d_weights = load(d_weighting + n);
-    for (int64_t m = 0; m < z.M; ++m) {
-      const int64_t i = n * z.M + m * kLanes<s>;
-      d_weights += d_reads[m] * load(memory + i);
-      store(d_memory + i, load(d_memory + i) + d_reads[m] * weights);
+inline void multiply_slots(const SlotSizes& z, int64_t count, const s* keys, const s* memory, s* products) {
+  for_groups(count, [&](int64_t first, auto heads) {
+    const s* key = keys + first * z.M;
+    for (int64_t n = 0; n < z.L; n += kLanes<s>) {
+      Vector<s> sums[heads] = {};
+      for (int64_t m = 0; m < z.M; ++m) {
+        const Vector<s> slots = load(memory + n * z.M + m * kLanes<s>);
+#pragma GCC unroll 4
+        for (int64_t h = 0; h < heads; ++h) sums[h] += key[h * z.M + m] * slots;
+      }
+#pragma GCC unroll 4
+      for (int64_t h = 0; h < heads; ++h) store(products + (first + h) * z.L + n, sums[h]);
     }
-    store(d_weighting + n, d_weights);
-  }
+  });
+}
+
+// sums [count, M] = weights [count, L] * memory.
+template <typename s>
+inline void sum_slots(const SlotSizes& z, int64_t count, const s* weights, const s* memory, s* sums) {
+  for_groups(count, [&](int64_t first, auto heads) {
+    const s* weight = weights + first * z.L;
+    for (int64_t m = 0; m < z.M; ++m) {
+      Vector<s> totals[heads] = {};
+      for (int64_t n = 0; n < z.L; n += kLanes<s>) {
+        const Vector<s> slots = load(memory + n * z.M + m * kLanes<s>);
+#pragma GCC unroll 4
+        for (int64_t h = 0; h < heads; ++h) totals[h] += load(weight + h * z.L + n) * slots;
+      }
+#pragma GCC unroll 4
+      for (int64_t h = 0; h < heads; ++h) sums[(first + h) * z.M + m] = sum_of<s>(totals[h]);
+    }
+  });
+}
+
+// Backward of reading `reads` [count, M] = weightings [count, L] * memory; adds to d_weightings and d_memory.
+template <typename s>
+inline void read_backward(const SlotSizes& z, int64_t count, const s* weightings, const s* memory, const s* d_reads,
+                          s* d_weightings, s* d_memory) {
+  for_groups(count, [&](int64_t first, auto heads) {
+    const s* d_read = d_reads + first * z.M;
+    for (int64_t n = 0; n < z.L; n += kLanes<s>) {
+      Vector<s> weights[heads], d_weights[heads];
+#pragma GCC unroll 4
+      for (int64_t h = 0; h < heads; ++h) {
+        weights[h] = load(weightings + (first + h) * z.L + n);
+        d_weights[h] = load(d_weightings + (first + h) * z.L + n);
+      }
+      for (int64_t m = 0; m < z.M; ++m) {
+        const int64_t i = n * z.M + m * kLanes<s>;
+        const Vector<s> slots = load(memory + i);
+        Vector<s> d_slots = load(d_memory + i);
+#pragma GCC unroll 4
+        for (int64_t h = 0; h < heads; ++h) {
+          d_weights[h] += d_read[h * z.M + m] * slots;
+          d_slots += d_read[h * z.M + m] * weights[h];
+        }
+        store(d_memory + i, d_slots);
+      }
+#pragma GCC unroll 4
+      for (int64_t h = 0; h < heads; ++h) store(d_weightings + (first + h) * z.L + n, d_weights[h]);
+    }
+  });
 }
 
 // From [N, M] to the internal layout, and back.
