@@ -2,7 +2,7 @@
 
 import math
 from functools import cache
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -149,14 +149,18 @@ class _Layer(nn.Module):
         )
         self.perceptron_gate = GruGate(size)
 
-    def step_weights(self) -> list[Tensor]:
-        """Returns the weights in the order of `TransformerLayer` (gtrxl.h), without the keys of distances."""
-        norm, attention, (wide_norm, wide, _, narrow, _) = self.attention_norm, self.attention, self.perceptron
-        projections = (layer.weight for layer in (attention.query, attention.key, attention.value))
-        biases = attention.content_bias, attention.distance_bias
-        merged = [*projections, *biases, attention.merge.weight, *self.attention_gate.step_weights()]
-        inner = wide_norm.weight, wide_norm.bias, wide.weight, wide.bias, narrow.weight, narrow.bias
-        return [norm.weight, norm.bias, *merged, *inner, *self.perceptron_gate.step_weights()]
+    def step_weights(self, distances: Tensor) -> list[Tensor]:
+        """Returns the weights in the order of `TransformerLayer` (gtrxl.h), for sinusoids `[W + 1, size]`."""
+        attention, norm = self.attention, self.attention_norm
+        wide_norm, wide, narrow = (self.perceptron[number] for number in (0, 1, 3))
+        return [
+            *(norm.weight, norm.bias, attention.query.weight, attention.key.weight, attention.value.weight),
+            *(attention.content_bias, attention.distance_bias, attention.merge.weight),
+            *self.attention_gate.step_weights(),
+            *(weight for module in (wide_norm, wide, narrow) for weight in (module.weight, module.bias)),
+            *self.perceptron_gate.step_weights(),
+            attention.distance(distances),
+        ]
 
     def forward(self, context: Tensor, visible: Tensor, distances: Tensor) -> Tensor:
         stream = context[:, -visible.shape[2] :]
@@ -189,9 +193,10 @@ class Gtrxl(MemoryCore):
         require_at_least(1, width=width, layers=layers, window=window)
         self.input_size, self.output_size = int(input_size), int(hidden_size)
         self.layers, self.window = int(layers), int(window)
+        self.heads, self.width = int(heads), int(width)
         self.layout = StateLayout(GtrxlState, filled=(1,), window=(self.layers, self.window, self.output_size))
         self.embed = nn.Linear(self.input_size, self.output_size)
-        self.stack = nn.ModuleList(_Layer(self.output_size, int(heads), int(width)) for _ in range(self.layers))
+        self.stack = nn.ModuleList(_Layer(self.output_size, self.heads, self.width) for _ in range(self.layers))
 
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         if can_step(inputs):
@@ -207,11 +212,11 @@ class Gtrxl(MemoryCore):
     def _step(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         distances = _cached_sinusoids(self.window, state.dtype, self.output_size)
         weights = [self.embed.weight, self.embed.bias]
-        for layer in self.stack:
-            weights += [*layer.step_weights(), layer.attention.distance(distances)]
-        attention = self.stack[0].attention
+        stack: Any = self.stack
+        for layer in stack:
+            weights += layer.step_weights(distances)
         step = torch.ops.ntm_rl.gtrxl_step.default
-        found: tuple[Tensor, Tensor] = step(inputs, state, resets, weights, attention.heads, attention.width)
+        found: tuple[Tensor, Tensor] = step(inputs, state, resets, weights, self.heads, self.width)
         return found
 
     def _run_layers(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,13 +55,13 @@ def run(core: NtmBlock, shape) -> dict[str, torch.Tensor]:
 CHECK = KernelCheck(NtmBlock, run)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(OPTIONS, SHAPE)
 def test_values_and_gradients_equal_the_eager_ones_in_float64(options, shape):
     CHECK.assert_agree(options, shape, torch.float64, 1e-10, 1e-8)
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(OPTIONS, SHAPE)
 def test_values_and_gradients_equal_the_eager_ones_in_float32(options, shape):
     CHECK.assert_agree(options, shape, torch.float32, 1e-5, 1e-3)
@@ -82,8 +82,8 @@ def test_gradients_and_second_derivatives_equal_finite_differences():
         outputs, after = core(inputs, state, resets)
         return outputs, after[:, 1:]
 
-    assert torch.autograd.gradcheck(run_core, (inputs, state, *core.parameters()))
-    assert torch.autograd.gradgradcheck(lambda inputs: run_core(inputs, state)[0], (inputs,), atol=1e-4)
+    assert torch.autograd.gradcheck(run_core, (inputs, state, *core.parameters()), fast_mode=True)
+    assert torch.autograd.gradgradcheck(lambda inputs: run_core(inputs, state)[0], (inputs,), atol=1e-4, fast_mode=True)
 
 
 def test_single_steps_equal_the_sequence():
@@ -139,4 +139,5 @@ def test_a_core_inside_torch_compile_gives_the_same():
     core = NtmBlock(3, **SMALL)
     inputs, state = torch.randn(2, 2, 3), core.initial_state(2)
     compiled = torch.compile(lambda inputs, state: core(inputs, state), backend="aot_eager")
-    torch.testing.assert_close(compiled(inputs, state), core(inputs, state))
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(inputs, state), core(inputs, state))
