@@ -27,40 +27,74 @@ inline void for_groups(int64_t count, const F& f) {
   if (i < count) f(i, std::integral_constant<int64_t, 1>());
 }
 
+template <int64_t HEADS, typename s>
+inline void multiply_slots_of(const SlotSizes& z, const s* keys, const s* memory, s* products) {
+  for (int64_t n = 0; n < z.L; n += kLanes<s>) {
+    Vector<s> sums[HEADS] = {};
+    for (int64_t m = 0; m < z.M; ++m) {
+      const Vector<s> slots = load(memory + n * z.M + m * kLanes<s>);
+#pragma GCC unroll 4
+      for (int64_t h = 0; h < HEADS; ++h) sums[h] += keys[h * z.M + m] * slots;
+    }
+#pragma GCC unroll 4
+    for (int64_t h = 0; h < HEADS; ++h) store(products + h * z.L + n, sums[h]);
+  }
+}
+
 // products [count, L] = keys [count, M] * slots.
 template <typename s>
 inline void multiply_slots(const SlotSizes& z, int64_t count, const s* keys, const s* memory, s* products) {
   for_groups(count, [&](int64_t first, auto heads) {
-    const s* key = keys + first * z.M;
-    for (int64_t n = 0; n < z.L; n += kLanes<s>) {
-      Vector<s> sums[heads] = {};
-      for (int64_t m = 0; m < z.M; ++m) {
-        const Vector<s> slots = load(memory + n * z.M + m * kLanes<s>);
-#pragma GCC unroll 4
-        for (int64_t h = 0; h < heads; ++h) sums[h] += key[h * z.M + m] * slots;
-      }
-#pragma GCC unroll 4
-      for (int64_t h = 0; h < heads; ++h) store(products + (first + h) * z.L + n, sums[h]);
-    }
+    multiply_slots_of<heads>(z, keys + first * z.M, memory, products + first * z.L);
   });
+}
+
+template <int64_t HEADS, typename s>
+inline void sum_slots_of(const SlotSizes& z, const s* weights, const s* memory, s* sums) {
+  for (int64_t m = 0; m < z.M; ++m) {
+    Vector<s> totals[HEADS] = {};
+    for (int64_t n = 0; n < z.L; n += kLanes<s>) {
+      const Vector<s> slots = load(memory + n * z.M + m * kLanes<s>);
+#pragma GCC unroll 4
+      for (int64_t h = 0; h < HEADS; ++h) totals[h] += load(weights + h * z.L + n) * slots;
+    }
+#pragma GCC unroll 4
+    for (int64_t h = 0; h < HEADS; ++h) sums[h * z.M + m] = sum_of<s>(totals[h]);
+  }
 }
 
 // sums [count, M] = weights [count, L] * memory.
 template <typename s>
 inline void sum_slots(const SlotSizes& z, int64_t count, const s* weights, const s* memory, s* sums) {
   for_groups(count, [&](int64_t first, auto heads) {
-    const s* weight = weights + first * z.L;
-    for (int64_t m = 0; m < z.M; ++m) {
-      Vector<s> totals[heads] = {};
-      for (int64_t n = 0; n < z.L; n += kLanes<s>) {
-        const Vector<s> slots = load(memory + n * z.M + m * kLanes<s>);
-#pragma GCC unroll 4
-        for (int64_t h = 0; h < heads; ++h) totals[h] += load(weight + h * z.L + n) * slots;
-      }
-#pragma GCC unroll 4
-      for (int64_t h = 0; h < heads; ++h) sums[(first + h) * z.M + m] = sum_of<s>(totals[h]);
-    }
+    sum_slots_of<heads>(z, weights + first * z.L, memory, sums + first * z.M);
   });
+}
+
+template <int64_t HEADS, typename s>
+inline void read_backward_of(const SlotSizes& z, const s* weightings, const s* memory, const s* d_reads,
+                             s* d_weightings, s* d_memory) {
+  for (int64_t n = 0; n < z.L; n += kLanes<s>) {
+    Vector<s> weights[HEADS], d_weights[HEADS];
+#pragma GCC unroll 4
+    for (int64_t h = 0; h < HEADS; ++h) {
+      weights[h] = load(weightings + h * z.L + n);
+      d_weights[h] = load(d_weightings + h * z.L + n);
+    }
+    for (int64_t m = 0; m < z.M; ++m) {
+      const int64_t i = n * z.M + m * kLanes<s>;
+      const Vector<s> slots = load(memory + i);
+      Vector<s> d_slots = load(d_memory + i);
+#pragma GCC unroll 4
+      for (int64_t h = 0; h < HEADS; ++h) {
+        d_weights[h] += d_reads[h * z.M + m] * slots;
+        d_slots += d_reads[h * z.M + m] * weights[h];
+      }
+      store(d_memory + i, d_slots);
+    }
+#pragma GCC unroll 4
+    for (int64_t h = 0; h < HEADS; ++h) store(d_weightings + h * z.L + n, d_weights[h]);
+  }
 }
 
 // Backward of reading `reads` [count, M] = weightings [count, L] * memory; adds to d_weightings and d_memory.
@@ -68,28 +102,8 @@ template <typename s>
 inline void read_backward(const SlotSizes& z, int64_t count, const s* weightings, const s* memory, const s* d_reads,
                           s* d_weightings, s* d_memory) {
   for_groups(count, [&](int64_t first, auto heads) {
-    const s* d_read = d_reads + first * z.M;
-    for (int64_t n = 0; n < z.L; n += kLanes<s>) {
-      Vector<s> weights[heads], d_weights[heads];
-#pragma GCC unroll 4
-      for (int64_t h = 0; h < heads; ++h) {
-        weights[h] = load(weightings + (first + h) * z.L + n);
-        d_weights[h] = load(d_weightings + (first + h) * z.L + n);
-      }
-      for (int64_t m = 0; m < z.M; ++m) {
-        const int64_t i = n * z.M + m * kLanes<s>;
-        const Vector<s> slots = load(memory + i);
-        Vector<s> d_slots = load(d_memory + i);
-#pragma GCC unroll 4
-        for (int64_t h = 0; h < heads; ++h) {
-          d_weights[h] += d_read[h * z.M + m] * slots;
-          d_slots += d_read[h * z.M + m] * weights[h];
-        }
-        store(d_memory + i, d_slots);
-      }
-#pragma GCC unroll 4
-      for (int64_t h = 0; h < heads; ++h) store(d_weightings + (first + h) * z.L + n, d_weights[h]);
-    }
+    const int64_t row = first * z.L;
+    read_backward_of<heads>(z, weightings + row, memory, d_reads + first * z.M, d_weightings + row, d_memory);
   });
 }
 

@@ -8,6 +8,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <optional>
@@ -44,8 +45,8 @@ void check_delta(const DeltaSizes& z, const Tensor& state, const std::optional<T
   for (const size_t i : {weights.size() - 2, weights.size() - 1}) check("the last norm", weights[i], {z.H}, type);
 }
 
-// inputs [1, B, I], resets [1, B]; the state and the weights are those of cores/gated_delta.py: of the embedding, of each
-// layer, of the last norm. Returns outputs [1, B, H] and the new state.
+// inputs [1, B, I], resets [1, B]; the state and the weights are those of cores/gated_delta.py: of the embedding, of
+// each layer, of the last norm. Returns outputs [1, B, H] and the new state.
 std::tuple<Tensor, Tensor> gated_delta_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
                                             at::TensorList weights_, int64_t heads, int64_t width) {
   const PlainOperators guard;
@@ -57,7 +58,7 @@ std::tuple<Tensor, Tensor> gated_delta_step(Tensor inputs, Tensor state, const s
   for (Tensor& weight : weights) weight = weight.contiguous();
   make_contiguous({&inputs, &state});
   const std::optional<Tensor> resets = contiguous(resets_);
-  const Tensor outputs = at::empty({1, z.B, z.H}, inputs.options()), after = at::empty({z.B, z.state()}, inputs.options());
+  const Tensor outputs = at::empty({1, z.B, z.H}, inputs.options()), after = at::empty_like(state);
   AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "gated_delta_step", [&] {
     using s = scalar_t;
     std::vector<const s*> at;
@@ -95,8 +96,13 @@ std::tuple<Tensor, Tensor> gated_delta_step(Tensor inputs, Tensor state, const s
 // Shapes of a layer's weights in the order of `TransformerLayer`.
 std::vector<std::vector<int64_t>> transformer_shapes(const TransformerSizes& z) {
   const int64_t D = z.D, E = z.E;
-  return {{D},        {D}, {E, D}, {E, D},     {E, D}, {z.K, z.M}, {z.K, z.M}, {D, E},     {3 * D, D}, {2 * D, D}, {D, D}, {D},
-          {D},        {D}, {2 * D, D}, {2 * D}, {D, 2 * D}, {D},    {3 * D, D}, {2 * D, D}, {D, D},     {D},        {z.W + 1, E}};
+  const std::vector<std::vector<int64_t>> gate = {{3 * D, D}, {2 * D, D}, {D, D}, {D}},
+                                          perceptron = {{D}, {D}, {2 * D, D}, {2 * D}, {D, 2 * D}, {D}};
+  std::vector<std::vector<int64_t>> shapes = {{D},    {D},        {E, D},     {E, D},
+                                              {E, D}, {z.K, z.M}, {z.K, z.M}, {D, E}};
+  for (const auto* part : {&gate, &perceptron, &gate}) shapes.insert(shapes.end(), part->begin(), part->end());
+  shapes.push_back({z.W + 1, E});
+  return shapes;
 }
 
 void check_transformer(const TransformerSizes& z, const Tensor& state, const std::optional<Tensor>& resets,
@@ -111,7 +117,7 @@ void check_transformer(const TransformerSizes& z, const Tensor& state, const std
     check("a weight of a layer", weights[i], shapes[(i - 2) % kTransformerWeights], type);
 }
 
-// Runs the sequences [from, until); `at` are the weights' data.
+// Runs a step of the sequences [from, until); `at` are the weights' data.
 template <typename s>
 void run_transformer(const TransformerSizes& z, const std::vector<const s*>& at, const s* inputs, const s* state,
                      const bool* resets, s* outputs, s* after, int64_t from, int64_t until) {
@@ -156,7 +162,7 @@ std::tuple<Tensor, Tensor> gtrxl_step(Tensor inputs, Tensor state, const std::op
   for (Tensor& weight : weights) weight = weight.contiguous();
   make_contiguous({&inputs, &state});
   const std::optional<Tensor> resets = contiguous(resets_);
-  const Tensor outputs = at::empty({1, z.B, z.D}, inputs.options()), after = at::empty({z.B, z.state()}, inputs.options());
+  const Tensor outputs = at::empty({1, z.B, z.D}, inputs.options()), after = at::empty_like(state);
   AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "gtrxl_step", [&] {
     using s = scalar_t;
     std::vector<const s*> at;
@@ -175,8 +181,8 @@ std::tuple<Tensor, Tensor> gtrxl_step(Tensor inputs, Tensor state, const std::op
 
 TORCH_LIBRARY_FRAGMENT(ntm_rl, library) {
   library.def(
-      "gated_delta_step(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width) -> (Tensor, "
-      "Tensor)");
+      "gated_delta_step(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width) -> "
+      "(Tensor, Tensor)");
   library.def(
       "gtrxl_step(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width) -> (Tensor, "
       "Tensor)");
