@@ -1,8 +1,8 @@
 """The gated delta rule: Yang, Kautz and Hatamizadeh (2024), "Gated Delta Networks", arXiv:2412.06464."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Annotated, NamedTuple, cast
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -235,8 +235,8 @@ class GatedDelta(MemoryCore):
 
     def _step_weights(self) -> list[Tensor]:
         """Returns all weights in the kernel's order."""
-        layers = cast(Iterable[_Layer], self.stack)
-        of_layers = [weight for layer in layers for weight in layer.step_weights()]
+        stack: Any = self.stack
+        of_layers = [weight for layer in stack for weight in layer.step_weights()]
         return [self.embed.weight, self.embed.bias, *of_layers, self.norm.weight, self.norm.bias]
 
     def _run_layers(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, NamedTuple
+from functools import cache
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from ntm_rl.cores.base import MemoryCore
 from ntm_rl.cores.episodes import episode_numbers, poison, remove_non_finite
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.registry import register_core
+from ntm_rl.kernels.fused import can_step
 
 INITIAL_GATE_BIAS = 2.0  # a layer starts near the identity: the paper's b_g
 LONGEST_PERIOD = 10_000.0  # of the sinusoids of distances, as in "Attention is all you need", section 3.5
@@ -40,6 +42,10 @@ class GruGate(nn.Module):
         self.from_stream = nn.Linear(size, 2 * size, bias=False)  # U_r, U_z
         self.from_reset = nn.Linear(size, size, bias=False)  # U_g
         self.bias = nn.Parameter(torch.full((size,), INITIAL_GATE_BIAS))
+
+    def step_weights(self) -> tuple[Tensor, ...]:
+        """Returns the weights in the order of `Gate` (gtrxl.h)."""
+        return self.from_update.weight, self.from_stream.weight, self.from_reset.weight, self.bias
 
     def forward(self, stream: Tensor, update: Tensor) -> Tensor:
         """Mixes the stream x and a sublayer's output y, both `[..., size]`."""
@@ -126,6 +132,11 @@ def sinusoids(window: int, like: Tensor, size: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :size]
 
 
+@cache
+def _cached_sinusoids(window: int, dtype: torch.dtype, size: int) -> Tensor:
+    return sinusoids(window, torch.empty(0, dtype=dtype), size)
+
+
 class _Layer(nn.Module):
     """Norm, attention, gate; norm, perceptron, gate (the paper's figure 1, right)."""
 
@@ -138,6 +149,19 @@ class _Layer(nn.Module):
             nn.LayerNorm(size), nn.Linear(size, 2 * size), nn.ReLU(), nn.Linear(2 * size, size), nn.ReLU()
         )
         self.perceptron_gate = GruGate(size)
+
+    def step_weights(self, distances: Tensor) -> list[Tensor]:
+        """Returns the weights in the order of `TransformerLayer` (gtrxl.h), for sinusoids `[W + 1, size]`."""
+        attention, norm = self.attention, self.attention_norm
+        wide_norm, wide, narrow = (self.perceptron[number] for number in (0, 1, 3))
+        return [
+            *(norm.weight, norm.bias, attention.query.weight, attention.key.weight, attention.value.weight),
+            *(attention.content_bias, attention.distance_bias, attention.merge.weight),
+            *self.attention_gate.step_weights(),
+            *(weight for module in (wide_norm, wide, narrow) for weight in (module.weight, module.bias)),
+            *self.perceptron_gate.step_weights(),
+            attention.distance(distances),
+        ]
 
     def forward(self, context: Tensor, visible: Tensor, distances: Tensor) -> Tensor:
         stream = context[:, -visible.shape[2] :]
@@ -170,9 +194,10 @@ class Gtrxl(MemoryCore):
         require_at_least(1, width=width, layers=layers, window=window)
         self.input_size, self.output_size = int(input_size), int(hidden_size)
         self.layers, self.window = int(layers), int(window)
+        self.heads, self.width = int(heads), int(width)
         self.layout = StateLayout(GtrxlState, filled=(1,), window=(self.layers, self.window, self.output_size))
         self.embed = nn.Linear(self.input_size, self.output_size)
-        self.stack = nn.ModuleList(_Layer(self.output_size, int(heads), int(width)) for _ in range(self.layers))
+        self.stack = nn.ModuleList(_Layer(self.output_size, self.heads, self.width) for _ in range(self.layers))
 
     def activations(self, state: Tensor) -> Mapping[str, Tensor]:
         """See `MemoryCore.activations`: each layer's input in the last step."""
@@ -180,6 +205,8 @@ class Gtrxl(MemoryCore):
         return {f"layer {number}": layer for number, layer in enumerate(newest.unbind(1), start=1)}
 
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        if can_step(inputs):
+            return self._step(inputs, state, resets)
         episodes = episode_numbers(inputs, resets)
         if len(inputs) == 1:
             return self._run_layers(inputs, state, episodes)
@@ -187,6 +214,16 @@ class Gtrxl(MemoryCore):
         outputs, after = self._run_layers(inputs, state, episodes)
         after = torch.cat([after[:, :2], poison(after[:, 2:], poisoned[-1].unsqueeze(1))], dim=1)
         return poison(outputs, poisoned.unsqueeze(2)), after
+
+    def _step(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        distances = _cached_sinusoids(self.window, state.dtype, self.output_size)
+        weights = [self.embed.weight, self.embed.bias]
+        stack: Any = self.stack
+        for layer in stack:
+            weights += layer.step_weights(distances)
+        step = torch.ops.ntm_rl.gtrxl_step.default
+        found: tuple[Tensor, Tensor] = step(inputs, state, resets, weights, self.heads, self.width)
+        return found
 
     def _run_layers(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
         before, episodes = self.layout.unpack(state), episodes.t()

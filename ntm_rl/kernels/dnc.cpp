@@ -84,7 +84,7 @@ struct DncMemory {
 #pragma omp simd
       for (int64_t n = 0; n < z.L; ++n)
         readings[n] = mode[0] * before[n] + mode[1] * content[n] + mode[2] * after[n];
-      sum_slots(z, readings, out.memory, reads + r * z.M);
+      sum_slots_of<1>(z, readings, out.memory, reads + r * z.M);
     }
   }
 
@@ -137,7 +137,7 @@ struct DncMemory {
     for (int64_t r = 0; r < z.R; ++r) {
       s *d_readings = d.readings + r * z.L, *d_before = &x.d_directions[r * z.L], *d_after = d_before + z.R * z.L,
         *d_content = x.d_content.data();
-      read_backward(z, out.readings + r * z.L, out.memory, d_reads + r * z.M, d_readings, d.memory);
+      read_backward_of<1>(z, out.readings + r * z.L, out.memory, d_reads + r * z.M, d_readings, d.memory);
       const s *before = kept.sharpened + r * z.L, *after = before + z.R * z.L, *mode = x.interface.modes + 3 * r;
       s* d_mode = x.d_interface.modes + 3 * r;
       d_mode[0] = dot(d_readings, before, z.L);

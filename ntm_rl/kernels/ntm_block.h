@@ -37,7 +37,7 @@ struct BlockWeights {
 
 template <class Memory>
 struct BlockSizes : Sizes<Memory> {
-  int64_t X, C, rows, whole;  // whole: elements of the block's state, the NTM's and the recent embedded inputs [C - 1, H]
+  int64_t X, C, rows, whole;  // whole: elements of the state, the NTM's and the recent embedded inputs [C - 1, H]
 
   BlockSizes(const Tensor& inputs, const Tensor& kernel, at::IntArrayRef shape, double clip)
       : Sizes<Memory>({inputs.size(0), inputs.size(1), kernel.size(1)}, inputs.scalar_type(), shape, clip),

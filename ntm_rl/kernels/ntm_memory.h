@@ -69,8 +69,8 @@ struct Scratch {
   std::vector<s> gated, shifted, along_keys, d_products, d_slots, d_shifted, d_gated;
 
   explicit Scratch(const MemorySizes& z)
-      : heads(z), d_heads(z), gated(z.L), shifted(z.L), along_keys(z.K), d_products(z.K * z.L), d_slots(z.L),
-        d_shifted(z.L), d_gated(z.L) {}
+      : heads(z), d_heads(z), gated(z.L + z.S), shifted(z.L), along_keys(z.K), d_products(z.K * z.L), d_slots(z.L),
+        d_shifted(z.L + z.S), d_gated(z.L) {}
 };
 
 // Results of a step of one batch element: memory, weightings and content weightings [K, L], cosine similarities [K, L]
@@ -80,25 +80,33 @@ struct MemoryStep {
   s *memory, *weightings, *content, *similarity, *norms;
 };
 
-// shifted[i] = sum_j shift[j] * x[i - (j - reach)], circularly.
+// Continues a weighting [N] after `reach` elements of `x` circularly on both sides.
 template <typename s>
-inline void rotate(s* __restrict shifted, const s* __restrict x, const s* shift, int64_t count, int64_t n) {
-  std::fill_n(shifted, n, s(0));
-  for (int64_t j = 0; j < count; ++j) {
-    const int64_t by = ((j - count / 2) % n + n) % n;
-    add_scaled(shifted + by, shift[j], x, n - by);
-    add_scaled(shifted, shift[j], x + n - by, by);
+inline void wrap(s* x, int64_t N, int64_t reach) {
+  std::copy_n(x + N, reach, x);
+  std::copy_n(x + reach, reach, x + N + reach);
+}
+
+// to[n] = sum_j shift[j] * x[n + j * step], for whole vectors.
+template <typename s>
+inline void rotate(const MemorySizes& z, const s* shift, const s* x, int64_t step, s* to) {
+  for (int64_t n = 0; n < z.L; n += kLanes<s>) {
+    Vector<s> sum{};
+    for (int64_t j = 0; j < z.S; ++j) sum += shift[j] * load(x + n + j * step);
+    store(to + n, sum);
   }
 }
 
-// products[n] = key * slot n.
+// Interpolates head k's weighting with its last one and shifts it; leaves the interpolated one wrapped in x.gated.
 template <typename s>
-inline void multiply_slots(const MemorySizes& z, const s* key, const s* memory, s* products) {
-  for (int64_t n = 0; n < z.L; n += kLanes<s>) {
-    Vector<s> sum{};
-    for (int64_t m = 0; m < z.M; ++m) sum += key[m] * load(memory + n * z.M + m * kLanes<s>);
-    store(products + n, sum);
-  }
+void interpolate_and_shift(const MemorySizes& z, int64_t k, const s* content, const s* last, Scratch<s>& x) {
+  const int64_t reach = z.S / 2;
+  const s gate = x.heads.gates[k];
+  s* gated = x.gated.data() + reach;
+#pragma omp simd
+  for (int64_t n = 0; n < z.L; ++n) gated[n] = (1 - gate) * last[n] + gate * content[n];
+  wrap(x.gated.data(), z.N, reach);
+  rotate(z, x.heads.shifts + k * z.S, x.gated.data() + z.S - 1, -1, x.shifted.data());
 }
 
 // Runs a step from in_memory and in_weightings, which may be those of `to`.
@@ -119,18 +127,16 @@ void address(const MemorySizes& z, const s* in_memory, const s* in_weightings, c
   }
 #pragma omp simd
   for (int64_t n = 0; n < L; ++n) to.norms[n] = std::sqrt(to.norms[n] + s(kNormEpsilon));
+  multiply_slots(z, z.K, heads.keys, in_memory, to.similarity);
   for (int64_t k = 0; k < z.K; ++k) {
     s *similarity = to.similarity + k * L, *content = to.content + k * L, *out = to.weightings + k * L;
-    const s *key = heads.keys + k * M, *last = in_weightings + k * L;
-    const s inverse_norm = 1 / std::sqrt(dot(key, key, M) + s(kNormEpsilon)), gate = heads.gates[k];
-    multiply_slots(z, key, in_memory, similarity);
+    const s* key = heads.keys + k * M;
+    const s inverse_norm = 1 / std::sqrt(dot(key, key, M) + s(kNormEpsilon));
 #pragma omp simd
     for (int64_t n = 0; n < L; ++n) similarity[n] *= inverse_norm / to.norms[n];
     softmax(content, similarity, heads.strengths[k], N);
     std::fill(content + N, content + L, s(0));
-#pragma omp simd
-    for (int64_t n = 0; n < L; ++n) x.gated[n] = (1 - gate) * last[n] + gate * content[n];
-    rotate(x.shifted.data(), x.gated.data(), heads.shifts + k * z.S, z.S, N);
+    interpolate_and_shift(z, k, content, in_weightings + k * L, x);
 #pragma omp simd
     for (int64_t n = 0; n < N; ++n) x.shifted[n] = log_(x.shifted[n] + s(kLogEpsilon));
     softmax(out, x.shifted.data(), heads.exponents[k], N);
@@ -146,7 +152,7 @@ void address(const MemorySizes& z, const s* in_memory, const s* in_weightings, c
       store(to.memory + i, slots);
     }
   }
-  for (int64_t r = 0; r < z.R; ++r) sum_slots(z, to.weightings + r * L, to.memory, reads + r * M);
+  sum_slots(z, z.R, to.weightings, to.memory, reads);
 }
 
 // Backward of writing and reading, without the gradient of the old memory. d_memory: in, the gradient of the new
@@ -157,8 +163,7 @@ void write_read_backward(const MemorySizes& z, const s* in_memory, const MemoryS
                          s* d_memory, s* d_weightings, const Heads<s>& heads, Heads<s>& d) {
   constexpr int64_t lanes = kLanes<s>;
   const int64_t M = z.M, L = z.L;
-  for (int64_t r = 0; r < z.R; ++r)
-    read_backward(z, of.weightings + r * L, of.memory, d_reads + r * M, d_weightings + r * L, d_memory);
+  read_backward(z, z.R, of.weightings, of.memory, d_reads, d_weightings, d_memory);
   const s* written = of.weightings + z.R * L;
   s* d_written = d_weightings + z.R * L;
   for (int64_t h = 0; h < z.W; ++h) {
@@ -202,10 +207,9 @@ void addressing_backward(const MemorySizes& z, int64_t k, const s* in_weightings
   const s *out = of.weightings + k * L, *content = of.content + k * L, *similarity = of.similarity + k * L,
           *last = in_weightings + k * L;
   const s gate = heads.gates[k], gamma = heads.exponents[k], beta = heads.strengths[k];
-  s *gated = x.gated.data(), *d_shifted = x.d_shifted.data(), *d_gated = x.d_gated.data();
-#pragma omp simd
-  for (int64_t n = 0; n < L; ++n) gated[n] = (1 - gate) * last[n] + gate * content[n];
-  rotate(x.shifted.data(), gated, heads.shifts + k * z.S, z.S, N);
+  const int64_t reach = z.S / 2;
+  s *d_shifted = x.d_shifted.data() + reach, *d_gated = x.d_gated.data();
+  interpolate_and_shift(z, k, content, last, x);
   const s mean = dot(out, d_out, L);  // sharpening
   s d_gamma = 0;
 #pragma omp simd reduction(+ : d_gamma)
@@ -215,14 +219,11 @@ void addressing_backward(const MemorySizes& z, int64_t k, const s* in_weightings
     d_shifted[n] = gamma * d_power / base;
   }
   d.exponents[k] = d_gamma;
-  std::fill_n(d_gated, N, s(0));
-  for (int64_t j = 0; j < z.S; ++j) {  // shifting
-    const int64_t by = ((j - z.S / 2) % N + N) % N;
-    const s weight = heads.shifts[k * z.S + j];
-    d.shifts[k * z.S + j] = dot(d_shifted + by, gated, N - by) + dot(d_shifted, gated + N - by, by);
-    add_scaled(d_gated, weight, d_shifted + by, N - by);
-    add_scaled(d_gated + N - by, weight, d_shifted, by);
-  }
+  for (int64_t j = 0; j < z.S; ++j)  // shifting
+    d.shifts[k * z.S + j] = dot(d_shifted, x.gated.data() + z.S - 1 - j, N);
+  wrap(x.d_shifted.data(), N, reach);
+  rotate(z, heads.shifts + k * z.S, x.d_shifted.data(), 1, d_gated);
+  std::fill(d_gated + N, d_gated + L, s(0));
   s d_gate = 0, d_mean = 0;
 #pragma omp simd reduction(+ : d_gate, d_mean)
   for (int64_t n = 0; n < L; ++n) {  // interpolating
@@ -260,9 +261,9 @@ void address_backward(const MemorySizes& z, const s* in_memory, const s* in_weig
   std::fill_n(d_slots, L, s(0));
   for (int64_t k = 0; k < z.K; ++k) {
     addressing_backward(z, k, in_weightings, of, d_weightings + k * L, d_products + k * L, d_slots, x);
-    sum_slots(z, d_products + k * L, in_memory, d.keys + k * M);
-    add_scaled(d.keys + k * M, -x.along_keys[k], heads.keys + k * M, M);
   }
+  sum_slots(z, z.K, d_products, in_memory, d.keys);
+  for (int64_t k = 0; k < z.K; ++k) add_scaled(d.keys + k * M, -x.along_keys[k], heads.keys + k * M, M);
   const s* written = of.weightings + z.R * L;
   for (int64_t n = 0; n < L; n += lanes) {
     const Vector<s> norms = load(of.norms + n), of_norm = load(d_slots + n) / (norms * norms);

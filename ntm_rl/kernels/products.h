@@ -20,7 +20,8 @@ constexpr int64_t kRows = 8, kStrips = 3;
 constexpr int64_t kRows = 4, kStrips = 3;
 #endif
 
-constexpr int64_t kMostDots = 2;  // rows of a product in place that is faster than torch's
+constexpr int64_t kMostDots = 2;      // rows of a product in place that is faster than torch's
+constexpr int64_t kMostInPlace = 32;  // rows of a single product that is faster in place
 
 // Weights [k, n] as strips of columns [n / lanes, k, lanes], the last one padded with zeros; or in place, as [n, k].
 template <typename s>
@@ -196,8 +197,8 @@ struct LaidOut {
   const Strips<s>& operator[](size_t i) const { return strips[i]; }
 };
 
-// Lays out weights [n, k] (transposed) or [k, n], valid until this thread's next call; `in_place` leaves transposed ones
-// where they are.
+// Lays out weights [n, k] (transposed) or [k, n], valid until this thread's next call; `in_place` leaves transposed
+// ones where they are.
 template <typename s>
 LaidOut<s> lay_out(const std::vector<const at::Tensor*>& weights, bool transposed, bool in_place = false) {
   thread_local std::vector<s> kept;  // faults of newly allocated pages cost more than the copy

@@ -1,9 +1,9 @@
-// An LSTM or GRU layer over whole sequences on a CPU, forward and backward; torch.nn.LSTM and torch.nn.GRU, restarted at
-// each reset, are the specification.
+// An LSTM or GRU layer over whole sequences on a CPU, forward and backward; torch.nn.LSTM and torch.nn.GRU, restarted
+// at each reset, are the specification.
 //
 // T steps, B batch, I inputs, H units, G = 4 H rows of the gates, W rows of torch's weights: 4 H, or 3 H of the GRU,
-// whose candidate has the hidden state's share in rows of its own. The inputs' share in the gates is one product for all
-// steps, and so are the weights' gradients; only the hidden state's share is computed step by step.
+// whose candidate has the hidden state's share in rows of its own. The inputs' share in the gates is one product for
+// all steps, and so are the weights' gradients; only the hidden state's share is computed step by step.
 // Sequences are independent: each thread runs some of the batch through all steps.
 
 #include "controllers.h"
@@ -162,7 +162,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrent_forward(
   check("bias_hh", bias_hidden, {weight_hidden.size(0)}, type);
   make_contiguous({&inputs, &hidden, &weight_hidden});
   const std::optional<Tensor> resets = contiguous(resets_), cell = contiguous(cell_);
-  const int64_t T = inputs.size(0), B = inputs.size(1), I = inputs.size(2), H = hidden.size(1), W = weight_input.size(0);
+  const int64_t T = inputs.size(0), B = inputs.size(1), I = inputs.size(2), H = units, W = weight_input.size(0);
   const auto options = inputs.options();
   const Tensor gates = at::empty({T * B, 4 * H}, options), entered = at::empty({T, B, H}, options),
                cells = cell ? at::empty({T + 1, B, H}, options) : at::empty({0}, options),
@@ -173,7 +173,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrent_forward(
   AT_DISPATCH_FLOATING_TYPES(type, "recurrent_forward", [&] {
     using s = scalar_t;
     const Kept<s> kept(controller, gates, entered, cells, resets);
-    const auto weights = lay_out<s>(pointers(parts), true, T == 1);
+    const auto weights = lay_out<s>(pointers(parts), true, T == 1 && B <= kMostInPlace);
     at::parallel_for(0, B, kept.grain(), [&](int64_t from, int64_t until) {
       run(kept, hidden.data_ptr<s>(), data_or_null<s>(cell), weights.strips.data(), bias.data_ptr<s>() + 3 * H,
           outputs.data_ptr<s>(), from, until);
@@ -222,8 +222,8 @@ void run_step(Controller controller, int64_t H, const std::vector<Tensor>& tenso
 }
 
 // One step of all layers without gradients. inputs [1, B, I], resets [1, B]; the state is that of cores/recurrent.py:
-// alive flag, the layers' hidden states, their cells; weights: torch's four of each layer. Returns outputs [1, B, H] and
-// the new state.
+// alive flag, the layers' hidden states, their cells; weights: torch's four of each layer. Returns outputs [1, B, H]
+// and the new state.
 std::tuple<Tensor, Tensor> recurrent_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
                                           at::TensorList weights_, bool has_cell) {
   const PlainOperators guard;
@@ -248,7 +248,7 @@ std::tuple<Tensor, Tensor> recurrent_step(Tensor inputs, Tensor state, const std
       for (int64_t b = 0; b < B; ++b)
         if (is_reset[b]) std::fill_n(state.data_ptr<s>() + b * S, S, s(0));
     }
-    const auto strips = lay_out<s>(pointers(parts), true, true);
+    const auto strips = lay_out<s>(pointers(parts), true, B <= kMostInPlace);
     const int64_t grain = std::max<int64_t>(1, (1 << 21) / std::max<int64_t>(1, layers * 4 * H * (I + H)));
     at::parallel_for(0, B, grain, [&](int64_t from, int64_t until) {
       s* next = after.data_ptr<s>() + from * S;
@@ -303,8 +303,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> recurrent_bac
     at::mm_out(d_candidate, d_gates.narrow(1, 3 * H, H).t(), entered_rows);
     d_bias_hidden.narrow(0, shared, H).copy_(d_sums.narrow(0, W, H));
   }
-  return {d_inputs,        d_hidden, d_cell, of_inputs.t().mm(inputs.view({T * B, I})), d_weight_hidden,
-          d_sums.narrow(0, 0, W), d_bias_hidden};
+  const Tensor d_weight_input = of_inputs.t().mm(inputs.view({T * B, I})), d_bias_input = d_sums.narrow(0, 0, W);
+  return {d_inputs, d_hidden, d_cell, d_weight_input, d_weight_hidden, d_bias_input, d_bias_hidden};
 }
 
 }  // namespace

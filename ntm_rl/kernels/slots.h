@@ -7,6 +7,8 @@
 #include "numerics.h"
 #include "products.h"
 
+#include <type_traits>
+
 namespace ntm_rl {
 
 constexpr double kNormEpsilon = 1e-6;  // NORM_EPSILON in addressing/ntm.py
@@ -16,30 +18,93 @@ struct SlotSizes {
   int64_t N, M, L;
 };
 
-// sums [M] = weights [L] * memory.
-template <typename s>
-inline void sum_slots(const SlotSizes& z, const s* weights, const s* memory, s* sums) {
-  for (int64_t m = 0; m < z.M; ++m) {
-    Vector<s> sum{};
-    for (int64_t n = 0; n < z.L; n += kLanes<s>) sum += load(weights + n) * load(memory + n * z.M + m * kLanes<s>);
-    sums[m] = sum_of<s>(sum);
+// Calls f(i, heads) for all of `count` heads in groups of 4, 2 and 1, which read the memory once.
+template <typename F>
+inline void for_groups(int64_t count, const F& f) {
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4) f(i, std::integral_constant<int64_t, 4>());
+  if (i + 2 <= count) f(i, std::integral_constant<int64_t, 2>()), i += 2;
+  if (i < count) f(i, std::integral_constant<int64_t, 1>());
+}
+
+template <int64_t HEADS, typename s>
+inline void multiply_slots_of(const SlotSizes& z, const s* keys, const s* memory, s* products) {
+  for (int64_t n = 0; n < z.L; n += kLanes<s>) {
+    Vector<s> sums[HEADS] = {};
+    for (int64_t m = 0; m < z.M; ++m) {
+      const Vector<s> slots = load(memory + n * z.M + m * kLanes<s>);
+#pragma GCC unroll 4
+      for (int64_t h = 0; h < HEADS; ++h) sums[h] += keys[h * z.M + m] * slots;
+    }
+#pragma GCC unroll 4
+    for (int64_t h = 0; h < HEADS; ++h) store(products + h * z.L + n, sums[h]);
   }
 }
 
-// Backward of reading `reads` [M] = weighting [L] * memory; adds to d_weighting and d_memory.
+// products [count, L] = keys [count, M] * slots.
 template <typename s>
-inline void read_backward(const SlotSizes& z, const s* weighting, const s* memory, const s* d_reads, s* d_weighting,
-                          s* d_memory) {
+inline void multiply_slots(const SlotSizes& z, int64_t count, const s* keys, const s* memory, s* products) {
+  for_groups(count, [&](int64_t first, auto heads) {
+    multiply_slots_of<heads>(z, keys + first * z.M, memory, products + first * z.L);
+  });
+}
+
+template <int64_t HEADS, typename s>
+inline void sum_slots_of(const SlotSizes& z, const s* weights, const s* memory, s* sums) {
+  for (int64_t m = 0; m < z.M; ++m) {
+    Vector<s> totals[HEADS] = {};
+    for (int64_t n = 0; n < z.L; n += kLanes<s>) {
+      const Vector<s> slots = load(memory + n * z.M + m * kLanes<s>);
+#pragma GCC unroll 4
+      for (int64_t h = 0; h < HEADS; ++h) totals[h] += load(weights + h * z.L + n) * slots;
+    }
+#pragma GCC unroll 4
+    for (int64_t h = 0; h < HEADS; ++h) sums[h * z.M + m] = sum_of<s>(totals[h]);
+  }
+}
+
+// sums [count, M] = weights [count, L] * memory.
+template <typename s>
+inline void sum_slots(const SlotSizes& z, int64_t count, const s* weights, const s* memory, s* sums) {
+  for_groups(count, [&](int64_t first, auto heads) {
+    sum_slots_of<heads>(z, weights + first * z.L, memory, sums + first * z.M);
+  });
+}
+
+template <int64_t HEADS, typename s>
+inline void read_backward_of(const SlotSizes& z, const s* weightings, const s* memory, const s* d_reads,
+                             s* d_weightings, s* d_memory) {
   for (int64_t n = 0; n < z.L; n += kLanes<s>) {
-    const Vector<s> weights = load(weighting + n);
-    Vector<s> d_weights = load(d_weighting + n);
+    Vector<s> weights[HEADS], d_weights[HEADS];
+#pragma GCC unroll 4
+    for (int64_t h = 0; h < HEADS; ++h) {
+      weights[h] = load(weightings + h * z.L + n);
+      d_weights[h] = load(d_weightings + h * z.L + n);
+    }
     for (int64_t m = 0; m < z.M; ++m) {
       const int64_t i = n * z.M + m * kLanes<s>;
-      d_weights += d_reads[m] * load(memory + i);
-      store(d_memory + i, load(d_memory + i) + d_reads[m] * weights);
+      const Vector<s> slots = load(memory + i);
+      Vector<s> d_slots = load(d_memory + i);
+#pragma GCC unroll 4
+      for (int64_t h = 0; h < HEADS; ++h) {
+        d_weights[h] += d_reads[h * z.M + m] * slots;
+        d_slots += d_reads[h * z.M + m] * weights[h];
+      }
+      store(d_memory + i, d_slots);
     }
-    store(d_weighting + n, d_weights);
+#pragma GCC unroll 4
+    for (int64_t h = 0; h < HEADS; ++h) store(d_weightings + h * z.L + n, d_weights[h]);
   }
+}
+
+// Backward of reading `reads` [count, M] = weightings [count, L] * memory; adds to d_weightings and d_memory.
+template <typename s>
+inline void read_backward(const SlotSizes& z, int64_t count, const s* weightings, const s* memory, const s* d_reads,
+                          s* d_weightings, s* d_memory) {
+  for_groups(count, [&](int64_t first, auto heads) {
+    const int64_t row = first * z.L;
+    read_backward_of<heads>(z, weightings + row, memory, d_reads + first * z.M, d_weightings + row, d_memory);
+  });
 }
 
 // From [N, M] to the internal layout, and back.

@@ -1,12 +1,14 @@
 // Single steps of cores without gradients, for agents that act.
 
 #include "gated_delta.h"
+#include "gtrxl.h"
 #include "tensors.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <optional>
@@ -18,7 +20,8 @@ namespace {
 
 using at::Tensor;
 
-constexpr size_t kLayerWeights = 9;  // of a gated delta net, see `DeltaLayer`
+constexpr size_t kLayerWeights = 9;         // of a gated delta net, see `DeltaLayer`
+constexpr size_t kTransformerWeights = 23;  // of a Gated Transformer-XL, see `TransformerLayer`
 
 void check_delta(const DeltaSizes& z, const Tensor& state, const std::optional<Tensor>& resets,
                  const std::vector<Tensor>& weights) {
@@ -42,8 +45,8 @@ void check_delta(const DeltaSizes& z, const Tensor& state, const std::optional<T
   for (const size_t i : {weights.size() - 2, weights.size() - 1}) check("the last norm", weights[i], {z.H}, type);
 }
 
-// inputs [1, B, I], resets [1, B]; the state and the weights are those of cores/gated_delta.py: of the embedding, of each
-// layer, of the last norm. Returns outputs [1, B, H] and the new state.
+// inputs [1, B, I], resets [1, B]; the state and the weights are those of cores/gated_delta.py: of the embedding, of
+// each layer, of the last norm. Returns outputs [1, B, H] and the new state.
 std::tuple<Tensor, Tensor> gated_delta_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
                                             at::TensorList weights_, int64_t heads, int64_t width) {
   const PlainOperators guard;
@@ -55,7 +58,7 @@ std::tuple<Tensor, Tensor> gated_delta_step(Tensor inputs, Tensor state, const s
   for (Tensor& weight : weights) weight = weight.contiguous();
   make_contiguous({&inputs, &state});
   const std::optional<Tensor> resets = contiguous(resets_);
-  const Tensor outputs = at::empty({1, z.B, z.H}, inputs.options()), after = at::empty({z.B, z.state()}, inputs.options());
+  const Tensor outputs = at::empty({1, z.B, z.H}, inputs.options()), after = at::empty_like(state);
   AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "gated_delta_step", [&] {
     using s = scalar_t;
     std::vector<const s*> at;
@@ -90,14 +93,104 @@ std::tuple<Tensor, Tensor> gated_delta_step(Tensor inputs, Tensor state, const s
   return {outputs, after};
 }
 
+// Shapes of a layer's weights in the order of `TransformerLayer`.
+std::vector<std::vector<int64_t>> transformer_shapes(const TransformerSizes& z) {
+  const int64_t D = z.D, E = z.E;
+  const std::vector<std::vector<int64_t>> gate = {{3 * D, D}, {2 * D, D}, {D, D}, {D}},
+                                          perceptron = {{D}, {D}, {2 * D, D}, {2 * D}, {D, 2 * D}, {D}};
+  std::vector<std::vector<int64_t>> shapes = {{D},    {D},        {E, D},     {E, D},
+                                              {E, D}, {z.K, z.M}, {z.K, z.M}, {D, E}};
+  for (const auto* part : {&gate, &perceptron, &gate}) shapes.insert(shapes.end(), part->begin(), part->end());
+  shapes.push_back({z.W + 1, E});
+  return shapes;
+}
+
+void check_transformer(const TransformerSizes& z, const Tensor& state, const std::optional<Tensor>& resets,
+                       const std::vector<Tensor>& weights) {
+  const at::ScalarType type = state.scalar_type();
+  check("state", state, {z.B, z.state()}, type);
+  check("resets", resets, {1, z.B}, at::kBool);
+  check("the weight of the embedding", weights[0], {z.D, z.I}, type);
+  check("the bias of the embedding", weights[1], {z.D}, type);
+  const auto shapes = transformer_shapes(z);
+  for (size_t i = 2; i < weights.size(); ++i)
+    check("a weight of a layer", weights[i], shapes[(i - 2) % kTransformerWeights], type);
+}
+
+// Runs a step of the sequences [from, until); `at` are the weights' data.
+template <typename s>
+void run_transformer(const TransformerSizes& z, const std::vector<const s*>& at, const s* inputs, const s* state,
+                     const bool* resets, s* outputs, s* after, int64_t from, int64_t until) {
+  const int64_t rows = until - from, S = z.state(), window = z.W * z.D;
+  s* x = outputs + from * z.D;
+  std::vector<const s*> windows(rows);
+  std::vector<int64_t> firsts(rows);
+  std::vector<s> work;
+  for (int64_t b = 0; b < rows; ++b) {
+    const s* before = state + (from + b) * S;
+    s *next = after + (from + b) * S, filled = resets && resets[from + b] ? s(0) : std::nearbyint(before[1]);
+    firsts[b] = filled < z.W ? z.W - std::max<int64_t>(0, static_cast<int64_t>(filled)) : 0;
+    next[0] = 1;
+    next[1] = filled < z.W ? filled + 1 : s(z.W);
+  }
+  Strips<s>(at[0], z.I, z.D).multiply(rows, inputs + from * z.I, z.I, at[1], 0, x, z.D);
+  for (int64_t layer = 0; layer < z.layers; ++layer) {
+    const s* const* w = &at[2 + layer * kTransformerWeights];
+    for (int64_t b = 0; b < rows; ++b) {
+      windows[b] = state + (from + b) * S + 2 + layer * window;
+      s* next = after + (from + b) * S + 2 + layer * window;
+      const int64_t first = std::max<int64_t>(1, firsts[b]) * z.D;  // rows of another episode are not kept
+      std::fill_n(next, first - z.D, s(0));
+      std::copy_n(windows[b] + first, window - first, next + first - z.D);
+      std::copy_n(x + b * z.D, z.D, next + window - z.D);
+    }
+    const TransformerLayer<s> of{w[0],  w[1],  w[2],  w[3],  w[4],  w[5],  w[6],  w[7],  {w[8], w[9], w[10], w[11]},
+                                 w[12], w[13], w[14], w[15], w[16], w[17], {w[18], w[19], w[20], w[21]}, w[22]};
+    run_layer(z, of, rows, windows.data(), firsts.data(), x, work);
+  }
+}
+
+// As `gated_delta_step`, of cores/gtrxl.py; the last weight of each layer are its keys of distances [W + 1, K * M].
+std::tuple<Tensor, Tensor> gtrxl_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
+                                      at::TensorList weights_, int64_t heads, int64_t width) {
+  const PlainOperators guard;
+  std::vector<Tensor> weights = weights_.vec();
+  const int64_t layers = (weights.size() - 2) / kTransformerWeights, past = weights.back().size(0) - 1;
+  const TransformerSizes z{inputs.size(1), inputs.size(2), weights[0].size(0), heads, width, past, layers,
+                           heads * width};
+  check_transformer(z, state, resets_, weights);
+  for (Tensor& weight : weights) weight = weight.contiguous();
+  make_contiguous({&inputs, &state});
+  const std::optional<Tensor> resets = contiguous(resets_);
+  const Tensor outputs = at::empty({1, z.B, z.D}, inputs.options()), after = at::empty_like(state);
+  AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "gtrxl_step", [&] {
+    using s = scalar_t;
+    std::vector<const s*> at;
+    for (const Tensor& weight : weights) at.push_back(weight.data_ptr<s>());
+    const int64_t each = z.D * (z.I + layers * (8 * z.E + 16 * z.D + 3 * z.K * z.W));
+    at::parallel_for(0, z.B, std::max<int64_t>(1, (1 << 21) / std::max<int64_t>(1, each)),
+                     [&](int64_t from, int64_t until) {
+                       run_transformer(z, at, inputs.data_ptr<s>(), state.data_ptr<s>(), data_or_null<bool>(resets),
+                                       outputs.data_ptr<s>(), after.data_ptr<s>(), from, until);
+                     });
+  });
+  return {outputs, after};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(ntm_rl, library) {
   library.def(
-      "gated_delta_step(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width) -> (Tensor, "
+      "gated_delta_step(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width) -> "
+      "(Tensor, Tensor)");
+  library.def(
+      "gtrxl_step(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width) -> (Tensor, "
       "Tensor)");
 }
 
-TORCH_LIBRARY_IMPL(ntm_rl, CPU, library) { library.impl("gated_delta_step", gated_delta_step); }
+TORCH_LIBRARY_IMPL(ntm_rl, CPU, library) {
+  library.impl("gated_delta_step", gated_delta_step);
+  library.impl("gtrxl_step", gtrxl_step);
+}
 
 }  // namespace ntm_rl

@@ -1,0 +1,87 @@
+"""Single steps without gradients in kernels against the same steps as plain operators, their specification."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ntm_rl.cores.registry import make_core
+from ntm_rl.errors import InputError
+
+GATED_DELTA = st.fixed_dictionaries(
+    {"hidden_size": st.integers(4, 33), "heads": st.integers(1, 3), "width": st.sampled_from([2, 5, 16, 20])}
+    | {"layers": st.integers(1, 3), "convolution": st.integers(1, 4)}
+)
+GTRXL = st.fixed_dictionaries(
+    {"hidden_size": st.integers(4, 33), "heads": st.integers(1, 3), "width": st.sampled_from([2, 5, 16, 20])}
+    | {"layers": st.integers(1, 3), "window": st.integers(1, 6)}
+)
+CORES = st.one_of(*(st.tuples(st.just(name), of) for name, of in (("gated_delta", GATED_DELTA), ("gtrxl", GTRXL))))
+TOLERANCES = {torch.float64: 1e-11, torch.float32: 2e-5}
+both = pytest.mark.parametrize("name", ["gated_delta", "gtrxl"])
+
+pytestmark = pytest.mark.usefixtures("kernel")
+
+
+def step(core, inputs, state, resets):
+    with torch.no_grad():
+        return core(inputs, state, resets)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    CORES, st.integers(1, 11), st.sampled_from([None, 0.0, 0.3]), st.sampled_from(list(TOLERANCES)), st.integers(0, 99)
+)
+def test_steps_equal_plain_operators(core, batch, rate, dtype, seed):
+    torch.manual_seed(seed)
+    made = make_core(core[0], 5, **core[1]).to(dtype)
+    state = expected_state = made.initial_state(batch)
+    for _ in range(8):
+        inputs = torch.randn(1, batch, 5, dtype=dtype)
+        resets = None if rate is None else torch.rand(1, batch) < rate
+        before = state.clone()
+        outputs, after = step(made, inputs, state, resets)
+        assert torch.equal(before, state)  # a reset does not write into what came in
+        expected, expected_state = (each.detach() for each in made(inputs, expected_state, resets))
+        torch.testing.assert_close((outputs, after), (expected, expected_state), rtol=0, atol=TOLERANCES[dtype])
+        state = after
+
+
+@both
+def test_non_contiguous_arguments_give_the_same(name):
+    core = make_core(name, 4)
+    inputs, state, resets = torch.randn(1, 4, 3).mT, torch.zeros(core.state_size, 3).T, torch.zeros(1, 3).bool()
+    torch.testing.assert_close(step(core, inputs, state, resets), core(inputs, state, resets))
+
+
+@both
+def test_an_empty_batch_has_empty_results(name):
+    core = make_core(name, 4)
+    outputs, after = step(core, torch.zeros(1, 0, 4), core.initial_state(0), None)
+    assert outputs.shape == (1, 0, core.output_size) and after.shape == (0, core.state_size)
+
+
+@both
+def test_a_non_finite_input_ends_with_its_episode(name):
+    core = make_core(name, 2)
+    outputs, state = step(core, torch.tensor([[[float("nan"), 0.0], [0.0, 0.0]]]), core.initial_state(2), None)
+    assert outputs[0, 0].isnan().all() and outputs[0, 1].isfinite().all()
+    outputs, state = step(core, torch.zeros(1, 2, 2), state, torch.tensor([[True, False]]))
+    assert outputs.isfinite().all() and state.isfinite().all()
+
+
+@both
+def test_a_weight_of_another_shape_is_an_error(name):
+    core = make_core(name, 4)
+    for weight, value in core.named_parameters():
+        wrong = {weight: torch.zeros(value.shape[0] + 1, *value.shape[1:])}
+        with torch.no_grad(), pytest.raises((ValueError, RuntimeError, InputError)):
+            torch.func.functional_call(core, wrong, (torch.zeros(1, 2, 4), core.initial_state(2), None))
+
+
+@both
+def test_without_the_kernel_a_step_gives_the_same(monkeypatch, name):
+    core, inputs = make_core(name, 4), torch.randn(1, 2, 4)
+    expected = step(core, inputs, core.initial_state(2), None)
+    monkeypatch.setattr("ntm_rl.kernels.fused.load_kernels", lambda: False)
+    torch.testing.assert_close(step(core, inputs, core.initial_state(2), None), expected)
