@@ -128,7 +128,7 @@ def answer(network: SequenceNetwork, batch: Batch) -> AnsweredSequence:
 
 @dataclass(frozen=True)
 class PlayOptions:
-    """What is played.
+    """The episodes or sequences to play.
 
     Attributes:
         episodes: Number of episodes or sequences.
@@ -159,7 +159,7 @@ def play_run(
     Args:
         agent: The agent.
         settings: The settings of its run.
-        options: What is played.
+        options: The episodes to play.
         with_frames: Render the environment, if it can.
 
     Raises:

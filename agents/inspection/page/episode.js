@@ -66,7 +66,7 @@ class Bars {
   }
 }
 
-/** An episode of one agent: what is now on the left, what was and will be on the right. */
+/** An episode of one agent: the current step on the left, pictures of all steps on the right. */
 class EpisodeView {
   constructor(episode, arrays, colours, player) {
     Object.assign(this, { episode, arrays, colours, player });
