@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import yaml
 from stable_baselines3.common.utils import set_random_seed
 
-from ntm_rl.agents.cli.main import main
+from ntm_rl.agents.cli.main import main, make_parser
 from ntm_rl.cores import registry
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +118,18 @@ def test_other_commands_are_valid(page, line, tmp_path, monkeypatch, capsys):
     else:  # a run that is not there, and nothing else, is wrong
         assert main([*words, "--no-such-option"]) == 2
         assert "--no-such-option" in capsys.readouterr().err
+
+
+def test_the_scripts_for_clusters_are_valid():
+    for language, block in blocks("cluster"):
+        if language == "bash":
+            subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+        elif language == "yaml":
+            job = yaml.safe_load(block)["spec"]
+            words = shlex.split(job["entrypoint"])
+            assert make_parser().parse_args(words[1:]).engine == "ray"
+            version = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1]
+            assert job["rayClusterSpec"]["rayVersion"] == version
 
 
 def test_links_between_pages_lead_somewhere():

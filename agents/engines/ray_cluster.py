@@ -98,7 +98,9 @@ class RayEngine(Engine):
             time.sleep(seconds)
             return []
         ended, _ = self._ray.wait(list(self._running), timeout=seconds)
-        return [(self._running[task], self._outcome(task, self._running.pop(task))) for task in ended]
+        jobs = [self._running.pop(task) for task in ended]
+        self._stopping.difference_update(ended)
+        return [(job, self._outcome(task, job)) for task, job in zip(ended, jobs, strict=True)]
 
     def stop(self, job: Job | None = None) -> None:
         """Cancels tasks; a job that runs writes a checkpoint first."""
@@ -108,7 +110,6 @@ class RayEngine(Engine):
                 self._ray.cancel(task)
 
     def _outcome(self, task: Any, job: Job) -> Outcome:
-        self._stopping.discard(task)
         outcome, errors = Outcome.FAILED, ""
         try:
             outcome, errors = self._ray.get(task)
@@ -125,8 +126,8 @@ class RayEngine(Engine):
         if self._address is not None:
             _check_address(self._address)
         else:
-            for name in ("RAY_USAGE_STATS_ENABLED", "RAY_worker_niceness"):  # the niceness of jobs
-                os.environ.setdefault(name, "0")
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            os.environ.setdefault("RAY_worker_niceness", "0")  # as the local engine; Ray's default is 15
         own = {"num_cpus": (self._jobs or 1) * self._cpus, "object_store_memory": OBJECT_STORE_BYTES}
         try:
             self._ray.init(
@@ -137,8 +138,9 @@ class RayEngine(Engine):
                 **(own if self._address is None else {}),
             )
         except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
-            place = "Ray does not start on this machine" if self._address is None else f"address = {self._address!r}"
-            raise InputError(f"{place}: {_last_line(error)}") from error
+            if self._address is None:
+                raise InputError(f"Ray does not start on this machine: {_last_line(error)}") from error
+            raise InputError(f"address = {self._address!r}: {_explain(error)}") from error
 
     def _nodes(self) -> list[Mapping[str, Any]]:
         return [node for node in self._ray.nodes() if node["Alive"]]
@@ -163,13 +165,11 @@ class RayEngine(Engine):
         """Raises an `InputError` for the first node that cannot run the jobs."""
         strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
         task = self._ray.remote(num_cpus=0)(check_node)
-        checks = {
-            node["NodeManagerHostname"]: task.options(scheduling_strategy=strategy(node["NodeID"], soft=False)).remote(
-                marker, versions
-            )
-            for node in self._nodes()
-        }
-        for host, check in checks.items():
+        checks = []
+        for node in self._nodes():
+            on_node = task.options(scheduling_strategy=strategy(node["NodeID"], soft=False))
+            checks.append((node["NodeManagerHostname"], on_node.remote(marker, versions)))
+        for host, check in checks:
             try:
                 refusal = self._ray.get(check, timeout=NODE_SECONDS)
             except self._ray.exceptions.RayError as error:
@@ -241,6 +241,14 @@ def _kept_sigterm_handler() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+def _explain(error: Exception) -> str:
+    """Returns why `ray.init` has not joined a cluster that answers."""
+    text = str(error)
+    if "No node info found" in text:
+        return "this machine is no node of the cluster; run `ray start --address=...` on it, or the command on a node"
+    return " ".join(text.split()) if "Version mismatch" in text else _last_line(error)
 
 
 def _last_line(error: BaseException) -> str:

@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -9,6 +11,12 @@ import torch
 from torch import Tensor
 
 from ntm_rl.errors import InputError
+
+
+@cache
+def has_triton() -> bool:
+    """Whether torch can compile for a GPU."""
+    return find_spec("triton") is not None
 
 
 class CompiledStep:

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cache, partial
-from importlib.util import find_spec
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import torch
@@ -14,7 +13,7 @@ from ntm_rl.addressing import ntm as addressing
 from ntm_rl.checks import require_at_least, require_bool, require_one_of, require_positive
 from ntm_rl.cores.access import MemoryAccess
 from ntm_rl.cores.base import MemoryCore, named_heads
-from ntm_rl.cores.compiling import CompiledStep
+from ntm_rl.cores.compiling import CompiledStep, has_triton
 from ntm_rl.cores.devices import can_read_values
 from ntm_rl.cores.gates import chrono_initialize
 from ntm_rl.cores.layout import StateLayout
@@ -245,7 +244,7 @@ class Ntm(MemoryCore):
 
     def _step_for(self, device: torch.device) -> Step:
         """Returns the eager step, or the compiled one, which is compiled once per device type."""
-        is_best = self.backend == "auto" and device.type == "cuda" and _has_triton()
+        is_best = self.backend == "auto" and device.type == "cuda" and has_triton()
         if (self.backend != "compile" and not is_best) or torch.compiler.is_compiling() or is_transformed():
             return self._step
         if device.type not in self._compiled_steps:
@@ -365,12 +364,6 @@ class Ntm(MemoryCore):
         learn_read = learned_start or tape
         self.start_read_logits = logits(self.read_heads, 0.1 if tape else 1.0) if learn_read else None
         self.start_write_logits = logits(self.write_heads, 1.0) if learned_start and not tape else None
-
-
-@cache
-def _has_triton() -> bool:
-    """Whether torch can compile for a GPU."""
-    return find_spec("triton") is not None
 
 
 def _waves(slots: int, width: int) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from command_line import as_json, done, refused, run
+from ntm_rl.agents.cli import list_names
 from ntm_rl.agents.runs.run import Run
 from small_trainings import SMALL_NTM, TINY_COPY, TINY_NTM, TINY_PPO
 from waiting import wait_until
@@ -112,7 +113,7 @@ def test_an_interrupt_outside_a_training_is_one_message(capsys, monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ntm_rl.agents.cli.list_names._cores", interrupt)
+    monkeypatch.setitem(list_names._LISTS, "cores", interrupt)
     code, _, error = run(capsys, "list", "cores")
     assert code == 130 and error.startswith("interrupted") and "Traceback" not in error
 

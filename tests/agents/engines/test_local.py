@@ -1,48 +1,14 @@
 """The engines of one machine, on jobs that need no training."""
 
-import os
-import signal
 import time
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
+from file_jobs import FileJob
 from ntm_rl.agents.engines.jobs import Outcome, locked, take_free
-from ntm_rl.agents.engines.local import local_engine
-from ntm_rl.agents.runs.signals import SignalListener
+from ntm_rl.agents.engines.local import ProcessEngine, local_engine
 from ntm_rl.errors import InputError
 from waiting import wait_until
-
-
-@dataclass(frozen=True)
-class FileJob:
-    """Writes a file, waits for a signal, fails or kills itself."""
-
-    folder: Path
-    action: str = "write"
-
-    @property
-    def name(self):
-        return self.action
-
-    @property
-    def lock_file(self):
-        return self.folder / f".{self.action}.lock"
-
-    def is_finished(self):
-        return (self.folder / "write").exists()
-
-    def run(self, show_progress):
-        (self.folder / self.action).touch()
-        with SignalListener() as signals:
-            if self.action == "wait":
-                wait_until(lambda: signals.received)
-            elif self.action == "fail":
-                raise InputError("key = 1: no such key")
-            elif self.action == "die":
-                os.kill(os.getpid(), signal.SIGKILL)
-        return signals.received
 
 
 def end_of(engine, job):
@@ -74,7 +40,7 @@ def test_one_of_two_jobs_is_stopped(tmp_path):
     with local_engine(2) as engine:
         for job in jobs:
             engine.submit(job)
-            wait_until(lambda job=job: (job.folder / "wait").exists())
+            wait_until(lambda job=job: job.processes())
         time.sleep(0.2)
         engine.stop(jobs[1])
         assert end_of(engine, jobs[1]) is Outcome.STOPPED
@@ -83,11 +49,12 @@ def test_one_of_two_jobs_is_stopped(tmp_path):
         assert end_of(engine, jobs[0]) is Outcome.STOPPED
 
 
-def test_a_job_whose_process_is_killed_has_failed(tmp_path):
-    job = FileJob(tmp_path, "die")
-    with local_engine(2) as engine:
+def test_a_killed_process_is_restarted_and_then_has_failed(tmp_path):
+    job, log = FileJob(tmp_path, "die"), tmp_path / "log"
+    with ProcessEngine(1, restarts=1, log=log) as engine:
         engine.submit(job)
-        assert end_of(engine, job) is Outcome.FAILED
+        assert [engine.wait(60) for _ in range(2)] == [[], [(job, Outcome.FAILED)]]
+    assert log.read_text() == "die: its process was ended by SIGKILL\n" * 2 and len(job.processes()) == 2
 
 
 def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):

@@ -306,7 +306,7 @@ def test_if_torch_compile_fails_auto_is_eager_with_one_warning_and_compile_is_an
 def test_auto_compiles_on_a_gpu_with_triton_and_is_fused_on_a_cpu(monkeypatch, has_triton):
     made = []
     monkeypatch.setattr(torch, "compile", lambda step, **options: made.append(options) or step)
-    monkeypatch.setattr("ntm_rl.cores.ntm._has_triton", lambda: has_triton)
+    monkeypatch.setattr("ntm_rl.cores.ntm.has_triton", lambda: has_triton)
     core, gpu, cpu = Ntm(3), torch.device("cuda"), torch.device("cpu")
     assert core._step_for(cpu) == core._step and is_fused("auto", cpu) and not is_fused("auto", gpu)
     assert (core._step_for(gpu) != core._step) == has_triton
