@@ -29,7 +29,7 @@ SEED = 10_000
 
 
 @dataclass(frozen=True)
-class Choice:
+class DiscreteAction:
     """The distribution of a discrete action, or of one of its components.
 
     Attributes:
@@ -46,7 +46,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Continuous:
+class NumericAction:
     """A Gaussian action of A numbers, or A independent bits.
 
     Attributes:
@@ -79,7 +79,7 @@ class Episode:
 
     observations: list[tuple[Part, FloatArray]]
     frames: list[Frame]
-    actions: list[Choice] | Continuous
+    actions: list[DiscreteAction] | NumericAction
     values: FloatArray
     rewards: FloatArray
     memory: MemoryTrace
@@ -128,7 +128,7 @@ def answer(network: SequenceNetwork, batch: Batch) -> AnsweredSequence:
 
 @dataclass(frozen=True)
 class PlayOptions:
-    """What is played.
+    """The episodes or sequences to play.
 
     Attributes:
         episodes: Number of episodes or sequences.
@@ -159,7 +159,7 @@ def play_run(
     Args:
         agent: The agent.
         settings: The settings of its run.
-        options: What is played.
+        options: The episodes to play.
         with_frames: Render the environment, if it can.
 
     Raises:
@@ -225,24 +225,26 @@ def _episode(env: VecEnv, steps: Sequence[Step], memory: MemoryTrace) -> Episode
     )
 
 
-def _actions(env: VecEnv, steps: Sequence[Step]) -> list[Choice] | Continuous:
+def _actions(env: VecEnv, steps: Sequence[Step]) -> list[DiscreteAction] | NumericAction:
     space, names = env.action_space, action_names(env)
     distributions = [step.distribution for step in steps]
     samples = np.stack([step.sample for step in steps])
     first = distributions[0]
     if isinstance(first, torch.distributions.Categorical):
-        return [Choice("action", labels_of(space, names), _stack(distributions, "probs"), samples.astype(np.int64))]
+        return [
+            DiscreteAction("action", labels_of(space, names), _stack(distributions, "probs"), samples.astype(np.int64))
+        ]
     if isinstance(first, list):  # MultiDiscrete
         columns = zip(*distributions, strict=True)
         return [
-            Choice(f"action {index}", _numbers(column[0].probs), _stack(column, "probs"), samples[:, index])
+            DiscreteAction(f"action {index}", _numbers(column[0].probs), _stack(column, "probs"), samples[:, index])
             for index, column in enumerate(columns)
         ]
     taken = np.stack([np.ravel(step.action) for step in steps]).astype(np.float32)
     labels = labels_of(space, names)
     if isinstance(first, torch.distributions.Bernoulli):
-        return Continuous(labels, _stack(distributions, "probs"), None, taken)
-    return Continuous(labels, _stack(distributions, "mean"), _stack(distributions, "stddev"), taken)
+        return NumericAction(labels, _stack(distributions, "probs"), None, taken)
+    return NumericAction(labels, _stack(distributions, "mean"), _stack(distributions, "stddev"), taken)
 
 
 def _numbers(probabilities: torch.Tensor) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from stable_baselines3.common.logger import Figure as LoggedFigure
 
-from ntm_rl.agents.inspection.episode import Continuous, PlayOptions, answer, play_run
+from ntm_rl.agents.inspection.episode import NumericAction, PlayOptions, answer, play_run
 from ntm_rl.agents.inspection.memory_trace import FloatArray, MemoryTrace
 from ntm_rl.agents.inspection.plotting import curve_marker, pool_slots, require_matplotlib, save_png
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
@@ -90,7 +90,7 @@ def episode_figures(run: Run, settings: PpoTrainingSettings) -> "dict[str, Figur
         return {}
     observations = [numbers for _, numbers in episode.observations]
     blocks = {"observation": np.concatenate(observations, axis=1)} if observations else {}
-    if isinstance(episode.actions, Continuous):
+    if isinstance(episode.actions, NumericAction):
         blocks["action"] = episode.actions.taken
     else:
         blocks["action probabilities"] = np.concatenate([each.probabilities for each in episode.actions], axis=1)

@@ -44,7 +44,7 @@ def watch(run: Run, options: PlayOptions, *, compare: Run | None = None, out: Pa
 
     Args:
         run: A run.
-        options: What is played.
+        options: The episodes or sequences to play.
         compare: A second run of the same environment or task, which is shown beside the first.
         out: The HTML file; default: a new file in the run's `watch/`.
 

@@ -1,4 +1,4 @@
-"""What the heads of a core did in one step, for inspection."""
+"""The memory access of a core in one step, for inspection."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

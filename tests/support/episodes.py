@@ -5,7 +5,7 @@ import torch
 from gymnasium import spaces
 
 from ntm_rl import make_core
-from ntm_rl.agents.inspection.episode import Choice, Episode
+from ntm_rl.agents.inspection.episode import DiscreteAction, Episode
 from ntm_rl.agents.inspection.memory_trace import MemoryRecorder, MemoryTrace
 from ntm_rl.agents.inspection.naming import Part
 
@@ -34,7 +34,7 @@ def small_episode(
     return Episode(
         [(part, rng.uniform(-1, 1, size=(steps, len(labels))).astype(np.float32))],
         [rng.integers(0, 256, size=(20, 30, 3), dtype=np.uint8) for _ in range(steps)] if frames else [],
-        [Choice("action", labels, probabilities, probabilities.argmax(axis=1))],
+        [DiscreteAction("action", labels, probabilities, probabilities.argmax(axis=1))],
         rng.normal(size=steps).astype(np.float32),
         rng.normal(size=steps).astype(np.float32),
         memory_of(core, steps, **options),

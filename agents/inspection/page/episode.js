@@ -1,7 +1,7 @@
 /* An episode: the current step on the left, all steps on the right. */
 
 const MAX_BARS = 20;
-const MATRIX = 288; // pixels, about the height of the memory
+const MATRIX = 256; // pixels, about the height of the memory
 
 /** A matrix at the current step, with rows and columns of slots. */
 class Matrix {
@@ -66,7 +66,7 @@ class Bars {
   }
 }
 
-/** An episode of one agent: what is now on the left, what was and will be on the right. */
+/** An episode of one agent: the current step on the left, pictures of all steps on the right. */
 class EpisodeView {
   constructor(episode, arrays, colours, player) {
     Object.assign(this, { episode, arrays, colours, player });
@@ -236,7 +236,7 @@ class EpisodeView {
     const top = y > track.columns / 2 ? y - 2 * bend : y + 2 * bend;
     const curve = `M${from} ${y}Q${(from + to) / 2} ${top} ${to} ${y}`;
     track.over.append(element("path", { class: "halo", d: curve }), element("path", { class: "arc", d: curve }));
-    for (const part of [track.over, track.mark]) part.style.opacity = Math.max(shares, 0.25); // of a minor source: pale
+    for (const part of [track.over, track.mark]) part.style.opacity = Math.max(shares, 0.35); // of a minor source: pale
     track.mark.hidden = false;
     track.mark.style.left = `${(100 * from) / this.steps}%`;
     track.mark.style.top = `${(100 * y) / track.columns}%`;

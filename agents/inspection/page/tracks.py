@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ntm_rl.agents.inspection.episode import AnsweredSequence, Choice, Continuous, Episode
+from ntm_rl.agents.inspection.episode import AnsweredSequence, DiscreteAction, Episode, NumericAction
 from ntm_rl.agents.inspection.memory_trace import FloatArray, MemoryTrace
 from ntm_rl.agents.inspection.page.arrays import ArrayPacker
 from ntm_rl.agents.inspection.writers import find_writers
@@ -142,7 +142,7 @@ class TrackBuilder:
         track = {"kind": "line", "group": group, "name": name, "values": self._packer.add(np.asarray(numbers, "f4"))}
         return {**track, **({} if limits is None else {"limits": limits}), **more}
 
-    def _actions(self, actions: list[Choice] | Continuous) -> Iterator[Track]:
+    def _actions(self, actions: list[DiscreteAction] | NumericAction) -> Iterator[Track]:
         if isinstance(actions, list):
             for each in actions:
                 taken = self._packer.add(each.taken)

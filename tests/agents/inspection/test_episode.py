@@ -11,7 +11,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from episodes import small_episode
-from ntm_rl.agents.inspection.episode import Choice, Continuous, PlayOptions, play_episodes
+from ntm_rl.agents.inspection.episode import DiscreteAction, NumericAction, PlayOptions, play_episodes
 from ntm_rl.agents.inspection.memory_trace import MemoryRecorder
 from ntm_rl.agents.inspection.naming import observation_parts
 from ntm_rl.agents.inspection.observation_frames import ObservationDrawer
@@ -88,7 +88,7 @@ def test_actions_of_every_space_are_shown(action):
     space = ACTIONS[action]
     agent, env = agent_in(spaces.Box(-1, 1, (2,)), space)
     (episode,) = play_episodes(agent, env, None, PlayOptions(deterministic=True))
-    if isinstance(episode.actions, Continuous):
+    if isinstance(episode.actions, NumericAction):
         size = int(np.prod(space.shape))
         assert episode.actions.means.shape == episode.actions.taken.shape == (STEPS, size)
         assert (episode.actions.deviations is None) == (action == "multibinary")
@@ -97,7 +97,7 @@ def test_actions_of_every_space_are_shown(action):
     else:
         assert [len(choice.labels) for choice in episode.actions] == ([3] if action == "discrete" else [2, 4])
         for choice in episode.actions:
-            assert isinstance(choice, Choice)
+            assert isinstance(choice, DiscreteAction)
             np.testing.assert_allclose(choice.probabilities.sum(axis=1), 1, rtol=1e-5)
             np.testing.assert_array_equal(choice.taken, choice.probabilities.argmax(axis=1))
     if action == "discrete":

@@ -68,9 +68,9 @@ def wait_until(tab, condition: str) -> None:
         tab.wait_for_timeout(10)
 
 
-def page_of(*episodes, title="ntm_rl/Test-v0", details=("ntm",), several=False) -> str:
+def page_of(*episodes, title="ntm_rl/Test-v0", run="run A", details=("ntm",), several=False) -> str:
     named = [(f"episode {number}", each) for number, each in enumerate(episodes, start=1)]
-    sources = [Source("run A", details, named)]
+    sources = [Source(run, details, named)]
     return build_page(title, [*sources, Source("run B", details, named[::-1])] if several else sources)
 
 
@@ -165,11 +165,12 @@ def test_an_arc_leads_from_the_step_that_wrote_to_the_step_that_reads(browser, t
 
 def test_hostile_names_are_text(browser, tmp_path):
     episode = small_episode(labels=HOSTILE)
-    with opened(browser, page_of(episode, title=HOSTILE[0], details=HOSTILE), tmp_path) as tab:
+    with opened(browser, page_of(episode, title=HOSTILE[0], run=HOSTILE[2], details=HOSTILE), tmp_path) as tab:
         assert tab.locator("h1").text_content() == HOSTILE[0]
-        assert tab.title() == HOSTILE[0]
-        shown = tab.locator("body").inner_text()
-        assert all(name in shown for name in HOSTILE[1:2])
+        assert tab.title() == HOSTILE[0] and tab.locator("h2").text_content() == HOSTILE[2]
+        assert tab.locator(".bars .label").all_text_contents() == [*HOSTILE, *HOSTILE]
+        tab.locator("[aria-label='observation, observation over steps']").hover()
+        assert any(name in tab.locator("#tip").text_content() for name in HOSTILE)
         assert tab.evaluate("globalThis.hacked") is None
         assert tab.locator("script").count() == 3 and tab.locator("img").count() == 0
 

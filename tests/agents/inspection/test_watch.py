@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import webbrowser
 import zlib
 
 import numpy as np
@@ -60,6 +61,13 @@ def test_the_command_line_writes_the_page_of_an_agent(ppo_run, capsys):
     probabilities = array_of(page, action["values"])
     taken = probabilities[np.arange(51), array_of(page, action["taken"])]
     np.testing.assert_array_equal(taken, probabilities.max(axis=1))  # deterministic
+
+
+def test_the_page_is_opened_in_a_browser(ppo_run, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    assert main(["watch", str(ppo_run.path), "--open", "--out", str(tmp_path / "page.html")]) == 0
+    assert opened == [(tmp_path / "page.html").as_uri()]
 
 
 def test_two_runs_of_an_environment_are_compared_on_the_same_episodes(ppo_run, tmp_path):

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from stable_baselines3.common.logger import Figure, Image, Video
 
 from ntm_rl.agents.settings.kinds import PPO
+from ntm_rl.agents.tracking.pages import HtmlPage
 from ntm_rl.agents.tracking.wandb_writer import WandbWriter
 from tracking_logs import FakeRun
 
@@ -49,3 +50,7 @@ def test_figures_histograms_and_numbers():
     assert isinstance(convert(Figure(MatplotlibFigure(), close=True)), wandb.Image)
     assert sum(convert(torch.randn(5, 4)).histogram) == sum(convert(np.arange(20)).histogram) == 20
     assert (convert(2.0), convert(np.float32(0.5)), convert(torch.tensor(3)), convert("text")) == (2.0, 0.5, 3, None)
+
+
+def test_pages_are_logged_unchanged():
+    assert convert(HtmlPage("<p>a page</p>")).html == "<p>a page</p>"
