@@ -113,7 +113,7 @@ def test_an_interrupt_outside_a_training_is_one_message(capsys, monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(list_names._LISTS, "cores", interrupt)
+    monkeypatch.setattr(list_names, "_cores", interrupt)
     code, _, error = run(capsys, "list", "cores")
     assert code == 130 and error.startswith("interrupted") and "Traceback" not in error
 
