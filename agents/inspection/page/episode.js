@@ -15,7 +15,8 @@ class Matrix {
   show(step) {
     const start = step * this.rows * this.columns;
     this.step = step;
-    this.colours.paint(this.canvas, this.columns, this.rows, this.described.scale, (x, y) => this.values[start + y * this.columns + x]);
+    const levelAt = (x, y) => this.values[start + y * this.columns + x];
+    this.colours.paint(this.canvas, this.columns, this.rows, this.described.scale, levelAt);
   }
 
   at(x, y) {
@@ -28,7 +29,9 @@ class Legend {
   constructor(described, colours, text) {
     Object.assign(this, { described, colours });
     this.canvas = element("canvas");
-    const ends = [0, 0.25, 0.5, 0.75, 1].map((share) => element("span", {}, format(numberOf(described, share * (LEVELS - 1)))));
+    const ends = [0, 0.25, 0.5, 0.75, 1].map((share) => {
+      return element("span", {}, format(numberOf(described, share * (LEVELS - 1))));
+    });
     this.root = element("div", { class: "legend" }, text, this.canvas, element("div", { class: "ends" }, ...ends));
   }
 
@@ -107,7 +110,8 @@ class EpisodeView {
   addFrame() {
     const { frames } = this.episode;
     if (!frames) return;
-    this.frame = element("img", { class: "frame", alt: "the environment's frame", width: frames.width, height: frames.height });
+    const { width, height } = frames;
+    this.frame = element("img", { class: "frame", alt: "the environment's frame", width, height });
     this.now.append(this.panel("Environment", this.frame));
   }
 
@@ -115,8 +119,8 @@ class EpisodeView {
     const shown = this.tracks.filter(({ described, columns }) => described.now && columns <= MAX_BARS);
     this.bars = shown.map((track) => new Bars(track));
     for (const title of ["Sees", "Does"]) {
-      const bars = this.bars.filter(({ track }) => track.described.now === title);
-      if (bars.length) this.now.append(this.panel(title, element("div", { class: "bars" }, ...bars.flatMap((each) => each.parts))));
+      const parts = this.bars.filter(({ track }) => track.described.now === title).flatMap((each) => each.parts);
+      if (parts.length) this.now.append(this.panel(title, element("div", { class: "bars" }, ...parts)));
     }
   }
 
@@ -132,7 +136,8 @@ class EpisodeView {
     for (const head of heads) {
       const column = new Matrix(head.weighting, this.arrays, this.colours);
       const short = head.name.replace(/^read /, "R").replace(/^write /, "W");
-      figures.push(element("figure", { class: "head", title: head.name }, element("figcaption", {}, short), column.canvas));
+      const caption = element("figcaption", {}, short);
+      figures.push(element("figure", { class: "head", title: head.name }, caption, column.canvas));
       this.addMatrix(column, memory.slots, height, `weighting of ${head.name}`);
     }
     const ticks = [0, 0.25, 0.5, 0.75].map((share) => {
@@ -143,7 +148,9 @@ class EpisodeView {
     const slots = element("div", { class: "slots", "aria-hidden": "true" }, ...ticks);
     slots.style.height = `${height}px`;
     this.legends.push(new Legend(memory.values, this.colours, "contents"));
-    if (heads.length) this.legends.push(new Legend(heads[0].weighting, this.colours, "weightings of read (R) and write (W) heads"));
+    if (heads.length) {
+      this.legends.push(new Legend(heads[0].weighting, this.colours, "weightings of read (R) and write (W) heads"));
+    }
     const legends = this.legends.map(({ root }) => root);
     this.now.append(this.panel("Memory", element("div", { class: "memory" }, slots, ...figures), ...legends));
   }
@@ -167,7 +174,8 @@ class EpisodeView {
     this.matrices.push(matrix);
     this.player.hover(matrix.canvas, (x, y) => {
       const [row, column] = [Math.floor(y * matrix.rows), Math.floor(x * matrix.columns)];
-      return `slot ${links.slots[row]} was written after slot ${links.slots[column]}: ${format(matrix.at(column, row))}`;
+      const number = format(matrix.at(column, row));
+      return `slot ${links.slots[row]} was written after slot ${links.slots[column]}: ${number}`;
     });
     const text = element("p", { class: "muted" }, "row: slot, column: the slot written right before it");
     this.now.append(this.panel("Links", element("div", { class: "links" }, matrix.canvas), text));
@@ -187,7 +195,8 @@ class EpisodeView {
       const heading = element("div", { class: "heading" }, element("h3", {}, title), sentence);
       this.sentences.set(group, sentence);
       const axis = this.axis();
-      this.past.append(element("section", { class: "panel", "aria-label": title }, heading, axis, ...tracks.map(({ root }) => root)));
+      const roots = tracks.map(({ root }) => root);
+      this.past.append(element("section", { class: "panel", "aria-label": title }, heading, axis, ...roots));
     }
   }
 
@@ -199,7 +208,8 @@ class EpisodeView {
       tick.style.left = `${(100 * (step + 0.5)) / this.steps}%`;
       plot.append(tick);
     }
-    return element("div", { class: "track minor axis" }, element("div", { class: "name" }, element("small", {}, "step")), plot, element("div", { class: "reading" }));
+    const name = element("div", { class: "name" }, element("small", {}, "step"));
+    return element("div", { class: "track minor axis" }, name, plot, element("div", { class: "reading" }));
   }
 
   /** Draws everything in the colours of the theme. */
@@ -228,7 +238,8 @@ class EpisodeView {
     const sentence = this.sentences.get(head.name);
     track.over.replaceChildren();
     track.mark.hidden = true;
-    const source = steps < 0 ? "are initial contents" : `was written in step ${steps} to slot ${track.described.labels[rows]}`;
+    const written = `was written in step ${steps} to slot ${track.described.labels[rows]}`;
+    const source = steps < 0 ? "are initial contents" : written;
     sentence.textContent = shares > 0 ? `${Math.round(100 * shares)} % of what it reads ${source}` : "reads nothing";
     if (steps < 0) return;
     const [from, to, y] = [steps + 0.5, step + 0.5, rows + 0.5];
@@ -244,7 +255,8 @@ class EpisodeView {
 
   /** Returns a sentence about a step for screen readers. */
   describe(step) {
-    const numbers = this.numbers.map(([track]) => `${track.described.name} ${format(track.at(Math.min(step, this.steps - 1)))}`);
+    const last = Math.min(step, this.steps - 1);
+    const numbers = this.numbers.map(([track]) => `${track.described.name} ${format(track.at(last))}`);
     return [`step ${step} of ${this.steps}`, ...numbers].join(", ");
   }
 }

@@ -36,7 +36,8 @@ function numberOf(described, level) {
 function format(number) {
   if (!Number.isFinite(number)) return Number.isNaN(number) ? "not a number" : number > 0 ? "∞" : "−∞";
   const size = Math.abs(number);
-  const text = size !== 0 && (size < 1e-3 || size >= 1e5) ? number.toExponential(1) : String(Number(number.toPrecision(3)));
+  const isExtreme = size !== 0 && (size < 1e-3 || size >= 1e5);
+  const text = isExtreme ? number.toExponential(1) : String(Number(number.toPrecision(3)));
   return text.replace(/-/g, "−");
 }
 

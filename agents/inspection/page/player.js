@@ -12,7 +12,8 @@ class Player {
     this.speed = SPEEDS.indexOf(1);
     this.playing = false;
     this.drawn = -1;
-    const names = ["back", "play", "forward", "slider", "step", "speed", "episode", "theme", "tip", "status", "sources", "title"];
+    const controls = ["back", "play", "forward", "slider", "step", "speed", "episode", "theme"];
+    const names = [...controls, "tip", "status", "sources", "title"];
     this.parts = Object.fromEntries(names.map((name) => [name, document.getElementById(name)]));
     document.title = content.title;
     this.parts.title.textContent = content.title;
@@ -23,9 +24,10 @@ class Player {
   }
 
   addOptions() {
-    for (const [index, speed] of SPEEDS.entries()) this.parts.speed.append(element("option", { value: index }, `${speed}×`));
+    const add = (select, value, text) => select.append(element("option", { value }, text));
+    SPEEDS.forEach((speed, index) => add(this.parts.speed, index, `${speed}×`));
     const [first] = this.content.sources;
-    for (const [index, episode] of first.episodes.entries()) this.parts.episode.append(element("option", { value: index }, episode.name));
+    first.episodes.forEach((episode, index) => add(this.parts.episode, index, episode.name));
     this.parts.episode.hidden = first.episodes.length < 2;
   }
 
@@ -153,7 +155,8 @@ class Player {
       tip.hidden = false;
       const { width, height } = tip.getBoundingClientRect();
       tip.style.left = `${Math.min(event.clientX + 14, innerWidth - width - 8)}px`;
-      tip.style.top = `${event.clientY + 18 + height > innerHeight ? event.clientY - height - 12 : event.clientY + 18}px`;
+      const below = event.clientY + 18;
+      tip.style.top = `${below + height > innerHeight ? event.clientY - height - 12 : below}px`;
     });
     target.addEventListener("pointerleave", () => (tip.hidden = true));
   }

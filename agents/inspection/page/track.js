@@ -11,17 +11,21 @@ class Track {
     this.values = arrays(this.array);
     this.columns = this.array.shape[1] ?? 1;
     this.taken = described.taken && arrays(described.taken);
-    this.plot = element("div", { class: "plot", role: "img", "aria-label": `${described.group}, ${described.name} over steps` });
+    const title = `${described.group}, ${described.name} over steps`;
+    this.plot = element("div", { class: "plot", role: "img", "aria-label": title });
     this.plot.style.height = `${this.height()}px`;
     [this.number, this.detail] = [new Text(), new Text()];
     this.reading = element("div", { class: "reading" }, this.number, " ", element("small", {}, this.detail));
     this.cursor = element("div", { class: "cursor" });
     this.cursor.style.width = `max(1px, ${100 / steps}%)`;
-    this.name = element("div", { class: "name" }, element("span", {}, described.name === described.group ? "" : described.name, element("small", {}, this.range())));
-    this.root = element("div", { class: described.minor ? "track minor" : "track" }, this.name, this.plot, this.reading);
+    const name = described.name === described.group ? "" : described.name;
+    this.name = element("div", { class: "name" }, element("span", {}, name, element("small", {}, this.range())));
+    const kind = described.minor ? "track minor" : "track";
+    this.root = element("div", { class: kind }, this.name, this.plot, this.reading);
     if (described.kind === "heat") this.addHeat();
     else this.addCurve();
-    this.over = element("svg", { class: "over", viewBox: `0 0 ${steps} ${Math.max(this.columns, 1)}`, preserveAspectRatio: "none" });
+    const viewBox = `0 0 ${steps} ${Math.max(this.columns, 1)}`;
+    this.over = element("svg", { class: "over", viewBox, preserveAspectRatio: "none" });
     this.mark = element("div", { class: "mark", hidden: "" });
     this.plot.append(this.over, this.cursor, this.mark);
     player.followPointer(this.plot, (x, y) => this.describe(x, y), steps);
@@ -44,7 +48,9 @@ class Track {
     const { low, high, scale } = this.array;
     if (this.described.kind === "heat" && this.described.minor) return "";
     if (this.described.kind === "line") return `${format(this.low())} … ${format(this.high())}`;
-    return scale === "diverging" ? `±${format(high)}` : `${format(low)} … ${format(high)}`;
+    const numbers = scale === "diverging" ? `±${format(high)}` : `${format(low)} … ${format(high)}`;
+    const { left_out: leftOut } = this.described;
+    return leftOut ? `${numbers}, first ${this.columns} of ${this.columns + leftOut}` : numbers;
   }
 
   low() {
@@ -83,8 +89,11 @@ class Track {
     const [low, high] = [this.low(), this.high()];
     const place = (number) => 1 - (number - low) / (high - low);
     const zero = place(0);
-    const svg = element("svg", { viewBox: `0 -0.06 ${this.steps} 1.12`, preserveAspectRatio: "none", "aria-hidden": "true" });
-    if (zero >= 0 && zero <= 1) svg.append(element("line", { class: "zero", x1: 0, x2: this.steps, y1: zero, y2: zero }));
+    const viewBox = `0 -0.06 ${this.steps} 1.12`; // room for the width of the curve
+    const svg = element("svg", { viewBox, preserveAspectRatio: "none", "aria-hidden": "true" });
+    if (zero >= 0 && zero <= 1) {
+      svg.append(element("line", { class: "zero", x1: 0, x2: this.steps, y1: zero, y2: zero }));
+    }
     const middle = [], upper = [], lower = [], bars = [];
     for (let step = 0; step < this.steps; step++) {
       const [mean, deviation] = this.curveAt(step);
@@ -122,8 +131,11 @@ class Track {
 
   /** Returns the row with the largest absolute number at a step. */
   largest(step) {
-    let best = 0;
-    for (let row = 1; row < this.columns; row++) if (Math.abs(this.at(step, row)) > Math.abs(this.at(step, best))) best = row;
+    let [best, size] = [0, -1];
+    for (let row = 0; row < this.columns; row++) {
+      const own = Math.abs(this.at(step, row));
+      if (own > size) [best, size] = [row, own];
+    }
     return best;
   }
 

@@ -84,7 +84,7 @@ class TrackBuilder:
                 found["tracks"].append(self.heat(name, verb, head.vectors, row="column", signed=True))
             found["tracks"] += list(self._parameters(name, head.parameters))
         for name, numbers in trace.slots.items():
-            found["tracks"].append(self.heat("slots", name, numbers[:, shown], row="slot", labels=shown, limits=UNIT))
+            found["tracks"].append(self.heat("slots", name, numbers[:, shown], row="slot", labels=shown))
         for name, numbers in trace.activations.items():
             found["tracks"].append(self.heat("activations", name, numbers, row="unit", signed=True))
         if trace.memory is not None:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from episodes import small_episode
+from episodes import memory_of, small_episode
 from ntm_rl.agents.inspection.naming import action_names, labels_of, observation_parts
 from ntm_rl.agents.inspection.page.arrays import ArrayPacker
 from ntm_rl.agents.inspection.page.build import Source, build_page
 from ntm_rl.agents.inspection.page.colours import LEVELS, TO_LAB, TO_LMS, table
 from ntm_rl.agents.inspection.page.images import MAX_SIDE, encode_frames
+from ntm_rl.agents.inspection.page.tracks import TrackBuilder
 from ntm_rl.envs.factory import EnvSettings
 from ntm_rl.envs.sb3.making import make_vec_env
 
@@ -69,6 +70,16 @@ def test_levels_are_near_the_numbers(power, error):
 def test_limits_of_numbers(numbers, scale, limits):
     described = ArrayPacker().add_heat(np.array(numbers, dtype=np.float32), scale)
     assert (described["low"], described["high"]) == limits
+
+
+@pytest.mark.parametrize("core", ["mann", "dnc", "sam"])
+def test_no_number_of_a_slot_is_cut_off(core):
+    trace = memory_of(core, 40, slots=6, width=3, hidden_size=5)
+    found = TrackBuilder(ArrayPacker()).memory(trace)
+    tracks = {track["name"]: track["values"] for track in found["tracks"] if track["group"] == "slots"}
+    assert list(tracks) == list(trace.slots)
+    for name, numbers in trace.slots.items():
+        assert tracks[name]["low"] <= numbers.min() and tracks[name]["high"] >= numbers.max()
 
 
 def test_equal_frames_are_stored_once_and_large_ones_reduced():
