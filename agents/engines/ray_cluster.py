@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ntm_rl.agents.engines.jobs import Engine, Job, Outcome, lock
-from ntm_rl.agents.engines.ray_node import check_node, run_on_node
+from ntm_rl.agents.engines.ray_node import run_on_node
 from ntm_rl.agents.storage.files import WriteError, make_folder
 from ntm_rl.agents.training import package_versions
 from ntm_rl.errors import InputError
@@ -164,7 +164,13 @@ class RayEngine(Engine):
     def _check_nodes(self, marker: Path, versions: dict[str, str]) -> None:
         """Raises an `InputError` for the first node that cannot run the jobs."""
         strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-        task = self._ray.remote(num_cpus=0)(check_node)
+
+        def check_on_node(marker: Path, versions: dict[str, str]) -> str | None:  # sent by value: fails without ntm-rl
+            from ntm_rl.agents.engines.ray_node import check_node
+
+            return check_node(marker, versions)
+
+        task = self._ray.remote(num_cpus=0)(check_on_node)
         checks = []
         for node in self._nodes():
             on_node = task.options(scheduling_strategy=strategy(node["NodeID"], soft=False))
