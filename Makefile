@@ -39,6 +39,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[popgym,minigrid,plot,stats,sweep,cluster,postgres,hub,onnx,video,docs,dev]"
+	-$(BIN)/python -m ntm_rl.kernels
 	@: > $@
 
 clean:
