@@ -2,7 +2,7 @@
 
 import sys
 
-from ntm_rl.interrupts import exit_on_interrupt, raise_on_interrupt
+from ntm_rl.interrupts import exit_on_interrupt
 
 
 def main() -> int:
@@ -10,7 +10,6 @@ def main() -> int:
     exit_on_interrupt()
     from ntm_rl.agents.cli.main import main as run
 
-    raise_on_interrupt()
     return run()
 
 

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from ntm_rl.agents.cli import (
     benchmark,
@@ -25,6 +26,7 @@ from ntm_rl.agents.cli.parser import Parser
 from ntm_rl.agents.cli.terminal import OutputClosedError, discard_output, usable_streams
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
 from ntm_rl.errors import InputError
+from ntm_rl.interrupts import raise_on_interrupt
 
 COMMANDS = (
     *(train, evaluate, watch, record, inspect_run, export_agent, push, pull),
@@ -37,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with usable_streams():
         try:
             options = make_parser().parse_args(arguments)
+            import_module("ntm_rl.agents.policy.policies")  # torch and SB3, after the help
+            raise_on_interrupt()
             code: int = options.command(options)
             return code
         except InputError as error:

@@ -46,6 +46,7 @@ def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
     """
     require_matplotlib("inspect")
     figures, settings = {"learning_curve": learning_curve([run, *others])}, run.settings()
+    folder = run.make_folder("figures")
     settings.import_core()
     if isinstance(settings, SupervisedTrainingSettings):
         network, origin = load_run_network(run)
@@ -53,7 +54,6 @@ def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
         figures |= network_figures(network, settings)
     elif isinstance(settings, PpoTrainingSettings):
         figures |= episode_figures(run, settings)
-    folder = run.make_folder("figures")
     paths = {name: folder / f"{name}.png" for name in figures}
     for name, figure in figures.items():
         save_png(figure, paths[name])

@@ -58,6 +58,7 @@ def model_card(
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())])
     shown = "".join(f"\n[`{name}`]({name}) {text}.\n" for name, text in SHOWN.items() if name in files)
     trust = TRUST if settings.user_modules else ""
+    masks = ", action_masks=masks" if settings.env.action_masks is True else ""
     return f"""---
 {front}---
 
@@ -79,7 +80,7 @@ ntm-rl evaluate agent --episodes {results["episodes"]} --seed {results["seed"]}
 from ntm_rl.agents import load_agent
 
 agent = load_agent("hf://{repository.name}")
-action, state = agent.predict(observation, state, episode_start, deterministic=True)
+action, state = agent.predict(observation, state, episode_start, deterministic=True{masks})
 ```
 
 The files load without pickle and without code from the repository.{trust}
