@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ntm_rl.agents.inspection.episode import PlayOptions
-from ntm_rl.agents.inspection.evaluation import evaluate
+from ntm_rl.agents.inspection.evaluation import check_counts, evaluate
 from ntm_rl.agents.inspection.video import record
 from ntm_rl.agents.inspection.watch import watch
 from ntm_rl.agents.policy.files import write_agent
@@ -20,7 +20,7 @@ from ntm_rl.agents.storage.hub import LIMITS, LOG_IN, TIMEOUT, HubError, Reposit
 from ntm_rl.errors import InputError
 
 IGNORED = (".gitattributes",)  # written by the Hub
-STEPS_SHOWN = 1_000  # longest film
+STEPS_SHOWN = 1_000  # longest video
 
 
 def _record(run: Run, path: Path, seed: int, best: bool) -> None:
@@ -44,15 +44,15 @@ def push(
     episodes: int = 100,
     seed: int = 10_000,
 ) -> tuple[str, dict[str, Any]]:
-    """Evaluates a run's agent and uploads it in one commit: agent, config, results, film, page and model card.
+    """Evaluates a run's agent and uploads it in one commit: agent, config, results, video, page and model card.
 
     Args:
         run: A PPO run.
-        repository: The repository, which is made if missing.
+        repository: The repository. It is created before the evaluation if it does not exist.
         best: Upload the best agent of the training instead of the last.
         private: Make a new repository private.
         episodes: Episodes of the evaluation.
-        seed: Seed of the evaluation, the film and the page.
+        seed: Seed of the evaluation, the video and the page.
 
     Returns:
         The URL of the commit and the results of the evaluation.
@@ -67,13 +67,18 @@ def push(
         raise InputError(f"repository = '{repository}': is pushed to its main branch; leave out @{repository.revision}")
     settings = run.ppo_settings()
     config = published_config(settings)
-    _require_access(hub, repository)
-    result = evaluate(run, episodes, seed=seed, best=best, show_progress=True)
+    check_counts(seed, episodes=episodes)
+    settings.import_core()
     agent = load_run_agent(run, best=best)
+    _require_access(hub, repository, private)
+    result = evaluate(run, episodes, seed=seed, best=best, show_progress=True)
     if agent.origin != result.origin:
         raise InputError(f"{run.path}: the training wrote a newer agent during the evaluation; push after its end")
     if not result.ended:
-        raise InputError(f"{run.path}: no episode ended in the evaluation, so there is no mean reward to publish")
+        raise InputError(
+            f"{run.path}: no episode ended within {result.max_steps:,} steps, so there is no mean reward to publish; "
+            "train with env.max_episode_steps=N"
+        )
     results = results_of(settings, result, seed)
     with TemporaryDirectory(prefix="ntm-rl-push-") as name:
         folder = Path(name)
@@ -83,18 +88,22 @@ def push(
         _show(run, folder, seed, best)
         files = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
         (folder / "README.md").write_text(model_card(repository, settings, agent, results, files))
-        return _commit(hub, repository, folder, ["README.md", *files], private), results
+        return _commit(hub, repository, folder, ["README.md", *files]), results
 
 
-def _require_access(hub: Any, repository: Repository) -> None:
-    """Checks the token, and that an existing repository is one of an agent, before the evaluation."""
+def _require_access(hub: Any, repository: Repository, private: bool) -> None:
+    """Creates a missing repository, and checks that the token may write and that no other files are in it."""
     if hub.get_token() is None:
         raise HubError(f"{repository}: not logged in; {LOG_IN}")
+    api = hub.HfApi()
     with hub_errors(repository):
-        hub.HfApi().whoami()
+        api.whoami()
     others = [name for name in _existing(hub, repository) if name not in (*IGNORED, *LIMITS)]
     if others:
         raise InputError(f"{repository}: the repository has other files, such as {others[0]!r}; choose another name")
+    with hub_errors(repository):
+        api.create_repo(repository.name, private=private or None, exist_ok=True)
+        api.auth_check(repository.name, write=True)
 
 
 def _existing(hub: Any, repository: Repository) -> list[str]:
@@ -120,11 +129,10 @@ def _show(run: Run, folder: Path, seed: int, best: bool) -> None:
             path.unlink()
 
 
-def _commit(hub: Any, repository: Repository, folder: Path, names: list[str], private: bool) -> str:
+def _commit(hub: Any, repository: Repository, folder: Path, names: list[str]) -> str:
     """Uploads files, and deletes those of an earlier push that this one lacks; returns the URL of the commit."""
     api = hub.HfApi()
     with hub_errors(repository):
-        api.create_repo(repository.name, private=private or None, exist_ok=True)
         stale = [name for name in _existing(hub, repository) if name in LIMITS and name not in names]
         operations = [
             *(hub.CommitOperationAdd(name, str(folder / name)) for name in names),

@@ -115,6 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(401 if not has_token else 404, "RepoNotFound")
         elif rest == "" or rest.startswith("/revision/"):
             self._list(name, files, rest.removeprefix("/revision/"))
+        elif rest == "/auth-check/write":
+            may_write = has_token and not self.hub.read_only and name.startswith(f"{USER}/")
+            self._answer(200) if may_write else self._answer(403, {"error": "Forbidden"})
         elif rest.startswith("/preupload/"):
             asked = [each["path"] for each in json.loads(body)["files"]]
             modes = [(path, "lfs" if path.endswith((".safetensors", ".mp4")) else "regular") for path in asked]

@@ -134,8 +134,7 @@ def test_errors_of_a_push_are_one_line_and_write_nothing(hub, trained, tmp_path,
     assert "supervised" in line(train_copy(tmp_path).path, REPOSITORY)
     hub.repositories["ann/other"] = {"model.bin": b""}
     assert "has other files, such as 'model.bin'" in line(trained.path, "ann/other")
-    _, _, error = run(capsys, "push", trained.path, "bob/cart-pole", *EPISODES)
-    assert "access denied" in error.splitlines()[-1]
+    assert "access denied" in line(trained.path, "bob/cart-pole")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert "access denied" in line(trained.path, REPOSITORY)
     monkeypatch.delenv("HF_TOKEN")
@@ -221,7 +220,33 @@ def test_an_agent_other_than_the_evaluated_one_is_not_pushed(hub, trained, capsy
 
     monkeypatch.setattr(pushing, "evaluate", evaluate_an_older)
     code, _, error = run(capsys, "push", trained.path, REPOSITORY, *EPISODES)
-    assert code == 2 and "a newer agent" in error.splitlines()[-1] and not hub.repositories
+    assert code == 2 and "a newer agent" in error.splitlines()[-1] and hub.commits == 0
+
+
+def test_missing_write_access_is_found_before_the_evaluation(hub, trained, tmp_path, capsys):
+    hub.read_only = True
+    assert "access denied" in refused(capsys, "push", trained.path, REPOSITORY, *EPISODES)
+    hub.repositories |= {REPOSITORY: {}, "bob/agent": {}}
+    for repository in (REPOSITORY, "bob/agent"):
+        line = refused(capsys, "push", trained.path, repository, *EPISODES)
+        assert "access denied" in line and "a token that may write" in line
+    assert hub.commits == 0
+
+
+def test_no_repository_is_created_for_invalid_arguments_or_a_missing_agent(hub, trained, capsys):
+    assert "episodes = 0" in refused(capsys, "push", trained.path, REPOSITORY, "--episodes", "0")
+    assert "best" in refused(capsys, "push", trained.path, REPOSITORY, *EPISODES, "--best")
+    assert not hub.repositories
+
+
+def test_episodes_without_end_are_refused_with_the_setting_that_ends_them(hub, trained, capsys, monkeypatch):
+    def evaluate_endless(*arguments, **options):
+        return replace(evaluate(*arguments, **options), ended=0, max_steps=10_000)
+
+    monkeypatch.setattr(pushing, "evaluate", evaluate_endless)
+    code, _, error = run(capsys, "push", trained.path, REPOSITORY, *EPISODES)
+    assert code == 2 and hub.commits == 0
+    assert error.splitlines()[-1].endswith("train with env.max_episode_steps=N")
 
 
 def test_the_guides_commands_and_code_run(hub, trained, tmp_path, capsys, monkeypatch):
