@@ -186,13 +186,19 @@ def _hardest(settings: SupervisedTrainingSettings) -> Difficulty:
 
 
 def _curve(run: Run, metric: str, steps: str) -> tuple[list[float], list[float]]:
-    rows = [row for row in read_table(run.path / "progress.csv")[1] if row.get(metric)]
+    table = run.path / "progress.csv"
+    if not table.exists():
+        raise InputError(
+            f"run = {str(run.path)!r}: no progress.csv, the log of the training, which `ntm-rl pull` does not "
+            "download; `ntm-rl watch` shows an episode and the memory"
+        )
+    rows = [row for row in read_table(table)[1] if row.get(metric)]
     if not rows:
         raise InputError(f"run = {str(run.path)!r}: progress.csv has no {metric} yet")
     try:
         return [float(row[steps]) for row in rows], [float(row[metric]) for row in rows]
     except (KeyError, ValueError) as error:
-        raise InputError(f"{run.path / 'progress.csv'}: {metric} over {steps} must be numbers: {error}") from error
+        raise InputError(f"{table}: {metric} over {steps} must be numbers: {error}") from error
 
 
 def _panel(size: tuple[float, float]) -> "tuple[Figure, Axes]":

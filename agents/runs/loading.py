@@ -164,9 +164,9 @@ def _origin(is_best: bool, path: Path, card: Mapping[str, Any], kind: TrainingKi
         value = extra.get(key)
         return value if isinstance(value, int) and 0 <= value < 2**63 else None
 
-    mean = extra.get("mean_return") if is_best else None
+    mean = extra.get("mean_return")  # also on the card of a best agent that was pulled as the only one
     mean = float(mean) if isinstance(mean, (int, float)) else None
-    return Origin(is_best, path, count(kind.counter), count("level"), mean, kind.unit)
+    return Origin(is_best or mean is not None, path, count(kind.counter), count("level"), mean, kind.unit)
 
 
 def _checkpoint_network(path: Path, settings: SupervisedTrainingSettings) -> tuple[SequenceNetwork, dict[str, Any]]:

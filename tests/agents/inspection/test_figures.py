@@ -96,6 +96,10 @@ def test_a_learning_curve_names_what_tells_runs_apart(tmp_path):
 def test_figures_need_a_memory_and_a_log(tmp_path):
     run = train_copy(tmp_path, "core=lstm", "memory.lstm.hidden_size=6")
     assert sorted(inspect(run)) == ["answers", "learning_curve"]
-    (run.path / "progress.csv").unlink()
+    table = run.path / "progress.csv"
+    table.write_text("sequences\n")
     with pytest.raises(InputError, match=r"progress.csv has no validation/bits_per_sequence yet"):
+        inspect(run)
+    table.unlink()
+    with pytest.raises(InputError, match=r"no progress.csv, .* which `ntm-rl pull` does not download"):
         inspect(run)

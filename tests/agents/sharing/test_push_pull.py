@@ -17,6 +17,7 @@ from command_line import as_json, done, refused, run
 from fake_hub import TOKEN, Hub, serve
 from ntm_rl.agents import load_agent, load_run_agent
 from ntm_rl.agents.inspection.evaluation import evaluate
+from ntm_rl.agents.policy.files import write_agent
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.sharing import push as pushing
 from ntm_rl.agents.storage import hub as hub_files
@@ -91,6 +92,17 @@ def test_a_pulled_agent_plays_like_the_run(pushed, trained, tmp_path, capsys):
     assert found == expected
     assert json.loads((tmp_path / "pulled" / "results.json").read_text())["mean_reward"] == expected
     assert Run.open(tmp_path / "pulled").settings().env == trained.settings().env
+
+
+def test_a_pulled_best_agent_is_called_the_best(hub, trained, tmp_path, capsys):
+    copy = Run.open(shutil.copytree(trained.path, tmp_path / "run"))
+    agent = load_run_agent(copy, device="cpu")
+    extra = {**agent.card["extra"], "mean_return": 21.5}
+    write_agent(replace(agent, card={**agent.card, "extra": extra}), copy.best)
+    done(capsys, "push", copy.path, REPOSITORY, *EPISODES, "--best")
+    done(capsys, "pull", REPOSITORY, tmp_path / "pulled")
+    pulled = load_run_agent(tmp_path / "pulled").origin
+    assert pulled.is_best and "the best agent: step 64, mean return 21.5 in training" in str(pulled)
 
 
 def test_load_agent_takes_a_repository(pushed, trained):
