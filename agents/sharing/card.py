@@ -8,8 +8,9 @@ from ntm_rl.agents.inspection.evaluation import Evaluation
 from ntm_rl.agents.runs.loading import RunAgent
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.storage.hub import Repository
+from ntm_rl.envs.wrappers.action_masks import MaskFormat
 
-SHOWN = {"replay.mp4": "is a film of an episode", "memory.html": "plays an episode beside the memory"}
+SHOWN = {"replay.mp4": "is a video of an episode", "memory.html": "plays an episode beside the memory"}
 TRUST = (
     " The module of the environment or core is not among them: install it, or put it into the current folder, and add "
     "`--trust` to the commands."
@@ -52,13 +53,18 @@ def model_card(
         "Environment": f"`{_plain(settings.env.id)}`",
         "Memory core": f"`{_plain(settings.core_name)}`",
         "Environment steps": f"{steps} (the {results['agent']} agent), training seed {settings.seed}",
-        "Mean reward": f"{reward}: {results['episodes']} episodes, most likely actions, seed {results['seed']}",
+        "Mean reward": f"{reward}: {_episodes(results)}, most likely actions, seed {results['seed']}",
         **{name: _plain(number) for name, number in agent.card["versions"].items()},
     }
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())])
     shown = "".join(f"\n[`{name}`]({name}) {text}.\n" for name, text in SHOWN.items() if name in files)
     trust = TRUST if settings.user_modules else ""
-    masks = ", action_masks=masks" if settings.env.action_masks is True else ""
+    masks = MaskFormat(agent.policy.action_space).size if settings.env.action_masks is True else None
+    imports = "" if masks is None else "import numpy as np\n\n"
+    mask_line = (
+        "" if masks is None else f"masks = np.ones({masks}, bool)  # true for each allowed value of the action\n"
+    )
+    mask_argument = "" if masks is None else ", action_masks=masks"
     return f"""---
 {front}---
 
@@ -77,10 +83,13 @@ ntm-rl evaluate agent --episodes {results["episodes"]} --seed {results["seed"]}
 ```
 
 ```python
-from ntm_rl.agents import load_agent
+{imports}from ntm_rl.agents import load_agent
 
 agent = load_agent("hf://{repository.name}")
-action, state = agent.predict(observation, state, episode_start, deterministic=True{masks})
+observation = agent.policy.observation_space.sample()  # or from the environment
+{mask_line}action, state = agent.predict(observation, episode_start=True{mask_argument}, deterministic=True)
+# At the next steps of the episode:
+action, state = agent.predict(observation, state, episode_start=False{mask_argument}, deterministic=True)
 ```
 
 The files load without pickle and without code from the repository.{trust}
@@ -116,6 +125,10 @@ def _front_matter(repository: Repository, results: dict[str, Any]) -> dict[str, 
             }
         ],
     }
+
+
+def _episodes(results: dict[str, Any]) -> str:
+    return f"{results['episodes']} episode{'' if results['episodes'] == 1 else 's'}"
 
 
 def _reward(results: dict[str, Any]) -> str:
