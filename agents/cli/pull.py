@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
     """Adds the command to the parser."""
     summary = "download an agent from the Hugging Face Hub as a run"
     parser = add_command(commands, "pull", pull_command, summary, EXAMPLES)
-    parser.add_argument("repository", metavar="USER/NAME[@REVISION]", help="repository of `ntm-rl push`")
+    parser.add_argument("repository", metavar="USER/NAME[@REVISION]", help="repository written by `ntm-rl push`")
     parser.add_argument("folder", type=path, metavar="FOLDER", help="folder of the run; must not exist")
 
 

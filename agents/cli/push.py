@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
     summary = "upload a run's agent to the Hugging Face Hub"
     parser = add_command(commands, "push", push_command, summary, EXAMPLES)
     add_run(parser)
-    parser.add_argument("repository", metavar="USER/NAME", help="repository, which is made if missing")
+    parser.add_argument("repository", metavar="USER/NAME", help="repository; created if it does not exist")
     parser.add_argument("--best", action="store_true", help="use the best agent of the training instead of the last")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument(

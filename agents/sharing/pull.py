@@ -17,7 +17,7 @@ def pull(repository: Repository, folder: Path) -> Run:
     No code runs: a run that imports a module needs `--trust` like any other run that was not made here.
 
     Args:
-        repository: A repository of `push`.
+        repository: A repository written by `push`.
         folder: Folder of the run; must not exist.
 
     Raises:

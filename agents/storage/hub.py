@@ -10,7 +10,9 @@ from ntm_rl.agents.storage.files import StorageError
 from ntm_rl.errors import InputError
 
 HUB_PREFIX = "hf://"
-NAME = re.compile(r"(?!.*(\.\.|--))[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}(?<![.-])", re.ASCII)
+PAGE_PREFIX = "https://huggingface.co/"
+PART = r"[A-Za-z0-9][\w.-]{0,95}(?<![.-])"
+NAME = re.compile(rf"(?!.*(\.\.|--|\.git$)){PART}/{PART}", re.ASCII)
 REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,99}", re.ASCII)
 MEGABYTE = 10**6
 AGENT_FILE = "agent/weights.safetensors"
@@ -36,14 +38,27 @@ class Repository(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Repository":
-        """Parses `[hf://]USER/NAME[@REVISION]`.
+        """Parses `USER/NAME[@REVISION]`, also after `hf://`, or the URL of the repository's page.
 
         Raises:
             InputError: not such a name.
         """
-        name, at, revision = text.removeprefix(HUB_PREFIX).partition("@")
-        if not NAME.fullmatch(name) or (at and (".." in revision or not REVISION.fullmatch(revision))):
-            raise InputError(f"repository = {text!r}: must be USER/NAME or USER/NAME@REVISION")
+        if text.startswith(PAGE_PREFIX):
+            reference = text.removeprefix(PAGE_PREFIX).removesuffix("/")
+        else:
+            reference = text.removeprefix(HUB_PREFIX)
+        name, at, revision = reference.partition("@")
+        if not NAME.fullmatch(name):
+            raise InputError(
+                f"repository = {text!r}: must be USER/NAME or USER/NAME@REVISION; USER and NAME have 1 to 96 of the "
+                "characters a-z, A-Z, 0-9, - _ and ., begin with a letter or digit, do not end in - or . or .git, and "
+                "do not contain -- or .."
+            )
+        if at and (".." in revision or not REVISION.fullmatch(revision)):
+            raise InputError(
+                f"repository = {text!r}: the revision must be a branch, tag or commit: 1 to 100 of the characters a-z, "
+                "A-Z, 0-9, - _ . and /, beginning with a letter or digit, without .."
+            )
         return cls(name, revision or None)
 
     def __str__(self) -> str:

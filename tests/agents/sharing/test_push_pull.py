@@ -105,6 +105,12 @@ def test_a_pulled_best_agent_is_called_the_best(hub, trained, tmp_path, capsys):
     assert pulled.is_best and "the best agent: step 64, mean return 21.5 in training" in str(pulled)
 
 
+@pytest.mark.parametrize("prefix", ["hf://", "https://huggingface.co/"])
+def test_pull_takes_references_and_urls(pushed, tmp_path, capsys, prefix):
+    done(capsys, "pull", f"{prefix}{REPOSITORY}", tmp_path / "pulled")
+    assert (tmp_path / "pulled" / "config.yaml").is_file()
+
+
 def test_load_agent_takes_a_repository(pushed, trained):
     observation = np.full(4, 0.1, np.float32)
     expected, _ = load_run_agent(trained, device="cpu").predict(observation, deterministic=True)
@@ -162,8 +168,12 @@ def test_errors_of_a_pull_are_one_line_and_write_nothing(pushed, tmp_path, capsy
         return refused(capsys, "pull", repository, target)
 
     assert "no such repository" in line("ann/none")
-    for name in ("", "ann", "../x", "ann/../x", "ann/x y", "ann/x@../y", "ann/é", "/etc/passwd", "a/b/c"):
+    for name in ("", "ann", "../x", "ann/../x", "ann/x y", "ann/é", "/etc/passwd", "a/b/c", "https://hf.example/a/b"):
         assert "must be USER/NAME" in line(name)
+    for name in ("ann/a--b", f"ann/{'x' * 97}", "ann/ü", "ann-/x", "ann/x.", "ann/x.git"):
+        assert "1 to 96 of the characters a-z, A-Z, 0-9" in line(name)
+    for revision in ("../y", "", "é", "x" * 101):
+        assert "the revision must be a branch, tag or commit" in line(f"ann/x@{revision}")
     assert "exists already" in line(target=tmp_path)
     assert "no such folder" in line(target=tmp_path / "none" / "pulled")
     pushed.repositories["ann/bert"] = {"model.safetensors": b"", "config.json": b"{}"}
