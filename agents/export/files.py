@@ -1,14 +1,16 @@
 """Writes agents and networks as files of one step."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from ntm_rl.agents.export.programs import check_onnx, check_program, require, to_onnx, to_program, to_pt2
 from ntm_rl.agents.export.readme import metadata_of, readme
 from ntm_rl.agents.export.steps import AgentStep, NetworkStep, StepModule
 from ntm_rl.agents.policy.files import LoadedAgent
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
-from ntm_rl.agents.storage.files import write_atomically
+from ntm_rl.agents.storage.files import WriteError, write_atomically
 from ntm_rl.errors import InputError
 
 SUFFIXES = (".onnx", ".pt2")
@@ -51,9 +53,25 @@ def export_agent(
     step = AgentStep(agent, channels_last, action_masks) if isinstance(agent, LoadedAgent) else NetworkStep(agent)
     metadata = metadata_of(step, path.name, facts)
     content = _content(step, path.suffix, metadata)
-    write_atomically(text, readme(step, path.name, metadata).encode())
-    write_atomically(path, content)
+    _write(path, content, text, readme(step, path.name, metadata).encode())
     return step
+
+
+def _write(path: Path, content: bytes, text: Path, description: bytes) -> None:
+    """Writes both files or neither."""
+    try:
+        write_atomically(text, description)
+        write_atomically(path, content)
+    except BaseException as error:
+        with suppress(OSError):
+            text.unlink(missing_ok=True)
+        if isinstance(error.__cause__, OSError):
+            raise _write_error(path, error.__cause__) from error
+        raise
+
+
+def _write_error(path: Path, error: OSError) -> WriteError:
+    return WriteError(f"{path}: cannot be written: {error.strerror or error}")
 
 
 def _content(step: StepModule, suffix: str, metadata: Mapping[str, str]) -> bytes:
@@ -76,3 +94,7 @@ def _check_path(path: Path, text: Path) -> None:
     for each in (path, text):
         if each.exists() or each.is_symlink():
             raise InputError(f"{each}: exists already; choose another name or delete it")
+    try:
+        TemporaryFile(dir=path.parent).close()  # before the export, which takes seconds
+    except OSError as error:
+        raise _write_error(path, error) from error

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
 import zipfile
@@ -14,10 +15,12 @@ import pytest
 import torch
 
 from command_line import as_json, done, refused
+from command_line import run as run_command
 from ntm_rl.agents import export_agent, load_run_agent
-from ntm_rl.agents.export import programs
+from ntm_rl.agents.export import files, programs
 from ntm_rl.agents.runs.loading import load_run_network
 from ntm_rl.agents.runs.run import Run
+from ntm_rl.agents.storage.files import WriteError
 from ntm_rl.errors import InputError
 from small_trainings import TINY_LSTM, TINY_PPO, train_copy, train_run
 
@@ -110,10 +113,10 @@ def test_command_writes_both_kinds_with_times(run, tmp_path, capsys, monkeypatch
     assert list(printed["microseconds"]) == ["PyTorch", "torch.export"]
     assert [each["name"] for each in printed["outputs"]] == ["action", "logits", "value", "next_state"]
     found: dict = {}
-    code = torch.export.load(tmp_path / "a.pt2", extra_files=(files := {"metadata.json": ""}))
+    code = torch.export.load(tmp_path / "a.pt2", extra_files=(extra := {"metadata.json": ""}))
     assert code is not None
     monkeypatch.chdir(tmp_path)
-    exec(json.loads(files["metadata.json"])["usage"], found)
+    exec(json.loads(extra["metadata.json"])["usage"], found)
     assert found["action"].shape == (1,)
     lines = done(capsys, "export", run.path, tmp_path / "a.onnx", "--time").splitlines()
     assert len(lines) == 5 and all("µs of CPU time per step" in line for line in lines[3:])
@@ -141,6 +144,25 @@ def test_invalid_input_is_one_line(run, exported, tmp_path, capsys):
     (tmp_path / "agent.onnx.md").write_text("mine")
     assert "agent.onnx.md: exists" in refused(capsys, "export", run.path, tmp_path / "agent.onnx")
     assert "no such folder" in refused(capsys, "export", tmp_path / "no-run", tmp_path / "b.onnx")
+
+
+def test_an_unwritable_folder_is_found_before_the_export(run, capsys, monkeypatch):
+    monkeypatch.setattr(files, "_content", lambda *_: pytest.fail("exported"))
+    code, _, error = run_command(capsys, "export", run.path, "/proc/self/agent.onnx")  # also root cannot write there
+    assert code == 3 and re.fullmatch(r"/proc/self/agent.onnx: cannot be written: [^:;]+\n", error)
+
+
+def test_a_full_disk_leaves_no_file_and_the_error_names_the_file_asked_for(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_content", lambda *_: bytes(50_000))
+    before, agent = resource.getrlimit(resource.RLIMIT_FSIZE), load_run_agent(run, device="cpu")
+    for limit in (100, 20_000):  # bytes; the README has some thousands
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(WriteError, match=r"agent.onnx: cannot be written: File too large$"):
+                export_agent(agent, tmp_path / "agent.onnx")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_package_is_named_with_its_extra(run, tmp_path, capsys, monkeypatch):
