@@ -27,6 +27,7 @@ from ntm_rl.agents.cli.terminal import OutputClosedError, discard_output, usable
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
 from ntm_rl.errors import InputError
 from ntm_rl.interrupts import raise_on_interrupt
+from ntm_rl.texts import escaped_lines
 
 COMMANDS = (
     *(train, evaluate, watch, record, inspect_run, export_agent, push, pull),
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code
         except InputError as error:
             if not error.is_reported:
-                print(error, file=sys.stderr)
+                print(escaped_lines(str(error)), file=sys.stderr)
             return exit_code(error)
         except KeyboardInterrupt:  # before a training starts, or a second signal: SignalListener handles the first
             print("interrupted; `ntm-rl resume RUN` continues a training that had started", file=sys.stderr)

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 import ntm_rl
+from ntm_rl.texts import escaped_lines, one_line
 
 PACKAGE = os.path.dirname(ntm_rl.__file__) + os.sep
 
@@ -20,14 +21,14 @@ class OutputClosedError(Exception):
 
 
 def print_lines(*lines: str) -> None:
-    """Prints lines to standard output.
+    """Prints lines to standard output, with escapes for control and formatting characters.
 
     Raises:
         OutputClosedError: the reader has closed it.
         OSError: it cannot be written, for example because the disk is full.
     """
     try:
-        print(*lines, sep="\n", flush=True)
+        print(*map(escaped_lines, lines), sep="\n", flush=True)
     except BrokenPipeError as error:
         raise OutputClosedError from error
 
@@ -68,7 +69,7 @@ def _one_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
     """Formats a warning without its source line; a warning from outside this package shows where it was raised."""
-    text = " ".join(str(message).splitlines())
+    text = one_line(" ".join(str(message).splitlines()))
     place = "" if filename.startswith(PACKAGE) else f" ({category.__name__} at {filename}:{lineno})"
     return f"warning: {text}{place}\n"
 

@@ -107,7 +107,8 @@ def _explain(problem: Any, path: list[str], schema: type[BaseModel]) -> str:
         return f"{key} = {value}: unknown key.{_suggest(path, schema)}"
     if kind in _MUST_BE:
         auto = ", or auto" if problem["loc"][-1] == "constrained-int" else ""
-        return f"{key} = {value}: must be {_MUST_BE[kind]}{auto}{_advice(path, problem['input'])}"
+        null = "; a key without a value is null" if problem["input"] is None else ""
+        return f"{key} = {value}: must be {_MUST_BE[kind]}{auto}{null}{_advice(path, problem['input'])}"
     if kind == "string_pattern_mismatch" and path[-1] == "device":
         return f"{key} = {value}: must be auto, cpu, cuda, cuda:N or mps"
     if kind == "value_error":

@@ -41,6 +41,15 @@ def test_a_closed_pipe_is_no_error_but_a_full_disk_is():
     assert line == "standard output, or a file: No space left on device"
 
 
+def test_control_and_formatting_characters_are_escaped(capsys):
+    print_lines("a\u202eb\x1b[31m", "tab\tand é")
+    assert capsys.readouterr().out == "a\\u202eb\\x1b[31m\ntab\tand é\n"
+    assert main(["show", "no\u202esuch"]) != 0
+    assert "\u202e" not in capsys.readouterr().err
+    text = terminal._one_line(UserWarning("a\u202e\nb"), UserWarning, terminal.__file__, 1)
+    assert text == "warning: a\\u202e b\n"
+
+
 class Broken:
     """A stream whose other end is gone."""
 

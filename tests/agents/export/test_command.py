@@ -38,6 +38,23 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 """
 
+HOSTILE_KEYS = r"""
+import gymnasium
+from gymnasium import spaces
+
+
+class Env(gymnasium.Env):
+    observation_space = spaces.Dict({key: spaces.Discrete(2) for key in ("line\nbreak", "\u202etfel")})
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return {key: 0 for key in self.observation_space}, {}
+
+    def step(self, action):
+        return self.reset()[0], 1.0, False, False, {}
+"""
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Run:
@@ -144,6 +161,18 @@ def test_invalid_input_is_one_line(run, exported, tmp_path, capsys):
     (tmp_path / "agent.onnx.md").write_text("mine")
     assert "agent.onnx.md: exists" in refused(capsys, "export", run.path, tmp_path / "agent.onnx")
     assert "no such folder" in refused(capsys, "export", tmp_path / "no-run", tmp_path / "b.onnx")
+
+
+def test_hostile_keys_of_a_dict_are_escaped_by_train_and_export(tmp_path, capsys, monkeypatch):
+    (tmp_path / "hostile_keys.py").write_text(HOSTILE_KEYS)
+    monkeypatch.chdir(tmp_path)
+    overrides = (*TINY_PPO, *TINY_LSTM, "total_timesteps=64", f"run_dir={tmp_path}", "env.max_episode_steps=8")
+    code, out, error = run_command(capsys, "train", "hostile_keys:Env", *overrides)
+    assert code == 0, error
+    path = Path(re.search(r"Run: (.*)", out).group(1))
+    exported = done(capsys, "export", path, tmp_path / "agent.pt2")
+    for text in (error, exported):
+        assert r"line\nbreak" in text and r"\u202etfel" in text and "\u202e" not in text
 
 
 def test_an_unwritable_folder_is_found_before_the_export(run, capsys, monkeypatch):
