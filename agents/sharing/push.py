@@ -79,6 +79,9 @@ def push(
             f"{run.path}: no episode ended within {result.max_steps:,} steps, so there is no mean reward to publish; "
             "train with env.max_episode_steps=N"
         )
+    if result.ended < result.episodes:
+        shown = f"{result.ended} of {result.episodes} episodes that ended within {result.max_steps:,} steps"
+        print(f"note: the mean reward covers only the {shown}", file=sys.stderr)
     results = results_of(settings, result, seed)
     with TemporaryDirectory(prefix="ntm-rl-push-") as name:
         folder = Path(name)

@@ -262,13 +262,18 @@ def test_no_repository_is_created_for_invalid_arguments_or_a_missing_agent(hub, 
 
 
 def test_episodes_without_end_are_refused_with_the_setting_that_ends_them(hub, trained, capsys, monkeypatch):
+    ended = 0
+
     def evaluate_endless(*arguments, **options):
-        return replace(evaluate(*arguments, **options), ended=0, max_steps=10_000)
+        return replace(evaluate(*arguments, **options), ended=ended, max_steps=10_000)
 
     monkeypatch.setattr(pushing, "evaluate", evaluate_endless)
     code, _, error = run(capsys, "push", trained.path, REPOSITORY, *EPISODES)
     assert code == 2 and hub.commits == 0
     assert error.splitlines()[-1].endswith("train with env.max_episode_steps=N")
+    ended = 2
+    _, _, error = run(capsys, "push", trained.path, REPOSITORY, *EPISODES)
+    assert "note: the mean reward covers only the 2 of 3 episodes that ended within 10,000 steps" in error
 
 
 def test_the_guides_commands_and_code_run(hub, trained, tmp_path, capsys, monkeypatch):
