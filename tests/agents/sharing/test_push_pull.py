@@ -41,7 +41,7 @@ def trained(tmp_path_factory) -> Run:
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A hub, the cache of its client, and a token; episodes are not filmed."""
+    """A hub, the cache of its client, and a token; episodes are not recorded."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(pushing, "SHOWN", {})
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -131,7 +131,7 @@ def test_a_second_push_replaces_files_and_deletes_stale_ones(pushed, trained, ca
     assert json.loads(files["results.json"])["seed"] == 1 and b"replay.mp4" in files["README.md"]
 
 
-def test_a_film_that_cannot_be_made_is_left_out_with_a_note(hub, trained, capsys, monkeypatch):
+def test_a_video_that_cannot_be_made_is_left_out_with_a_note(hub, trained, capsys, monkeypatch):
     def refuse(run, path, seed, best):
         raise InputError("no frames")
 
