@@ -13,6 +13,8 @@ from ntm_rl.errors import InputError
 
 METHOD = "action_masks"  # as sb3_contrib.MaskablePPO expects it
 KEY = "action_mask"  # of infos, as in Gymnasium and PettingZoo
+IGNORE = "env.action_masks=false (in Python: action_masks=False) ignores masks"
+REQUIRED = f"each reset and step must return one; {IGNORE}"
 
 
 class ActionMaskReader:
@@ -66,13 +68,18 @@ class ActionMaskReader:
             dones: Which episodes ended, `[E]` bool.
 
         Raises:
-            ForeignError: invalid masks, or the method raised an error.
+            ForeignError: invalid masks, masks of infos that began without one, or the method raised an error.
         """
         self._steps += 1
-        if self.source != "info":
+        if self.source == "method" or self._use is False:
             return self._read(())
+        if self.source is None and not any(infos):  # saves time at most steps
+            return None
         started = self.env.unwrapped.reset_infos
-        return self._read([started[index] if dones[index] else info for index, info in enumerate(infos)])
+        infos = [started[index] if dones[index] else info for index, info in enumerate(infos)]
+        if self.source is None:
+            self._reject_late_masks(infos)
+        return self._read(infos)
 
     def _choose_source(self, in_infos: bool) -> None:
         if self._use is False:
@@ -89,6 +96,13 @@ class ActionMaskReader:
                 "info['action_mask'] in reset and step"
             )
 
+    def _reject_late_masks(self, infos: Sequence[Mapping[str, Any]]) -> None:
+        for index, info in enumerate(infos):
+            if KEY in info:
+                raise ForeignError(
+                    f"{self._name(index)}: info['{KEY}'] is present, but was missing at the first reset; {REQUIRED}"
+                )
+
     def _read(self, infos: Sequence[Mapping[str, Any]]) -> Masks | None:
         if self.source is None:
             return None
@@ -104,7 +118,7 @@ class ActionMaskReader:
         masks = self._call() if self.source == "method" else [info.get(KEY) for info in infos]
         for index, mask in enumerate(masks):
             if mask is None:
-                raise InputError(f"{self._name(index)}: no action mask; each reset and step must give one")
+                raise InputError(f"{self._name(index)}: no action mask; {REQUIRED}")
         if len(masks) != self.env.num_envs:
             raise InputError(f"step {self._steps}: {len(masks)} action masks; must be {self.env.num_envs}")
         return self._format.check(masks, self._name)

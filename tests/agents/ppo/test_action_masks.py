@@ -176,6 +176,20 @@ def test_masks_can_be_ignored_or_required():
         model_on("CartPole-v1").learn(32)
 
 
+def test_a_training_ends_at_the_first_mask_that_the_reset_lacks():
+    class Late(Strict):
+        def reset(self, **kwargs):
+            observation, _ = super().reset(**kwargs)
+            self.mask[:] = True
+            return observation, {}
+
+    model = model_on(DummyVecEnv([lambda: Late(offers="info")]), action_masks="auto")
+    with pytest.raises(
+        InputError, match=r"environment 0, step 1: info\['action_mask'\] is present, but was missing at"
+    ):
+        model.learn(32)
+
+
 def test_another_value_is_an_error():
     with pytest.raises(InputError, match=r"action_masks = 'on': must be True, False or 'auto'"):
         model_on("CartPole-v1", action_masks="on")

@@ -129,7 +129,7 @@ class Broken(Strict):
     [
         (np.zeros(5, bool), "environment 1, step 1: the action mask allows no action"),
         (np.ones(4, bool), "environment 1, step 1: action mask of 4 values of bool; must be one flat array of 5 bools"),
-        (None, "environment 1, step 1: no action mask; each reset and step must give one"),
+        (None, "environment 1, step 1: no action mask; each reset and step must return one; env.action_masks=false"),
     ],
 )
 def test_a_bad_mask_names_environment_and_step(offers, bad, message):
@@ -143,6 +143,55 @@ def test_a_bad_mask_names_environment_and_step(offers, bad, message):
     with pytest.raises(ForeignError) as raised:
         reader.step(infos, dones)
     assert str(raised.value).startswith(message)
+
+
+class Late(Strict):
+    """Its infos have masks, except those of the first `missing` resets."""
+
+    def __init__(self, missing):
+        super().__init__(offers="info")
+        self.missing = missing
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        self.missing -= 1
+        return observation, info if self.missing < 0 else {}
+
+
+class LateVector(StrictVector):
+    def reset(self, **kwargs):
+        return super().reset(**kwargs)[0], {}
+
+
+class AtNextReset(Late):
+    """Only infos of resets have masks."""
+
+    def step(self, action):
+        self.mask[:] = True
+        return *super().step(action)[:4], {}
+
+
+@pytest.mark.parametrize(
+    ("env", "step"),
+    [
+        (lambda: DummyVecEnv([lambda: Strict(offers="none"), lambda: Late(1)]), 1),
+        (lambda: VecNormalize(DummyVecEnv([lambda: Strict(offers="none"), lambda: AtNextReset(1)])), "[2-6]"),
+        (lambda: VectorEnvAdapter(LateVector(2, offers="info")), 1),
+    ],
+)
+def test_masks_that_the_first_reset_lacks_are_an_error(env, step):
+    env = env()
+    env.seed(0)
+    env.reset()
+    readers = ActionMaskReader(env), ActionMaskReader(env, False)
+    assert [reader.reset() for reader in readers] == [None, None]
+    with pytest.raises(ForeignError, match=rf"environment \d, step {step}: info\['action_mask'\] is present, but was"):
+        for _ in range(8):
+            masks = [env.get_attr("mask")] if isinstance(env.unwrapped, DummyVecEnv) else env.envs.masks
+            actions = MaskFormat(env.action_space).sample(np.reshape(masks, (2, -1)), np.random.default_rng(0))
+            _, _, dones, infos = env.step(actions)
+            assert readers[1].step(infos, dones) is None
+            readers[0].step(infos, dones)
 
 
 def test_a_native_environment_with_too_few_masks_is_an_error():
