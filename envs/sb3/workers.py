@@ -226,7 +226,8 @@ class WorkerVecEnv(SpawnedSeedVecEnv, SubprocVecEnv):
         printed = "; see its output above." if reply.failure else "."
         first, *rest = self._describe(index, reply).split("\n", 1)
         seed = self._first_seeds[index]
-        details = "" if seed is None else f"; its seed was {seed}, its last action {self._last_action(index)}"
+        details = "" if seed is None else f"; its seed was {seed}"
+        details += f", its last action {self._last_action(index)}" if details and in_step else ""
         raise WorkerError("\n".join([f"{first}{suffix}{details}{printed}{advice}", *rest])) from reply.error
 
     def _describe(self, index: int, reply: Reply) -> str:

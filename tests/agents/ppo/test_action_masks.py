@@ -172,7 +172,7 @@ def test_masks_can_be_ignored_or_required():
     ignored = model_on(DummyVecEnv([lambda: Strict(offers="info")]), action_masks=False)
     with pytest.raises(Exception, match=r"with masks"):
         ignored.learn(500)
-    with pytest.raises(InputError, match=r"action_masks = True: the environment has no masks"):
+    with pytest.raises(InputError, match=r"action_masks = True: the environment has neither a method"):
         model_on("CartPole-v1").learn(32)
 
 

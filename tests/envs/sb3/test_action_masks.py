@@ -1,6 +1,7 @@
 """Action masks of environments of every kind, as `VecEnv`s."""
 
 from functools import partial
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -10,6 +11,7 @@ from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_suppo
 from sb3_contrib.common.wrappers import ActionMasker
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
+import masked_envs
 from masked_envs import SPACES, Strict, StrictVector
 from ntm_rl.envs import EnvSettings, PreviousStep, PreviousStepVector, VectorEnvAdapter, make_vec_env
 from ntm_rl.envs.foreign import ForeignError
@@ -99,7 +101,7 @@ def test_masks_are_off_where_nobody_offers_or_wants_them():
     env = make_vec_env(EnvSettings("CartPole-v1"), 2, 0)
     env.reset()
     assert ActionMaskReader(env).reset() is None
-    with pytest.raises(InputError, match=r"action_masks = True: the environment has no masks; it needs a method"):
+    with pytest.raises(InputError, match=r"action_masks = True: the environment has neither a method action_"):
         ActionMaskReader(env, True).reset()
     masked = DummyVecEnv([Strict])
     masked.reset()
@@ -194,6 +196,28 @@ def test_masks_that_the_first_reset_lacks_are_an_error(env, step):
             readers[0].step(infos, dones)
 
 
+@pytest.mark.parametrize("how", ["raise", "info", "method"])
+@pytest.mark.parametrize("vectorization", ["sync", "subprocess"])
+def test_an_error_of_masks_names_the_id_and_the_step(vectorization, how):
+    name, folder = "masked_envs:Faulty", str(Path(masked_envs.__file__).parent)
+    env = make_vec_env(EnvSettings(name, {"how": how}, vectorization=vectorization, path=folder), 2, 3)
+    try:
+        env.reset()
+        reader = ActionMaskReader(env)
+        actions = MaskFormat(env.action_space).sample(reader.reset(), np.random.default_rng(0))
+        _, _, dones, infos = env.step(actions)
+        with pytest.raises(ForeignError) as raised:
+            reader.step(infos, dones)
+    finally:
+        env.close()
+    text = str(raised.value)
+    assert text.startswith(f"env.id = {name!r}, ") and "step 1: " in text and "env_method" not in text
+    if how == "raise":
+        assert "action_masks raised an error: " in text and "in fail: AttributeError: none left" in text
+    else:
+        assert "environment 0, step 1: no action mask" in text and "env.action_masks=false (in Python" in text
+
+
 def test_a_native_environment_with_too_few_masks_is_an_error():
     envs = StrictVector(3)
     envs.action_masks = lambda: envs.masks[:1]
@@ -241,7 +265,7 @@ def test_an_attribute_that_is_no_method_is_one_line():
 
     env = DummyVecEnv([Fixed])
     env.reset()
-    with pytest.raises(ForeignError, match=r"action_masks raised an error: TypeError: .* not callable") as raised:
+    with pytest.raises(ForeignError, match=r"step 0: action_masks must be a method: .* not callable") as raised:
         ActionMaskReader(env).reset()
     assert "\n" not in str(raised.value)
 
@@ -255,5 +279,7 @@ def test_masks_of_box_actions_are_an_error():
 
     env = DummyVecEnv([Steers])
     env.reset()
-    with pytest.raises(InputError, match=r"action masks for Box\(.*\): must be for Discrete"):
+    with pytest.raises(
+        InputError, match=r"action masks for Box\(.*\): must be for Discrete.*; env.action_masks=false \(in Python: act"
+    ):
         ActionMaskReader(env).reset()
