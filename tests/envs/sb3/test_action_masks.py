@@ -212,6 +212,7 @@ def test_an_error_of_masks_names_the_id_and_the_step(vectorization, how):
         env.close()
     text = str(raised.value)
     assert text.startswith(f"env.id = {name!r}, ") and "step 1: " in text and "env_method" not in text
+    assert "restart_workers" not in text  # only steps restart a process
     if how == "raise":
         assert "action_masks raised an error: " in text and "in fail: AttributeError: none left" in text
     else:
