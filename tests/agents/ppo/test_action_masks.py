@@ -230,6 +230,18 @@ def test_a_prediction_without_masks_is_said_once_where_the_training_has_some():
     model.predict(np.zeros(3, np.float32))
 
 
+def test_a_prediction_without_masks_is_said_before_the_training_where_masks_are_required():
+    model = model_on(ENVIRONMENTS["dummy"]("discrete", "info"))
+    with pytest.warns(UserWarning, match="predict without action_masks may return actions that the environment"):
+        model.predict(np.zeros(3, np.float32))
+    model_on("CartPole-v1", action_masks="auto").predict(np.zeros(4, np.float32))
+
+
+def test_masks_of_box_actions_cannot_be_required():
+    with pytest.raises(InputError, match=r"action_masks = True: action masks for Box\(.*\): must be for Discrete"):
+        model_on("Pendulum-v1")
+
+
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
