@@ -35,6 +35,13 @@ def describe(error: BaseException) -> str:
     return f"{_location(frames[-1])}: {text}{''.join(reversed(callers))}"
 
 
+def describe_call(method: str, error: BaseException) -> str:
+    """Returns the description of an error that the call of an environment's method raised."""
+    if isinstance(error, TypeError) and "not callable" in str(error) and not is_in_user_code(error):
+        return f"{method} must be a method: {error}"
+    return f"{method} raised an error: {describe(error)}"
+
+
 def is_wrong_call(error: BaseException) -> bool:
     """Whether an error is the `TypeError` of a call with wrong arguments, and not one from inside the function."""
     error = _origin(error)

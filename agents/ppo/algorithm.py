@@ -86,6 +86,7 @@ class MemoryPPO(MaskedRecurrentPPO):
             the first, as they go stale during the update; costs one forward pass per epoch.
         action_masks: Exclude actions that the environments exclude by `action_masks()`, as for
             `sb3_contrib.MaskablePPO`, or `info["action_mask"]`. "auto": if they have one of these, with a warning.
+            True: `learn` raises an error if they have none.
 
     Raises:
         InputError: an argument of a wrong type or out of range, or a policy without a memory core.

@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.agents.ppo.sizes import SIZES, choose_sizes
 from ntm_rl.envs.sb3.episode_limit import episode_limit
+from ntm_rl.envs.wrappers.action_masks import value_counts
 from ntm_rl.errors import InputError
 
 ENVIRONMENTS = "a Gymnasium environment, its id, a Gymnasium VectorEnv or an SB3 VecEnv"
@@ -95,6 +96,8 @@ def check_hyperparameters(model: Any) -> None:
             setattr(model, key, float(value))
     if model.action_masks not in (True, False, "auto"):
         raise InputError(f"action_masks = {model.action_masks!r}: must be True, False or 'auto'")
+    if model.action_masks is True:
+        _require_maskable(model.action_space)
     _replace_auto_sizes(model)
 
 
@@ -193,3 +196,10 @@ def _zoo_schedule(value: Any) -> str:
         return ""
     start = value.removeprefix("lin_")
     return f"; RL Zoo's {value!r} is stable_baselines3.common.utils.LinearSchedule({start}, 0, 1)"
+
+
+def _require_maskable(space: spaces.Space[Any]) -> None:
+    try:
+        value_counts(space)
+    except InputError as error:
+        raise InputError(f"action_masks = True: {error}") from error

@@ -35,8 +35,8 @@ class MaskedRecurrentPPO(RecurrentPPO):
         deterministic: bool = False,
         action_masks: Any = None,
     ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """See `MlpNtmPolicy.predict`; warns once if masks are missing though the training uses them."""
-        if action_masks is None and self._masks is not None:
+        """See `MlpNtmPolicy.predict`; warns once if masks are missing though the training uses or requires them."""
+        if action_masks is None and (self.action_masks is True or self._masks is not None):
             self._warn_once("predict without action_masks may return actions that the environment excludes")
         return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
 

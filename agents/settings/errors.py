@@ -82,14 +82,13 @@ def explain(
         name: Name of the file.
         overridden: Dotted keys that came from the command line.
     """
-    explained = set()
-    for problem in error.errors():
-        path = _path(problem["loc"], data, problem["type"])
-        key = ".".join(path)
-        if key in explained:
-            continue
-        explained.add(key)
-        yield f"{place(key, name, overridden)}: {_explain(problem, path, schema)}"
+    problems: dict[tuple[str, ...], list[Any]] = {}
+    for problem in error.errors():  # one for each member of a union
+        problems.setdefault(_path(problem["loc"], data, problem["type"]), []).append(problem)
+    for path, (first, *others) in problems.items():
+        names = [each["ctx"]["expected"].replace("'", "") for each in others if each["type"] == "literal_error"]
+        explanation = _explain(first, path, schema, "".join(f", or {each}" for each in names))
+        yield f"{place('.'.join(path), name, overridden)}: {explanation}"
 
 
 def place(key: str, name: str, overridden: Sequence[str]) -> str:
@@ -98,7 +97,7 @@ def place(key: str, name: str, overridden: Sequence[str]) -> str:
     return "command line" if is_override else name
 
 
-def _explain(problem: Any, path: list[str], schema: type[BaseModel]) -> str:
+def _explain(problem: Any, path: Sequence[str], schema: type[BaseModel], or_names: str) -> str:
     key, kind = ".".join(path), problem["type"]
     if kind == "missing":
         return f"{key}: missing{', such as env: {id: CartPole-v1}' if key == 'env' else ''}"
@@ -106,9 +105,8 @@ def _explain(problem: Any, path: list[str], schema: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         return f"{key} = {value}: unknown key.{_suggest(path, schema)}"
     if kind in _MUST_BE:
-        auto = ", or auto" if problem["loc"][-1] == "constrained-int" else ""
         null = "; a key without a value is null" if problem["input"] is None else ""
-        return f"{key} = {value}: must be {_MUST_BE[kind]}{auto}{null}{_advice(path, problem['input'])}"
+        return f"{key} = {value}: must be {_MUST_BE[kind]}{or_names}{null}{_advice(path, problem['input'])}"
     if kind == "string_pattern_mismatch" and path[-1] == "device":
         return f"{key} = {value}: must be auto, cpu, cuda, cuda:N or mps"
     if kind == "value_error":
@@ -120,17 +118,17 @@ def _explain(problem: Any, path: list[str], schema: type[BaseModel]) -> str:
     return f"{key} = {value}: {problem['msg'].replace('Input should', 'must').replace('String should', 'must')}"
 
 
-def _path(location: tuple[int | str, ...], data: Any, kind: str) -> list[str]:
+def _path(location: tuple[int | str, ...], data: Any, kind: str) -> tuple[str, ...]:
     """Returns the keys of an error's location; for an element of a list, those of the list."""
     path: list[str] = []
     for part in location:
         if isinstance(data, Mapping) and (part in data or kind == "missing"):
             path.append(str(part))
             data = data.get(part)
-    return path
+    return tuple(path)
 
 
-def _advice(path: list[str], value: Any) -> str:
+def _advice(path: Sequence[str], value: Any) -> str:
     """Returns the replacement of a value that other tools accept."""
     if isinstance(value, str) and value.startswith(SCHEDULES):
         if path[-1] != "learning_rate":
@@ -144,7 +142,7 @@ def _advice(path: list[str], value: Any) -> str:
     return ""
 
 
-def _suggest(path: list[str], schema: type[BaseModel]) -> str:
+def _suggest(path: Sequence[str], schema: type[BaseModel]) -> str:
     advice = _advice_on_key(path, schema)
     if advice:
         return advice
@@ -161,7 +159,7 @@ def _suggest(path: list[str], schema: type[BaseModel]) -> str:
     return f" Valid keys are {', '.join(section.model_fields)}."
 
 
-def _advice_on_key(path: list[str], schema: type[BaseModel]) -> str:
+def _advice_on_key(path: Sequence[str], schema: type[BaseModel]) -> str:
     """Returns advice on a top-level key of another tool, or a dotted key in a file."""
     if len(path) > 1:
         return ""

@@ -7,12 +7,14 @@ from typing import Any, Literal
 from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.envs.factory import UseMasks
-from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe
+from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe_call
 from ntm_rl.envs.wrappers.action_masks import MaskFormat, Masks
 from ntm_rl.errors import InputError
 
 METHOD = "action_masks"  # as sb3_contrib.MaskablePPO expects it
 KEY = "action_mask"  # of infos, as in Gymnasium and PettingZoo
+IGNORE = "env.action_masks=false (in Python: action_masks=False) ignores masks"
+REQUIRED = f"each reset and step must return one; {IGNORE}"
 
 
 class ActionMaskReader:
@@ -33,6 +35,7 @@ class ActionMaskReader:
         self.env, self._use = env, use
         self.source: Literal["method", "info"] | None = None
         self._format: MaskFormat | None = None
+        self._labels: list[str] = []  # of the sub-environments, if `Guarded` has some
         self._steps = 0
 
     def reset(self) -> Masks | None:
@@ -66,28 +69,42 @@ class ActionMaskReader:
             dones: Which episodes ended, `[E]` bool.
 
         Raises:
-            ForeignError: invalid masks, or the method raised an error.
+            ForeignError: invalid masks, masks of infos that began without one, or the method raised an error.
         """
         self._steps += 1
-        if self.source != "info":
+        if self.source == "method" or self._use is False:
             return self._read(())
+        if self.source is None and not any(infos):  # saves time at most steps
+            return None
         started = self.env.unwrapped.reset_infos
-        return self._read([started[index] if dones[index] else info for index, info in enumerate(infos)])
+        infos = [started[index] if dones[index] else info for index, info in enumerate(infos)]
+        if self.source is None:
+            self._reject_late_masks(infos)
+        return self._read(infos)
 
     def _choose_source(self, in_infos: bool) -> None:
         if self._use is False:
             return
+        self._labels = _labels(self.env)
         self.source = "method" if has_method(self.env) else "info" if in_infos else None
         if self.source is not None:
             try:
                 self._format = MaskFormat(self.env.action_space)
             except InputError as error:
-                raise InputError(f"{error}; action_masks=False ignores them") from error
+                raise InputError(f"{self._join()}{error}; {IGNORE}") from error
         elif self._use is True:
             raise InputError(
-                "action_masks = True: the environment has no masks; it needs a method action_masks(), or "
-                "info['action_mask'] in reset and step"
+                f"{self._join('env.action_masks = True')}the environment has neither a method {METHOD}() nor "
+                f"info['{KEY}'] in the first reset; env.action_masks=auto (in Python: action_masks=\"auto\") does not "
+                "require masks"
             )
+
+    def _reject_late_masks(self, infos: Sequence[Mapping[str, Any]]) -> None:
+        for index, info in enumerate(infos):
+            if KEY in info:
+                raise ForeignError(
+                    f"{self._name(index)}: info['{KEY}'] is present, but was missing at the first reset; {REQUIRED}"
+                )
 
     def _read(self, infos: Sequence[Mapping[str, Any]]) -> Masks | None:
         if self.source is None:
@@ -104,22 +121,32 @@ class ActionMaskReader:
         masks = self._call() if self.source == "method" else [info.get(KEY) for info in infos]
         for index, mask in enumerate(masks):
             if mask is None:
-                raise InputError(f"{self._name(index)}: no action mask; each reset and step must give one")
+                raise InputError(f"{self._name(index)}: no action mask; {REQUIRED}")
         if len(masks) != self.env.num_envs:
-            raise InputError(f"step {self._steps}: {len(masks)} action masks; must be {self.env.num_envs}")
+            raise InputError(f"{self._join(self._step)}{len(masks)} action masks; must be {self.env.num_envs}")
         return self._format.check(masks, self._name)
 
     def _call(self) -> list[Any]:
         try:
             return self.env.env_method(METHOD)
         except FOREIGN as error:
-            if isinstance(error, InputError):
+            if isinstance(error, InputError) and not isinstance(error, ForeignError):
                 raise
-            raise ForeignError(f"step {self._steps}: {METHOD} raised an error: {describe(error)}") from error
+            text = str(error) if isinstance(error, ForeignError) else describe_call(METHOD, error)
+            raise ForeignError(f"{self._join(self._step)}{text}") from error
 
     def _name(self, index: int) -> str:
         first = getattr(self.env.unwrapped, "first_index", 0)
-        return f"environment {first + index}, step {self._steps}"
+        return ", ".join([*self._labels[index : index + 1], f"environment {first + index}", self._step])
+
+    def _join(self, *parts: str) -> str:
+        """Returns the prefix of an error of all sub-environments."""
+        names = [*dict.fromkeys(self._labels), *parts]
+        return f"{', '.join(names)}: " if names else ""
+
+    @property
+    def _step(self) -> str:
+        return f"step {self._steps}"
 
 
 def offers_masks(env: VecEnv) -> bool:
@@ -132,3 +159,10 @@ def has_method(env: VecEnv) -> bool:
     with suppress(AttributeError, NotImplementedError):  # of vector environments without `get_attr`
         return bool(env.has_attr(METHOD))
     return False
+
+
+def _labels(env: VecEnv) -> list[str]:
+    """Returns the names that `Guarded` uses in errors; none of environments without it."""
+    with suppress(AttributeError, NotImplementedError):
+        return list(env.get_attr("guard_label"))
+    return []

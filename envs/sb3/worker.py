@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.env_util import is_wrapped
 
-from ntm_rl.envs.foreign import ForeignError, describe
+from ntm_rl.envs.foreign import ForeignError, describe, describe_call
 from ntm_rl.errors import InputError
 
 NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
@@ -85,7 +85,13 @@ def _set_attr(env: Env, data: Any) -> None:
 
 def _env_method(env: Env, data: Any) -> Any:
     name, arguments, options = data
-    return env.get_wrapper_attr(name)(*arguments, **options)
+    method = env.get_wrapper_attr(name)
+    try:
+        return method(*arguments, **options)
+    except InputError:
+        raise
+    except BaseException as error:
+        raise ForeignError(describe_call(name, error)) from error
 
 
 COMMANDS: dict[str, Callable[[Env, Any], Any]] = {

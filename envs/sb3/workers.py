@@ -200,10 +200,11 @@ class WorkerVecEnv(SpawnedSeedVecEnv, SubprocVecEnv):
                 replies.append(Reply(failure=f"ended with exit code {process.exitcode}"))
         return replies
 
-    def _value(self, index: int, reply: Reply) -> Any:
+    def _value(self, index: int, reply: Reply, in_step: bool = False) -> Any:
         """Returns the result in a reply; raises its error or failure."""
         if reply.failure or isinstance(reply.error, ForeignError):
-            self._fail(index, reply)
+            advice = " Set env.restart_workers = true to restart such environments." if in_step else ""
+            self._fail(index, reply, advice=advice)
         if reply.error is not None:
             raise reply.error
         return reply.value
@@ -213,20 +214,18 @@ class WorkerVecEnv(SpawnedSeedVecEnv, SubprocVecEnv):
         has_failed = reply.failure or isinstance(reply.error, ForeignError)
         if has_failed and self._restarts:
             return self._restart(index, reply)
-        row = self._value(index, reply)
+        row = self._value(index, reply, in_step=True)
         if row[2]:
             self._consecutive_failures[index] = 0
         return row
 
-    def _fail(self, index: int, reply: Reply, suffix: str = "") -> NoReturn:
-        in_step = self._actions[index] is not None  # only steps restart a worker
-        advice = (
-            " Set env.restart_workers = true to restart such environments." if in_step and not self._restarts else ""
-        )
+    def _fail(self, index: int, reply: Reply, suffix: str = "", advice: str = "") -> NoReturn:
         printed = "; see its output above." if reply.failure else "."
         first, *rest = self._describe(index, reply).split("\n", 1)
         seed = self._first_seeds[index]
-        details = "" if seed is None else f"; its seed was {seed}, its last action {self._last_action(index)}"
+        details = "" if seed is None else f"; its seed was {seed}"
+        if details and self._actions[index] is not None:
+            details += f", its last action {self._last_action(index)}"
         raise WorkerError("\n".join([f"{first}{suffix}{details}{printed}{advice}", *rest])) from reply.error
 
     def _describe(self, index: int, reply: Reply) -> str:

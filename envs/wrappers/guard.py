@@ -27,6 +27,9 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         index: Index of the sub-environment; None for a single environment.
         bounds: Check bounds.
 
+    Attributes:
+        guard_label: `label`.
+
     Raises:
         InputError: the first reset or step violates Gymnasium's interface.
         ForeignError: a later one does, or the environment's code raised an error.
@@ -35,7 +38,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def __init__(self, env: gym.Env[Any, Any], label: str, index: int | None = None, bounds: bool = True):
         RecordConstructorArgs.__init__(self, label=label, index=index, bounds=bounds)
         gym.Wrapper.__init__(self, env)
-        self._label, self._index, self._bounds = label, index, bounds
+        self.guard_label, self._index, self._bounds = label, index, bounds
         self._space = env.observation_space
         self._steps = 0
         self._is_new = True  # until the first step
@@ -97,7 +100,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            warnings.warn(f"{self._label}: close raised an error: {describe(error)}", stacklevel=2)
+            warnings.warn(f"{self.guard_label}: close raised an error: {describe(error)}", stacklevel=2)
 
     def _checked_observation(self, observation: Any, method: str) -> Any:
         try:
@@ -123,7 +126,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def _reject(self, problem: str) -> NoReturn:
         if self._is_new:
-            raise InputError(f"{self._label}: {problem}")
+            raise InputError(f"{self.guard_label}: {problem}")
         raise ForeignError(f"{self._where()}: {problem}")
 
     def _failure(self, method: str, error: BaseException) -> ForeignError:
@@ -131,7 +134,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def _where(self) -> str:
         index = "" if self._index is None else f", environment {self._index}"
-        return f"{self._label}{index}, step {self._steps}"
+        return f"{self.guard_label}{index}, step {self._steps}"
 
 
 def guard(env: gym.Env[Any, Any], label: str, index: int | None = None) -> gym.Env[Any, Any]:

@@ -78,6 +78,27 @@ class Strict(gym.Env):
         return self.np_random.normal(size=3).astype(np.float32), info
 
 
+class Faulty(Strict):
+    """Its second state has no mask, or its method raises an error."""
+
+    def __init__(self, how: str):
+        super().__init__(offers="info" if how == "info" else "method")
+        self.how = how
+        if how == "raise":
+            self.action_masks = self.fail
+
+    def fail(self):
+        if self.time == 1:
+            raise AttributeError("none left")
+        return self.mask
+
+    def _next(self):
+        observation, info = super()._next()
+        if self.time == 1 and self.how != "raise":
+            self.mask, info = None, {}
+        return observation, info
+
+
 class StrictVector(VectorEnv):
     """`Strict` as a native vector environment, whose state can be saved."""
 

@@ -56,9 +56,9 @@ def test_masks_can_be_switched_off(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("env", "override", "message"),
     [
-        ("CartPole-v1", "env.action_masks=true", "action_masks = True: the environment has no masks; it needs"),
-        ("Pendulum-v1", "env.action_masks=true", "action_masks = True: the environment has no masks; it needs"),
-        ("CartPole-v1", "env.action_masks=on_demand", "env.action_masks"),
+        ("CartPole-v1", "env.action_masks=true", "env.action_masks = True: the environment has neither a method"),
+        ("Pendulum-v1", "env.action_masks=true", "env.action_masks = True: the environment has neither a method"),
+        ("CartPole-v1", "env.action_masks=on_demand", "env.action_masks = 'on_demand': must be true or false, or auto"),
     ],
 )
 def test_masks_that_do_not_exist_are_one_line(env, override, message, tmp_path, capsys):

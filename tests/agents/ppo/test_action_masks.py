@@ -172,8 +172,22 @@ def test_masks_can_be_ignored_or_required():
     ignored = model_on(DummyVecEnv([lambda: Strict(offers="info")]), action_masks=False)
     with pytest.raises(Exception, match=r"with masks"):
         ignored.learn(500)
-    with pytest.raises(InputError, match=r"action_masks = True: the environment has no masks"):
+    with pytest.raises(InputError, match=r"action_masks = True: the environment has neither a method"):
         model_on("CartPole-v1").learn(32)
+
+
+def test_a_training_ends_at_the_first_mask_that_the_reset_lacks():
+    class Late(Strict):
+        def reset(self, **kwargs):
+            observation, _ = super().reset(**kwargs)
+            self.mask[:] = True
+            return observation, {}
+
+    model = model_on(DummyVecEnv([lambda: Late(offers="info")]), action_masks="auto")
+    with pytest.raises(
+        InputError, match=r"environment 0, step 1: info\['action_mask'\] is present, but was missing at"
+    ):
+        model.learn(32)
 
 
 def test_another_value_is_an_error():
@@ -214,6 +228,18 @@ def test_a_prediction_without_masks_is_said_once_where_the_training_has_some():
     with pytest.warns(UserWarning, match="predict without action_masks may return actions that the environment"):
         model.predict(np.zeros(3, np.float32))
     model.predict(np.zeros(3, np.float32))
+
+
+def test_a_prediction_without_masks_is_said_before_the_training_where_masks_are_required():
+    model = model_on(ENVIRONMENTS["dummy"]("discrete", "info"))
+    with pytest.warns(UserWarning, match="predict without action_masks may return actions that the environment"):
+        model.predict(np.zeros(3, np.float32))
+    model_on("CartPole-v1", action_masks="auto").predict(np.zeros(4, np.float32))
+
+
+def test_masks_of_box_actions_cannot_be_required():
+    with pytest.raises(InputError, match=r"action_masks = True: action masks for Box\(.*\): must be for Discrete"):
+        model_on("Pendulum-v1")
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ def test_overrides_replace_values_with_their_types():
         ("ppo.gamma=1.1", "command line: ppo.gamma = 1.1: must be less than or equal to 1"),
         ("ppo.gamma=.nan", "command line: ppo.gamma = nan: must be a finite number"),
         ("env.mask_velocity=3", "command line: env.mask_velocity = 3: must be true or false"),
+        ("env.action_masks=maybe", "command line: env.action_masks = 'maybe': must be true or false, or auto"),
+        ("ppo.gae_lambda=x", "command line: ppo.gae_lambda = 'x': must be a number, or auto"),
         ("env=3", "command line: env = 3: must be a mapping"),
         ("policy.net_arch.pi=[64,x]", "command line: policy.net_arch.pi = 'x': must be an integer"),
         ("wandb=maybe", "command line: wandb = 'maybe': must be 'online', 'offline' or 'disabled'."),

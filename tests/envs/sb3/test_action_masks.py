@@ -1,6 +1,7 @@
 """Action masks of environments of every kind, as `VecEnv`s."""
 
 from functools import partial
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -10,6 +11,7 @@ from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_suppo
 from sb3_contrib.common.wrappers import ActionMasker
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
+import masked_envs
 from masked_envs import SPACES, Strict, StrictVector
 from ntm_rl.envs import EnvSettings, PreviousStep, PreviousStepVector, VectorEnvAdapter, make_vec_env
 from ntm_rl.envs.foreign import ForeignError
@@ -99,7 +101,7 @@ def test_masks_are_off_where_nobody_offers_or_wants_them():
     env = make_vec_env(EnvSettings("CartPole-v1"), 2, 0)
     env.reset()
     assert ActionMaskReader(env).reset() is None
-    with pytest.raises(InputError, match=r"action_masks = True: the environment has no masks; it needs a method"):
+    with pytest.raises(InputError, match=r"action_masks = True: the environment has neither a method action_"):
         ActionMaskReader(env, True).reset()
     masked = DummyVecEnv([Strict])
     masked.reset()
@@ -129,7 +131,7 @@ class Broken(Strict):
     [
         (np.zeros(5, bool), "environment 1, step 1: the action mask allows no action"),
         (np.ones(4, bool), "environment 1, step 1: action mask of 4 values of bool; must be one flat array of 5 bools"),
-        (None, "environment 1, step 1: no action mask; each reset and step must give one"),
+        (None, "environment 1, step 1: no action mask; each reset and step must return one; env.action_masks=false"),
     ],
 )
 def test_a_bad_mask_names_environment_and_step(offers, bad, message):
@@ -143,6 +145,78 @@ def test_a_bad_mask_names_environment_and_step(offers, bad, message):
     with pytest.raises(ForeignError) as raised:
         reader.step(infos, dones)
     assert str(raised.value).startswith(message)
+
+
+class Late(Strict):
+    """Its infos have masks, except those of the first `missing` resets."""
+
+    def __init__(self, missing):
+        super().__init__(offers="info")
+        self.missing = missing
+
+    def reset(self, *, seed=None, options=None):
+        observation, info = super().reset(seed=seed)
+        self.missing -= 1
+        return observation, info if self.missing < 0 else {}
+
+
+class LateVector(StrictVector):
+    def reset(self, **kwargs):
+        return super().reset(**kwargs)[0], {}
+
+
+class AtNextReset(Late):
+    """Only infos of resets have masks."""
+
+    def step(self, action):
+        self.mask[:] = True
+        return *super().step(action)[:4], {}
+
+
+@pytest.mark.parametrize(
+    ("env", "step"),
+    [
+        (lambda: DummyVecEnv([lambda: Strict(offers="none"), lambda: Late(1)]), 1),
+        (lambda: VecNormalize(DummyVecEnv([lambda: Strict(offers="none"), lambda: AtNextReset(1)])), "[2-6]"),
+        (lambda: VectorEnvAdapter(LateVector(2, offers="info")), 1),
+    ],
+)
+def test_masks_that_the_first_reset_lacks_are_an_error(env, step):
+    env = env()
+    env.seed(0)
+    env.reset()
+    readers = ActionMaskReader(env), ActionMaskReader(env, False)
+    assert [reader.reset() for reader in readers] == [None, None]
+    with pytest.raises(ForeignError, match=rf"environment \d, step {step}: info\['action_mask'\] is present, but was"):
+        for _ in range(8):
+            masks = [env.get_attr("mask")] if isinstance(env.unwrapped, DummyVecEnv) else env.envs.masks
+            actions = MaskFormat(env.action_space).sample(np.reshape(masks, (2, -1)), np.random.default_rng(0))
+            _, _, dones, infos = env.step(actions)
+            assert readers[1].step(infos, dones) is None
+            readers[0].step(infos, dones)
+
+
+@pytest.mark.parametrize("how", ["raise", "info", "method"])
+@pytest.mark.parametrize("vectorization", ["sync", "subprocess"])
+def test_an_error_of_masks_names_the_id_and_the_step(vectorization, how):
+    name, folder = "masked_envs:Faulty", str(Path(masked_envs.__file__).parent)
+    env = make_vec_env(EnvSettings(name, {"how": how}, vectorization=vectorization, path=folder), 2, 3)
+    try:
+        env.reset()
+        reader = ActionMaskReader(env)
+        actions = MaskFormat(env.action_space).sample(reader.reset(), np.random.default_rng(0))
+        _, _, dones, infos = env.step(actions)
+        with pytest.raises(ForeignError) as raised:
+            reader.step(infos, dones)
+    finally:
+        env.close()
+    text = str(raised.value)
+    assert text.startswith(f"env.id = {name!r}, ") and "step 1: " in text and "env_method" not in text
+    assert "restart_workers" not in text  # only steps restart a process
+    if how == "raise":
+        assert "action_masks raised an error: " in text and "in fail: AttributeError: none left" in text
+    else:
+        assert "environment 0, step 1: no action mask" in text and "env.action_masks=false (in Python" in text
 
 
 def test_a_native_environment_with_too_few_masks_is_an_error():
@@ -192,7 +266,7 @@ def test_an_attribute_that_is_no_method_is_one_line():
 
     env = DummyVecEnv([Fixed])
     env.reset()
-    with pytest.raises(ForeignError, match=r"action_masks raised an error: TypeError: .* not callable") as raised:
+    with pytest.raises(ForeignError, match=r"step 0: action_masks must be a method: .* not callable") as raised:
         ActionMaskReader(env).reset()
     assert "\n" not in str(raised.value)
 
@@ -206,5 +280,7 @@ def test_masks_of_box_actions_are_an_error():
 
     env = DummyVecEnv([Steers])
     env.reset()
-    with pytest.raises(InputError, match=r"action masks for Box\(.*\): must be for Discrete"):
+    with pytest.raises(
+        InputError, match=r"action masks for Box\(.*\): must be for Discrete.*; env.action_masks=false \(in Python: act"
+    ):
         ActionMaskReader(env).reset()
