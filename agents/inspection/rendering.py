@@ -31,13 +31,35 @@ class RenderedEnv:
         env: The environment.
         fps: Frames per second.
         render: Returns the current frame as RGB; None if it does not render.
-        converter: Converts its frames.
     """
 
     env: VecEnv
     fps: float
     render: Callable[[], Frame] | None
-    converter: FrameConverter
+
+
+class Renderer:
+    """Renders an environment that rendered before; a frame that fails is replaced by the previous one, with one note.
+
+    Args:
+        render: Returns a frame of any format.
+        converter: Converts the frames.
+        frame: The previous frame.
+    """
+
+    def __init__(self, render: Callable[[], Any], converter: FrameConverter, frame: Frame):
+        self._render, self._converter, self._last = render, converter, frame
+        self._has_failed = False
+
+    def __call__(self) -> Frame:
+        """Returns the current frame as RGB."""
+        try:
+            self._last = self._converter.convert(_call(self._render))
+        except FrameError as error:
+            if not self._has_failed:
+                print(f"note: {error}: the previous frame is shown where render() fails", file=sys.stderr)
+            self._has_failed = True
+        return self._last
 
 
 def make_rendered_env(settings: EnvSettings, seed: int) -> RenderedEnv:
@@ -48,27 +70,21 @@ def make_rendered_env(settings: EnvSettings, seed: int) -> RenderedEnv:
     Raises:
         InputError: the environment cannot be made.
     """
-    converter = FrameConverter()
     if is_atari(settings.id):
         env = make_vec_env(settings, 1, seed, training=False)
-        return RenderedEnv(env, FPS, lambda: converter.convert(env.get_images()[0]), converter)
-    single = _first_that_renders(settings)
-    if isinstance(single, str):
-        print(f"note: {settings.id} does not render ({single}): its observations are shown", file=sys.stderr)
-        return RenderedEnv(make_vec_env(settings, 1, seed, training=False), OBSERVATION_FPS, None, converter)
-
-    def render() -> Frame:
-        try:
-            return converter.convert(_call(single.render))
-        except FrameError as error:
-            raise InputError(f"env.id = {settings.id!r}: {error}") from error
-
+        atari = FrameConverter()
+        return RenderedEnv(env, FPS, lambda: atari.convert(env.get_images()[0]))
+    found = _first_that_renders(settings)
+    if isinstance(found, str):
+        print(f"note: {settings.id} does not render ({found}): its observations are shown", file=sys.stderr)
+        return RenderedEnv(make_vec_env(settings, 1, seed, training=False), OBSERVATION_FPS, None)
+    single, renderer = found
     vector = SpawnedSeedDummyVecEnv([lambda: Monitor(single)])
     vector.seed(seed)
-    return RenderedEnv(vector, _fps(single), render, converter)
+    return RenderedEnv(vector, _fps(single), renderer)
 
 
-def _first_that_renders(settings: EnvSettings) -> gym.Env[Any, Any] | str:
+def _first_that_renders(settings: EnvSettings) -> tuple[gym.Env[Any, Any], Renderer] | str:
     """Returns the environment in the first mode in which it renders, else the reason of the first failure."""
     failures = []
     for kwargs in _variants(settings.kwargs):
@@ -80,9 +96,10 @@ def _first_that_renders(settings: EnvSettings) -> gym.Env[Any, Any] | str:
             if mode not in MODES:
                 raise  # the environment cannot be made at all
             continue
+        converter = FrameConverter()
         try:
             _call(env.reset)
-            FrameConverter().convert(_call(env.render))
+            frame = converter.convert(_call(env.render))
         except FrameError as error:
             failures.append(f"{variant}: {error}")
             with suppress(Exception):
@@ -91,7 +108,7 @@ def _first_that_renders(settings: EnvSettings) -> gym.Env[Any, Any] | str:
         given = settings.kwargs.get("render_mode")
         if given not in (None, mode):
             print(f"note: env.kwargs.render_mode = {given!r} in the run's config: recorded {variant}", file=sys.stderr)
-        return env
+        return env, Renderer(env.render, converter, frame)
     return failures[0]
 
 

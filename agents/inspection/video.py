@@ -107,9 +107,6 @@ def record(
             steps = _write(out, images, writer, rendered.fps)
     finally:
         close(rendered.env)
-    missing = rendered.converter.missing
-    if missing:
-        print(f"note: render() returned None {missing} times: frames are repeated", file=sys.stderr)
     return Recording(out, agent.origin, returns, steps)
 
 
