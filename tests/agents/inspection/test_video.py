@@ -94,8 +94,8 @@ def test_a_film_of_a_core_without_weightings_says_so(tmp_path, capsys):
     ("options", "message"),
     [
         ({"episodes": 0}, "episodes = 0: must be at least 1"),
-        ({"out": "film.avi"}, r"film.avi': must be a file ending in .mp4"),
-        ({"out": "no/film.mp4"}, "in a folder that exists"),
+        ({"out": "film.avi"}, r"film.avi': must end in .mp4"),
+        ({"out": "no/film.mp4"}, "no such folder: .*no"),
         ({"best": True}, "no best agent yet"),
     ],
 )
@@ -109,9 +109,18 @@ def test_bad_input_is_named(copy_run, tmp_path, options, message):
 def test_a_film_that_exists_is_never_overwritten(copy_run, tmp_path):
     out = tmp_path / "film.mp4"
     out.write_bytes(b"mine")
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="exists already; choose another name or delete it"):
         record(copy_run, out)
     assert out.read_bytes() == b"mine"
+
+
+def test_a_folder_without_permission_is_one_line_with_code_3(copy_run, tmp_path, capsys, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied", "/tmp/.video-fekrvqz8")
+
+    monkeypatch.setattr(recording, "TemporaryDirectory", denied)  # after the first check
+    assert main(["record", str(copy_run.path), "--out", str(tmp_path / "film.mp4")]) == 3
+    assert capsys.readouterr().err.splitlines()[-1] == f"{tmp_path}/film.mp4: cannot be written: Permission denied"
 
 
 def test_a_film_that_breaks_off_leaves_nothing(copy_run, tmp_path, monkeypatch):

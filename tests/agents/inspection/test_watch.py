@@ -13,6 +13,7 @@ from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.inspection import watch as module
 from ntm_rl.agents.inspection.episode import PlayOptions
 from ntm_rl.agents.inspection.watch import watch
+from ntm_rl.agents.storage import files
 from ntm_rl.agents.storage.tensors import read_tensors
 from ntm_rl.errors import InputError
 from small_trainings import SMALL_NTM, TINY_COPY, TINY_PPO, train_copy, train_run
@@ -81,7 +82,28 @@ def test_two_runs_of_an_environment_are_compared_on_the_same_episodes(ppo_run, t
         seen.append(array_of(text, track["values"]))
     np.testing.assert_array_equal(*seen)
     assert "memory" in first and "memory" not in second
-    assert watch(ppo_run, PlayOptions(seed=3), compare=other, out=page.path).path.read_text() == text  # replaced
+    again = watch(ppo_run, PlayOptions(seed=3), compare=other)
+    assert again.path.read_text() == text
+
+
+def test_pages_never_replace_each_other(ppo_run, tmp_path):
+    assert len({watch(ppo_run, PlayOptions(max_steps=2)).path for _ in range(3)}) == 3
+    out = tmp_path / "page.html"
+    out.write_text("mine")
+    with pytest.raises(InputError, match=r"page.html': exists already; choose another name or delete it"):
+        watch(ppo_run, PlayOptions(), out=out)
+    assert out.read_text() == "mine"
+
+
+@pytest.mark.parametrize("out", [["--out", "page.html"], []])
+def test_a_file_that_cannot_be_written_is_an_error_before_an_episode_is_played(ppo_run, capsys, monkeypatch, out):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files, "open", denied, raising=False)
+    assert main(["watch", str(ppo_run.path), *out]) == 3
+    error = capsys.readouterr().err
+    assert error.endswith(".html: cannot be written: Permission denied\n") and error.count("\n") == 1
 
 
 def test_a_supervised_run_shows_sequences(tmp_path, capsys):
@@ -99,8 +121,8 @@ def test_a_supervised_run_shows_sequences(tmp_path, capsys):
     [
         (["--episodes", "0"], "episodes = 0: must be at least 1"),
         (["--max-steps", "0"], "max_steps = 0: must be at least 1"),
-        (["--out", "no/page.html"], "must be a file ending in .html in a folder that exists"),
-        (["--out", "page.txt"], "must be a file ending in .html in a folder that exists"),
+        (["--out", "no/page.html"], "out = 'no/page.html': no such folder: no"),
+        (["--out", "page.txt"], "out = 'page.txt': must end in .html"),
         (["--compare", "nothing"], "run = 'nothing': no such folder"),
         (["--best"], "no best agent yet"),
         (["--difficulty", "length=5"], "only for runs of supervised tasks"),
