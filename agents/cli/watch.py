@@ -29,9 +29,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument("--episodes", type=count, default=1, metavar="N", help="episodes or sequences (default: 1)")
     add_agent_options(parser)
-    parser.add_argument(
-        "--max-steps", type=count, default=500, metavar="N", help="limit of the steps of all episodes (default: 500)"
-    )
+    parser.add_argument("--max-steps", type=count, default=500, metavar="N", help="most steps in total (default: 500)")
     parser.add_argument(
         "--difficulty",
         metavar="NAME=N[,NAME=N]",

@@ -77,7 +77,7 @@ def record(
         seed: Seed of the environment and of sampled actions.
         deterministic: Take the most likely action instead of a sample.
         best: Use the agent with the best mean training return instead of the last.
-        max_steps: Length limit of the video.
+        max_steps: Most steps in total.
 
     Raises:
         InputError: no agent, imageio or its ffmpeg missing, or an existing `out`.
@@ -109,6 +109,9 @@ def record(
             steps = _write(out, images, writer, rendered.fps)
     finally:
         close(rendered.env)
+    if len(returns) < episodes:
+        ended = f"{len(returns)} of {episodes} episodes ended"
+        print(f"note: stopped after {steps:,} steps (max_steps): {ended}", file=sys.stderr)
     return Recording(out, agent.origin, returns, steps)
 
 

@@ -89,8 +89,10 @@ def episodes_source(
 ) -> tuple[Source, list[float]]:
     """Plays an agent's episodes; returns what the page shows, and the returns."""
     episodes, fps = play_run(agent, settings, options)
-    if not episodes[-1].ended:
-        print(f"note: the last episode is shown until its limit of {options.max_steps:,} steps", file=sys.stderr)
+    if len(episodes) < options.episodes or not episodes[-1].ended:
+        incomplete = "" if episodes[-1].ended else ", the last incomplete"
+        shown = f"{len(episodes)} of {options.episodes} episodes shown{incomplete}"
+        print(f"note: stopped after {options.max_steps:,} steps (max_steps): {shown}", file=sys.stderr)
     details = [settings.core, *_origin_details(agent.origin), f"seed {options.seed}"]
     named = [(_episode_name(number, each), each) for number, each in enumerate(episodes, start=1)]
     return Source(name, details, named, fps), [float(each.rewards.sum()) for each in episodes]

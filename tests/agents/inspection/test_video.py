@@ -36,6 +36,12 @@ def test_a_film_has_a_picture_a_step_and_tells_the_returns(copy_run):
     assert [path.name for path in film.path.parent.iterdir()] == [film.path.name]
 
 
+def test_a_film_that_stops_at_its_limit_says_so(copy_run, tmp_path, capsys):
+    film = record(copy_run, tmp_path / "film.mp4", 3, max_steps=2)
+    assert film.steps == 2
+    assert "note: stopped after 2 steps (max_steps): 0 of 3 episodes ended\n" in capsys.readouterr().err
+
+
 def test_an_atari_film_shows_the_game_and_ends_at_its_limit(tmp_path):
     run = train_tiny(tmp_path, "atari/pong", "env.kwargs.max_frames=100")
     film = record(run, tmp_path / "pong.mp4")

@@ -47,7 +47,7 @@ def test_the_command_line_writes_the_page_of_an_agent(ppo_run, capsys):
     (file,) = (ppo_run.path / "watch").iterdir()
     page = file.read_text()
     assert result["bytes"] == len(page.encode()) and result["path"].endswith(file.name)
-    assert "the last episode is shown until its limit of 60 steps" in printed.err
+    assert "note: stopped after 60 steps (max_steps): 2 of 2 episodes shown, the last incomplete\n" in printed.err
     document = document_of(page)
     assert document["title"] == "popgym-RepeatPreviousEasy-v0"
     (source,) = document["sources"]
@@ -62,6 +62,16 @@ def test_the_command_line_writes_the_page_of_an_agent(ppo_run, capsys):
     probabilities = array_of(page, action["values"])
     taken = probabilities[np.arange(51), array_of(page, action["taken"])]
     np.testing.assert_array_equal(taken, probabilities.max(axis=1))  # deterministic
+
+
+@pytest.mark.parametrize(
+    ("limit", "shown"),
+    [(5, "1 of 3 episodes shown, the last incomplete"), (51, "1 of 3 episodes shown"), (153, None)],
+)
+def test_episodes_that_are_left_out_are_noted(ppo_run, capsys, limit, shown):
+    watch(ppo_run, PlayOptions(episodes=3, max_steps=limit))
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: stopped")]
+    assert notes == ([] if shown is None else [f"note: stopped after {limit} steps (max_steps): {shown}"])
 
 
 def test_the_page_is_opened_in_a_browser(ppo_run, tmp_path, monkeypatch):
