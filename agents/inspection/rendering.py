@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -76,7 +77,7 @@ def make_rendered_env(settings: EnvSettings, seed: int) -> RenderedEnv:
         return RenderedEnv(env, FPS, lambda: atari.convert(env.get_images()[0]))
     found = _first_that_renders(settings)
     if isinstance(found, str):
-        print(f"note: {settings.id} does not render ({found}): its observations are shown", file=sys.stderr)
+        print_once(f"note: {settings.id} {found}: the observations are shown")
         return RenderedEnv(make_vec_env(settings, 1, seed, training=False), OBSERVATION_FPS, None)
     single, renderer = found
     vector = SpawnedSeedDummyVecEnv([lambda: Monitor(single)])
@@ -85,7 +86,7 @@ def make_rendered_env(settings: EnvSettings, seed: int) -> RenderedEnv:
 
 
 def _first_that_renders(settings: EnvSettings) -> tuple[gym.Env[Any, Any], Renderer] | str:
-    """Returns the environment in the first mode in which it renders, else the reason of the first failure."""
+    """Returns the environment in the first mode in which it renders, else why it does not render."""
     failures = []
     for kwargs in _variants(settings.kwargs):
         mode = kwargs.get("render_mode")
@@ -101,15 +102,24 @@ def _first_that_renders(settings: EnvSettings) -> tuple[gym.Env[Any, Any], Rende
             _call(env.reset)
             frame = converter.convert(_call(env.render))
         except FrameError as error:
-            failures.append(f"{variant}: {error}")
             with suppress(Exception):
                 env.close()
+            if type(env.unwrapped).render is gym.Env.render:
+                return "has no render()"
+            prefix = f"env.id = {settings.id!r}, step 0: "  # the note names the environment already
+            failures.append(f"does not render ({variant}: {str(error).removeprefix(prefix)})")
             continue
         given = settings.kwargs.get("render_mode")
         if given not in (None, mode):
             print(f"note: env.kwargs.render_mode = {given!r} in the run's config: recorded {variant}", file=sys.stderr)
         return env, Renderer(env.render, converter, frame)
     return failures[0]
+
+
+@cache
+def print_once(note: str) -> None:
+    """Prints a note, unless this process has printed it before: a training makes the environment for each page."""
+    print(note, file=sys.stderr)
 
 
 def _variants(kwargs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 
 from ntm_rl.agents.inspection.frames import FrameConverter, FrameError
-from ntm_rl.agents.inspection.rendering import make_rendered_env
+from ntm_rl.agents.inspection.rendering import make_rendered_env, print_once
 from ntm_rl.envs import EnvSettings, make_env, make_vec_env
 from ntm_rl.errors import InputError
 
@@ -139,12 +139,16 @@ class Blind(Lamp):
         return None
 
 
+class Unseen(Blind):
+    render = gym.Env.render
+
+
 class FailsToStart(Lamp):
     def __init__(self, render_mode=None):
         raise ValueError("no current")
 
 
-for kind in (Lamp, AlwaysDraws, Lists, NeedsAMode, Broken, Flickers, Blind, FailsToStart):
+for kind in (Lamp, AlwaysDraws, Lists, NeedsAMode, Broken, Flickers, Blind, Unseen, FailsToStart):
     gym.register(f"tests/{kind.__name__}-v0", kind)
 
 
@@ -175,15 +179,22 @@ def test_every_environment_that_renders_is_recorded_whatever_its_config_says(nam
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("Blind", r"with render_mode = 'rgb_array': render\(\) returned"),
-        ("Broken", r"render raised an error: .*test_rendering.py, line \d+, in render: KeyError: 'bulb\'"),
+        ("Blind", r"does not render \(with render_mode = 'rgb_array': render\(\) returned None\)"),
+        (
+            "Broken",
+            r"does not render \(with .*: render raised .*test_rendering.py, line \d+, in render: KeyError: 'bulb'\)",
+        ),
+        ("Unseen", r"has no render\(\)"),
     ],
 )
 def test_an_environment_that_does_not_render_is_made_and_the_reason_is_printed(name, reason, capsys):
-    made = make_rendered_env(EnvSettings(f"tests/{name}-v0"), seed=0)
-    assert made.render is None and made.env.reset().shape[0] == 1
-    assert re.search(reason, capsys.readouterr().err)
-    made.env.close()
+    print_once.cache_clear()
+    for _ in range(2):
+        made = make_rendered_env(EnvSettings(f"tests/{name}-v0"), seed=0)
+        assert made.render is None and made.env.reset().shape[0] == 1
+        made.env.close()
+    (note,) = capsys.readouterr().err.splitlines()  # once
+    assert re.fullmatch(f"note: tests/{name}-v0 {reason}: the observations are shown", note)
 
 
 @pytest.mark.parametrize("failure", [KeyError("bulb"), None, "a text"])
