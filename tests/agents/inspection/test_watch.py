@@ -130,10 +130,14 @@ def test_a_supervised_run_shows_sequences(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--episodes", "0"], "episodes = 0: must be at least 1"),
+        (["--max-steps", "x"], "argument --max-steps: 'x': must be an integer from 1 to 1,000,000,000"),
         (["--max-steps", "0"], "max_steps = 0: must be at least 1"),
         (["--out", "no/page.html"], "out = 'no/page.html': no such folder: no"),
         (["--out", "page.txt"], "out = 'page.txt': must end in .html"),
-        (["--compare", "nothing"], "run = 'nothing': no such folder"),
+        (
+            ["--compare", "nothing"],
+            "--compare = 'nothing': no such folder; a run is the folder whose path `ntm-rl train` prints",
+        ),
         (["--best"], "no best agent yet"),
         (["--difficulty", "length=5"], "only for runs of supervised tasks"),
     ],
