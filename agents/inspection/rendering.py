@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.agents.inspection.frames import Frame, FrameConverter, FrameError
+from ntm_rl.agents.inspection.notes import print_once
 from ntm_rl.envs.factory import EnvSettings, make_env
 from ntm_rl.envs.native import is_atari
 from ntm_rl.envs.sb3.making import SpawnedSeedDummyVecEnv, make_vec_env
@@ -114,12 +114,6 @@ def _first_that_renders(settings: EnvSettings) -> tuple[gym.Env[Any, Any], Rende
             print(f"note: env.kwargs.render_mode = {given!r} in the run's config: recorded {variant}", file=sys.stderr)
         return env, Renderer(env.render, converter, frame)
     return failures[0]
-
-
-@cache
-def print_once(note: str) -> None:
-    """Prints a note, unless this process has printed it before: a training makes the environment for each page."""
-    print(note, file=sys.stderr)
 
 
 def _variants(kwargs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

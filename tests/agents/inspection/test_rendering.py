@@ -8,7 +8,8 @@ import pytest
 from gymnasium import spaces
 
 from ntm_rl.agents.inspection.frames import FrameConverter, FrameError
-from ntm_rl.agents.inspection.rendering import make_rendered_env, print_once
+from ntm_rl.agents.inspection.notes import print_once
+from ntm_rl.agents.inspection.rendering import make_rendered_env
 from ntm_rl.envs import EnvSettings, make_env, make_vec_env
 from ntm_rl.errors import InputError
 

@@ -5,8 +5,8 @@ import pytest
 
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.inspection import video as recording
+from ntm_rl.agents.inspection.notes import print_once
 from ntm_rl.agents.inspection.plotting import pool_slots
-from ntm_rl.agents.inspection.rendering import print_once
 from ntm_rl.agents.inspection.video import HEIGHT, PANEL, draw, record
 from ntm_rl.agents.runs.run import Run
 from ntm_rl.errors import InputError
