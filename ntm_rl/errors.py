@@ -1,4 +1,4 @@
-"""The error for invalid input, and suggestions of valid names."""
+"""The error for invalid input, suggestions of valid names, and names of others as text of one line."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -14,6 +14,11 @@ class InputError(ValueError):
     """
 
     is_reported = False
+
+
+def printable(text: str) -> str:
+    """Returns a text with its line breaks, control and invisible characters as escape sequences."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

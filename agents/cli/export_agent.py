@@ -7,6 +7,7 @@ from ntm_rl.agents.cli.arguments import add_run, path
 from ntm_rl.agents.cli.parser import add_command
 from ntm_rl.agents.cli.terminal import print_json, print_lines
 from ntm_rl.agents.settings.paths import display_path
+from ntm_rl.errors import printable
 
 if TYPE_CHECKING:
     from ntm_rl.agents.runs.run import Run
@@ -46,7 +47,7 @@ def export_command(options: argparse.Namespace) -> int:
         return 0
     print_lines(f"{display_path(options.file)}: one step of the core {step.core}, described in {options.file.name}.md")
     for name, rows in ports.items():
-        print_lines(f"{name}: {', '.join(row['name'] for row in rows)}")
+        print_lines(printable(f"{name}: {', '.join(row['name'] for row in rows)}"))
     for name, microseconds in times.items():
         print_lines(f"{name}: {microseconds:,.0f} µs of CPU time per step")
     return 0

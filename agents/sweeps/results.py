@@ -16,6 +16,7 @@ from ntm_rl.agents.storage.files import write_atomically
 from ntm_rl.agents.sweeps.active_trial import ERROR, VALUES
 from ntm_rl.agents.sweeps.plan import Plan
 from ntm_rl.agents.sweeps.study import SweepStudy
+from ntm_rl.errors import printable
 
 BEST, TABLE = "best.yaml", "trials.csv"
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -105,10 +106,5 @@ def _best_config(sweep: SweepStudy, best: FrozenTrial, n_trials: int, command: s
         f"Sweep: {command}",
         f"  ntm-rl train {shlex.quote(display_path(sweep.out / BEST))}",
     ]
-    comments = "".join(f"# {_one_line(line)}\n" for line in header)
+    comments = "".join(f"# {printable(line)}\n" for line in header)
     return comments + to_yaml_text(plan.trial_data(plan.space.values(best.params)))
-
-
-def _one_line(text: str) -> str:
-    """Returns a text without line breaks and control characters, which would end a comment."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
