@@ -139,8 +139,10 @@ def _advice(path: list[str], value: Any) -> str:
     if path[-1] == "net_arch":
         return ", such as {pi: [64, 64], vf: [64, 64]}, or a list for both"
     if len(path) == 1:
-        return _SECTIONS.get(path[0], "")
-    return ""
+        advice = _SECTIONS.get(path[0])
+        if advice:
+            return advice
+    return "; an empty value is null: leave it out for the default" if value is None else ""
 
 
 def _suggest(path: list[str], schema: type[BaseModel]) -> str:
