@@ -58,7 +58,7 @@ class Renderer:
             self._last = self._converter.convert(_call(self._render))
         except FrameError as error:
             if not self._has_failed:
-                print(f"note: {error}: the previous frame is shown where render() fails", file=sys.stderr)
+                print_once(f"note: {error}: the previous frame is shown where render() fails")
             self._has_failed = True
         return self._last
 

@@ -202,6 +202,7 @@ def test_an_environment_that_does_not_render_is_made_and_the_reason_is_printed(n
 def test_a_frame_that_fails_late_is_the_previous_one_with_one_note(failure, monkeypatch, capsys):
     monkeypatch.setattr(Flickers, "failure", failure)
     monkeypatch.setattr(Flickers, "calls", 0)
+    print_once.cache_clear()
     rendered = make_rendered_env(EnvSettings("tests/Flickers-v0"), seed=0)
     rendered.env.reset()
     assert [int(rendered.render()[0, 0, 0]) for _ in range(4)] == [101, 103, 103, 103]
