@@ -58,7 +58,7 @@ def count(text: str) -> int:
     try:
         return _integer(text, -MAX_COUNT, MAX_COUNT)
     except argparse.ArgumentTypeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be an integer of at most {MAX_COUNT:,}") from error
+        raise argparse.ArgumentTypeError(f"{text!r}: must be an integer from 1 to {MAX_COUNT:,}") from error
 
 
 def path(text: str) -> Path:

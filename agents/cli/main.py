@@ -22,7 +22,7 @@ from ntm_rl.agents.cli import (
     watch,
 )
 from ntm_rl.agents.cli.exit_codes import BAD_INPUT, CANNOT_WRITE, FILE_ERRORS, exit_code
-from ntm_rl.agents.cli.parser import Parser
+from ntm_rl.agents.cli.parser import Command, Parser
 from ntm_rl.agents.cli.terminal import OutputClosedError, discard_output, usable_streams
 from ntm_rl.agents.runs.signals import SIGNAL_BASE
 from ntm_rl.errors import InputError
@@ -34,22 +34,27 @@ COMMANDS = (
     *(list_names, show_config, copy_config, convert_zip, sweep, benchmark),
 )
 
+TRAINING = (train.train_command, train.resume_command)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code (see docs/reference/command_line.md)."""
+    command: Command | None = None
     with usable_streams():
         try:
             options = make_parser().parse_args(arguments)
             import_module("ntm_rl.agents.policy.policies")  # torch and SB3, after the help
             raise_on_interrupt()
-            code: int = options.command(options)
-            return code
+            chosen: Command = options.command
+            command = chosen
+            return chosen(options)
         except InputError as error:
             if not error.is_reported:
                 print(escaped_lines(str(error)), file=sys.stderr)
             return exit_code(error)
         except KeyboardInterrupt:  # before a training starts, or a second signal: SignalListener handles the first
-            print("interrupted; `ntm-rl resume RUN` continues a training that had started", file=sys.stderr)
+            hint = "; `ntm-rl resume RUN` continues a training that had started" if command in TRAINING else ""
+            print(f"interrupted{hint}", file=sys.stderr)
             return SIGNAL_BASE + signal.SIGINT
         except OutputClosedError:
             discard_output()

@@ -25,11 +25,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--episodes", type=count, default=1, metavar="N", help="number of episodes (default: 1)")
     add_agent_options(parser)
     parser.add_argument(
-        "--max-steps",
-        type=count,
-        default=5000,
-        metavar="N",
-        help="length limit of the video in steps (default: 5000)",
+        "--max-steps", type=count, default=5000, metavar="N", help="most steps in total (default: 5000)"
     )
 
 

@@ -29,9 +29,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     parser.add_argument("--episodes", type=count, default=1, metavar="N", help="episodes or sequences (default: 1)")
     add_agent_options(parser)
-    parser.add_argument(
-        "--max-steps", type=count, default=500, metavar="N", help="limit of the steps of all episodes (default: 500)"
-    )
+    parser.add_argument("--max-steps", type=count, default=500, metavar="N", help="most steps in total (default: 500)")
     parser.add_argument(
         "--difficulty",
         metavar="NAME=N[,NAME=N]",
@@ -46,16 +44,18 @@ def watch_command(options: argparse.Namespace) -> int:
     from ntm_rl.agents.runs.run import Run
     from ntm_rl.agents.settings.kinds import SUPERVISED
 
-    run, *others = [Run.open(folder) for folder in (options.run, options.compare) if folder is not None]
-    for each in (run, *others):
-        each.require_trust(trust=options.trust)
+    run = Run.open(options.run)
+    other = None if options.compare is None else Run.open(options.compare, "--compare")
+    for each in (run, other):
+        if each is not None:
+            each.require_trust(trust=options.trust)
     if options.difficulty is not None and run.settings().kind is not SUPERVISED:
         raise InputError(f"--difficulty {options.difficulty}: only for runs of supervised tasks; leave it out")
     difficulty = None if options.difficulty is None else parse_difficulty(options.difficulty)
     played = PlayOptions(
         options.episodes, options.seed, not options.stochastic, options.best, options.max_steps, difficulty
     )
-    page = watch(run, played, compare=others[0] if others else None, out=options.out)
+    page = watch(run, played, compare=other, out=options.out)
     if options.json:
         agents = [{**origin.row(), "scores": scores} for origin, scores in zip(page.origins, page.scores, strict=True)]
         print_json({"path": display_path(page.path), "bytes": page.size, "agents": agents})

@@ -135,7 +135,7 @@ class PlayOptions:
         seed: Seed of the environment and of sampled actions, or of the sequences.
         deterministic: Take the most likely action instead of a sample.
         best: Use the best agent of the training instead of the last.
-        max_steps: Limit of the steps of all episodes.
+        max_steps: Most steps in total.
         difficulty: Difficulty of the sequences; None: the hardest of the training.
     """
 

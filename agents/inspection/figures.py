@@ -17,6 +17,7 @@ from ntm_rl.agents.runs.run import Run
 from ntm_rl.agents.settings.kinds import SUPERVISED
 from ntm_rl.agents.settings.loading import AnySettings
 from ntm_rl.agents.settings.schema import PpoTrainingSettings, SupervisedTrainingSettings
+from ntm_rl.agents.storage.files import check_writable
 from ntm_rl.agents.supervised.scores import label
 from ntm_rl.agents.tracking.csv_log import read_table
 from ntm_rl.envs.algorithmic.task import AlgorithmicTask, Difficulty
@@ -43,10 +44,12 @@ def inspect(run: Run, others: Sequence[Run] = ()) -> dict[str, Path]:
 
     Raises:
         InputError: matplotlib is missing, or a run has no logged metrics or no network.
+        WriteError: a figure cannot be written.
     """
     require_matplotlib("inspect")
     figures, settings = {"learning_curve": learning_curve([run, *others])}, run.settings()
     folder = run.make_folder("figures")
+    check_writable(folder / "learning_curve.png")
     settings.import_core()
     if isinstance(settings, SupervisedTrainingSettings):
         network, origin = load_run_network(run)

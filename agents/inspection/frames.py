@@ -21,31 +21,22 @@ class FrameConverter:
 
     Frames may be grey, RGB or RGBA, channels first or last, of integers, booleans or floats. Of a list of frames the
     last is taken. Floats range from 0 to 1, or to 255 from the first frame that exceeds 1.
-
-    Attributes:
-        missing: Number of missing frames, each replaced by the previous one.
     """
 
     def __init__(self) -> None:
-        self.missing = 0
         self._scale = 255.0  # factor of float frames
-        self._last: Frame | None = None
 
     def convert(self, frame: Any) -> Frame:
-        """Returns a frame as RGB; the previous one if it is None.
+        """Returns a frame as RGB.
 
         Raises:
-            FrameError: not an image, or the first frame is None.
+            FrameError: not an image.
         """
         if isinstance(frame, (list, tuple)) and not (frame and isinstance(frame[-1], (list, tuple))):
             frame = frame[-1] if frame else None
         if frame is None:
-            if self._last is None:
-                raise FrameError("render() returned None")
-            self.missing += 1
-            return self._last
-        self._last = self._colours(_as_array(frame))
-        return self._last
+            raise FrameError("render() returned None")
+        return self._colours(_as_array(frame))
 
     def _colours(self, array: NDArray[Any]) -> Frame:
         array = self._bytes(_channels_last(array))

@@ -12,6 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.agents.inspection.frames import Frame, FrameConverter, FrameError
+from ntm_rl.agents.inspection.notes import print_once
 from ntm_rl.envs.factory import EnvSettings, make_env
 from ntm_rl.envs.native import is_atari
 from ntm_rl.envs.sb3.making import SpawnedSeedDummyVecEnv, make_vec_env
@@ -31,13 +32,35 @@ class RenderedEnv:
         env: The environment.
         fps: Frames per second.
         render: Returns the current frame as RGB; None if it does not render.
-        converter: Converts its frames.
     """
 
     env: VecEnv
     fps: float
     render: Callable[[], Frame] | None
-    converter: FrameConverter
+
+
+class Renderer:
+    """Renders an environment that rendered before; a frame that fails is replaced by the previous one, with one note.
+
+    Args:
+        render: Returns a frame of any format.
+        converter: Converts the frames.
+        frame: The previous frame.
+    """
+
+    def __init__(self, render: Callable[[], Any], converter: FrameConverter, frame: Frame):
+        self._render, self._converter, self._last = render, converter, frame
+        self._has_failed = False
+
+    def __call__(self) -> Frame:
+        """Returns the current frame as RGB."""
+        try:
+            self._last = self._converter.convert(_call(self._render))
+        except FrameError as error:
+            if not self._has_failed:
+                print_once(f"note: {error}: the previous frame is shown where render() fails")
+            self._has_failed = True
+        return self._last
 
 
 def make_rendered_env(settings: EnvSettings, seed: int) -> RenderedEnv:
@@ -48,28 +71,22 @@ def make_rendered_env(settings: EnvSettings, seed: int) -> RenderedEnv:
     Raises:
         InputError: the environment cannot be made.
     """
-    converter = FrameConverter()
     if is_atari(settings.id):
         env = make_vec_env(settings, 1, seed, training=False)
-        return RenderedEnv(env, FPS, lambda: converter.convert(env.get_images()[0]), converter)
-    single = _first_that_renders(settings)
-    if isinstance(single, str):
-        print(f"note: {settings.id} does not render ({single}): its observations are shown", file=sys.stderr)
-        return RenderedEnv(make_vec_env(settings, 1, seed, training=False), OBSERVATION_FPS, None, converter)
-
-    def render() -> Frame:
-        try:
-            return converter.convert(_call(single.render))
-        except FrameError as error:
-            raise InputError(f"env.id = {settings.id!r}: {error}") from error
-
+        atari = FrameConverter()
+        return RenderedEnv(env, FPS, lambda: atari.convert(env.get_images()[0]))
+    found = _first_that_renders(settings)
+    if isinstance(found, str):
+        print_once(f"note: {settings.id} {found}: the observations are shown")
+        return RenderedEnv(make_vec_env(settings, 1, seed, training=False), OBSERVATION_FPS, None)
+    single, renderer = found
     vector = SpawnedSeedDummyVecEnv([lambda: Monitor(single)])
     vector.seed(seed)
-    return RenderedEnv(vector, _fps(single), render, converter)
+    return RenderedEnv(vector, _fps(single), renderer)
 
 
-def _first_that_renders(settings: EnvSettings) -> gym.Env[Any, Any] | str:
-    """Returns the environment in the first mode in which it renders, else the reason of the first failure."""
+def _first_that_renders(settings: EnvSettings) -> tuple[gym.Env[Any, Any], Renderer] | str:
+    """Returns the environment in the first mode in which it renders, else why it does not render."""
     failures = []
     for kwargs in _variants(settings.kwargs):
         mode = kwargs.get("render_mode")
@@ -80,18 +97,22 @@ def _first_that_renders(settings: EnvSettings) -> gym.Env[Any, Any] | str:
             if mode not in MODES:
                 raise  # the environment cannot be made at all
             continue
+        converter = FrameConverter()
         try:
             _call(env.reset)
-            FrameConverter().convert(_call(env.render))
+            frame = converter.convert(_call(env.render))
         except FrameError as error:
-            failures.append(f"{variant}: {error}")
             with suppress(Exception):
                 env.close()
+            if type(env.unwrapped).render is gym.Env.render:
+                return "has no render()"
+            prefix = f"env.id = {settings.id!r}, step 0: "  # the note names the environment already
+            failures.append(f"does not render ({variant}: {str(error).removeprefix(prefix)})")
             continue
         given = settings.kwargs.get("render_mode")
         if given not in (None, mode):
             print(f"note: env.kwargs.render_mode = {given!r} in the run's config: recorded {variant}", file=sys.stderr)
-        return env
+        return env, Renderer(env.render, converter, frame)
     return failures[0]
 
 

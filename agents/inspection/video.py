@@ -1,7 +1,6 @@
 """Videos of an agent's episodes, with its actions, its values and the weightings of its memory."""
 
 import sys
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from ntm_rl.agents.inspection.evaluation import check_counts, close, played_settings, prepare, seeded
 from ntm_rl.agents.inspection.frames import Frame
 from ntm_rl.agents.inspection.naming import action_names, observation_parts
+from ntm_rl.agents.inspection.new_files import new_file
 from ntm_rl.agents.inspection.observation_frames import ObservationDrawer
 from ntm_rl.agents.inspection.playing import Step, play
 from ntm_rl.agents.inspection.plotting import pool_slots
@@ -27,6 +27,7 @@ from ntm_rl.agents.policy.files import LoadedAgent
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.runs.loading import Origin, load_run_agent
 from ntm_rl.agents.runs.run import Run
+from ntm_rl.agents.storage.files import WriteError
 from ntm_rl.errors import InputError
 
 HEIGHT = 384  # pixels; a multiple of 16, as encoders require
@@ -76,15 +77,16 @@ def record(
         seed: Seed of the environment and of sampled actions.
         deterministic: Take the most likely action instead of a sample.
         best: Use the agent with the best mean training return instead of the last.
-        max_steps: Length limit of the video.
+        max_steps: Most steps in total.
 
     Raises:
         InputError: no agent, imageio or its ffmpeg missing, or an existing `out`.
+        WriteError: the file cannot be written.
     """
     check_counts(seed, episodes=episodes, max_steps=max_steps)
     settings = run.ppo_settings()
     writer = _require_imageio()
-    out = _new_file(run, out, seed)
+    out = new_file(run, "videos", (".mp4",), out, seed)
     settings.import_core()
     agent = load_run_agent(run, best=best)
     if not agent.policy.core.has_weightings():
@@ -107,21 +109,10 @@ def record(
             steps = _write(out, images, writer, rendered.fps)
     finally:
         close(rendered.env)
-    missing = rendered.converter.missing
-    if missing:
-        print(f"note: render() returned None {missing} times: frames are repeated", file=sys.stderr)
+    if len(returns) < episodes:
+        ended = f"{len(returns)} of {episodes} episodes ended"
+        print(f"note: stopped after {steps:,} steps (max_steps): {ended}", file=sys.stderr)
     return Recording(out, agent.origin, returns, steps)
-
-
-def _new_file(run: Run, out: Path | None, seed: int) -> Path:
-    """Returns the file to write; default: a new one in the run's `videos/`."""
-    if out is None:
-        out = run.make_folder("videos") / f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}.mp4"
-    if out.exists():
-        raise InputError(f"out = {str(out)!r}: exists already")
-    if out.suffix != ".mp4" or not out.parent.is_dir():
-        raise InputError(f"out = {str(out)!r}: must be a file ending in .mp4 in a folder that exists")
-    return out
 
 
 def _write(out: Path, images: Iterator[Frame], writer: Any, fps: float) -> int:
@@ -149,7 +140,8 @@ def _naming(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"out = {str(out)!r}: could not be written: {error}") from error
+        reason = error.strerror or str(error).partition("\n")[0]  # without the log of ffmpeg
+        raise WriteError(f"{out}: cannot be written: {reason}") from error
 
 
 def draw_steps(

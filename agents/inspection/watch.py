@@ -1,7 +1,6 @@
 """Writes a page that plays episodes of a trained agent, or sequences of a network, beside the memory."""
 
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ntm_rl.agents.inspection.episode import Episode, PlayOptions, answer, play_run
+from ntm_rl.agents.inspection.new_files import new_file
 from ntm_rl.agents.inspection.page.build import FPS, Source, build_page
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
 from ntm_rl.agents.runs.loading import Origin, RunAgent, load_run_agent, load_run_network
@@ -46,17 +46,18 @@ def watch(run: Run, options: PlayOptions, *, compare: Run | None = None, out: Pa
         run: A run.
         options: The episodes or sequences to play.
         compare: A second run of the same environment or task, which is shown beside the first.
-        out: The HTML file; default: a new file in the run's `watch/`.
+        out: The HTML file, which must not exist; default: a new file in the run's `watch/`.
 
     Raises:
-        InputError: no agent, runs that do not fit each other, invalid options, or a file that cannot be written.
+        InputError: no agent, runs that do not fit each other, invalid options, or an existing `out`.
+        WriteError: the file cannot be written.
     """
     options.check()
     runs = [run] if compare is None else [run, compare]
     titles = [title_of(each.settings()) for each in runs]
     if len(set(titles)) > 1:
         raise InputError(f"compare: a run of {titles[1]}; must be one of {titles[0]}, as the other run")
-    path = _new_file(run, out, options.seed)
+    path = new_file(run, "watch", SUFFIXES, out, options.seed)
     sources, origins, scores = zip(*(_source(each, options) for each in runs), strict=True)
     content = build_page(titles[0], sources).encode()
     write_atomically(path, content)
@@ -66,15 +67,6 @@ def watch(run: Run, options: PlayOptions, *, compare: Run | None = None, out: Pa
 def title_of(settings: AnySettings) -> str:
     """Returns the environment or task of a training."""
     return str(settings.task.name if isinstance(settings, SupervisedTrainingSettings) else settings.env.id)
-
-
-def _new_file(run: Run, out: Path | None, seed: int) -> Path:
-    """Returns the file to write; default: a new one in the run's `watch/`."""
-    if out is None:
-        return run.make_folder("watch") / f"{time.strftime('%Y%m%d-%H%M%S')}-seed{seed}.html"
-    if out.suffix not in SUFFIXES or not out.parent.is_dir():
-        raise InputError(f"out = {str(out)!r}: must be a file ending in .html in a folder that exists")
-    return out
 
 
 def _source(run: Run, options: PlayOptions) -> tuple[Source, Origin, list[float]]:
@@ -97,8 +89,10 @@ def episodes_source(
 ) -> tuple[Source, list[float]]:
     """Plays an agent's episodes; returns what the page shows, and the returns."""
     episodes, fps = play_run(agent, settings, options)
-    if not episodes[-1].ended:
-        print(f"note: the last episode is shown until its limit of {options.max_steps:,} steps", file=sys.stderr)
+    if len(episodes) < options.episodes or not episodes[-1].ended:
+        incomplete = "" if episodes[-1].ended else ", the last incomplete"
+        shown = f"{len(episodes)} of {options.episodes} episodes shown{incomplete}"
+        print(f"note: stopped after {options.max_steps:,} steps (max_steps): {shown}", file=sys.stderr)
     details = [settings.core, *_origin_details(agent.origin), f"seed {options.seed}"]
     named = [(_episode_name(number, each), each) for number, each in enumerate(episodes, start=1)]
     return Source(name, details, named, fps), [float(each.rewards.sum()) for each in episodes]

@@ -17,6 +17,7 @@ from ntm_rl.envs.sb3.adapter import VectorEnvAdapter
 from ntm_rl.envs.sb3.making import SpawnedSeedDummyVecEnv
 from ntm_rl.envs.wrappers.images import ImageReader, is_image, looks_like_image
 from ntm_rl.envs.wrappers.observations import changes_of
+from ntm_rl.texts import one_line
 
 # Half ranges of actions that suit the initial Gaussian with standard deviation 1.
 SMALLEST_HALF_RANGE, LARGEST_HALF_RANGE = 0.1, 10.0
@@ -86,7 +87,7 @@ def describe(policy: MlpNtmPolicy, env: VecEnv, settings: EnvSettings) -> list[s
         lines.append("warning: env.normalize_observation = true has no effect: no observation is a vector")
     if any(change.endswith("left out, though it changes") for change in changes):
         lines.append("warning: the agent does not read the mission, which changes; use env.mission=auto")
-    return lines
+    return [one_line(line) for line in lines]  # keys of a Dict may have line breaks
 
 
 def _suspicious_actions(policy: MlpNtmPolicy) -> Iterator[str]:

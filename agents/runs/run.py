@@ -57,22 +57,27 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, folder: str | Path) -> Self:
+    def open(cls, folder: str | Path, key: str = "run") -> Self:
         """Opens a run's folder.
+
+        Args:
+            folder: The folder.
+            key: Name in error messages.
 
         Raises:
             InputError: it is not a run's folder.
         """
         try:
-            run = cls(user_path("run", folder).resolve())
+            run = cls(user_path(key, folder).resolve())
             is_folder, has_config = run.path.is_dir(), run.config_file.is_file()
         except (OSError, RuntimeError) as error:  # links in a circle, a name that is too long, no permission
-            raise InputError(f"run = {str(folder)!r}: {getattr(error, 'strerror', None) or error}") from error
+            raise InputError(f"{key} = {str(folder)!r}: {getattr(error, 'strerror', None) or error}") from error
         if not is_folder:
-            raise InputError(f"run = {str(folder)!r}: {'is a file' if run.path.exists() else 'no such folder'}")
+            found = "is a file" if run.path.exists() else "no such folder"
+            raise InputError(f"{key} = {str(folder)!r}: {found}; a run is the folder whose path `ntm-rl train` prints")
         if not has_config:
             raise InputError(
-                f"run = {str(folder)!r}: not a run: it has no config.yaml (a run's folder ends in -seed...)"
+                f"{key} = {str(folder)!r}: not a run: it has no config.yaml (a run's folder ends in -seed...)"
             )
         return run
 

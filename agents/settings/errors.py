@@ -105,8 +105,7 @@ def _explain(problem: Any, path: Sequence[str], schema: type[BaseModel], or_name
     if kind == "extra_forbidden":
         return f"{key} = {value}: unknown key.{_suggest(path, schema)}"
     if kind in _MUST_BE:
-        null = "; a key without a value is null" if problem["input"] is None else ""
-        return f"{key} = {value}: must be {_MUST_BE[kind]}{or_names}{null}{_advice(path, problem['input'])}"
+        return f"{key} = {value}: must be {_MUST_BE[kind]}{or_names}{_advice(path, problem['input'])}"
     if kind == "string_pattern_mismatch" and path[-1] == "device":
         return f"{key} = {value}: must be auto, cpu, cuda, cuda:N or mps"
     if kind == "value_error":
@@ -138,8 +137,10 @@ def _advice(path: Sequence[str], value: Any) -> str:
     if path[-1] == "net_arch":
         return ", such as {pi: [64, 64], vf: [64, 64]}, or a list for both"
     if len(path) == 1:
-        return _SECTIONS.get(path[0], "")
-    return ""
+        advice = _SECTIONS.get(path[0])
+        if advice:
+            return advice
+    return "; an empty value is null: leave it out for the default" if value is None else ""
 
 
 def _suggest(path: Sequence[str], schema: type[BaseModel]) -> str:

@@ -1,5 +1,6 @@
 """Writes files atomically."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from ntm_rl.errors import InputError
 
 
 class StorageError(InputError):
-    """A file could not be written or read; an older file is untouched."""
+    """A file could not be written or read; a file that existed is untouched."""
 
 
 class WriteError(StorageError):
@@ -23,7 +24,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         WriteError: disk full, no permission, or another error of the system.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with open(temporary, "wb", opener=_through_no_link) as file:
             file.write(content)
@@ -35,8 +36,26 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        raise WriteError(f"{path}: cannot be written: {error.strerror or error}; an older file is untouched") from error
+        untouched = "; an older file is untouched" if os.path.isfile(path) else ""
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}{untouched}") from error
     _sync_folder(path.parent)
+
+
+def check_writable(path: Path) -> None:
+    """Checks that `write_atomically` could write a file, before the work for its content starts.
+
+    Raises:
+        WriteError: a folder of that name, no permission, or another error of the system.
+    """
+    temporary = _temporary(path)
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with open(temporary, "wb", opener=_through_no_link):
+            pass
+        temporary.unlink()
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def refuse_links(folder: Path, names: Iterable[str], contents_of: Iterable[str] = ()) -> None:
@@ -72,6 +91,10 @@ def make_folder(folder: Path) -> None:
         raise WriteError(f"{folder}: must be a folder but is a file; move it away") from error
     except OSError as error:
         raise WriteError(f"{folder}: cannot be made: {error.strerror or error}") from error
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 def _through_no_link(path: str, flags: int) -> int:

@@ -155,7 +155,7 @@ def test_text_on_the_command_line_is_not_parsed_as_yaml(text):
         ("run_dir=${oc.env:HOME}/runs", "variables are not expanded"),
         ("policy.init_from=$SCRATCH/run", "variables are not expanded"),
         ("run_dir=~nobody-of-that-name/x", "~ refers to an unknown user"),
-        ("run_dir=", "must be text; a key without a value is null"),
+        ("run_dir=", "run_dir = null: must be text; an empty value is null: leave it out for the default"),
         ("a..b=1", "must be key=value"),
         ("env.kwargs.x=[1", "line 1, column"),
         ("seed=-1", "must be greater than or equal to 0"),

@@ -12,6 +12,7 @@ from ntm_rl.agents.inspection.episode import answer
 from ntm_rl.agents.inspection.figures import MAX_ROWS, inspect, learning_curve, memory_use
 from ntm_rl.agents.inspection.plotting import curve_marker
 from ntm_rl.agents.policy.sequence_network import SequenceNetwork
+from ntm_rl.agents.storage import files
 from ntm_rl.envs.algorithmic.registry import make_task
 from ntm_rl.errors import InputError
 from small_trainings import TINY_COPY, TINY_PPO, train_copy, train_run
@@ -67,12 +68,24 @@ def test_the_command_line_draws_the_memory_of_every_core_that_has_heads(core, tm
     assert ("note: optimizer.weighting_entropy: core 'lstm' has no weightings" in printed.err) == (core == "lstm")
     assert main(["inspect", run, "--json"]) == 0
     printed = capsys.readouterr()
-    files = json.loads(printed.out)
-    assert sorted(files) == ["answers", "learning_curve", *([] if core == "lstm" else ["memory_use"])]
+    paths = json.loads(printed.out)
+    assert sorted(paths) == ["answers", "learning_curve", *([] if core == "lstm" else ["memory_use"])]
     assert ("note: core 'lstm' has no weightings: memory_use is not drawn" in printed.err) == (core == "lstm")
-    for file in files.values():
+    for file in paths.values():
         with open(file, "rb") as picture:
             assert picture.read(8) == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_before_an_episode_is_played(tmp_path, capsys, monkeypatch):
+    run = train_copy(tmp_path)
+
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    capsys.readouterr()
+    monkeypatch.setattr(files, "open", denied, raising=False)
+    assert main(["inspect", str(run.path)]) == 3
+    assert capsys.readouterr().err == f"{run.path}/figures/learning_curve.png: cannot be written: Permission denied\n"
 
 
 def test_a_curve_of_a_single_point_is_shown_as_a_dot():

@@ -5,12 +5,16 @@ import io
 import json
 import re
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 from PIL import Image
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from episodes import memory_of, small_episode
 from ntm_rl.agents.inspection.naming import action_names, labels_of, observation_parts
+from ntm_rl.agents.inspection.notes import print_once
 from ntm_rl.agents.inspection.page.arrays import ArrayPacker
 from ntm_rl.agents.inspection.page.build import Source, build_page
 from ntm_rl.agents.inspection.page.colours import LEVELS, TO_LAB, TO_LMS, table
@@ -134,6 +138,60 @@ def test_environments_name_their_numbers(env_id, observations, actions, vectoriz
     if actions is not None:
         assert action_names(env) == actions
     env.close()
+
+
+class NamedEnv(gym.Env):
+    """An environment with attributes to set."""
+
+    observation_space = spaces.Box(-1, 1, (3,))
+    action_space = spaces.Discrete(2)
+
+
+def named(space: spaces.Space | None = None, **attributes) -> VecEnv:
+    env = NamedEnv()
+    if space is not None:
+        env.observation_space = space
+    for name, value in attributes.items():
+        setattr(env, name, value)
+    return DummyVecEnv([lambda: env])
+
+
+@pytest.mark.parametrize("names", [["x", "y", "z"], ("x", "y", "z"), np.array(["x", "y", "z"])])
+def test_names_are_sequences_of_strings(names, capsys):
+    (part,) = observation_parts(named(observation_names=names))
+    assert part.labels == ("x", "y", "z")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["x"], "length 1"),
+        (7, "type int"),
+        ((1, None, "x"), "type tuple"),
+        ("xyz", "type str"),
+        (np.eye(3), "type ndarray"),
+    ],
+)
+def test_names_that_do_not_fit_are_noted_once(names, found, capsys):
+    print_once.cache_clear()
+    for _ in range(2):
+        (part,) = observation_parts(named(observation_names=names))
+        assert part.labels == ("0", "1", "2")
+    start = f"note: observation_names of {found} is ignored: must be 3 strings, as the space is Box(-1.0"
+    assert (note := capsys.readouterr().err).startswith(start) and note.count("\n") == 1
+
+
+@pytest.mark.parametrize("names", [None, ()])
+def test_no_names_are_not_noted(names, capsys):
+    assert action_names(named(action_names=names)) is None
+    assert capsys.readouterr().err == ""
+
+
+def test_names_that_do_not_fit_leave_the_next_attribute(capsys):
+    print_once.cache_clear()
+    assert action_names(named(action_names=["left"], action_meanings=["left", "right"])) == ("left", "right")
+    assert capsys.readouterr().err.startswith("note: action_names of length 1 is ignored")
 
 
 def test_names_that_do_not_fit_the_space_are_not_used():

@@ -8,6 +8,7 @@ import pytest
 from gymnasium import spaces
 
 from ntm_rl.agents.inspection.frames import FrameConverter, FrameError
+from ntm_rl.agents.inspection.notes import print_once
 from ntm_rl.agents.inspection.rendering import make_rendered_env
 from ntm_rl.envs import EnvSettings, make_env, make_vec_env
 from ntm_rl.errors import InputError
@@ -67,13 +68,6 @@ def test_dark_float_frames_stay_dark_once_floats_went_to_255():
     assert frames.convert(np.full((2, 2), 1.0)).max() == 1
 
 
-def test_a_missing_frame_shows_the_last_one_again():
-    frames = FrameConverter()
-    frames.convert(COLOURS)
-    np.testing.assert_array_equal(frames.convert(None), COLOURS)
-    assert frames.missing == 1
-
-
 def test_huge_frames_are_subsampled():
     frame = np.broadcast_to(np.uint8(9), (10_000, 30_000, 3))
     assert FrameConverter().convert(frame).nbytes < 2 * 10**7
@@ -126,6 +120,19 @@ class Broken(Lamp):
         raise KeyError("bulb")
 
 
+class Flickers(Lamp):
+    """The first frame is a frame, and the third."""
+
+    calls = 0
+    failure = KeyError("bulb")
+
+    def render(self):
+        type(self).calls += 1
+        if type(self).calls not in (1, 3) and isinstance(self.failure, Exception):
+            raise self.failure
+        return self.light + self.calls if type(self).calls in (1, 3) else self.failure
+
+
 class Blind(Lamp):
     metadata = {"render_modes": []}  # noqa: RUF012
 
@@ -133,12 +140,16 @@ class Blind(Lamp):
         return None
 
 
+class Unseen(Blind):
+    render = gym.Env.render
+
+
 class FailsToStart(Lamp):
     def __init__(self, render_mode=None):
         raise ValueError("no current")
 
 
-for kind in (Lamp, AlwaysDraws, Lists, NeedsAMode, Broken, Blind, FailsToStart):
+for kind in (Lamp, AlwaysDraws, Lists, NeedsAMode, Broken, Flickers, Blind, Unseen, FailsToStart):
     gym.register(f"tests/{kind.__name__}-v0", kind)
 
 
@@ -169,15 +180,36 @@ def test_every_environment_that_renders_is_recorded_whatever_its_config_says(nam
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("Blind", r"with render_mode = 'rgb_array': render\(\) returned"),
-        ("Broken", r"render raised an error: .*test_rendering.py, line \d+, in render: KeyError: 'bulb\'"),
+        ("Blind", r"does not render \(with render_mode = 'rgb_array': render\(\) returned None\)"),
+        (
+            "Broken",
+            r"does not render \(with .*: render raised .*test_rendering.py, line \d+, in render: KeyError: 'bulb'\)",
+        ),
+        ("Unseen", r"has no render\(\)"),
     ],
 )
 def test_an_environment_that_does_not_render_is_made_and_the_reason_is_printed(name, reason, capsys):
-    made = make_rendered_env(EnvSettings(f"tests/{name}-v0"), seed=0)
-    assert made.render is None and made.env.reset().shape[0] == 1
-    assert re.search(reason, capsys.readouterr().err)
-    made.env.close()
+    print_once.cache_clear()
+    for _ in range(2):
+        made = make_rendered_env(EnvSettings(f"tests/{name}-v0"), seed=0)
+        assert made.render is None and made.env.reset().shape[0] == 1
+        made.env.close()
+    (note,) = capsys.readouterr().err.splitlines()  # once
+    assert re.fullmatch(f"note: tests/{name}-v0 {reason}: the observations are shown", note)
+
+
+@pytest.mark.parametrize("failure", [KeyError("bulb"), None, "a text"])
+def test_a_frame_that_fails_late_is_the_previous_one_with_one_note(failure, monkeypatch, capsys):
+    monkeypatch.setattr(Flickers, "failure", failure)
+    monkeypatch.setattr(Flickers, "calls", 0)
+    print_once.cache_clear()
+    rendered = make_rendered_env(EnvSettings("tests/Flickers-v0"), seed=0)
+    rendered.env.reset()
+    assert [int(rendered.render()[0, 0, 0]) for _ in range(4)] == [101, 103, 103, 103]
+    (note,) = capsys.readouterr().err.splitlines()
+    assert note.startswith("note: ") and note.endswith(": the previous frame is shown where render() fails")
+    assert note.count("env.id") <= 1
+    rendered.env.close()
 
 
 def test_an_environment_that_cannot_be_made_has_its_usual_error():

@@ -5,6 +5,7 @@ import pytest
 
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.inspection import video as recording
+from ntm_rl.agents.inspection.notes import print_once
 from ntm_rl.agents.inspection.plotting import pool_slots
 from ntm_rl.agents.inspection.video import HEIGHT, PANEL, draw, record
 from ntm_rl.agents.runs.run import Run
@@ -34,6 +35,12 @@ def test_a_film_has_a_picture_a_step_and_tells_the_returns(copy_run):
     assert len(np.unique(pictures[0, :, :-PANEL])) > 1  # the game is there
     assert len(np.unique(pictures[-1, :, -PANEL:])) > 1  # and the panel
     assert [path.name for path in film.path.parent.iterdir()] == [film.path.name]
+
+
+def test_a_film_that_stops_at_its_limit_says_so(copy_run, tmp_path, capsys):
+    film = record(copy_run, tmp_path / "film.mp4", 3, max_steps=2)
+    assert film.steps == 2
+    assert "note: stopped after 2 steps (max_steps): 0 of 3 episodes ended\n" in capsys.readouterr().err
 
 
 def test_an_atari_film_shows_the_game_and_ends_at_its_limit(tmp_path):
@@ -94,8 +101,8 @@ def test_a_film_of_a_core_without_weightings_says_so(tmp_path, capsys):
     ("options", "message"),
     [
         ({"episodes": 0}, "episodes = 0: must be at least 1"),
-        ({"out": "film.avi"}, r"film.avi': must be a file ending in .mp4"),
-        ({"out": "no/film.mp4"}, "in a folder that exists"),
+        ({"out": "film.avi"}, r"film.avi': must end in .mp4"),
+        ({"out": "no/film.mp4"}, "no such folder: .*no"),
         ({"best": True}, "no best agent yet"),
     ],
 )
@@ -109,9 +116,18 @@ def test_bad_input_is_named(copy_run, tmp_path, options, message):
 def test_a_film_that_exists_is_never_overwritten(copy_run, tmp_path):
     out = tmp_path / "film.mp4"
     out.write_bytes(b"mine")
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="exists already; choose another name or delete it"):
         record(copy_run, out)
     assert out.read_bytes() == b"mine"
+
+
+def test_a_folder_without_permission_is_one_line_with_code_3(copy_run, tmp_path, capsys, monkeypatch):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied", "/tmp/.video-fekrvqz8")
+
+    monkeypatch.setattr(recording, "TemporaryDirectory", denied)  # after the first check
+    assert main(["record", str(copy_run.path), "--out", str(tmp_path / "film.mp4")]) == 3
+    assert capsys.readouterr().err.splitlines()[-1] == f"{tmp_path}/film.mp4: cannot be written: Permission denied"
 
 
 def test_a_film_that_breaks_off_leaves_nothing(copy_run, tmp_path, monkeypatch):
@@ -137,6 +153,7 @@ def test_missing_packages_are_named_with_their_remedy(copy_run, monkeypatch):
 
 def test_the_observation_is_drawn_where_the_environment_does_not_render(tmp_path, capsys):
     run = train_tiny(tmp_path, "popgym/repeat_previous_easy")
+    print_once.cache_clear()
     images = iio.imread(record(run, tmp_path / "film.mp4").path)
-    assert "does not render" in capsys.readouterr().err
+    assert "the observations are shown" in capsys.readouterr().err
     assert len(images) == 51 and len(np.unique(images[0, :, :-PANEL])) > 3

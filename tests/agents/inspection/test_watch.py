@@ -13,6 +13,7 @@ from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.inspection import watch as module
 from ntm_rl.agents.inspection.episode import PlayOptions
 from ntm_rl.agents.inspection.watch import watch
+from ntm_rl.agents.storage import files
 from ntm_rl.agents.storage.tensors import read_tensors
 from ntm_rl.errors import InputError
 from small_trainings import SMALL_NTM, TINY_COPY, TINY_PPO, train_copy, train_run
@@ -46,7 +47,7 @@ def test_the_command_line_writes_the_page_of_an_agent(ppo_run, capsys):
     (file,) = (ppo_run.path / "watch").iterdir()
     page = file.read_text()
     assert result["bytes"] == len(page.encode()) and result["path"].endswith(file.name)
-    assert "the last episode is shown until its limit of 60 steps" in printed.err
+    assert "note: stopped after 60 steps (max_steps): 2 of 2 episodes shown, the last incomplete\n" in printed.err
     document = document_of(page)
     assert document["title"] == "popgym-RepeatPreviousEasy-v0"
     (source,) = document["sources"]
@@ -61,6 +62,16 @@ def test_the_command_line_writes_the_page_of_an_agent(ppo_run, capsys):
     probabilities = array_of(page, action["values"])
     taken = probabilities[np.arange(51), array_of(page, action["taken"])]
     np.testing.assert_array_equal(taken, probabilities.max(axis=1))  # deterministic
+
+
+@pytest.mark.parametrize(
+    ("limit", "shown"),
+    [(5, "1 of 3 episodes shown, the last incomplete"), (51, "1 of 3 episodes shown"), (153, None)],
+)
+def test_episodes_that_are_left_out_are_noted(ppo_run, capsys, limit, shown):
+    watch(ppo_run, PlayOptions(episodes=3, max_steps=limit))
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: stopped")]
+    assert notes == ([] if shown is None else [f"note: stopped after {limit} steps (max_steps): {shown}"])
 
 
 def test_the_page_is_opened_in_a_browser(ppo_run, tmp_path, monkeypatch):
@@ -81,7 +92,28 @@ def test_two_runs_of_an_environment_are_compared_on_the_same_episodes(ppo_run, t
         seen.append(array_of(text, track["values"]))
     np.testing.assert_array_equal(*seen)
     assert "memory" in first and "memory" not in second
-    assert watch(ppo_run, PlayOptions(seed=3), compare=other, out=page.path).path.read_text() == text  # replaced
+    again = watch(ppo_run, PlayOptions(seed=3), compare=other)
+    assert again.path.read_text() == text
+
+
+def test_pages_never_replace_each_other(ppo_run, tmp_path):
+    assert len({watch(ppo_run, PlayOptions(max_steps=2)).path for _ in range(3)}) == 3
+    out = tmp_path / "page.html"
+    out.write_text("mine")
+    with pytest.raises(InputError, match=r"page.html': exists already; choose another name or delete it"):
+        watch(ppo_run, PlayOptions(), out=out)
+    assert out.read_text() == "mine"
+
+
+@pytest.mark.parametrize("out", [["--out", "page.html"], []])
+def test_a_file_that_cannot_be_written_is_an_error_before_an_episode_is_played(ppo_run, capsys, monkeypatch, out):
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files, "open", denied, raising=False)
+    assert main(["watch", str(ppo_run.path), *out]) == 3
+    error = capsys.readouterr().err
+    assert error.endswith(".html: cannot be written: Permission denied\n") and error.count("\n") == 1
 
 
 def test_a_supervised_run_shows_sequences(tmp_path, capsys):
@@ -98,10 +130,14 @@ def test_a_supervised_run_shows_sequences(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--episodes", "0"], "episodes = 0: must be at least 1"),
+        (["--max-steps", "x"], "argument --max-steps: 'x': must be an integer from 1 to 1,000,000,000"),
         (["--max-steps", "0"], "max_steps = 0: must be at least 1"),
-        (["--out", "no/page.html"], "must be a file ending in .html in a folder that exists"),
-        (["--out", "page.txt"], "must be a file ending in .html in a folder that exists"),
-        (["--compare", "nothing"], "run = 'nothing': no such folder"),
+        (["--out", "no/page.html"], "out = 'no/page.html': no such folder: no"),
+        (["--out", "page.txt"], "out = 'page.txt': must end in .html"),
+        (
+            ["--compare", "nothing"],
+            "--compare = 'nothing': no such folder; a run is the folder whose path `ntm-rl train` prints",
+        ),
         (["--best"], "no best agent yet"),
         (["--difficulty", "length=5"], "only for runs of supervised tasks"),
     ],

@@ -93,6 +93,13 @@ def test_images_say_their_network_and_vectors_how_they_are_scaled():
         assert part in lines[0]
 
 
+def test_line_breaks_and_bidirectional_marks_in_names_are_escaped():
+    space = spaces.Dict({"a\nb": spaces.Box(-1, 1, (2,)), "\u202eback \x1b[31m": spaces.Box(-1, 1, (1,))})
+    lines, _ = described("Anything-v0", space)
+    assert all(line.isprintable() for line in lines)
+    assert "a\\nb: vector [2] float32" in lines[0] and "\\u202eback \\x1b[31m: vector" in lines[0]
+
+
 @pytest.mark.parametrize(
     ("observation", "action", "message"),
     [
