@@ -23,7 +23,6 @@ from ntm_rl.agents.settings.loading import AnySettings
 from ntm_rl.agents.storage.checkpoints import checkpoint_to_resume
 from ntm_rl.agents.tracking.logger import check_logs, make_logger, record_pending
 from ntm_rl.agents.tracking.wandb_writer import WandbWriter
-from ntm_rl.texts import one_line
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def run_training(
     """
     if ranks.is_first:
         for line in trainer.describe():
-            print(one_line(line), file=sys.stderr)
+            print(line, file=sys.stderr)
     while True:
         try:
             with closing(trainer):
