@@ -39,7 +39,7 @@ def run_sweep(
         plan: What the sweep varies, trains and measures.
         out: The sweep's folder, which all processes share.
         n_trials: Number of trials in total.
-        engine: Runs the trainings; entered here.
+        engine: Runs the trainings; entered here, before the folder is made.
         storage: See `describe_storage`.
         command: Command line of the sweep, for a comment.
         log: Called with a line for every finished trial.
@@ -52,12 +52,8 @@ def run_sweep(
     """
     if n_trials < 1:
         raise InputError(f"trials = {n_trials}: must be at least 1")
-    with closing(SweepStudy(plan, out, storage)) as sweep, explained(sweep.storage):
-        with (
-            engine,
-            SignalListener() as listener,
-            closing(_Loop(sweep, n_trials, engine, listener, command, log)) as loop,
-        ):
+    with engine, closing(SweepStudy(plan, out, storage)) as sweep, explained(sweep.storage):
+        with SignalListener() as listener, closing(_Loop(sweep, n_trials, engine, listener, command, log)) as loop:
             while loop.step():
                 pass
         summary = write_results(sweep, command)

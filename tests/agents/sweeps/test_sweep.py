@@ -262,6 +262,16 @@ def test_wilcoxon_ends_trials_that_are_worse_on_most_seeds(tmp_path):
     assert min(finished) in (4, 5) and max(finished) == 6 and finished[min(finished)]["state"] == "pruned"
 
 
+def test_an_engine_that_does_not_start_makes_nothing(tmp_path):
+    class Unreachable(InProcessEngine):
+        def __enter__(self):
+            raise InputError("address = 'x': cannot be reached")
+
+    with pytest.raises(InputError, match="cannot be reached"):
+        sweep(tiny_plan(tmp_path, SPACE), "out", 1, Unreachable())
+    assert not Path("out").exists()
+
+
 def test_invalid_arguments_are_one_line_and_make_nothing(tmp_path):
     for options, message in {
         (("seeds", 0),): "seeds = 0: must be at least 1",
