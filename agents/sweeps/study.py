@@ -114,6 +114,11 @@ class SweepStudy:
         running = any(trial.number < n_trials for trial in self._trials(TrialState.RUNNING))
         return self._n_started >= n_trials and not running
 
+    @property
+    def has_complete_trial(self) -> bool:
+        """Whether a trial has a score."""
+        return bool(self._trials(TrialState.COMPLETE))
+
     def finished_trials(self) -> list[FrozenTrial]:
         """Returns the trials that are complete, pruned or failed."""
         return self._trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)

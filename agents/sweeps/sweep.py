@@ -13,6 +13,7 @@ from ntm_rl.agents.sweeps.active_trial import ActiveTrial
 from ntm_rl.agents.sweeps.pictures import draw_pictures
 from ntm_rl.agents.sweeps.plan import Plan
 from ntm_rl.agents.sweeps.results import TABLE, Summary, write_results
+from ntm_rl.agents.sweeps.scoring import UnknownMetricError
 from ntm_rl.agents.sweeps.storage import explained
 from ntm_rl.agents.sweeps.study import SweepStudy
 from ntm_rl.errors import InputError
@@ -48,7 +49,8 @@ def run_sweep(
         The results, and the signal that stopped the sweep, if any.
 
     Raises:
-        InputError: another sweep in the folder or storage, a storage that cannot be used, or all trials failed.
+        InputError: another sweep in the folder or storage, a storage that cannot be used, an unknown metric, or all
+            trials failed.
     """
     if n_trials < 1:
         raise InputError(f"trials = {n_trials}: must be at least 1")
@@ -60,10 +62,9 @@ def run_sweep(
         for note in draw_pictures(sweep.study, sweep.out):
             log(note)
     if listener.received is None and summary.failed and not summary.complete + summary.pruned:
-        raise InputError(
-            f"out = {str(sweep.out)!r}: all {summary.failed} trials failed, see {TABLE}; the first error is: "
-            f"{summary.error}"
-        )
+        failed = "the only trial failed" if summary.failed == 1 else f"all {summary.failed} trials failed"
+        first = "error" if summary.failed == 1 else "first error"
+        raise InputError(f"out = {str(sweep.out)!r}: {failed}, see {TABLE}; the {first} is: {summary.error}")
     return summary, listener.received
 
 
@@ -123,7 +124,11 @@ class _Loop:
                 owned = self._sweep.next_trial(self._n_trials)
                 if owned is None:
                     return
-                self._active.append(ActiveTrial(self._sweep, owned))
+                try:
+                    self._active.append(ActiveTrial(self._sweep, owned))
+                except UnknownMetricError:
+                    owned.release()
+                    raise
 
     def _release_ended(self) -> None:
         """Reports and releases the trials that have a result."""

@@ -102,8 +102,49 @@ def test_the_score_is_the_interquartile_mean_of_the_metric(tmp_path, monkeypatch
     options = {"metric": "rollout/ep_rew_mean", "minimize": True, "seeds": 4}
     low = sweep(tiny_plan(tmp_path, SPACE, **options), "column", 3)
     assert low.best == 0 and study_of("column").direction.name == "MINIMIZE"
-    with pytest.raises(InputError, match="has no value of rollout/success_rate; it has time/total_timesteps"):
-        sweep(tiny_plan(tmp_path, SPACE, metric="rollout/success_rate"), "none", 1)
+
+
+def test_an_unknown_metric_ends_the_sweep_after_one_training(tmp_path, monkeypatch):
+    trained = []
+
+    def train(settings, config, *, show_progress):
+        trained.append(config)
+        return write_run(settings, config, [1.0])
+
+    monkeypatch.setattr(seed_job, "train_or_resume", train)
+    plan = tiny_plan(tmp_path, SPACE, metric="rollout/ep_rew_maen", seeds=2)
+    for _ in range(2):  # the second call does not train again
+        with pytest.raises(InputError, match=r"not a column of .*, which has .* Did you mean rollout/ep_rew_mean\?"):
+            sweep(plan, "out", 3)
+    assert trained == ["0000"]
+
+
+def test_a_metric_that_only_some_trials_have_fails_the_others(tmp_path, monkeypatch):
+    def train(settings, config, *, show_progress):
+        run = write_run(settings, config, [1.0])
+        table = run.run / "progress.csv"
+        if config == "0000":
+            table.write_text(
+                table.read_text().replace("rollout/ep_rew_mean", "rollout/ep_rew_mean,train/x", 1)[:-1] + ",2\n"
+            )
+        return run
+
+    monkeypatch.setattr(seed_job, "train_or_resume", train)
+    summary = sweep(tiny_plan(tmp_path, SPACE, metric="train/x"), "out", 3)
+    assert (summary.complete, summary.failed, summary.score) == (1, 2, 2.0)
+
+
+def test_a_training_without_a_finished_episode_says_so(tmp_path, monkeypatch):
+    def train(settings, config, *, show_progress):
+        run = write_run(settings, config, [1.0])
+        (run.run / "progress.csv").write_text("time/total_timesteps,train/loss\n512,1\n")
+        return run
+
+    monkeypatch.setattr(seed_job, "train_or_resume", train)
+    for metric in ("last", "rollout/ep_len_mean"):
+        message = "the only trial failed.* as no episode ended; raise total_timesteps"
+        with pytest.raises(InputError, match=message):
+            sweep(tiny_plan(tmp_path, SPACE, metric=metric), metric.replace("/", "-"), 1)
 
 
 def test_a_supervised_sweep_minimises_bits_per_sequence(tmp_path, monkeypatch):
