@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from ntm_rl.agents.engines.jobs import Engine, Job, Outcome, lock
 from ntm_rl.agents.engines.ray_node import run_on_node
-from ntm_rl.agents.storage.files import WriteError, make_folder
+from ntm_rl.agents.storage.files import WriteError, make_output_folder
 from ntm_rl.agents.training import package_versions
 from ntm_rl.errors import InputError
 
@@ -226,7 +226,7 @@ def _check_address(address: str) -> None:
 @contextmanager
 def _locked_marker(folder: Path) -> Iterator[Path]:
     """Makes a locked file, by which the nodes check that they share the folder and its locks."""
-    make_folder(folder)
+    make_output_folder(folder)
     for path in folder.glob(".ray-*.lock"):  # of drivers that were killed
         with suppress(OSError, InputError), path.open("r+") as file:
             lock(file, path)

@@ -74,6 +74,22 @@ def make_folder(folder: Path) -> None:
         raise WriteError(f"{folder}: cannot be made: {error.strerror or error}") from error
 
 
+def make_output_folder(out: Path) -> None:
+    """Makes the folder of the option `--out`, if missing.
+
+    Raises:
+        InputError: it is a file, or cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"out = {str(out)!r}: is a file or below one; choose a folder") from error
+    except OSError as error:
+        raise InputError(
+            f"out = {str(out)!r}: cannot be made: {error.strerror or error}; choose another folder"
+        ) from error
+
+
 def _through_no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 

@@ -24,7 +24,7 @@ NOT_SWEPT = {
         for key, name in (("env.id", "environments"), ("env.path", "environments"), ("task.name", "tasks"))
     },
     **dict.fromkeys(
-        "wandb tracking device threads processes max_restarts rank_timeout checkpoint watch log_every".split(),
+        ("wandb", "tracking", "device", "threads", "processes", "max_restarts", "rank_timeout", "checkpoint", "watch"),
         "is not a hyperparameter; set it on the command line (KEY=...)",
     ),
 }

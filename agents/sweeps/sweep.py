@@ -49,12 +49,15 @@ def run_sweep(
         The results, and the signal that stopped the sweep, if any.
 
     Raises:
-        InputError: another sweep in the folder or storage, a storage that cannot be used, an unknown metric, or all
-            trials failed.
+        InputError: another sweep in the folder or storage, a storage that cannot be used, an unknown metric, fewer
+            trials than are finished, or all trials failed.
     """
     if n_trials < 1:
         raise InputError(f"trials = {n_trials}: must be at least 1")
     with engine, closing(SweepStudy(plan, out, storage)) as sweep, explained(sweep.storage):
+        sweep.check_trials(n_trials)
+        if len(sweep.finished_trials()) == n_trials:
+            log(f"{n_trials} trials are finished already; raise --trials to continue")
         with SignalListener() as listener, closing(_Loop(sweep, n_trials, engine, listener, command, log)) as loop:
             while loop.step():
                 pass

@@ -249,6 +249,13 @@ def test_random_play_of_nothing_is_refused(option, capsys):
     assert f"{option} = '': must be at least one" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_option():
+    Path("file").touch()
+    for out in ("file", "/proc/x"):
+        with pytest.raises(InputError, match=f"out = '.*{out}': .*; choose a"):
+            run_grid(cells("lstm"), Path(out), local_engine(1))
+
+
 def test_a_damaged_result_is_named():
     (cell,) = cells("lstm")
     folder = Run.create(cell.settings(OUT), cell.name).path

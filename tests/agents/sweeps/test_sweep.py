@@ -160,10 +160,27 @@ def test_a_supervised_sweep_minimises_bits_per_sequence(tmp_path, monkeypatch):
 def test_the_same_sweep_continues_to_more_trials_with_the_values_of_an_undisturbed_one(tmp_path):
     plan = tiny_plan(tmp_path, SPACE, seeds=2)
     sweep(plan, "once", 12)
-    for n_trials in (3, 3, 11, 12, 5):
+    for n_trials in (3, 3, 11, 12):
         sweep(plan, "often", n_trials)
     assert rows("often") == rows("once")
     assert len({row["ppo.learning_rate"] for row in rows("once")}) == 12  # no value is drawn twice
+
+
+def test_finished_trials_are_named_when_nothing_is_left_to_do(tmp_path):
+    plan, lines = tiny_plan(tmp_path, SPACE), list[str]()
+    sweep(plan, "out", 2)
+    sweep(plan, "out", 2, log=lines.append)
+    assert lines == ["2 trials are finished already; raise --trials to continue"]
+    with pytest.raises(InputError, match="2 trials are finished already; --trials must be above 2 to continue"):
+        sweep(plan, "out", 1)
+
+
+@pytest.mark.parametrize(("out", "message"), [("file", "is a file"), ("file/x", "below one"), ("/proc/x", "be made")])
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_option(tmp_path, out, message):
+    Path("file").touch()
+    with pytest.raises(InputError, match=rf"out = '.*{out}': .*{message}.*; choose a") as caught:
+        sweep(tiny_plan(tmp_path, SPACE), out, 1)
+    assert not isinstance(caught.value, WriteError)
 
 
 def test_another_sweep_in_the_folder_is_one_error_that_names_the_difference(tmp_path):
