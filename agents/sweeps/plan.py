@@ -17,7 +17,7 @@ from ntm_rl.errors import InputError, did_you_mean
 
 PrunerName = Literal["none", "hyperband", "wilcoxon"]
 PRUNERS: tuple[str, ...] = get_args(PrunerName)
-MIN_WILCOXON_SEEDS = 5  # the p-value of four pairs is at least 1/16, that of three is above the threshold of 0.1
+MIN_WILCOXON_SEEDS = 5  # a trial ends after four pairs at the earliest: the p-value of three is at least 1/8
 # Settings that may change when a sweep is continued.
 FREE = ("run_dir", "wandb", "tracking", "device", "threads", "checkpoint")
 
@@ -107,10 +107,11 @@ def make_plan(
         case "none" | "hyperband" | "wilcoxon" as chosen:
             pass
         case _:
-            raise InputError(f"pruner = {pruner!r}: must be {', '.join(PRUNERS)}.{did_you_mean(pruner, PRUNERS)}")
+            raise InputError(f"pruner = {pruner!r}: valid are {', '.join(PRUNERS)}.{did_you_mean(pruner, PRUNERS)}")
     if chosen == "wilcoxon" and seeds < MIN_WILCOXON_SEEDS:
         raise InputError(
-            f"pruner = 'wilcoxon', seeds = {seeds}: must be at least {MIN_WILCOXON_SEEDS} seeds, as its test needs four"
+            f"pruner = 'wilcoxon', seeds = {seeds}: needs at least {MIN_WILCOXON_SEEDS} seeds: with fewer its "
+            "p-value cannot fall below 0.1 before the last seed"
         )
     return Plan(
         f"{_stem(config)}-{_stem(space.removeprefix(f'{SPACES}/'))}",

@@ -61,6 +61,7 @@ def test_tpe_finds_the_best_value_and_best_yaml_trains(tmp_path):
     assert float(best["seed 0"]) + 2 == pytest.approx(float(best["seed 2"]))
     settings = load_settings("out/best.yaml")
     assert settings.ppo.learning_rate == float(best["ppo.learning_rate"]) == summary.values["ppo.learning_rate"]
+    assert settings.run_dir == "runs/out"  # not shared with other sweeps
     assert settings.core == "lstm" and settings.seed == 0 and settings.tracking.group is None
     assert "# Sweep: ntm-rl sweep 'a\\nb'" in Path("out/best.yaml").read_text()
 
@@ -333,7 +334,7 @@ def test_an_engine_that_does_not_start_makes_nothing(tmp_path):
 def test_invalid_arguments_are_one_line_and_make_nothing(tmp_path):
     for options, message in {
         (("seeds", 0),): "seeds = 0: must be at least 1",
-        (("seeds", 4), ("pruner", "wilcoxon")): "must be at least 5 seeds",
+        (("seeds", 4), ("pruner", "wilcoxon")): "needs at least 5 seeds",
         (("pruner", "hyberband"),): "Did you mean hyperband?",
         (("metric", "bset"),): "Did you mean best?",
         (("minimize", True),): "the direction of --metric last is known",
