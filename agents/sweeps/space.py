@@ -9,9 +9,9 @@ from optuna.trial import Trial
 
 from ntm_rl.agents.settings.errors import ConfigError
 from ntm_rl.agents.settings.loading import check_settings, schema_of
-from ntm_rl.agents.settings.sources import read_space
+from ntm_rl.agents.settings.sources import USE_RANGE, read_space
 from ntm_rl.agents.settings.values import with_value
-from ntm_rl.agents.settings.yaml_text import YamlError, read_yaml, to_flow_text
+from ntm_rl.agents.settings.yaml_text import TooLongError, YamlError, read_yaml, to_flow_text
 from ntm_rl.agents.sweeps.parameters import Choice, Parameter, ParameterError, read_parameter
 from ntm_rl.errors import did_you_mean
 
@@ -73,6 +73,8 @@ def load_space(space: str, base: Mapping[str, Any], overridden: Iterable[str] = 
     text, name = read_space(space)
     try:
         data = read_yaml(text)
+    except TooLongError as error:
+        raise ConfigError(f"{name}: {error}; {USE_RANGE}") from error
     except YamlError as error:
         raise ConfigError(f"{name}: not a valid search space: {error}") from error
     if not isinstance(data, dict) or not data:

@@ -162,6 +162,25 @@ def test_packaged_spaces_are_valid(name, config):
     assert load_space(name, base) == load_space(f"spaces/{name}", base)
 
 
+@pytest.mark.parametrize("length", [50_000, 300_000])
+def test_a_list_that_is_too_long_names_the_range(tmp_path, length):
+    file = tmp_path / "space.yaml"
+    file.write_text(f"ppo.gamma: [{'0.9, ' * length}]")
+    with pytest.raises(ConfigError, match=r"longer than 200,000 characters; write a range \{low, high\}"):
+        load_space(str(file), load_config("CartPole-v1")[0])
+
+
+def test_a_space_given_as_config_is_one_error(tmp_path):
+    file = tmp_path / "space.yaml"
+    file.write_text("n_envs: [2, 4]\nppo.gamma: [0.9, 0.99]\nppo.n_epochs: {low: 1, high: 3}\ncore: [lstm]\n")
+    with pytest.raises(
+        ConfigError, match=r"space\.yaml: this is a search space, not a config; use ntm-rl sweep CONFIG"
+    ):
+        load_config(str(file))
+    with pytest.raises(ConfigError, match=r"the packaged search spaces are lstm, ntm, ppo\. Did you mean ppo\?"):
+        load_config("spaces/pppo")
+
+
 def test_an_unknown_space_is_one_error(tmp_path):
     with pytest.raises(ConfigError, match=r"the packaged search spaces are lstm, ntm, ppo\. Did you mean ppo\?"):
         load_space("pppo", load_config("CartPole-v1")[0])
