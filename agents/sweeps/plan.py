@@ -32,7 +32,7 @@ class Plan:
         settings: The base config with its defaults.
         space: The search space.
         seeds: Number of trainings of a trial.
-        metric: Their figure.
+        metric: The value that the trials are compared by.
         pruner: The method that ends trials early.
     """
 
@@ -68,8 +68,8 @@ class Plan:
 
     def describe(self) -> dict[str, Any]:
         """Returns everything that makes two sweeps different, as JSON values."""
-        figure = {"metric": self.metric.name, "minimize": self.metric.minimize, "pruner": self.pruner}
-        return {"config": dict(self.data), "space": self.space.describe(), "seeds": self.seeds, **figure}
+        comparison = {"metric": self.metric.name, "minimize": self.metric.minimize, "pruner": self.pruner}
+        return {"config": dict(self.data), "space": self.space.describe(), "seeds": self.seeds, **comparison}
 
 
 def make_plan(
