@@ -49,6 +49,8 @@ def launch(settings: AnySettings, command: Command, arguments: Sequence[str]) ->
             launcher = elastic_launch(_launch_config(settings, folder), run_rank)
             codes: dict[int, int] = launcher(command, list(arguments))
         except ChildFailedError as error:
+            if STOPPED_BY in os.environ:  # it has ended a rank without a checkpoint
+                return SIGNAL_BASE + int(os.environ[STOPPED_BY])
             rank, failure = error.get_first_failure()
             raise RankLostError(
                 f"processes = {settings.processes}: rank {rank} ended with exit code {failure.exitcode} after "

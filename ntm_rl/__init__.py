@@ -6,7 +6,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ntm_rl.interrupts import exit_on_interrupt, is_command_line
+from ntm_rl.interrupts import end_child_on_interrupt, exit_on_interrupt, is_command_line
 
 if TYPE_CHECKING:
     from ntm_rl.agents import CnnNtmPolicy, MemoryPPO, MlpNtmPolicy, MultiInputNtmPolicy
@@ -96,4 +96,5 @@ def _register_environments() -> None:
 
 if is_command_line():  # `main` restores the handler
     exit_on_interrupt()
+end_child_on_interrupt()
 _register_environments()

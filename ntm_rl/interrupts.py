@@ -20,6 +20,15 @@ def exit_on_interrupt() -> None:
         signal.signal(signal.SIGINT, _exit)
 
 
+def end_child_on_interrupt() -> None:
+    """Lets Ctrl-C end a process of the command line's `multiprocessing` silently while it imports its libraries."""
+    program = sys.argv[0] if sys.argv else ""
+    is_command = os.path.basename(program) == "ntm-rl" or program.endswith(os.path.join("ntm_rl", "__main__.py"))
+    is_child = "--multiprocessing-fork" in sys.orig_argv and is_command
+    if is_child and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def raise_on_interrupt() -> None:
     """Undoes `exit_on_interrupt`."""
     if signal.getsignal(signal.SIGINT) is _exit:

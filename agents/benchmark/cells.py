@@ -98,14 +98,17 @@ def plan(
         overrides: `key=value` settings of all trainings.
 
     Raises:
-        InputError: an unknown name, fewer timesteps than one rollout, or an invalid override.
+        InputError: an unknown name, no task, core or seed, fewer timesteps than one rollout, or an invalid override.
     """
     chosen = choose_tasks(find_suite(suite), tasks)
     cores = list(dict.fromkeys(cores))
     for core in cores:
         core_class(core)
-    if seeds < 1 or not cores:
-        raise InputError(f"seeds = {seeds}, cores = {','.join(cores)!r}: must be at least one of each")
+    if not cores:
+        raise InputError(f"cores = '': must be at least one of {', '.join(core_names())}")
+    for name, number in {"seeds": seeds, "timesteps": timesteps}.items():
+        if number is not None and number < 1:
+            raise InputError(f"{name} = {number}: must be at least 1")
     common = [f"tracking.group=memory-{suite}", *([] if timesteps is None else [f"total_timesteps={timesteps}"])]
     sized = {task: _with_sizes(task, cores, [*task_overrides(task), *common, *overrides]) for task in chosen}
     return [

@@ -19,7 +19,7 @@ from ntm_rl.agents.runs.changes import find_changes
 from ntm_rl.agents.runs.run import Run, runs_of
 from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.agents.runs.training import TrainingResult
-from ntm_rl.agents.storage.files import write_atomically
+from ntm_rl.agents.storage.files import make_output_folder, write_atomically
 from ntm_rl.agents.training import train_or_resume
 from ntm_rl.errors import InputError
 
@@ -110,6 +110,7 @@ def run_grid(
         log(f"{done} of {len(cells)} trainings are already finished")
     if not waiting:
         return None
+    make_output_folder(out)
     with engine, SignalListener() as listener:
         for number, job in enumerate(_train_all(waiting, engine, listener), done + 1):
             assert isinstance(job, CellJob)

@@ -10,7 +10,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from ntm_rl.agents.benchmark.budgets import task_settings
-from ntm_rl.agents.benchmark.suites import Suite, choose_tasks, find_suite
+from ntm_rl.agents.benchmark.suites import SUITES, Suite, choose_tasks, find_suite
 from ntm_rl.agents.inspection.evaluation import check_counts, close, play_episodes
 from ntm_rl.envs.factory import EnvSettings
 from ntm_rl.envs.sb3.making import make_vec_env
@@ -91,10 +91,13 @@ def play_suites(
         tasks: Names of tasks; None: all.
 
     Raises:
-        InputError: an unknown name, or fewer than two episodes.
+        InputError: an unknown name, no suite, or fewer than two episodes.
     """
     if episodes < 2:
         raise InputError(f"episodes = {episodes}: must be at least 2 for a standard error")
+    suites = list(suites)
+    if not suites:
+        raise InputError(f"suites = '': must be at least one of {', '.join(SUITES)}")
     merged = {task.name: task for name in suites for task in find_suite(name).tasks}
     for task in choose_tasks(Suite("all", tuple(merged.values())), tasks):
         returns = random_returns(task_settings(task).env_settings, episodes, seed)

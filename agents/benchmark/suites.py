@@ -211,10 +211,12 @@ def choose_tasks(suite: Suite, names: Iterable[str] | None) -> list[SuiteTask]:
     """Returns the tasks with these names, or all tasks.
 
     Raises:
-        InputError: the suite has no such task.
+        InputError: the suite has no such task, or no names.
     """
     tasks = {task.name: task for task in suite.tasks}
-    chosen = list(tasks) if names is None else list(names)
+    chosen = list(tasks) if names is None else list(dict.fromkeys(names))
+    if not chosen:
+        raise InputError(f"tasks = '': must be at least one task of the suite; it has {', '.join(tasks)}")
     for name in chosen:
         if name not in tasks:
             raise InputError(

@@ -30,6 +30,7 @@ def add_scaling(benchmarks: Any) -> None:
 def scaling_command(options: argparse.Namespace) -> int:
     """Measures on the processes of the settings, 2 by default, and prints the tables."""
     from ntm_rl.agents.cli.train import run_on_ranks
+    from ntm_rl.agents.runs.signals import end_on_signals
     from ntm_rl.agents.settings.loading import load_settings
     from ntm_rl.agents.settings.schema import PpoTrainingSettings
     from ntm_rl.agents.speed.scaling import measure_scaling
@@ -40,6 +41,8 @@ def scaling_command(options: argparse.Namespace) -> int:
         raise InputError(f"{options.config}: must be a PPO training")
     if settings.processes > 1 and not is_launched():
         return run_on_ranks(settings, options, "benchmark", "scaling", options.config)
+    if is_launched():
+        end_on_signals()
     result = measure_scaling(settings)
     if result is not None and options.json:
         print_json(asdict(result))

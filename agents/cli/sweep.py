@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
         "--metric",
         default="last",
         metavar="NAME",
-        help="figure of a training: last or best score, or a column of progress.csv (default: last)",
+        help="value of a training: last or best score, or a column of progress.csv (default: last)",
     )
     parser.add_argument("--minimize", action="store_true", help="lower values of that column are better")
 

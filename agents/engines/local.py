@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from multiprocessing import connection
@@ -12,7 +11,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from ntm_rl.agents.engines.jobs import Engine, Job, Outcome, run_job
-from ntm_rl.agents.runs.signals import HANDLED
+from ntm_rl.agents.runs.signals import HANDLED, end_with_parent
 from ntm_rl.errors import InputError
 
 # Exit codes of the process of a job; any other means that it failed.
@@ -143,14 +142,7 @@ def _run_in_process(job: Job, log: Path | None) -> None:
     if log is not None:
         with log.open("a") as file:
             os.dup2(file.fileno(), 2)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def stop_with_parent() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=stop_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         sys.exit(EXIT_CODES[run_job(job, show_progress=False)])
     except InputError as error:

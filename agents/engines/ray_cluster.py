@@ -18,10 +18,11 @@ from typing import Any, Self
 
 from ntm_rl.agents.engines.jobs import Engine, Job, Outcome, lock
 from ntm_rl.agents.engines.ray_node import run_on_node
-from ntm_rl.agents.storage.files import WriteError, make_folder
+from ntm_rl.agents.storage.files import WriteError, make_output_folder
 from ntm_rl.agents.training import package_versions
 from ntm_rl.errors import InputError
 
+MAX_PORT = 65535
 CONNECT_SECONDS = 5.0
 STATUS_SECONDS = 30.0  # `ray status` itself waits for minutes
 NODE_SECONDS = 120.0  # a node imports torch for the check
@@ -202,10 +203,12 @@ def _check_address(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
         raise InputError(f"address = {address!r}: must be HOST:PORT of the head, as in `ray start --address`")
+    if len(port) > len(str(MAX_PORT)) or not 1 <= int(port) <= MAX_PORT:
+        raise InputError(f"address = {address!r}: port {port}: must be 1 to {MAX_PORT}")
     try:
         socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise InputError(f"address = {address!r}: cannot be reached ({reason}); is the head running?") from error
     command = [sys.executable, "-m", "ray.scripts.scripts", "status", "--address", address]
     with suppress(subprocess.TimeoutExpired):
@@ -223,7 +226,7 @@ def _check_address(address: str) -> None:
 @contextmanager
 def _locked_marker(folder: Path) -> Iterator[Path]:
     """Makes a locked file, by which the nodes check that they share the folder and its locks."""
-    make_folder(folder)
+    make_output_folder(folder)
     for path in folder.glob(".ray-*.lock"):  # of drivers that were killed
         with suppress(OSError, InputError), path.open("r+") as file:
             lock(file, path)

@@ -1,5 +1,7 @@
 """Signals that ask a training to end."""
 
+import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -67,6 +69,25 @@ class SignalListener:
         if self.received is None:
             self._first_time = now
             self.received = signal.Signals(number)
+
+
+def end_on_signals() -> None:
+    """Lets the signals end this process at once, also in an exchange with other ranks; for ranks that save nothing."""
+    for number in HANDLED:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def end_with_parent() -> None:
+    """Sends this process, which `multiprocessing` has started, SIGTERM when its parent ends."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _listener(handler: Any) -> SignalListener | None:

@@ -68,6 +68,10 @@ def _read(config: str) -> tuple[dict[str, Any], str]:
         raise ConfigError(f"{name}: not a valid config: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{name}: must be a mapping of keys to values")
+    if not data.keys() & {"env", "task"} and any(
+        "." in str(key) and isinstance(value, (list, dict)) for key, value in data.items()
+    ):
+        raise ConfigError(f"{name}: this is a search space, not a config; use ntm-rl sweep CONFIG {config}")
     return data, name
 
 

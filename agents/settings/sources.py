@@ -8,12 +8,13 @@ from pathlib import Path
 
 from ntm_rl.agents.settings.errors import ConfigError
 from ntm_rl.agents.settings.paths import user_path
-from ntm_rl.agents.settings.yaml_text import YamlError, read_bounded, to_yaml_text
+from ntm_rl.agents.settings.yaml_text import TooLongError, YamlError, read_bounded, to_yaml_text
 from ntm_rl.envs.factory import is_environment
 from ntm_rl.envs.names import suggest_id
 from ntm_rl.errors import did_you_mean
 
 SUFFIXES = (".yaml", ".yml")
+USE_RANGE = "write a range {low, high} instead of a long list"
 SPACES = "spaces"  # folder of the packaged search spaces
 
 
@@ -104,6 +105,8 @@ def _file_text(name: str, path: Path, argument: str = "config") -> str:
         raise ConfigError(f"{argument} = {name!r}: must be UTF-8: {error}") from error
     except (OSError, YamlError) as error:
         reason = getattr(error, "strerror", None) or error
+        if argument == "space" and isinstance(error, TooLongError):
+            reason = f"{error}; {USE_RANGE}"
         raise ConfigError(f"{argument} = {name!r}: cannot be read: {reason}") from error
 
 
@@ -115,6 +118,9 @@ def _default_text(env_id: str) -> str:
 def _unknown(config: str, path: Path) -> ConfigError:
     if is_space(config):
         return ConfigError(f"config = {config!r}: a search space; use ntm-rl sweep CONFIG {config}")
+    if config.startswith(f"{SPACES}/"):
+        hint = did_you_mean(config.removeprefix(f"{SPACES}/"), space_names())
+        return ConfigError(f"config = {config!r}: the packaged search spaces are {', '.join(space_names())}.{hint}")
     if "=" in config:
         return ConfigError(f"config = {config!r}: the config comes first: ntm-rl train CONFIG key=value")
     name = config.removesuffix(".yaml").removesuffix(".yml").removeprefix("configs/")

@@ -37,6 +37,10 @@ class YamlError(InputError):
     """Invalid or too large YAML."""
 
 
+class TooLongError(YamlError):
+    """Too many characters."""
+
+
 class _Loader(yaml.SafeLoader):
     """Loads numbers, booleans and null as `Typed`, and keys such as `on` and dates as text."""
 
@@ -123,7 +127,7 @@ def read_bounded(path: Path) -> str:
     with path.open("rb") as file:
         content = file.read(4 * MAX_CHARACTERS + 1)
     if len(content) > 4 * MAX_CHARACTERS:
-        raise YamlError(f"longer than {MAX_CHARACTERS:,} characters")
+        raise TooLongError(f"longer than {MAX_CHARACTERS:,} characters")
     return content.decode()
 
 
@@ -161,7 +165,7 @@ class _Size:
 def _check_bounds(text: str) -> None:
     """Checks the size of a document from its parser events, which do not expand aliases."""
     if len(text) > MAX_CHARACTERS:
-        raise YamlError(f"longer than {MAX_CHARACTERS:,} characters")
+        raise TooLongError(f"longer than {MAX_CHARACTERS:,} characters")
     anchors: dict[str | None, _Size] = {}
     open_parts = [_Size()]
     for event in yaml.parse(text, yaml.SafeLoader):

@@ -3,9 +3,9 @@
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any
 
@@ -18,6 +18,7 @@ from ntm_rl.agents.parallel.ranks import Ranks
 from ntm_rl.agents.ppo.algorithm import MemoryPPO
 from ntm_rl.agents.ppo.making import make_model, with_sizes
 from ntm_rl.agents.ppo.probe import probe_environment
+from ntm_rl.agents.runs.signals import end_on_signals, end_with_parent
 from ntm_rl.agents.settings.loading import check_settings
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.speed.cost_model import Costs, Line, Prediction, Sizes, predict
@@ -141,12 +142,29 @@ def measure_scaling(settings: PpoTrainingSettings, more_ranks: Sequence[int] = M
 
 def _in_own_process(settings: PpoTrainingSettings) -> Work:
     """Measures the training in a process that is none of the ranks."""
-    with ProcessPoolExecutor(1, get_context("spawn"), _leave_ranks) as pool:
-        return pool.submit(_measure_work, settings.model_dump(), settings.env.id).result()
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_work, args=(sender, settings.model_dump(), settings.env.id))
+    process.start()
+    sender.close()
+    try:
+        work: Work | InputError = receiver.recv()
+    except EOFError as error:
+        raise InputError("the process that measures the training alone has ended, see its output above") from error
+    process.join()
+    if isinstance(work, InputError):
+        raise work
+    return work
 
 
-def _leave_ranks() -> None:
+def _send_work(sender: Connection, data: dict[str, Any], name: str) -> None:
     del os.environ["TORCHELASTIC_RUN_ID"]  # `join` then returns a single rank
+    end_on_signals()
+    end_with_parent()
+    try:
+        sender.send(_measure_work(data, name))
+    except InputError as error:
+        sender.send(error)
 
 
 def _measure_work(data: dict[str, Any], name: str) -> Work:
@@ -160,10 +178,12 @@ def _measure_work(data: dict[str, Any], name: str) -> Work:
     length = settings.ppo.sequence_length
     assert isinstance(settings.n_envs, int) and isinstance(settings.ppo.batch_size, int) and isinstance(length, int)
     parts = [part for part in PARTS if not (settings.n_envs % part or settings.ppo.batch_size % (part * length))]
+    if len(parts) < 2 and settings.n_envs % 2:
+        raise InputError(f"n_envs = {settings.n_envs}: must be even, as half of the training is measured too")
     if len(parts) < 2:
         raise InputError(
-            f"n_envs = {settings.n_envs}, ppo.batch_size = {settings.ppo.batch_size}: must be multiples of 2 and of "
-            f"2 * ppo.sequence_length = {2 * length}, as half of the training is measured too"
+            f"ppo.batch_size = {settings.ppo.batch_size}: must be a multiple of 2 * ppo.sequence_length = "
+            f"{2 * length}, as half of the training is measured too"
         )
     for part in parts:
         n_envs, batch_size = settings.n_envs // part, settings.ppo.batch_size // part

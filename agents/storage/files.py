@@ -93,6 +93,22 @@ def make_folder(folder: Path) -> None:
         raise WriteError(f"{folder}: cannot be made: {error.strerror or error}") from error
 
 
+def make_output_folder(out: Path) -> None:
+    """Makes the folder of the option `--out`, if missing.
+
+    Raises:
+        InputError: it is a file, or cannot be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"out = {str(out)!r}: is a file or below one; choose a folder") from error
+    except OSError as error:
+        raise InputError(
+            f"out = {str(out)!r}: cannot be made: {error.strerror or error}; choose another folder"
+        ) from error
+
+
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 

@@ -11,6 +11,7 @@ from ntm_rl.agents.settings.loading import validate
 from ntm_rl.agents.settings.yaml_text import to_yaml_text
 from ntm_rl.agents.storage.files import write_atomically
 from ntm_rl.agents.sweeps.sampling import RUNGS
+from ntm_rl.agents.sweeps.scoring import UnknownMetricError
 from ntm_rl.agents.sweeps.seed_job import SeedJob, SeedResult
 from ntm_rl.agents.sweeps.study import OwnedTrial, SweepStudy
 
@@ -120,10 +121,16 @@ class ActiveTrial:
                 self._report(metric.score(known), rung)
 
     def _count(self, job: SeedJob) -> None:
-        """Takes the result of a training, if it has one, and ends the trial if it was the last or failed."""
+        """Takes the result of a training, if it has one, and ends the trial if it was the last or failed.
+
+        Raises:
+            UnknownMetricError: neither this training nor another trial has the metric.
+        """
         result = job.result()
         if result is None or self.state is not TrialState.RUNNING:
             return
+        if result.is_metric_unknown and not self._sweep.has_complete_trial:
+            raise UnknownMetricError(result.error)
         if result.value is None:
             self._fail(result.error or "unknown error")
             return

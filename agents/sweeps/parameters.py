@@ -135,7 +135,7 @@ def read_parameter(key: str, text: Any, schema: Schema) -> Parameter:
         raise ParameterError("\n".join(errors))
     kind = kind_at(schema, key)
     domain = _read_choice(key, text["values"], kind) if "values" in text else _read_range(key, text, kind)
-    return Parameter(key, domain, _read_conditions(key, text.get("when"), schema))
+    return Parameter(key, domain, _read_conditions(key, text["when"], schema) if "when" in text else {})
 
 
 def _has_parts(text: Mapping[str, Any]) -> bool:
@@ -190,7 +190,7 @@ def _is_integer(key: str, kind: Any, numbers: Mapping[str, float]) -> bool:
         return True
     if Any in alternatives:  # a key without a type, such as an argument of an environment
         return all(isinstance(number, int) for number in numbers.values())
-    raise ParameterError(f"{key}: takes no number, so that it has no range; write a list of values")
+    raise ParameterError(f"{key}: is not a number; give a list of values")
 
 
 def _range_errors(key: str, numbers: Mapping[str, float], log: bool, is_integer: bool) -> Iterator[str]:
@@ -213,9 +213,7 @@ def _range_errors(key: str, numbers: Mapping[str, float], log: bool, is_integer:
 
 
 def _read_conditions(key: str, when: Any, schema: Schema) -> dict[str, tuple[Any, ...]]:
-    if when is None or plain(when) is None:
-        return {}
-    if not isinstance(when, Mapping):
+    if not isinstance(when, Mapping) or not when:
         raise ParameterError(f"{key}.when = {_show(when)}: must be {{KEY: VALUE}} or {{KEY: [VALUE, ...]}}")
     return {
         name: tuple(
@@ -226,5 +224,5 @@ def _read_conditions(key: str, when: Any, schema: Schema) -> dict[str, tuple[Any
 
 
 def _show(value: Any) -> str:
-    text = value.text if isinstance(value, Typed) else to_flow_text(plain(value))
+    text = (value.text or "null") if isinstance(value, Typed) else to_flow_text(plain(value))
     return text if len(text) <= 100 else f"{text[:100]}..."

@@ -17,7 +17,7 @@ from ntm_rl.errors import InputError, did_you_mean
 
 PrunerName = Literal["none", "hyperband", "wilcoxon"]
 PRUNERS: tuple[str, ...] = get_args(PrunerName)
-MIN_WILCOXON_SEEDS = 5  # the p-value of four pairs is at least 1/16, that of three is above the threshold of 0.1
+MIN_WILCOXON_SEEDS = 5  # a trial ends after four pairs at the earliest: the p-value of three is at least 1/8
 # Settings that may change when a sweep is continued.
 FREE = ("run_dir", "wandb", "tracking", "device", "threads", "checkpoint")
 
@@ -32,7 +32,7 @@ class Plan:
         settings: The base config with its defaults.
         space: The search space.
         seeds: Number of trainings of a trial.
-        metric: Their figure.
+        metric: The value that the trials are compared by.
         pruner: The method that ends trials early.
     """
 
@@ -68,8 +68,8 @@ class Plan:
 
     def describe(self) -> dict[str, Any]:
         """Returns everything that makes two sweeps different, as JSON values."""
-        figure = {"metric": self.metric.name, "minimize": self.metric.minimize, "pruner": self.pruner}
-        return {"config": dict(self.data), "space": self.space.describe(), "seeds": self.seeds, **figure}
+        comparison = {"metric": self.metric.name, "minimize": self.metric.minimize, "pruner": self.pruner}
+        return {"config": dict(self.data), "space": self.space.describe(), "seeds": self.seeds, **comparison}
 
 
 def make_plan(
@@ -107,10 +107,11 @@ def make_plan(
         case "none" | "hyperband" | "wilcoxon" as chosen:
             pass
         case _:
-            raise InputError(f"pruner = {pruner!r}: must be {', '.join(PRUNERS)}.{did_you_mean(pruner, PRUNERS)}")
+            raise InputError(f"pruner = {pruner!r}: valid are {', '.join(PRUNERS)}.{did_you_mean(pruner, PRUNERS)}")
     if chosen == "wilcoxon" and seeds < MIN_WILCOXON_SEEDS:
         raise InputError(
-            f"pruner = 'wilcoxon', seeds = {seeds}: must be at least {MIN_WILCOXON_SEEDS} seeds, as its test needs four"
+            f"pruner = 'wilcoxon', seeds = {seeds}: needs at least {MIN_WILCOXON_SEEDS} seeds: with fewer its "
+            "p-value cannot fall below 0.1 before the last seed"
         )
     return Plan(
         f"{_stem(config)}-{_stem(space.removeprefix(f'{SPACES}/'))}",

@@ -11,6 +11,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from ntm_rl.agents.settings.paths import display_path
+from ntm_rl.agents.settings.values import with_value
 from ntm_rl.agents.settings.yaml_text import to_yaml_text
 from ntm_rl.agents.storage.files import write_atomically
 from ntm_rl.agents.sweeps.active_trial import ERROR, VALUES
@@ -107,4 +108,5 @@ def _best_config(sweep: SweepStudy, best: FrozenTrial, n_trials: int, command: s
         f"  ntm-rl train {shlex.quote(display_path(sweep.out / BEST))}",
     ]
     comments = "".join(f"# {one_line(line)}\n" for line in header)
-    return comments + to_yaml_text(plan.trial_data(plan.space.values(best.params)))
+    data = plan.trial_data(plan.space.values(best.params))
+    return comments + to_yaml_text(with_value(data, "run_dir", str(Path(plan.settings.run_dir, sweep.out.name))))

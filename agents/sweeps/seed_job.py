@@ -8,7 +8,7 @@ from pathlib import Path
 from ntm_rl.agents.runs.run import runs_of
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.storage.files import WriteError, write_atomically
-from ntm_rl.agents.sweeps.scoring import Metric
+from ntm_rl.agents.sweeps.scoring import Metric, UnknownMetricError
 from ntm_rl.agents.training import train_or_resume
 from ntm_rl.errors import InputError
 
@@ -19,15 +19,17 @@ class SeedResult:
 
     Attributes:
         seed: Its seed.
-        value: The figure that the sweep measures; None if the training failed.
+        value: The value of the metric; None if the training failed.
         error: The error of a failed training.
         run: Run directory, relative to the trial's folder; None if the training failed.
+        is_metric_unknown: Whether the run has no column of the metric.
     """
 
     seed: int
     value: float | None
     error: str | None = None
     run: str | None = None
+    is_metric_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class SeedJob:
         config: Config of the trial.
         overrides: Settings of this training, among them the seed.
         seed: The seed.
-        metric: The figure that the sweep measures.
+        metric: The value that the sweep compares.
     """
 
     folder: Path
@@ -105,7 +107,8 @@ class SeedJob:
         except WriteError:
             raise
         except InputError as error:
-            self.write_result(SeedResult(self.seed, None, error=str(error)))
+            is_unknown = isinstance(error, UnknownMetricError)
+            self.write_result(SeedResult(self.seed, None, error=str(error), is_metric_unknown=is_unknown))
         return None
 
     def write_result(self, result: SeedResult) -> None:

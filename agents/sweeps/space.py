@@ -9,18 +9,23 @@ from optuna.trial import Trial
 
 from ntm_rl.agents.settings.errors import ConfigError
 from ntm_rl.agents.settings.loading import check_settings, schema_of
-from ntm_rl.agents.settings.sources import read_space
+from ntm_rl.agents.settings.sources import USE_RANGE, read_space
 from ntm_rl.agents.settings.values import with_value
-from ntm_rl.agents.settings.yaml_text import YamlError, read_yaml, to_flow_text
+from ntm_rl.agents.settings.yaml_text import TooLongError, YamlError, read_yaml, to_flow_text
 from ntm_rl.agents.sweeps.parameters import Choice, Parameter, ParameterError, read_parameter
 from ntm_rl.errors import did_you_mean
 
-# Keys that are not hyperparameters, with the way to set them.
+# Keys that a space cannot have, with the reason or the way to set them.
 NOT_SWEPT = {
-    "seed": "use --seeds for the number of trainings of a trial",
-    "run_dir": "use --out for the folder of the sweep",
+    "seed": "cannot be swept; use --seeds for the number of trainings of a trial",
+    "run_dir": "cannot be swept; use --out for the folder of the sweep",
+    **{
+        key: f"cannot be swept, as scores of different {name} cannot be compared; run a sweep for each"
+        for key, name in (("env.id", "environments"), ("env.path", "environments"), ("task.name", "tasks"))
+    },
     **dict.fromkeys(
-        ("wandb", "tracking", "device", "threads", "processes", "checkpoint"), "no hyperparameter; write KEY=VALUE"
+        ("wandb", "tracking", "device", "threads", "processes", "max_restarts", "rank_timeout", "checkpoint", "watch"),
+        "is not a hyperparameter; set it on the command line (KEY=...)",
     ),
 }
 
@@ -68,6 +73,8 @@ def load_space(space: str, base: Mapping[str, Any], overridden: Iterable[str] = 
     text, name = read_space(space)
     try:
         data = read_yaml(text)
+    except TooLongError as error:
+        raise ConfigError(f"{name}: {error}; {USE_RANGE}") from error
     except YamlError as error:
         raise ConfigError(f"{name}: not a valid search space: {error}") from error
     if not isinstance(data, dict) or not data:
@@ -97,15 +104,23 @@ def _read_parameters(data: Mapping[str, Any], base: Mapping[str, Any]) -> tuple[
 
 def _conflicts(keys: list[str], overridden: list[str]) -> list[str]:
     """Returns the errors of keys that a sweep cannot vary, or that are set twice."""
-    errors = [f"{key}: cannot be swept; {NOT_SWEPT[top]}" for key in keys if (top := key.split(".")[0]) in NOT_SWEPT]
+    reasons = {key: text for key in keys for other, text in NOT_SWEPT.items() if _overlap(key, other)}
+    errors = [f"{key}: {reason.replace('KEY', key)}" for key, reason in reasons.items()]
     for key in keys:
+        if key in reasons:
+            continue
         for other in keys:
             if other.startswith(f"{key}."):
                 errors.append(f"{other}: is a part of {key}, which the space has too; leave out one of them")
         for other in overridden:
-            if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
+            if _overlap(key, other):
                 errors.append(f"{key}: the command line sets {other}; leave out one of them")
     return errors
+
+
+def _overlap(first: str, second: str) -> bool:
+    """Returns whether one of two dotted keys is the other or a part of it."""
+    return f"{first}.".startswith(f"{second}.") or f"{second}.".startswith(f"{first}.")
 
 
 def _condition_errors(
@@ -114,7 +129,7 @@ def _condition_errors(
     for key, values in parameter.when.items():
         place = f"{parameter.key}.when.{key}"
         if key not in data:
-            yield f"{place}: not a key of this space.{did_you_mean(key, data)}"
+            yield f"{place}: not a key of this space; add {key} to the space.{did_you_mean(key, data)}"
         elif key not in parameters:
             yield f"{place}: see the error of {key}"
         elif not isinstance(domain := parameters[key].domain, Choice):

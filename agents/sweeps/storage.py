@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -14,12 +15,14 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from ntm_rl.agents.settings.environment_variables import without_passwords
 from ntm_rl.agents.settings.paths import user_path
-from ntm_rl.agents.storage.files import WriteError, make_folder
+from ntm_rl.agents.storage.files import WriteError
 from ntm_rl.errors import InputError
 
 JOURNAL = "journal.log"
 POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")  # schemes of URLs
 CONNECT_SECONDS = 10
+URL_LIKE = re.compile(rf"(sqlite|mysql|{'|'.join(map(re.escape, POSTGRES))})(\+\w+)?:")  # also without the slashes
+DATABASES = (".db", ".sqlite", ".sqlite3")  # suffixes of SQLite's files
 SCHEMA_LOCK = 0x6E746D  # number of the database's lock that is held while Optuna makes its tables
 
 
@@ -71,13 +74,15 @@ def describe_storage(storage: str | None, out: Path) -> str:
     if storage is None:
         return str(out / JOURNAL)
     scheme, separator, _ = storage.partition("://")
-    if not separator:
+    if not separator and not URL_LIKE.match(storage):
         return str(user_path("storage", storage).absolute())
     if scheme.startswith("sqlite"):
         raise InputError(
             "storage: SQLite loses trials when several processes write to it; leave out --storage for a journal file, "
             "or use postgresql://..."
         )
+    if not separator:
+        raise InputError("storage: must be a file or postgresql://USER:PASSWORD@HOST/DATABASE, with two slashes")
     if scheme not in POSTGRES:
         raise InputError(
             f"storage = {without_passwords(storage)!r}: must be a file or postgresql://USER:PASSWORD@HOST/DATABASE"
@@ -122,7 +127,10 @@ def explained(description: str) -> Iterator[None]:
 
 
 def _open_journal(path: Path) -> BaseStorage:
-    make_folder(path.parent)
+    if path.suffix in DATABASES and not path.exists():
+        raise InputError(f"storage = {str(path)!r}: is made as a journal, not as a database; name it {path.stem}.log")
+    if not path.parent.is_dir():
+        raise InputError(f"storage = {str(path)!r}: {str(path.parent)!r} is no folder; make it first")
     try:
         with path.open("rb") as file:
             start = file.read(1)

@@ -19,7 +19,7 @@ import optuna
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ntm_rl.agents.storage.files import WriteError, make_folder, write_atomically
+from ntm_rl.agents.storage.files import WriteError, make_folder, make_output_folder, write_atomically
 from ntm_rl.agents.sweeps.plan import Plan, find_differences
 from ntm_rl.agents.sweeps.sampling import SeededTpe, make_pruner
 from ntm_rl.agents.sweeps.storage import close_storage, describe_storage, open_storage
@@ -69,8 +69,11 @@ class SweepStudy:
         self.plan, self.out = plan, out.resolve()
         self.storage = describe_storage(storage, self.out)
         self._identity()  # before the storage is made
+        if storage is None:
+            make_output_folder(out)
         self._backend = open_storage(storage, self.out)
         try:
+            make_output_folder(out)
             make_folder(self.out / TRIALS)
             with self.locked():
                 self.study = self._open(self._identity() or self._new_identity())
@@ -114,6 +117,24 @@ class SweepStudy:
         running = any(trial.number < n_trials for trial in self._trials(TrialState.RUNNING))
         return self._n_started >= n_trials and not running
 
+    @property
+    def has_complete_trial(self) -> bool:
+        """Whether a trial has a score."""
+        return bool(self._trials(TrialState.COMPLETE))
+
+    def check_trials(self, n_trials: int) -> None:
+        """Checks that a number of trials is not below that of the trials that are finished.
+
+        Raises:
+            InputError: it is.
+        """
+        finished = len(self.finished_trials())
+        if finished > n_trials:
+            raise InputError(
+                f"trials = {n_trials}: {finished} trials are finished already; --trials must be above {finished} to "
+                "continue"
+            )
+
     def finished_trials(self) -> list[FrozenTrial]:
         """Returns the trials that are complete, pruned or failed."""
         return self._trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -137,7 +158,7 @@ class SweepStudy:
         try:
             identity = json.loads(path.read_bytes())
             storage = identity["storage"]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, TypeError, KeyError) as error:
             reason = getattr(error, "strerror", None) or error

@@ -13,6 +13,7 @@ from ntm_rl.agents.sweeps.active_trial import ActiveTrial
 from ntm_rl.agents.sweeps.pictures import draw_pictures
 from ntm_rl.agents.sweeps.plan import Plan
 from ntm_rl.agents.sweeps.results import TABLE, Summary, write_results
+from ntm_rl.agents.sweeps.scoring import UnknownMetricError
 from ntm_rl.agents.sweeps.storage import explained
 from ntm_rl.agents.sweeps.study import SweepStudy
 from ntm_rl.errors import InputError
@@ -39,7 +40,7 @@ def run_sweep(
         plan: What the sweep varies, trains and measures.
         out: The sweep's folder, which all processes share.
         n_trials: Number of trials in total.
-        engine: Runs the trainings; entered here.
+        engine: Runs the trainings; entered here, before the folder is made.
         storage: See `describe_storage`.
         command: Command line of the sweep, for a comment.
         log: Called with a line for every finished trial.
@@ -48,26 +49,25 @@ def run_sweep(
         The results, and the signal that stopped the sweep, if any.
 
     Raises:
-        InputError: another sweep in the folder or storage, a storage that cannot be used, or all trials failed.
+        InputError: another sweep in the folder or storage, a storage that cannot be used, an unknown metric, fewer
+            trials than are finished, or all trials failed.
     """
     if n_trials < 1:
         raise InputError(f"trials = {n_trials}: must be at least 1")
-    with closing(SweepStudy(plan, out, storage)) as sweep, explained(sweep.storage):
-        with (
-            engine,
-            SignalListener() as listener,
-            closing(_Loop(sweep, n_trials, engine, listener, command, log)) as loop,
-        ):
+    with engine, closing(SweepStudy(plan, out, storage)) as sweep, explained(sweep.storage):
+        sweep.check_trials(n_trials)
+        if len(sweep.finished_trials()) == n_trials:
+            log(f"{n_trials} trials are finished already; raise --trials to continue")
+        with SignalListener() as listener, closing(_Loop(sweep, n_trials, engine, listener, command, log)) as loop:
             while loop.step():
                 pass
         summary = write_results(sweep, command)
         for note in draw_pictures(sweep.study, sweep.out):
             log(note)
     if listener.received is None and summary.failed and not summary.complete + summary.pruned:
-        raise InputError(
-            f"out = {str(sweep.out)!r}: all {summary.failed} trials failed, see {TABLE}; the first error is: "
-            f"{summary.error}"
-        )
+        failed = "the only trial failed" if summary.failed == 1 else f"all {summary.failed} trials failed"
+        first = "error" if summary.failed == 1 else "first error"
+        raise InputError(f"out = {str(sweep.out)!r}: {failed}, see {TABLE}; the {first} is: {summary.error}")
     return summary, listener.received
 
 
@@ -127,7 +127,11 @@ class _Loop:
                 owned = self._sweep.next_trial(self._n_trials)
                 if owned is None:
                     return
-                self._active.append(ActiveTrial(self._sweep, owned))
+                try:
+                    self._active.append(ActiveTrial(self._sweep, owned))
+                except UnknownMetricError:
+                    owned.release()
+                    raise
 
     def _release_ended(self) -> None:
         """Reports and releases the trials that have a result."""

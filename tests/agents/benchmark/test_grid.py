@@ -226,7 +226,10 @@ def test_a_folder_of_another_grid_is_rejected(overrides, message):
             ["--suite", "tmaze", "--timesteps", "4000"],
             "timesteps = 4000: must be at least one rollout of task length-20",
         ),
-        (["--suite", "tmaze", "--seeds", "0"], "seeds = 0, cores = 'ntm_block,lstm,gru': must be at least one of each"),
+        (["--suite", "tmaze", "--tasks", ""], "tasks = '': must be at least one task of the suite; it has length-20"),
+        (["--suite", "tmaze", "--cores", ","], "cores = '': must be at least one of ntm, ntm_block, lstm, gru"),
+        (["--suite", "tmaze", "--seeds", "0"], "seeds = 0: must be at least 1"),
+        (["--suite", "tmaze", "--timesteps", "0"], "timesteps = 0: must be at least 1"),
         (["--suite", "tmaze", "--jobs", "0", "--tasks", "length-20"], "jobs = 0: must be at least 1"),
         (["--suite", "tmaze", "--set", "ppo.gama=1"], "Did you mean ppo.gamma?"),
         (["--suite", "tmaze", "--report-only"], "contains no finished training of the suite 'tmaze'"),
@@ -237,6 +240,20 @@ def test_invalid_input_is_one_message_and_creates_nothing(arguments, message, ca
     printed = capsys.readouterr()
     assert message in printed.err and printed.out == ""
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("option", ["suites", "tasks"])
+def test_random_play_of_nothing_is_refused(option, capsys):
+    arguments = ["benchmark", "random", "--suites", "tmaze", f"--{option}", ""]
+    assert main(arguments) == 2
+    assert f"{option} = '': must be at least one" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_option():
+    Path("file").touch()
+    for out in ("file", "/proc/x"):
+        with pytest.raises(InputError, match=f"out = '.*{out}': .*; choose a"):
+            run_grid(cells("lstm"), Path(out), local_engine(1))
 
 
 def test_a_damaged_result_is_named():

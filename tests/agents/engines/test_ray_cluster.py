@@ -183,7 +183,8 @@ def http_server():
     [
         ("head", "address = 'head': must be HOST:PORT of the head"),
         ("ray://head:10001", "address = 'ray://head:10001': must be HOST:PORT of the head"),
-        ("127.0.0.1:99999", "address = '127.0.0.1:99999': cannot be reached"),
+        ("127.0.0.1:99999", "address = '127.0.0.1:99999': port 99999: must be 1 to 65535"),
+        ("127.0.0.1:0", "port 0: must be 1 to 65535"),
         ("127.0.0.1:1", r"address = '127.0.0.1:1': cannot be reached \(Connection refused\); is the head running\?"),
         ("no-such-host:6379", r"address = 'no-such-host:6379': cannot be reached \(.*not known\)"),
         ("127.0.0.1:HTTP", r"address = '127.0.0.1:\d+': no Ray cluster answers; give the port"),

@@ -1,6 +1,8 @@
 """The scaling benchmark and its cost model."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -8,7 +10,9 @@ import pytest
 
 from command_line import run
 from ntm_rl.agents.speed.cost_model import Costs, Line, Sizes, predict
+from sessions import kill_session, session, start
 from small_trainings import TINY_LSTM
+from waiting import wait_until
 
 SIZES = Sizes(n_envs=8, n_steps=10, n_epochs=2, minibatches=4, sequences=2, gradient_bytes=1000, small_exchanges=3)
 COSTS = Costs(rollout_step=Line(0.1, 0.01), update=Line(0.2, 0.3), latency=0.05, seconds_per_byte=1e-4)
@@ -56,6 +60,22 @@ def test_two_processes_are_measured_beside_one():
     # The single process is what the model is fitted to.
     alone = 128 / (result["alone"]["rollout"] + result["alone"]["update"])
     assert result["divided"][0]["steps_per_second"] == pytest.approx(alone, rel=0.5)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_signal_ends_all_processes_at_once(tmp_path, is_terminal):
+    process = start("benchmark", "scaling", "CartPole-v1", "processes=2", *TINY_LSTM, log=tmp_path / "log")
+    try:
+        wait_until(lambda: len(list(session(process.pid))) >= 5)
+        if is_terminal:
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.terminate()
+        assert process.wait(15) == 128 + (signal.SIGINT if is_terminal else signal.SIGTERM)
+        wait_until(lambda: not list(session(process.pid)), 5)
+        assert "Traceback" not in (log := (tmp_path / "log").read_text()) and "leaked" not in log
+    finally:
+        kill_session(process)
 
 
 def test_wrong_input_is_one_line(capsys):

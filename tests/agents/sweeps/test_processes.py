@@ -1,6 +1,7 @@
 """Sweeps of real trainings in processes that are killed, stopped and started side by side."""
 
 import csv
+import os
 import random
 import shutil
 import signal
@@ -22,7 +23,7 @@ from ntm_rl.agents.engines import local
 from ntm_rl.agents.engines.local import InProcessEngine
 from ntm_rl.agents.sweeps import seed_job, sweep
 from ntm_rl.agents.sweeps.storage import open_storage
-from sessions import kill_session, start
+from sessions import kill_session, session, start
 from small_trainings import TINY_LSTM, TINY_PPO
 from sweeps import peak_at
 from waiting import wait_until
@@ -74,6 +75,16 @@ def test_ctrl_c_stops_with_checkpoints_and_says_how_to_continue(capsys):
     assert process.wait(60) == 130
     assert "Stopped by SIGINT. Run the same command to continue." in Path("log").read_text()
     assert list(Path("out").glob("trials/0000/*/checkpoints/step-*")) and not Path("out/best.yaml").exists()
+
+
+def test_ctrl_c_while_trainings_import_their_libraries_prints_no_traceback():
+    process = start(*words("--trials", "4", "--jobs", "2", "--out", "out"), log=Path("log"))
+    wait_until(lambda: len(list(session(process.pid))) >= 4)  # with multiprocessing's resource tracker
+    time.sleep(0.5)  # of the import, which takes seconds
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130
+    log = Path("log").read_text()
+    assert "Stopped by SIGINT" in log and "Traceback" not in log and "interrupted" not in log
 
 
 def test_bad_input_is_one_line_and_makes_nothing(capsys):

@@ -82,7 +82,7 @@ def test_all_errors_of_a_space_are_reported_at_once(tmp_path):
         "ppo.vf_coef: {low: 0, high: 1, log: true}": "low = 0 must be above 0, as log = true",
         "ppo.adam_epsilon: {low: 1, high: 2, step: 1, log: true}": "has step and log",
         "ppo.n_steps: {min: 1, max: 3}": "ppo.n_steps.min: unknown option. Did you mean low?",
-        "ppo.use_sde: {low: 1, high: 3}": "takes no number",
+        "ppo.use_sde: {low: 1, high: 3}": "is not a number; give a list of values",
         "ppo.n_epochs: 4": "ppo.n_epochs = 4: must be a list of values, or {low: ..., high: ...}",
         "ppo.batch_size: {low: 64, high: 500, step: 64}": "such as 448",
         "ppo.target_kl: {low: a, high: .inf}": "ppo.target_kl.low = a: must be a finite number",
@@ -91,11 +91,14 @@ def test_all_errors_of_a_space_are_reported_at_once(tmp_path):
         "policy.critic: [shared, shared]": "has the value shared twice",
         "policy.activation: [relu]": "Did you mean ReLU?",
         "seed: [1, 2]": "cannot be swept",
-        "tracking.group: [a]": "cannot be swept",
+        "tracking.group: [a]": "is not a hyperparameter; set it on the command line (tracking.group=...)",
+        "env.id: [CartPole-v1, Pendulum-v1]": "scores of different environments cannot be compared",
+        "ppo.max_grad_norm:": "ppo.max_grad_norm = null: must be a list of values",
+        "ppo.ent_coef: {values: [0], when: {}}": "ppo.ent_coef.when = {}: must be {KEY: VALUE}",
         "core: [lstm, ntm_blok]": "Did you mean ntm_block?",
         "memory.lstm.hidden_size: {low: 0, high: 8}": "memory.lstm.hidden_size = 0: must be an integer of at least 1",
         "memory.lstm.layers: {values: [1], when: {core: gru}}": "not a value of core; valid are lstm, ntm_blok",
-        "memory.gru.layers: {values: [1], when: {cor: gru}}": "when.cor: not a key of this space. Did you mean core?",
+        "memory.gru.layers: {values: [1], when: {cor: gru}}": "add cor to the space. Did you mean core?",
         "n_envs: {values: [], low: 1}": "n_envs: has values and low",
         "total_timesteps: []": "must be a list of at least one value",
     }
@@ -132,6 +135,19 @@ def test_a_key_of_the_command_line_cannot_be_in_the_space(tmp_path):
     assert line == "policy.net_arch: the command line sets policy.net_arch.pi; leave out one of them"
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("wandb", "disabled", "is not a hyperparameter; set it on the command line (wandb=...)"),
+        ("env", "{id: CartPole-v1}", "cannot be swept, as scores of different environments cannot be compared"),
+        ("env.path", "folder", "cannot be swept, as scores of different environments cannot be compared"),
+    ],
+)
+def test_a_key_that_is_no_hyperparameter_has_one_error_also_if_it_is_set_twice(tmp_path, key, value, expected):
+    (line,) = errors(tmp_path, f"{key}: [{value}]", overridden=[key])
+    assert line.startswith(f"{key}: {expected}")
+
+
 def test_an_error_that_another_key_of_the_space_may_remove_is_left_to_the_trials(tmp_path):
     sizes = ("n_envs=2", "ppo.n_steps=32", "ppo.sequence_length=32", "ppo.batch_size=32")
     (line,) = errors(tmp_path, "ppo.batch_size: [32, 128]", *sizes)
@@ -144,6 +160,25 @@ def test_an_error_that_another_key_of_the_space_may_remove_is_left_to_the_trials
 def test_packaged_spaces_are_valid(name, config):
     base = load_config(config)[0]
     assert load_space(name, base) == load_space(f"spaces/{name}", base)
+
+
+@pytest.mark.parametrize("length", [50_000, 300_000])
+def test_a_list_that_is_too_long_names_the_range(tmp_path, length):
+    file = tmp_path / "space.yaml"
+    file.write_text(f"ppo.gamma: [{'0.9, ' * length}]")
+    with pytest.raises(ConfigError, match=r"longer than 200,000 characters; write a range \{low, high\}"):
+        load_space(str(file), load_config("CartPole-v1")[0])
+
+
+def test_a_space_given_as_config_is_one_error(tmp_path):
+    file = tmp_path / "space.yaml"
+    file.write_text("n_envs: [2, 4]\nppo.gamma: [0.9, 0.99]\nppo.n_epochs: {low: 1, high: 3}\ncore: [lstm]\n")
+    with pytest.raises(
+        ConfigError, match=r"space\.yaml: this is a search space, not a config; use ntm-rl sweep CONFIG"
+    ):
+        load_config(str(file))
+    with pytest.raises(ConfigError, match=r"the packaged search spaces are lstm, ntm, ppo\. Did you mean ppo\?"):
+        load_config("spaces/pppo")
 
 
 def test_an_unknown_space_is_one_error(tmp_path):

@@ -58,6 +58,22 @@ def test_another_file_is_refused_and_unchanged(content, message):
     assert path.read_bytes() == content + b"{}\n"
 
 
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ("sqlite:/x.db", "SQLite loses trials"),
+        ("sqlite:x.db", "SQLite loses trials"),
+        ("postgresql:/me:secret@host/x", "must be a file or postgresql://"),
+        ("x.db", "is made as a journal, not as a database; name it x.log"),
+        ("missing/journal.log", "missing' is no folder; make it first"),
+    ],
+)
+def test_a_mistyped_storage_is_refused_and_makes_nothing(storage, message):
+    with pytest.raises(InputError, match=message) as caught:
+        open_storage(storage, Path())
+    assert "secret" not in str(caught.value) and not list(Path().iterdir())
+
+
 def test_descriptions_have_no_passwords_and_absolute_paths(tmp_path):
     assert describe_storage(None, tmp_path) == str(tmp_path / "journal.log")
     assert describe_storage("a/b.log", tmp_path) == str(Path("a/b.log").absolute())

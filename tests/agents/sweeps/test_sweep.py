@@ -61,6 +61,7 @@ def test_tpe_finds_the_best_value_and_best_yaml_trains(tmp_path):
     assert float(best["seed 0"]) + 2 == pytest.approx(float(best["seed 2"]))
     settings = load_settings("out/best.yaml")
     assert settings.ppo.learning_rate == float(best["ppo.learning_rate"]) == summary.values["ppo.learning_rate"]
+    assert settings.run_dir == "runs/out"  # not shared with other sweeps
     assert settings.core == "lstm" and settings.seed == 0 and settings.tracking.group is None
     assert "# Sweep: ntm-rl sweep 'a\\nb'" in Path("out/best.yaml").read_text()
 
@@ -102,8 +103,49 @@ def test_the_score_is_the_interquartile_mean_of_the_metric(tmp_path, monkeypatch
     options = {"metric": "rollout/ep_rew_mean", "minimize": True, "seeds": 4}
     low = sweep(tiny_plan(tmp_path, SPACE, **options), "column", 3)
     assert low.best == 0 and study_of("column").direction.name == "MINIMIZE"
-    with pytest.raises(InputError, match="has no value of rollout/success_rate; it has time/total_timesteps"):
-        sweep(tiny_plan(tmp_path, SPACE, metric="rollout/success_rate"), "none", 1)
+
+
+def test_an_unknown_metric_ends_the_sweep_after_one_training(tmp_path, monkeypatch):
+    trained = []
+
+    def train(settings, config, *, show_progress):
+        trained.append(config)
+        return write_run(settings, config, [1.0])
+
+    monkeypatch.setattr(seed_job, "train_or_resume", train)
+    plan = tiny_plan(tmp_path, SPACE, metric="rollout/ep_rew_maen", seeds=2)
+    for _ in range(2):  # the second call does not train again
+        with pytest.raises(InputError, match=r"not a column of .*, which has .* Did you mean rollout/ep_rew_mean\?"):
+            sweep(plan, "out", 3)
+    assert trained == ["0000"]
+
+
+def test_a_metric_that_only_some_trials_have_fails_the_others(tmp_path, monkeypatch):
+    def train(settings, config, *, show_progress):
+        run = write_run(settings, config, [1.0])
+        table = run.run / "progress.csv"
+        if config == "0000":
+            table.write_text(
+                table.read_text().replace("rollout/ep_rew_mean", "rollout/ep_rew_mean,train/x", 1)[:-1] + ",2\n"
+            )
+        return run
+
+    monkeypatch.setattr(seed_job, "train_or_resume", train)
+    summary = sweep(tiny_plan(tmp_path, SPACE, metric="train/x"), "out", 3)
+    assert (summary.complete, summary.failed, summary.score) == (1, 2, 2.0)
+
+
+def test_a_training_without_a_finished_episode_says_so(tmp_path, monkeypatch):
+    def train(settings, config, *, show_progress):
+        run = write_run(settings, config, [1.0])
+        (run.run / "progress.csv").write_text("time/total_timesteps,train/loss\n512,1\n")
+        return run
+
+    monkeypatch.setattr(seed_job, "train_or_resume", train)
+    for metric in ("last", "rollout/ep_len_mean"):
+        message = "the only trial failed.* as no episode ended; raise total_timesteps"
+        with pytest.raises(InputError, match=message):
+            sweep(tiny_plan(tmp_path, SPACE, metric=metric), metric.replace("/", "-"), 1)
 
 
 def test_a_supervised_sweep_minimises_bits_per_sequence(tmp_path, monkeypatch):
@@ -119,10 +161,27 @@ def test_a_supervised_sweep_minimises_bits_per_sequence(tmp_path, monkeypatch):
 def test_the_same_sweep_continues_to_more_trials_with_the_values_of_an_undisturbed_one(tmp_path):
     plan = tiny_plan(tmp_path, SPACE, seeds=2)
     sweep(plan, "once", 12)
-    for n_trials in (3, 3, 11, 12, 5):
+    for n_trials in (3, 3, 11, 12):
         sweep(plan, "often", n_trials)
     assert rows("often") == rows("once")
     assert len({row["ppo.learning_rate"] for row in rows("once")}) == 12  # no value is drawn twice
+
+
+def test_finished_trials_are_named_when_nothing_is_left_to_do(tmp_path):
+    plan, lines = tiny_plan(tmp_path, SPACE), list[str]()
+    sweep(plan, "out", 2)
+    sweep(plan, "out", 2, log=lines.append)
+    assert lines == ["2 trials are finished already; raise --trials to continue"]
+    with pytest.raises(InputError, match="2 trials are finished already; --trials must be above 2 to continue"):
+        sweep(plan, "out", 1)
+
+
+@pytest.mark.parametrize(("out", "message"), [("file", "is a file"), ("file/x", "below one"), ("/proc/x", "be made")])
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_option(tmp_path, out, message):
+    Path("file").touch()
+    with pytest.raises(InputError, match=rf"out = '.*{out}': .*{message}.*; choose a") as caught:
+        sweep(tiny_plan(tmp_path, SPACE), out, 1)
+    assert not isinstance(caught.value, WriteError)
 
 
 def test_another_sweep_in_the_folder_is_one_error_that_names_the_difference(tmp_path):
@@ -262,10 +321,20 @@ def test_wilcoxon_ends_trials_that_are_worse_on_most_seeds(tmp_path):
     assert min(finished) in (4, 5) and max(finished) == 6 and finished[min(finished)]["state"] == "pruned"
 
 
+def test_an_engine_that_does_not_start_makes_nothing(tmp_path):
+    class Unreachable(InProcessEngine):
+        def __enter__(self):
+            raise InputError("address = 'x': cannot be reached")
+
+    with pytest.raises(InputError, match="cannot be reached"):
+        sweep(tiny_plan(tmp_path, SPACE), "out", 1, Unreachable())
+    assert not Path("out").exists()
+
+
 def test_invalid_arguments_are_one_line_and_make_nothing(tmp_path):
     for options, message in {
         (("seeds", 0),): "seeds = 0: must be at least 1",
-        (("seeds", 4), ("pruner", "wilcoxon")): "must be at least 5 seeds",
+        (("seeds", 4), ("pruner", "wilcoxon")): "needs at least 5 seeds",
         (("pruner", "hyberband"),): "Did you mean hyperband?",
         (("metric", "bset"),): "Did you mean best?",
         (("minimize", True),): "the direction of --metric last is known",
