@@ -19,7 +19,7 @@ from ntm_rl.errors import InputError
 STEPS = 30
 
 
-@pytest.mark.parametrize("core", [name for name in core_names() if name not in ("elman", "frame_stack")])
+@pytest.mark.parametrize("core", core_names())
 def test_every_core_acts_as_its_policy_at_any_batch_size(core):
     options = {"core": core, "core_kwargs": SMALL.get(core, {}), "critic": "separate" if core == "lstm" else "shared"}
     agent = make_agent(spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(4), **options)
