@@ -10,9 +10,15 @@ project = "ntm-rl"
 release = version = installed_version("ntm-rl")
 author = copyright = "the ntm-rl developers"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "option_tables"]
-exclude_patterns = ["_build"]
-html_extra_path = ["pages"]  # written by the commands in guide/watch.md
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "option_tables",
+    "watch_pages",
+]
+exclude_patterns = ["_build", "pages"]
 html_theme = "furo"
 html_title = "ntm-rl"
 nitpicky = False

@@ -63,12 +63,17 @@ def build_page(title: str, sources: Sequence[Source]) -> str:
             for source in sources
         ],
     }
+    return assemble(_json(document), packer.text())
+
+
+def assemble(document: str, arrays: str) -> str:
+    """Returns the page of a document, which is JSON without tags, and of its packed arrays."""
     script, style = "\n".join(map(_read, SCRIPTS)), _read("page.css")
     parts = {
         "POLICY": f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:",
         "STYLE": style,
-        "DOCUMENT": _json(document),
-        "ARRAYS": packer.text(),
+        "DOCUMENT": document,
+        "ARRAYS": arrays,
         "SCRIPT": script,
     }
     head, *rest = _read("page.html").split("{{")  # in one pass, so that no part is searched for names of others
