@@ -9,14 +9,14 @@ from ntm_rl.envs.factory import EnvSettings
 from ntm_rl.envs.sb3.episode_limit import episode_limit
 from ntm_rl.envs.sb3.making import make_vec_env
 
-EPISODES, MIN_TIMESTEPS, MAX_TIMESTEPS = 2_500, 250_000, 1_000_000
+EPISODES, MIN_TIMESTEPS, MAX_TIMESTEPS = 1_000, 150_000, 250_000
 
 
 def budget(limit: int | None) -> int:
-    """Returns the environment steps of a training: 2,500 episodes of `limit` steps, within 250,000 to 1,000,000.
+    """Returns the environment steps of a training: 1,000 episodes of `limit` steps, within 150,000 to 250,000.
 
     Args:
-        limit: Steps of the longest episode; None: not known, which gives 1,000,000.
+        limit: Steps of the longest episode; None: not known, which gives 250,000.
     """
     return MAX_TIMESTEPS if limit is None else min(max(EPISODES * limit, MIN_TIMESTEPS), MAX_TIMESTEPS)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ntm_rl.agents.benchmark.budgets import task_overrides
 from ntm_rl.agents.benchmark.suites import SuiteTask, choose_tasks, find_suite
-from ntm_rl.agents.ppo.making import make_model, with_sizes
+from ntm_rl.agents.ppo.making import make_model, with_masks, with_sizes
 from ntm_rl.agents.ppo.probe import probe_environment
+from ntm_rl.agents.runs.changes import find_changes
 from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.agents.settings.schema import PpoTrainingSettings
 from ntm_rl.agents.storage.files import StorageError
@@ -123,7 +124,12 @@ def _with_sizes(task: SuiteTask, cores: Sequence[str], overrides: list[str]) -> 
     """Returns for each core the overrides of a task and the options that match the core's size."""
     settings = load_settings(task.config, overrides)
     assert isinstance(settings, PpoTrainingSettings)
-    settings = with_sizes(settings, probe_environment(settings.env_settings, settings.seed).episode_limit)
+    probe = probe_environment(settings.env_settings, settings.seed)
+    automatic = settings.model_dump()
+    settings = with_masks(with_sizes(settings, probe.episode_limit, settings.processes), probe.has_masks)
+    chosen = find_changes(automatic, settings.model_dump())
+    # As in the settings of a run: with "auto", a resumed grid would be taken for another one.
+    overrides = [*overrides, *(f"{key}={new}" for key, (_, new) in chosen.items())]
     assert isinstance(settings.n_envs, int) and isinstance(settings.ppo.n_steps, int)
     rollout = settings.ppo.n_steps * settings.n_envs
     if settings.total_timesteps < rollout:

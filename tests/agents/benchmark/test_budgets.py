@@ -18,17 +18,17 @@ def steps(suite: str, *names: str) -> list[int]:
 
 @pytest.mark.parametrize(
     ("limit", "expected"),
-    [(1, 250_000), (100, 250_000), (101, 252_500), (400, 1_000_000), (401, 1_000_000), (None, 1_000_000)],
+    [(1, 150_000), (150, 150_000), (151, 151_000), (250, 250_000), (251, 250_000), (None, 250_000)],
 )
-def test_a_budget_is_2500_episodes_within_bounds(limit, expected):
+def test_a_budget_is_1000_episodes_within_bounds(limit, expected):
     assert budget(limit) == expected
 
 
 def test_tasks_with_the_package_defaults_follow_the_rule():
     names = ("RepeatFirstEasy", "MemoryChain-40", "PassiveTMaze-100", "MemoryS7", "EndlessTMaze-uniform-5-5")
     limits = [51, 41, 101, 5 * 7**2, 6 * (5 + 1) * 5]  # by hand
-    assert steps("general-dev", *names) == [max(250_000, 2_500 * limit) for limit in limits]
-    assert steps("general-test", "MultiarmedBanditHard", "Pong") == [1_000_000, 1_000_000]
+    assert steps("general-dev", *names) == [min(max(150_000, 1_000 * limit), 250_000) for limit in limits]
+    assert steps("general-test", "MultiarmedBanditHard", "Pong") == [250_000, 250_000]
 
 
 def test_tasks_with_a_config_of_their_own_keep_its_budget():
@@ -43,7 +43,7 @@ def test_a_grid_can_have_another_budget(overrides, tmp_path):
         (cell,) = plan("general-test", ["lstm"], 1, tasks=[task], **overrides)
         assert cell.settings(tmp_path).total_timesteps == 8192
     (cell,) = plan("general-test", ["lstm"], 1, tasks=["RepeatFirstMedium"])
-    assert cell.settings(tmp_path).total_timesteps == 1_000_000
+    assert cell.settings(tmp_path).total_timesteps == 250_000
 
 
 # By hand.

@@ -113,6 +113,14 @@ def test_a_signal_stops_the_grid_and_the_same_call_continues_it():
     assert [result.core for result in read_results(SUITE, OUT)] == ["ntm", "lstm"]
 
 
+def test_a_grid_with_automatic_sizes_is_continued():
+    automatic = ("n_envs=auto", "ppo.n_steps=auto", "ppo.sequence_length=auto", "ppo.batch_size=auto")
+    assert run_grid(cells("lstm", timesteps=4096, overrides=automatic), OUT, local_engine(1)) is None
+    lines = []
+    assert run_grid(cells(timesteps=4096, overrides=automatic), OUT, local_engine(1), lines.append) is None
+    assert lines[0] == "1 of 2 trainings are already finished" and lines[1].startswith("2 of 2: length-2, ntm, seed 0")
+
+
 def test_a_killed_grid_keeps_finished_cells_and_resumes_unfinished_ones(capsys):
     budget = 256 * 50  # some seconds, of which the second cell does not see the end
     process = subprocess.Popen(

@@ -114,7 +114,7 @@ def test_tasks_with_a_config_of_their_own_have_no_references():
     assert describe_task(TASKS["MemoryS7"]) == {
         "task": "MemoryS7",
         "longest_episode": 245,
-        "timesteps": 612_500,
+        "timesteps": 245_000,
         "random_return": references()["MemoryS7"].random,
         "optimum": references()["MemoryS7"].optimum.value,
         "is_exact": False,
