@@ -1,12 +1,9 @@
 // Matrix products with few rows, as in each step of a sequence; the weights are laid out once for all steps.
 #pragma once
 
+#include "aten.h"
 #include "numerics.h"
 
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/mm.h>
 
 #include <type_traits>
 #include <vector>
@@ -91,15 +88,14 @@ class Strips {
 
   void multiply_in_torch(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to,
                          int64_t to_row) const {
-    const auto view = [](const s* values, int64_t rows, int64_t columns, int64_t row) {
-      return at::from_blob(const_cast<s*>(values), {rows, columns}, {row, 1}, at::CppTypeToScalarType<s>::value);
-    };
-    at::Tensor product = view(to, m, n, to_row);
-    const at::Tensor left = view(a, m, k, a_row), right = view(data, n, k, k).t();
-    if (from)
-      at::addmm_out(product, from == to ? product : view(from, from_row ? m : 1, n, from_row), left, right);
-    else
+    constexpr at::ScalarType type = at::type_of<s>;
+    const at::Matrix product(to, m, n, to_row, 1, type), left(a, m, k, a_row, 1, type), right(data, k, n, 1, k, type);
+    if (!from)
       at::mm_out(product, left, right);
+    else if (from == to)
+      at::addmm_out(product, product, left, right);
+    else
+      at::addmm_out(product, at::Matrix(from, m, n, from_row, 1, type), left, right);
   }
 
   // COLUMNS columns from j on of a row.
