@@ -52,6 +52,7 @@ void check_torch(AOTITorchError error, const char* operation) {
 
 std::string text(ScalarType type) {
   switch (type) {
+    case kLong: return "Long";
     case kHalf: return "Half";
     case kFloat: return "Float";
     case kDouble: return "Double";
@@ -162,13 +163,13 @@ const Tensor& Tensor::add_(const Tensor& from) const {
 }
 
 Tensor Tensor::mm(const Tensor& right) const {
-  const Tensor product = empty({size(0), right.size(1)}, type_);
+  const Tensor product = empty({size(0), right.size(1)}, options());
   mm_out(product, *this, right);
   return product;
 }
 
 Tensor Tensor::sum([[maybe_unused]] int64_t dim) const {
-  const Tensor total = empty({sizes_.data() + 1, static_cast<size_t>(dim_ - 1)}, type_);
+  const Tensor total = empty({sizes_.data() + 1, static_cast<size_t>(dim_ - 1)}, options());
   if (type_ == kDouble)
     sum_rows(data_ptr<double>(), size(0), total.numel(), total.data_ptr<double>());
   else
@@ -190,21 +191,21 @@ AtenTensorHandle Tensor::handle() const {
   return made;
 }
 
-Tensor empty(IntArrayRef sizes, ScalarType type) {
+Tensor empty(IntArrayRef sizes, TensorOptions options) {
   std::array<int64_t, kMostDims> strides;
   int64_t stride = 1;
   for (size_t i = sizes.size(); i-- > 0; stride *= std::max<int64_t>(1, sizes[i])) strides[i] = stride;
   AtenTensorHandle handle;
-  check_torch(aoti_torch_empty_strided(sizes.size(), sizes.begin(), strides.data(), type, aoti_torch_device_type_cpu(),
-                                       0, &handle),
+  check_torch(aoti_torch_empty_strided(sizes.size(), sizes.begin(), strides.data(), options.type,
+                                       aoti_torch_device_type_cpu(), 0, &handle),
               "allocate a tensor");
   return Tensor(handle);
 }
 
-Tensor empty_like(const Tensor& like) { return empty(like.sizes(), like.scalar_type()); }
+Tensor empty_like(const Tensor& like) { return empty(like.sizes(), like.options()); }
 
-Tensor zeros(IntArrayRef sizes, ScalarType type) {
-  Tensor all = empty(sizes, type);
+Tensor zeros(IntArrayRef sizes, TensorOptions options) {
+  const Tensor all = empty(sizes, options);
   if (all.nbytes() > 0) std::memset(all.data_ptr(), 0, all.nbytes());
   return all;
 }
@@ -236,7 +237,7 @@ void addmm_out(const Matrix& out, const Matrix& added, const Matrix& left, const
 Tensor mm(const Tensor& left, const Tensor& right) { return left.mm(right); }
 
 Tensor addmm(const Tensor& bias, const Tensor& left, const Tensor& right) {
-  const Tensor product = empty({left.size(0), right.size(1)}, left.scalar_type());
+  const Tensor product = empty({left.size(0), right.size(1)}, left.options());
   addmm_out(product, as_rows(bias, left.size(0)), left, right);
   return product;
 }

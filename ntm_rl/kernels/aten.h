@@ -23,25 +23,30 @@ namespace ntm_rl::at {
 // Throws RuntimeError in Python for a call of PyTorch that failed.
 void check_torch(AOTITorchError error, const char* operation);
 
-class IntArrayRef {
+// Does not own its elements: those of a list in braces live until the end of the expression.
+template <typename T>
+class ArrayRef {
  public:
-  IntArrayRef(const int64_t* data, size_t size) : data_(data), size_(size) {}
-  IntArrayRef(const std::vector<int64_t>& all) : data_(all.data()), size_(all.size()) {}
-  // Valid within the expression that contains the list, as ATen's.
-  IntArrayRef(const std::initializer_list<int64_t>& all) : IntArrayRef(all.begin(), all.size()) {}
+  ArrayRef(const T* data, size_t size) : data_(data), size_(size) {}
+  ArrayRef(const std::vector<T>& all) : ArrayRef(all.data(), all.size()) {}
+  ArrayRef(const std::initializer_list<T>& all) : ArrayRef(all.begin(), all.size()) {}
+  const T* data() const { return data_; }
   size_t size() const { return size_; }
-  const int64_t* begin() const { return data_; }
-  const int64_t* end() const { return data_ + size_; }
-  int64_t operator[](size_t i) const { return data_[i]; }
-  int64_t back() const { return data_[size_ - 1]; }
-  bool operator==(IntArrayRef other) const { return std::equal(begin(), end(), other.begin(), other.end()); }
+  const T* begin() const { return data_; }
+  const T* end() const { return data_ + size_; }
+  const T& operator[](size_t i) const { return data_[i]; }
+  const T& back() const { return data_[size_ - 1]; }
+  std::vector<T> vec() const { return {begin(), end()}; }
+  bool operator==(ArrayRef other) const { return std::equal(begin(), end(), other.begin(), other.end()); }
 
  private:
-  const int64_t* data_;
+  const T* data_;
   size_t size_;
 };
 
-enum ScalarType : int32_t { kHalf = 5, kFloat = 6, kDouble = 7, kBool = 11, kBFloat16 = 15 };
+using IntArrayRef = ArrayRef<int64_t>;
+
+enum ScalarType : int32_t { kLong = 4, kHalf = 5, kFloat = 6, kDouble = 7, kBool = 11, kBFloat16 = 15 };
 
 template <typename s>
 constexpr ScalarType type_of = std::is_same_v<s, float> ? kFloat : std::is_same_v<s, double> ? kDouble : kBool;
@@ -55,6 +60,12 @@ template <typename... Parts>
 [[gnu::cold]] std::string message(const Parts&... parts) {
   return (text(parts) + ...);
 }
+
+// The type of new tensors, which are on the CPU.
+struct TensorOptions {
+  ScalarType type;
+  TensorOptions dtype(ScalarType other) const { return {other}; }
+};
 
 constexpr int64_t kMostDims = 4;  // sizes beyond are not read: no kernel takes more than 3
 
@@ -76,8 +87,8 @@ class Tensor {
   int64_t stride(int64_t i) const { return strides_[i]; }
   IntArrayRef sizes() const { return {sizes_.data(), static_cast<size_t>(std::min(dim_, kMostDims))}; }
   ScalarType scalar_type() const { return type_; }
-  ScalarType options() const { return type_; }
-  int64_t itemsize() const { return type_ == kDouble ? 8 : type_ == kFloat ? 4 : 1; }
+  TensorOptions options() const { return {type_}; }
+  int64_t itemsize() const { return type_ == kDouble || type_ == kLong ? 8 : type_ == kFloat ? 4 : 1; }
   int64_t numel() const;
   size_t nbytes() const { return numel() * itemsize(); }
   bool is_contiguous() const;
@@ -114,11 +125,11 @@ class Tensor {
   bool is_cpu_ = true, is_view_ = false;
 };
 
-using TensorList = const std::vector<Tensor>&;
+using TensorList = ArrayRef<Tensor>;
 
-Tensor empty(IntArrayRef sizes, ScalarType type);
+Tensor empty(IntArrayRef sizes, TensorOptions options);
 Tensor empty_like(const Tensor& like);  // contiguous
-Tensor zeros(IntArrayRef sizes, ScalarType type);
+Tensor zeros(IntArrayRef sizes, TensorOptions options);
 
 // A matrix in memory as PyTorch's products read it.
 class Matrix {

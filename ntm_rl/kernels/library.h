@@ -69,8 +69,8 @@ struct Value<std::vector<T>> {
   }
 };
 
-template <>
-struct Value<at::IntArrayRef> : Value<std::vector<int64_t>> {};
+template <typename T>
+struct Value<at::ArrayRef<T>> : Value<std::vector<T>> {};
 
 template <typename... Results, size_t... I>
 void give_all(StableIValue* stack, const std::tuple<Results...>& results, std::index_sequence<I...>) {

@@ -216,7 +216,7 @@ void run_step(Controller controller, int64_t H, const std::vector<Tensor>& tenso
 std::tuple<Tensor, Tensor> recurrent_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
                                           at::TensorList weights_, bool has_cell) {
   const Controller controller = has_cell ? kLstm : kGru;
-  std::vector<Tensor> weights = weights_, parts;
+  std::vector<Tensor> weights = weights_.vec(), parts;
   const int64_t B = inputs.size(1), I = inputs.size(2), H = weights[1].size(1), S = state.size(1),
                 layers = weights.size() / 4;
   check_step(controller, inputs, state, resets_, weights, H);

@@ -44,7 +44,7 @@ void check_delta(const DeltaSizes& z, const Tensor& state, const std::optional<T
 // each layer, of the last norm. Returns outputs [1, B, H] and the new state.
 std::tuple<Tensor, Tensor> gated_delta_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
                                             at::TensorList weights_, int64_t heads, int64_t width) {
-  std::vector<Tensor> weights = weights_;
+  std::vector<Tensor> weights = weights_.vec();
   const int64_t layers = (weights.size() - 4) / kLayerWeights, E = heads * width;
   const DeltaSizes z{inputs.size(1), inputs.size(2), weights[0].size(0),   heads, width, weights[5].size(0),
                      layers,         E,              4 * E + 2 * heads};
@@ -147,7 +147,7 @@ void run_transformer(const TransformerSizes& z, const std::vector<const s*>& at,
 // As `gated_delta_step`, of cores/gtrxl.py; the last weight of each layer are its keys of distances [W + 1, K * M].
 std::tuple<Tensor, Tensor> gtrxl_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
                                       at::TensorList weights_, int64_t heads, int64_t width) {
-  std::vector<Tensor> weights = weights_;
+  std::vector<Tensor> weights = weights_.vec();
   const int64_t layers = (weights.size() - 2) / kTransformerWeights, past = weights.back().size(0) - 1;
   const TransformerSizes z{inputs.size(1), inputs.size(2), weights[0].size(0), heads, width, past, layers,
                            heads * width};
