@@ -14,11 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
-
-FLAGS = ["-std=c++20", "-fPIC", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
-ABI = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-TORCH = Path(torch.__file__).parent
+FLAGS = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-O2", "-march=native"]
+FLAGS += ["-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"]
 BUILD_TIMEOUT = 600.0  # seconds, also for waiting on another process's build
 
 
@@ -57,22 +54,20 @@ def target_of(compiler: list[str]) -> str:
     return macros.decode(errors="replace")
 
 
-def build_library(compiler: list[str], sources: list[Path], library: Path, log: Path) -> None:
+def build_library(compiler: list[str], sources: list[Path], linked: list[str], library: Path, log: Path) -> None:
     """Compiles all sources in parallel and links them, with temporary files in the library's folder.
 
     Raises:
         BuildError: with the compiler's reason and the path of `log`, to which its output is written.
     """
     folder = library.parent
-    includes = [ABI, "-isystem", str(TORCH / "include")]
     objects = [str(folder / f"{source.stem}.o") for source in sources]
     compilations = [
-        [*compiler, *FLAGS, *includes, "-c", str(source), "-o", compiled]
+        [*compiler, *FLAGS, "-c", str(source), "-o", compiled]
         for source, compiled in zip(sources, objects, strict=True)
     ]
-    libraries = [f"-L{TORCH / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
     _run(compilations, folder, log)
-    _run([[*compiler, "-shared", *objects, *libraries, "-o", str(library)]], folder, log)
+    _run([[*compiler, "-shared", *objects, *linked, "-o", str(library)]], folder, log)
 
 
 def _run(commands: list[list[str]], folder: Path, log: Path) -> None:

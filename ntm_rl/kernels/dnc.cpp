@@ -235,6 +235,6 @@ struct DncMemory {
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(ntm_rl, library) { define_sequence<DncMemory>(library, "dnc"); }
+const Operators operators([](Library& library) { define_sequence<DncMemory>(library, "dnc"); });
 
 }  // namespace ntm_rl

@@ -63,9 +63,9 @@ struct NtmMemory {
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(ntm_rl, library) {
+const Operators operators([](Library& library) {
   define_sequence<NtmMemory>(library, "ntm");
   define_block<NtmMemory>(library, "ntm_block");
-}
+});
 
 }  // namespace ntm_rl

@@ -7,8 +7,6 @@
 #include "layers.h"
 #include "sequence_operators.h"
 
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/empty_like.h>
 
 #include <algorithm>
 #include <tuple>
@@ -194,7 +192,6 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> block_forward(const Tensor& inpu
                                                               const std::optional<Tensor>& resets,
                                                               at::TensorList weights, at::IntArrayRef shape,
                                                               double clip, bool keeps) {
-  const PlainOperators guard;
   BlockWeights w(weights);
   const BlockSizes<Memory> z(inputs_, w.kernel, shape, clip);
   z.check_all(state_, w);
@@ -232,11 +229,10 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> block_forward(const Tensor& inpu
 // of the weights.
 template <class Memory>
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> block_backward(
-    const std::optional<Tensor>& d_outputs, const std::optional<Tensor>& d_last, c10::List<bool> needs,
+    const std::optional<Tensor>& d_outputs, const std::optional<Tensor>& d_last, const std::vector<bool>& needs,
     const Tensor& inputs_, const Tensor& state_, const std::optional<Tensor>& start,
     const std::optional<Tensor>& resets, at::TensorList weights, at::TensorList kept, at::IntArrayRef shape,
     double clip) {
-  const PlainOperators guard;
   BlockWeights w(weights);
   const BlockSizes<Memory> z(inputs_, w.kernel, shape, clip);
   z.check_all(state_, w);
@@ -285,18 +281,15 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> block_backward(
 
 // Registers the operators `name`_forward and `name`_backward.
 template <class Memory>
-void define_block(torch::Library& library, const std::string& name) {
-  library.def((name +
-               "_forward(Tensor inputs, Tensor state, Tensor? start, Tensor? resets, Tensor[] weights, int[] shape, "
-               "float clip, bool keeps) -> (Tensor, Tensor, Tensor[])")
-                  .c_str());
-  library.def((name +
-               "_backward(Tensor? d_outputs, Tensor? d_last, bool[] needs, Tensor inputs, Tensor state, Tensor? start, "
-               "Tensor? resets, Tensor[] weights, Tensor[] kept, int[] shape, float clip) -> (Tensor, Tensor, Tensor, "
-               "Tensor[])")
-                  .c_str());
-  library.impl((name + "_forward").c_str(), torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(block_forward<Memory>)));
-  library.impl((name + "_backward").c_str(), torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(block_backward<Memory>)));
+void define_block(Library& library, const std::string& name) {
+  library.define<block_forward<Memory>>(
+      name + "_forward",
+      "(Tensor inputs, Tensor state, Tensor? start, Tensor? resets, Tensor[] weights, int[] shape, float clip, "
+      "bool keeps) -> (Tensor, Tensor, Tensor[])");
+  library.define<block_backward<Memory>>(
+      name + "_backward",
+      "(Tensor? d_outputs, Tensor? d_last, bool[] needs, Tensor inputs, Tensor state, Tensor? start, Tensor? resets, "
+      "Tensor[] weights, Tensor[] kept, int[] shape, float clip) -> (Tensor, Tensor, Tensor, Tensor[])");
 }
 
 }  // namespace ntm_rl

@@ -7,21 +7,11 @@
 // Sequences are independent: each thread runs some of the batch through all steps.
 
 #include "controllers.h"
+#include "library.h"
 #include "numerics.h"
 #include "products.h"
 #include "tensors.h"
 
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/addmm.h>
-#include <ATen/ops/clone.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <ATen/ops/mm.h>
-#include <ATen/ops/sum.h>
-#include <ATen/ops/zeros.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <optional>
@@ -151,7 +141,6 @@ Tensor gate_bias(Controller controller, const Tensor& bias_input, const Tensor& 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrent_forward(
     Tensor inputs, Tensor hidden, const std::optional<Tensor>& cell_, const std::optional<Tensor>& resets_,
     const Tensor& weight_input, Tensor weight_hidden, const Tensor& bias_input, const Tensor& bias_hidden) {
-  const PlainOperators guard;
   const Controller controller = cell_ ? kLstm : kGru;
   check_layer(controller, inputs, weight_input, weight_hidden, resets_);
   const int64_t units = weight_hidden.size(1);
@@ -168,7 +157,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> recurrent_forward(
                cells = cell ? at::empty({T + 1, B, H}, options) : at::empty({0}, options),
                outputs = at::empty({T, B, H}, options), bias = gate_bias(controller, bias_input, bias_hidden);
   Tensor from_inputs = gates.narrow(1, 0, W);
-  at::addmm_out(from_inputs, bias.narrow(0, 0, W), inputs.view({T * B, I}), weight_input.t());
+  at::addmm_out(from_inputs, at::as_rows(bias.narrow(0, 0, W), T * B), inputs.view({T * B, I}), weight_input.t());
   const std::vector<Tensor> parts = parts_of(controller, weight_hidden);
   AT_DISPATCH_FLOATING_TYPES(type, "recurrent_forward", [&] {
     using s = scalar_t;
@@ -226,10 +215,9 @@ void run_step(Controller controller, int64_t H, const std::vector<Tensor>& tenso
 // and the new state.
 std::tuple<Tensor, Tensor> recurrent_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
                                           at::TensorList weights_, bool has_cell) {
-  const PlainOperators guard;
   const Controller controller = has_cell ? kLstm : kGru;
   std::vector<Tensor> weights = weights_.vec(), parts;
-  const int64_t B = inputs.size(1), I = inputs.size(2), H = weights[1].size(-1), S = state.size(1),
+  const int64_t B = inputs.size(1), I = inputs.size(2), H = weights[1].size(1), S = state.size(1),
                 layers = weights.size() / 4;
   check_step(controller, inputs, state, resets_, weights, H);
   for (Tensor& weight : weights) weight = weight.contiguous();
@@ -269,7 +257,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> recurrent_bac
     const std::optional<Tensor>& d_outputs_, const std::optional<Tensor>& d_last_cell, bool needs_inputs,
     bool has_cell, Tensor inputs, const std::optional<Tensor>& resets_, const Tensor& weight_input,
     Tensor weight_hidden, const Tensor& gates, const Tensor& entered, const Tensor& cells) {
-  const PlainOperators guard;
   const Controller controller = has_cell ? kLstm : kGru;
   check_layer(controller, inputs, weight_input, weight_hidden, resets_);
   const int64_t units = weight_hidden.size(1);
@@ -280,7 +267,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> recurrent_bac
   const int64_t T = inputs.size(0), B = inputs.size(1), I = inputs.size(2), H = units, W = weight_input.size(0);
   const auto options = inputs.options();
   const Tensor d_gates = at::empty_like(gates), d_hidden = at::zeros({B, H}, options),
-               d_cell = has_cell && d_last_cell ? d_last_cell->clone(at::MemoryFormat::Contiguous)
+               d_cell = has_cell && d_last_cell ? d_last_cell->clone()
                                                 : at::zeros({has_cell ? B : 0, H}, options);
   const std::vector<Tensor> parts = parts_of(controller, weight_hidden);
   AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "recurrent_backward", [&] {
@@ -309,23 +296,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> recurrent_bac
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(ntm_rl, library) {
-  library.def(
-      "recurrent_forward(Tensor inputs, Tensor hidden, Tensor? cell, Tensor? resets, Tensor weight_input, "
-      "Tensor weight_hidden, Tensor bias_input, Tensor bias_hidden) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
-  library.def(
-      "recurrent_step(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, bool has_cell) -> (Tensor, "
-      "Tensor)");
-  library.def(
-      "recurrent_backward(Tensor? d_outputs, Tensor? d_last_cell, bool needs_inputs, bool has_cell, Tensor inputs, "
-      "Tensor? resets, Tensor weight_input, Tensor weight_hidden, Tensor gates, Tensor entered, Tensor cells) -> "
-      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
-}
-
-TORCH_LIBRARY_IMPL(ntm_rl, CPU, library) {
-  library.impl("recurrent_forward", recurrent_forward);
-  library.impl("recurrent_step", recurrent_step);
-  library.impl("recurrent_backward", recurrent_backward);
-}
+const Operators operators([](Library& library) {
+  library.define<recurrent_forward>(
+      "recurrent_forward",
+      "(Tensor inputs, Tensor hidden, Tensor? cell, Tensor? resets, Tensor weight_input, Tensor weight_hidden, "
+      "Tensor bias_input, Tensor bias_hidden) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.define<recurrent_step>(
+      "recurrent_step",
+      "(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, bool has_cell) -> (Tensor, Tensor)");
+  library.define<recurrent_backward>(
+      "recurrent_backward",
+      "(Tensor? d_outputs, Tensor? d_last_cell, bool needs_inputs, bool has_cell, Tensor inputs, Tensor? resets, "
+      "Tensor weight_input, Tensor weight_hidden, Tensor gates, Tensor entered, Tensor cells) -> (Tensor, Tensor, "
+      "Tensor, Tensor, Tensor, Tensor, Tensor)");
+});
 
 }  // namespace ntm_rl

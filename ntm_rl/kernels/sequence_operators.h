@@ -1,17 +1,10 @@
 // The operators of a controller with a memory (`sequence.h`): checks of arguments, allocation, threads, registration.
 #pragma once
 
+#include "library.h"
 #include "sequence.h"
 #include "tensors.h"
 
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
-#include <ATen/ops/sum.h>
-#include <ATen/ops/zeros.h>
-#include <torch/library.h>
 
 #include <array>
 #include <optional>
@@ -131,7 +124,6 @@ std::tuple<Tensor, Tensor, Tensor> sequence_forward(const Tensor& inputs, const 
                                                     const Tensor& bias, const Tensor& weight_feedback,
                                                     const Tensor& weight_interface, const Tensor& bias_interface,
                                                     at::IntArrayRef shape, double clip, bool keeps) {
-  const PlainOperators guard;
   const Sizes<Memory> z(inputs.sizes(), inputs.scalar_type(), shape, clip);
   Arguments of{inputs, state, start, resets, weight_input, weight_feedback, weight_interface, bias, bias_interface};
   of.prepare(z);
@@ -144,11 +136,10 @@ std::tuple<Tensor, Tensor, Tensor> sequence_forward(const Tensor& inputs, const 
 // weight_input, bias, weight_feedback, weight_interface and bias_interface.
 template <class Memory>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> sequence_backward(
-    const std::optional<Tensor>& d_outputs, const std::optional<Tensor>& d_last, c10::List<bool> needs,
+    const std::optional<Tensor>& d_outputs, const std::optional<Tensor>& d_last, const std::vector<bool>& needs,
     const Tensor& inputs, const Tensor& state, const std::optional<Tensor>& start, const std::optional<Tensor>& resets,
     const Tensor& weight_input, const Tensor& weight_feedback, const Tensor& weight_interface, const Tensor& outputs,
     const Tensor& kept, at::IntArrayRef shape, double clip) {
-  const PlainOperators guard;
   const Sizes<Memory> z(inputs.sizes(), inputs.scalar_type(), shape, clip);
   Arguments of{inputs, state, start, resets, weight_input, weight_feedback, weight_interface, {}, {}};
   of.prepare(z);
@@ -168,23 +159,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> seque
 
 // Registers the operators `name`_forward, `name`_backward and `name`_kept.
 template <class Memory>
-void define_sequence(torch::Library& library, const std::string& name) {
-  library.def(
-      (name +
-       "_forward(Tensor inputs, Tensor state, Tensor? start, Tensor? resets, Tensor weight_input, Tensor bias, "
-       "Tensor weight_feedback, Tensor weight_interface, Tensor bias_interface, int[] shape, float clip, bool keeps) "
-       "-> (Tensor, Tensor, Tensor)")
-          .c_str());
-  library.def(
-      (name +
-       "_backward(Tensor? d_outputs, Tensor? d_last, bool[] needs, Tensor inputs, Tensor state, Tensor? start, "
-       "Tensor? resets, Tensor weight_input, Tensor weight_feedback, Tensor weight_interface, Tensor outputs, "
-       "Tensor kept, int[] shape, float clip) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)")
-          .c_str());
-  library.def((name + "_kept(int[] shape, ScalarType type) -> int[]").c_str(), sequence_kept<Memory>);
-  library.impl((name + "_forward").c_str(), torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(sequence_forward<Memory>)));
-  library.impl((name + "_backward").c_str(),
-               torch::dispatch(c10::DispatchKey::CPU, TORCH_FN(sequence_backward<Memory>)));
+void define_sequence(Library& library, const std::string& name) {
+  library.define<sequence_forward<Memory>>(
+      name + "_forward",
+      "(Tensor inputs, Tensor state, Tensor? start, Tensor? resets, Tensor weight_input, Tensor bias, "
+      "Tensor weight_feedback, Tensor weight_interface, Tensor bias_interface, int[] shape, float clip, bool keeps) "
+      "-> (Tensor, Tensor, Tensor)");
+  library.define<sequence_backward<Memory>>(
+      name + "_backward",
+      "(Tensor? d_outputs, Tensor? d_last, bool[] needs, Tensor inputs, Tensor state, Tensor? start, Tensor? resets, "
+      "Tensor weight_input, Tensor weight_feedback, Tensor weight_interface, Tensor outputs, Tensor kept, int[] shape, "
+      "float clip) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  library.define<sequence_kept<Memory>>(name + "_kept", "(int[] shape, ScalarType type) -> int[]", false);
 }
 
 }  // namespace ntm_rl

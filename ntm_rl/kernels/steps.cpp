@@ -2,14 +2,9 @@
 
 #include "gated_delta.h"
 #include "gtrxl.h"
+#include "library.h"
 #include "tensors.h"
 
-#include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <torch/library.h>
 
 #include <optional>
 #include <tuple>
@@ -49,7 +44,6 @@ void check_delta(const DeltaSizes& z, const Tensor& state, const std::optional<T
 // each layer, of the last norm. Returns outputs [1, B, H] and the new state.
 std::tuple<Tensor, Tensor> gated_delta_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
                                             at::TensorList weights_, int64_t heads, int64_t width) {
-  const PlainOperators guard;
   std::vector<Tensor> weights = weights_.vec();
   const int64_t layers = (weights.size() - 4) / kLayerWeights, E = heads * width;
   const DeltaSizes z{inputs.size(1), inputs.size(2), weights[0].size(0),   heads, width, weights[5].size(0),
@@ -153,7 +147,6 @@ void run_transformer(const TransformerSizes& z, const std::vector<const s*>& at,
 // As `gated_delta_step`, of cores/gtrxl.py; the last weight of each layer are its keys of distances [W + 1, K * M].
 std::tuple<Tensor, Tensor> gtrxl_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
                                       at::TensorList weights_, int64_t heads, int64_t width) {
-  const PlainOperators guard;
   std::vector<Tensor> weights = weights_.vec();
   const int64_t layers = (weights.size() - 2) / kTransformerWeights, past = weights.back().size(0) - 1;
   const TransformerSizes z{inputs.size(1), inputs.size(2), weights[0].size(0), heads, width, past, layers,
@@ -179,18 +172,13 @@ std::tuple<Tensor, Tensor> gtrxl_step(Tensor inputs, Tensor state, const std::op
 
 }  // namespace
 
-TORCH_LIBRARY_FRAGMENT(ntm_rl, library) {
-  library.def(
-      "gated_delta_step(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width) -> "
-      "(Tensor, Tensor)");
-  library.def(
-      "gtrxl_step(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width) -> (Tensor, "
-      "Tensor)");
-}
-
-TORCH_LIBRARY_IMPL(ntm_rl, CPU, library) {
-  library.impl("gated_delta_step", gated_delta_step);
-  library.impl("gtrxl_step", gtrxl_step);
-}
+const Operators operators([](Library& library) {
+  library.define<gated_delta_step>(
+      "gated_delta_step",
+      "(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width) -> (Tensor, Tensor)");
+  library.define<gtrxl_step>(
+      "gtrxl_step",
+      "(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width) -> (Tensor, Tensor)");
+});
 
 }  // namespace ntm_rl

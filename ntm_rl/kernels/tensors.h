@@ -1,10 +1,7 @@
 // Checks and conversions of tensors.
 #pragma once
 
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/Tensor.h>
-#include <c10/core/impl/LocalDispatchKeySet.h>
-#include <c10/util/Exception.h>
+#include "aten.h"
 
 #include <optional>
 
@@ -14,17 +11,11 @@
 
 namespace ntm_rl {
 
-// While it exists, torch's operators run without autograd and autocast.
-struct PlainOperators {
-  const at::AutoDispatchBelowADInplaceOrView no_gradients;
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
-};
-
 // Throws for a tensor of another shape, type or device, which a kernel would read out of bounds.
 inline void check(const char* name, const at::Tensor& tensor, at::IntArrayRef shape, at::ScalarType type) {
   TORCH_CHECK_VALUE(tensor.sizes() == shape, name, " of shape ", tensor.sizes(), ": must be ", shape);
   TORCH_CHECK_VALUE(tensor.scalar_type() == type, name, " of type ", tensor.scalar_type(), ": must be ", type);
-  TORCH_CHECK_VALUE(tensor.is_cpu(), name, " on ", tensor.device(), ": must be on the CPU");
+  TORCH_CHECK_VALUE(tensor.is_cpu(), name, " on another device: must be on the CPU");
 }
 
 inline void check(const char* name, const std::optional<at::Tensor>& tensor, at::IntArrayRef shape,

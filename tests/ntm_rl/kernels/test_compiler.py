@@ -16,10 +16,12 @@ pytestmark = pytest.mark.skipif(REAL is None, reason="no compiler")
 
 def build(folder: Path) -> Path:
     """Builds two sources that need each other with the compiler that is found."""
-    (folder / "answer.cpp").write_text('int half();\nextern "C" int answer() { return 2 * half(); }\n')
+    (folder / "answer.cpp").write_text(
+        'int half();\nextern "C" __attribute__((visibility("default"))) int answer() { return 2 * half(); }\n'
+    )
     (folder / "half.cpp").write_text("int half() { return 21; }\n")
     library = folder / "answer.so"
-    build_library(find_compiler(), [folder / "answer.cpp", folder / "half.cpp"], library, folder / "build.log")
+    build_library(find_compiler(), [folder / "answer.cpp", folder / "half.cpp"], [], library, folder / "build.log")
     return library
 
 
