@@ -261,7 +261,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> block_backward(
     using s = scalar_t;
     d_norms = layer_norm_backward<s>(sums, sum_scales, w.norm, d_sums.data_ptr<s>());
     const Tensor d_rows = d_sums.view({z.rows, z.H}), d_read = d_rows.mm(w.project);
-    d_project = d_rows.t().mm(normalized.view({z.rows, z.O}));
+    d_project = weight_gradient(d_rows, normalized.view({z.rows, z.O}));
     normalize_reads_backward(z, normalized.data_ptr<s>(), read_scales.data_ptr<s>(), d_read.data_ptr<s>());
     of_memory_weights = backward_into<Memory>(z, of, d_read, ntm_part(d_after), read, of_memory, true,
                                               ntm_part(d_state), d_start);
@@ -279,7 +279,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> block_backward(
   return {needs[0] ? d_embedded.mm(w.embed).view(inputs.sizes()) : nothing,
           needs[1] ? d_state : nothing,
           needs[2] ? d_start : nothing,
-          {d_embedded.t().mm(inputs.view({z.rows, z.X})), d_embedded.sum(0), d_embed_norms[0], d_embed_norms[1],
+          {weight_gradient(d_embedded, inputs.view({z.rows, z.X})), d_embedded.sum(0), d_embed_norms[0], d_embed_norms[1],
            d_kernel, d_input, d_bias, d_feedback, d_interface, d_interface_bias, d_project, d_norms[0], d_norms[1]}};
 }
 

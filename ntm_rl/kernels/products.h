@@ -219,4 +219,10 @@ LaidOut<s> lay_out(const std::vector<const at::Tensor*>& weights, bool transpose
   return laid_out;
 }
 
+// Returns the gradient [n, k] of a weight from its inputs x [rows, k] and the gradients d [rows, n] of its products.
+// torch's product with the longer side last is up to ten times as fast.
+inline at::Tensor weight_gradient(const at::Tensor& d, const at::Tensor& x) {
+  return x.size(1) < d.size(1) ? x.t().mm(d).t().contiguous() : d.t().mm(x);
+}
+
 }  // namespace ntm_rl

@@ -15,6 +15,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/addmm.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/clone.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -294,16 +295,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> recurrent_bac
   });
   const Tensor d_sums = d_gates.sum(0), of_inputs = d_gates.narrow(1, 0, W), entered_rows = entered.view({T * B, H}),
                d_inputs = needs_inputs ? of_inputs.mm(weight_input).view({T, B, I}) : at::empty({0}, options);
-  Tensor d_weight_hidden = at::empty({W, H}, options), d_bias_hidden = d_sums.narrow(0, 0, W).clone();
   const int64_t shared = shared_rows(controller, H);
-  Tensor d_shared = d_weight_hidden.narrow(0, 0, shared);
-  at::mm_out(d_shared, d_gates.narrow(1, 0, shared).t(), entered_rows);
+  const Tensor d_weight_input = weight_gradient(of_inputs, inputs.view({T * B, I})),
+               d_bias_input = d_sums.narrow(0, 0, W);
+  Tensor d_weight_hidden = weight_gradient(d_gates.narrow(1, 0, shared), entered_rows),
+         d_bias_hidden = d_bias_input.clone();
   if (controller == kGru) {
-    Tensor d_candidate = d_weight_hidden.narrow(0, shared, H);
-    at::mm_out(d_candidate, d_gates.narrow(1, 3 * H, H).t(), entered_rows);
+    d_weight_hidden = at::cat({d_weight_hidden, weight_gradient(d_gates.narrow(1, W, H), entered_rows)});
     d_bias_hidden.narrow(0, shared, H).copy_(d_sums.narrow(0, W, H));
   }
-  const Tensor d_weight_input = of_inputs.t().mm(inputs.view({T * B, I})), d_bias_input = d_sums.narrow(0, 0, W);
   return {d_inputs, d_hidden, d_cell, d_weight_input, d_weight_hidden, d_bias_input, d_bias_hidden};
 }
 

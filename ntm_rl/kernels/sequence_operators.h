@@ -118,9 +118,13 @@ std::array<Tensor, 6> backward_into(const Sizes<Memory>& z, const Arguments& of,
     });
   });
   const Tensor feedback = kept.narrow(0, rows * z.G, rows * z.F).view({rows, z.F}),  // as `Blocks` has them
-      hidden = outputs.view({rows, z.O}).narrow(1, 0, z.H), of_gates = d_gates.t();
-  return {d_inputs, of_gates.mm(of.inputs.view({rows, z.I})), d_gates.sum(0), of_gates.mm(feedback),
-          d_raw.t().mm(hidden), d_raw.sum(0)};
+      hidden = outputs.view({rows, z.O}).narrow(1, 0, z.H);
+  return {d_inputs,
+          weight_gradient(d_gates, of.inputs.view({rows, z.I})),
+          d_gates.sum(0),
+          weight_gradient(d_gates, feedback),
+          weight_gradient(d_raw, hidden),
+          d_raw.sum(0)};
 }
 
 // Returns outputs [T, B, O], the last state [B, state] and, if `keeps`, the values for the backward pass.
