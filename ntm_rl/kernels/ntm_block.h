@@ -187,13 +187,14 @@ void normalize_reads_backward(const BlockSizes<Memory>& z, const s* rows, const 
 
 // Returns outputs [T, B, H], the last state and the values for the backward pass (empty unless `keeps`): normalised
 // embedded inputs and their factors, seen and convolved steps, the NTM's inputs, outputs and values, normalised reads
-// and their factors, normalised sums and their factors.
+// and their factors, normalised sums and their factors. laid_out: see `forward_into`.
 template <class Memory>
 std::tuple<Tensor, Tensor, std::vector<Tensor>> block_forward(const Tensor& inputs_, const Tensor& state_,
                                                               const std::optional<Tensor>& start,
                                                               const std::optional<Tensor>& resets,
                                                               at::TensorList weights, at::IntArrayRef shape,
-                                                              double clip, bool keeps) {
+                                                              double clip, bool keeps,
+                                                              const std::optional<Tensor>& laid_out) {
   const PlainOperators guard;
   BlockWeights w(weights);
   const BlockSizes<Memory> z(inputs_, w.kernel, shape, clip);
@@ -216,7 +217,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> block_forward(const Tensor& inpu
     const Convolution<Memory, s> convolution{z, data_or_null<bool>(of.resets), seen.data_ptr<s>(),
                                              convolved.data_ptr<s>(), w.kernel.data_ptr<s>()};
     convolution.run(rows_of<s>(state), rows_of<s>(last), activated.data_ptr<s>());
-    kept = forward_into<Memory>(z, of, read, last, keeps);
+    kept = forward_into<Memory>(z, of, read, last, keeps, laid_out);
     normalized = keeps ? read.clone() : read;
     normalize_reads(z, normalized.data_ptr<s>(), read_scales.data_ptr<s>());
     sums = at::mm(normalized.view({z.rows, z.O}), w.project.t());
@@ -279,8 +280,9 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> block_backward(
   return {needs[0] ? d_embedded.mm(w.embed).view(inputs.sizes()) : nothing,
           needs[1] ? d_state : nothing,
           needs[2] ? d_start : nothing,
-          {weight_gradient(d_embedded, inputs.view({z.rows, z.X})), d_embedded.sum(0), d_embed_norms[0], d_embed_norms[1],
-           d_kernel, d_input, d_bias, d_feedback, d_interface, d_interface_bias, d_project, d_norms[0], d_norms[1]}};
+          {weight_gradient(d_embedded, inputs.view({z.rows, z.X})), d_embedded.sum(0), d_embed_norms[0],
+           d_embed_norms[1], d_kernel, d_input, d_bias, d_feedback, d_interface, d_interface_bias, d_project,
+           d_norms[0], d_norms[1]}};
 }
 
 // Registers the operators `name`_forward and `name`_backward.
@@ -288,7 +290,7 @@ template <class Memory>
 void define_block(torch::Library& library, const std::string& name) {
   library.def((name +
                "_forward(Tensor inputs, Tensor state, Tensor? start, Tensor? resets, Tensor[] weights, int[] shape, "
-               "float clip, bool keeps) -> (Tensor, Tensor, Tensor[])")
+               "float clip, bool keeps, Tensor? laid_out=None) -> (Tensor, Tensor, Tensor[])")
                   .c_str());
   library.def((name +
                "_backward(Tensor? d_outputs, Tensor? d_last, bool[] needs, Tensor inputs, Tensor state, Tensor? start, "

@@ -223,10 +223,11 @@ void run_step(Controller controller, int64_t H, const std::vector<Tensor>& tenso
 }
 
 // One step of all layers without gradients. inputs [1, B, I], resets [1, B]; the state is that of cores/recurrent.py:
-// alive flag, the layers' hidden states, their cells; weights: torch's four of each layer. Returns outputs [1, B, H]
-// and the new state.
+// alive flag, the layers' hidden states, their cells; weights: torch's four of each layer; laid_out: their matrices
+// from `lay_out`, those of a GRU's hidden state in two parts. Returns outputs [1, B, H] and the new state.
 std::tuple<Tensor, Tensor> recurrent_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
-                                          at::TensorList weights_, bool has_cell) {
+                                          at::TensorList weights_, bool has_cell,
+                                          const std::optional<Tensor>& laid_out) {
   const PlainOperators guard;
   const Controller controller = has_cell ? kLstm : kGru;
   std::vector<Tensor> weights = weights_.vec(), parts;
@@ -249,7 +250,8 @@ std::tuple<Tensor, Tensor> recurrent_step(Tensor inputs, Tensor state, const std
       for (int64_t b = 0; b < B; ++b)
         if (is_reset[b]) std::fill_n(state.data_ptr<s>() + b * S, S, s(0));
     }
-    const auto strips = lay_out<s>(pointers(parts), true, B <= kMostInPlace);
+    const auto strips = laid_out ? LaidOut<s>{strips_of<s>(*laid_out, pointers(parts)), {}}
+                                 : lay_out<s>(pointers(parts), true, B <= kMostInPlace);
     const int64_t grain = std::max<int64_t>(1, (1 << 21) / std::max<int64_t>(1, layers * 4 * H * (I + H)));
     at::parallel_for(0, B, grain, [&](int64_t from, int64_t until) {
       s* next = after.data_ptr<s>() + from * S;
@@ -314,8 +316,8 @@ TORCH_LIBRARY_FRAGMENT(ntm_rl, library) {
       "recurrent_forward(Tensor inputs, Tensor hidden, Tensor? cell, Tensor? resets, Tensor weight_input, "
       "Tensor weight_hidden, Tensor bias_input, Tensor bias_hidden) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.def(
-      "recurrent_step(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, bool has_cell) -> (Tensor, "
-      "Tensor)");
+      "recurrent_step(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, bool has_cell, "
+      "Tensor? laid_out=None) -> (Tensor, Tensor)");
   library.def(
       "recurrent_backward(Tensor? d_outputs, Tensor? d_last_cell, bool needs_inputs, bool has_cell, Tensor inputs, "
       "Tensor? resets, Tensor weight_input, Tensor weight_hidden, Tensor gates, Tensor entered, Tensor cells) -> "
