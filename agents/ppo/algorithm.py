@@ -19,6 +19,7 @@ from ntm_rl.agents import defaults
 from ntm_rl.agents.parallel.gradients import sum_gradients
 from ntm_rl.agents.parallel.joining import join
 from ntm_rl.agents.parallel.ranks import Ranks
+from ntm_rl.agents.policy.acting import make_actor
 from ntm_rl.agents.policy.description import warn_of_spaces
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.policy.sb3_names import check_policy_class, check_policy_name
@@ -234,7 +235,7 @@ class MemoryPPO(MaskedRecurrentPPO):
         if normalizer is not None:
             check_unnormalized(normalizer, 0)
         callback.on_rollout_start()
-        is_stopped = False
+        act, is_stopped = make_actor(self.policy), False
         # Callbacks read the locals, which have SB3's names.
         for n_steps in range(n_rollout_steps):
             rollout.pos = n_steps
@@ -246,7 +247,7 @@ class MemoryPPO(MaskedRecurrentPPO):
             rollout.store_state(n_steps, state)
             try:
                 with torch.no_grad():
-                    sampled, values, log_probs, state = self.policy.step(obs_tensor, state, episode_starts, False, mask)
+                    sampled, values, log_probs, state = act(obs_tensor, state, episode_starts, mask)
             except ValueError:  # raised by torch's distributions if parameters are not finite
                 check_observations(rollout, n_steps + 1)
                 raise

@@ -1,7 +1,7 @@
 """The interface of every memory core."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import torch
@@ -19,6 +19,8 @@ NO_TENSOR = {
 }
 # A trace would fix the number of steps and the resets of its example.
 NO_TORCHSCRIPT = "a core does not run in TorchScript (torch.jit); use torch.export.export or torch.compile"
+
+CoreStep = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 class MemoryCore(nn.Module, ABC):
@@ -113,6 +115,14 @@ class MemoryCore(nn.Module, ABC):
     def _run_outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> Tensor:
         """Returns the outputs of `_run` alone; a core may skip computations for the state."""
         return self._run(inputs, state, resets)[0]
+
+    def make_step(self) -> CoreStep:
+        """Returns a function for single steps without gradients while the parameters stay the same.
+
+        Its arguments and results are those of `forward` with T = 1, unchecked and in the parameters' precision. A core
+        may prepare its parameters here once for all steps.
+        """
+        return self._run
 
     def unpack(self, state: Tensor) -> Any:
         """Returns the named parts of a flat state `[B, S]`, a NamedTuple of views."""

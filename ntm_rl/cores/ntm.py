@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from ntm_rl.addressing import ntm as addressing
 from ntm_rl.checks import require_at_least, require_bool, require_one_of, require_positive
 from ntm_rl.cores.access import MemoryAccess
-from ntm_rl.cores.base import MemoryCore, named_heads
+from ntm_rl.cores.base import CoreStep, MemoryCore, named_heads
 from ntm_rl.cores.compiling import CompiledStep, has_triton
 from ntm_rl.cores.devices import can_read_values
 from ntm_rl.cores.gates import chrono_initialize
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.lstm_memory import feedback_of, output_of, steps_with_resets, uniform_parameter
 from ntm_rl.cores.lstm_step import lstm_step
-from ntm_rl.cores.ntm_heads import CONTENT_SPREAD, TAPES, HeadParameters, Init, access_by, bias_heads
+from ntm_rl.cores.ntm_heads import CONTENT_SPREAD, TAPES, HeadParameters, Init, access_by, bias_heads, waves
 from ntm_rl.cores.registry import register_core
 from ntm_rl.errors import InputError
-from ntm_rl.kernels.fused import is_fused, run_fused
+from ntm_rl.kernels.fused import is_fused, lay_out, run_fused
 from ntm_rl.transforms import is_transformed, with_weights
 
 Controller = Literal["lstm", "gru", "feedforward"]
@@ -30,7 +30,6 @@ MemoryInit = Literal["constant", "learned", "positional", "random"]
 Backend = Literal["auto", "eager", "compile", "fused"]
 
 GATES = {"lstm": 4, "gru": 3, "feedforward": 1}  # rows of hidden_size in the controller's weights
-SLOWEST_WAVE, FASTEST_WAVE = 4, 16  # wavelengths of a positional memory: in multiples of N, and in slots
 BLANK = 1e-6  # contents of a constant initial memory (Collier and Beel 2018, section 3.1)
 
 
@@ -174,9 +173,17 @@ class Ntm(MemoryCore):
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         if not is_fused(self.backend, inputs.device):
             return self.unroll(inputs, state, resets, self.start())
-        head = self.head_layer
-        tensors = (inputs, state, self.start(), resets, *self._gate_weights(), head.weight, head.bias)
+        tensors = (inputs, state, self.start(), resets, *self._weights())
         return run_fused("ntm", tensors, self.kernel_sizes, self.clip, self._plain)
+
+    def make_step(self) -> CoreStep:
+        """See `MemoryCore.make_step`."""
+        if not is_fused(self.backend, self.bias.device) or self.bias.dtype != torch.float32:
+            return self._run
+        start, weights, run = self.start(), self._weights(), torch.ops.ntm_rl.ntm_forward.default
+        laid_out = lay_out([each for each in weights if each.dim() == 2])
+        fixed = (*weights, self.kernel_sizes, self.clip, False, laid_out)
+        return lambda inputs, state, resets: run(inputs, state, start, resets, *fixed)[:2]
 
     def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
         """See `MemoryCore.weightings`."""
@@ -190,6 +197,9 @@ class Ntm(MemoryCore):
     def access(self, before: Tensor, after: Tensor) -> MemoryAccess:
         """See `MemoryCore.access`."""
         return access_by(self.head_parameters(self.unpack(after).hidden), self.weightings(after))
+
+    def _weights(self) -> tuple[Tensor, ...]:
+        return *self._gate_weights(), self.head_layer.weight, self.head_layer.bias
 
     def _plain(
         self, inputs: Tensor, state: Tensor, start: Tensor, resets: Tensor | None, *weights: Tensor
@@ -345,7 +355,7 @@ class Ntm(MemoryCore):
         if memory_init == "learned":
             self.start_memory = nn.Parameter(0.05 * spread * torch.randn(self.slots, self.width))
         elif memory_init == "positional":
-            self.start_memory = nn.Parameter(0.05 * spread * _waves(self.slots, self.width))
+            self.start_memory = nn.Parameter(0.05 * spread * waves(self.slots, self.width))
         else:
             bound = spread / math.sqrt(self.slots + self.width)
             random = torch.empty(self.slots, self.width).uniform_(-bound, bound)
@@ -364,17 +374,6 @@ class Ntm(MemoryCore):
         learn_read = learned_start or tape
         self.start_read_logits = logits(self.read_heads, 0.1 if tape else 1.0) if learn_read else None
         self.start_write_logits = logits(self.write_heads, 1.0) if learned_start and not tape else None
-
-
-def _waves(slots: int, width: int) -> Tensor:
-    """Returns contents `[N, M]` of mean square 1: columns are cosines over the slots, from slow to fast.
-
-    Their phases are random. A key then refers to a position, and a similar key to a nearby one.
-    """
-    ends = math.log(1 / SLOWEST_WAVE), math.log(max(slots / FASTEST_WAVE, 1 / SLOWEST_WAVE))
-    waves = torch.exp(torch.linspace(*ends, width))  # periods in the memory
-    turns = torch.linspace(0, 1, slots + 1)[:-1, None] * waves + torch.rand(width)
-    return math.sqrt(2) * torch.cos(2 * math.pi * turns)
 
 
 def _can_be_compared(given: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ntm_rl.checks import require_at_least
 from ntm_rl.cores.access import MemoryAccess
-from ntm_rl.cores.base import MemoryCore
+from ntm_rl.cores.base import CoreStep, MemoryCore
 from ntm_rl.cores.episodes import episode_numbers
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.ntm import Backend, MemoryInit, Ntm
@@ -20,7 +20,7 @@ from ntm_rl.cores.ntm_heads import Init
 from ntm_rl.cores.registry import register_core
 from ntm_rl.cores.short_convolution import short_convolution
 from ntm_rl.kernels.block import run_block
-from ntm_rl.kernels.fused import is_fused
+from ntm_rl.kernels.fused import is_fused, lay_out
 from ntm_rl.transforms import with_weights
 
 WEIGHTS = (  # in the kernel's order
@@ -126,9 +126,21 @@ class NtmBlock(MemoryCore):
         # torch.compile fuses the other operators itself.
         if torch.compiler.is_compiling() or not is_fused(self.ntm.backend, inputs.device):
             return self._run_parts(inputs, state, resets, self.ntm)
-        weights = [operator.attrgetter(name)(self) for name in WEIGHTS]
-        tensors = (inputs, state, self.ntm.start(), resets, *weights)
+        tensors = (inputs, state, self.ntm.start(), resets, *self._weights())
         return run_block(tensors, self.ntm.kernel_sizes, self.ntm.clip, self._plain)
+
+    def make_step(self) -> CoreStep:
+        """See `MemoryCore.make_step`."""
+        weights, ntm = self._weights(), self.ntm
+        if not is_fused(ntm.backend, weights[0].device) or weights[0].dtype != torch.float32:
+            return self._run
+        start, run = ntm.start(), torch.ops.ntm_rl.ntm_block_forward.default
+        laid_out = lay_out([ntm.weight_input, ntm.weight_feedback, ntm.head_layer.weight])
+        fixed = (weights, ntm.kernel_sizes, ntm.clip, False, laid_out)
+        return lambda inputs, state, resets: run(inputs, state, start, resets, *fixed)[:2]
+
+    def _weights(self) -> list[Tensor]:
+        return [operator.attrgetter(name)(self) for name in WEIGHTS]
 
     def _run_parts(
         self, inputs: Tensor, state: Tensor, resets: Tensor | None, run_ntm: Callable[..., tuple[Tensor, Tensor]]

@@ -1,5 +1,6 @@
-"""The parameters of an NTM's heads and their initialisation."""
+"""The parameters of an NTM's heads, and the initialisation of heads and memory."""
 
+import math
 from collections.abc import Iterable, Mapping
 from itertools import cycle
 from typing import Literal, NamedTuple
@@ -23,6 +24,8 @@ TAPE_DIRECTIONS = (1, -1, 0)  # of the first, second, third ... read or write he
 # Sharp content addressing without shifts, and writes that keep most of the contents by which slots are found.
 CONTENT_STRENGTH, CONTENT_LOOK_UP, CONTENT_STAY, CONTENT_KEEP = 6.0, 2.0, 2.0, -3.0
 CONTENT_SPREAD = 10.0  # factor on the spread of the initial memory's contents, so that writes do not mask them
+
+SLOWEST_WAVE, FASTEST_WAVE = 4, 16  # wavelengths of a positional memory: in multiples of N, and in slots
 
 
 class HeadParameters(NamedTuple):
@@ -119,3 +122,14 @@ def _move(
         shifts[head] = 0
         shifts[head, shifts.shape[1] // 2 + direction] = tape_logit
         bias.exponents[head] = exponent
+
+
+def waves(slots: int, width: int) -> Tensor:
+    """Returns contents `[N, M]` of mean square 1: columns are cosines over the slots, from slow to fast.
+
+    Their phases are random. A key then refers to a position, and a similar key to a nearby one.
+    """
+    ends = math.log(1 / SLOWEST_WAVE), math.log(max(slots / FASTEST_WAVE, 1 / SLOWEST_WAVE))
+    waves = torch.exp(torch.linspace(*ends, width))  # periods in the memory
+    turns = torch.linspace(0, 1, slots + 1)[:-1, None] * waves + torch.rand(width)
+    return math.sqrt(2) * torch.cos(2 * math.pi * turns)

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl.checks import require_at_least
-from ntm_rl.cores.base import MemoryCore
+from ntm_rl.cores.base import CoreStep, MemoryCore
 from ntm_rl.cores.devices import can_read_values
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.lstm_step import lstm_step
 from ntm_rl.cores.pieces import Pieces
 from ntm_rl.cores.registry import register_core
-from ntm_rl.kernels.fused import is_fused, run_recurrent
+from ntm_rl.kernels.fused import is_fused, lay_out, run_recurrent
 from ntm_rl.transforms import is_transformed
 
 
@@ -168,6 +168,22 @@ class _FusedRecurrentCore(_TorchRecurrentCore):
     The torch module holds the weights, is the specification, and runs on other devices and without a compiler.
     """
 
+    def make_step(self) -> CoreStep:
+        """See `MemoryCore.make_step`."""
+        weights = self._weights()
+        if not is_fused("auto", weights[0].device) or weights[0].dtype != torch.float32:
+            return self._run
+        step, has_cell = torch.ops.ntm_rl.recurrent_step.default, self.parts == 2
+        matrices: list[Tensor] = []
+        for weight_input, weight_hidden in zip(weights[::4], weights[1::4], strict=True):
+            gates, candidate = weight_hidden.tensor_split([2 * self.output_size])  # of a GRU, whose candidate is apart
+            matrices += [weight_input, *([weight_hidden] if has_cell else [gates, candidate])]
+        laid_out = lay_out(matrices)
+        return lambda inputs, state, resets: step(inputs, state, resets, weights, has_cell, laid_out)
+
+    def _weights(self) -> list[Tensor]:
+        return [weight for layer in self.network.all_weights for weight in layer]
+
     def _run_sequence(
         self, inputs: Tensor, state: Tensor, resets: Tensor | None, needs_state: bool
     ) -> tuple[Tensor, Tensor | None]:
@@ -175,9 +191,8 @@ class _FusedRecurrentCore(_TorchRecurrentCore):
             return super()._run_sequence(inputs, state, resets, needs_state)
         has_cell = self.parts == 2
         if len(inputs) == 1 and not torch.is_grad_enabled():
-            weights = [weight for layer in self.network.all_weights for weight in layer]
             step = torch.ops.ntm_rl.recurrent_step.default
-            stepped: tuple[Tensor, Tensor] = step(inputs, state, resets, weights, has_cell)
+            stepped: tuple[Tensor, Tensor] = step(inputs, state, resets, self._weights(), has_cell)
             return stepped
         last = state[:, 1:].chunk(self.parts * self.layers, dim=1)
         hiddens, cells = [], []

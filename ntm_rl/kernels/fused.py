@@ -44,6 +44,12 @@ def _load() -> bool:
     return load_kernels()
 
 
+def lay_out(weights: Sequence[Tensor]) -> Tensor:
+    """Returns float32 matrices `[n, k]` as the kernels read them, for steps in which they stay the same."""
+    laid_out: Tensor = torch.ops.ntm_rl.lay_out.default(weights)
+    return laid_out
+
+
 def run_fused(
     kind: str, tensors: Sequence[Tensor | None], sizes: tuple[int, ...], clip: float, plain: Plain
 ) -> tuple[Tensor, Tensor]:

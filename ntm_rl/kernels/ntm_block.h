@@ -185,13 +185,14 @@ void normalize_reads_backward(const BlockSizes<Memory>& z, const s* rows, const 
 
 // Returns outputs [T, B, H], the last state and the values for the backward pass (empty unless `keeps`): normalised
 // embedded inputs and their factors, seen and convolved steps, the NTM's inputs, outputs and values, normalised reads
-// and their factors, normalised sums and their factors.
+// and their factors, normalised sums and their factors. laid_out: see `forward_into`.
 template <class Memory>
 std::tuple<Tensor, Tensor, std::vector<Tensor>> block_forward(const Tensor& inputs_, const Tensor& state_,
                                                               const std::optional<Tensor>& start,
                                                               const std::optional<Tensor>& resets,
                                                               at::TensorList weights, at::IntArrayRef shape,
-                                                              double clip, bool keeps) {
+                                                              double clip, bool keeps,
+                                                              const std::optional<Tensor>& laid_out) {
   BlockWeights w(weights);
   const BlockSizes<Memory> z(inputs_, w.kernel, shape, clip);
   z.check_all(state_, w);
@@ -213,7 +214,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> block_forward(const Tensor& inpu
     const Convolution<Memory, s> convolution{z, data_or_null<bool>(of.resets), seen.data_ptr<s>(),
                                              convolved.data_ptr<s>(), w.kernel.data_ptr<s>()};
     convolution.run(rows_of<s>(state), rows_of<s>(last), activated.data_ptr<s>());
-    kept = forward_into<Memory>(z, of, read, last, keeps);
+    kept = forward_into<Memory>(z, of, read, last, keeps, laid_out);
     normalized = keeps ? read.clone() : read;
     normalize_reads(z, normalized.data_ptr<s>(), read_scales.data_ptr<s>());
     sums = at::mm(normalized.view({z.rows, z.O}), w.project.t());
@@ -257,7 +258,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> block_backward(
     using s = scalar_t;
     d_norms = layer_norm_backward<s>(sums, sum_scales, w.norm, d_sums.data_ptr<s>());
     const Tensor d_rows = d_sums.view({z.rows, z.H}), d_read = d_rows.mm(w.project);
-    d_project = d_rows.t().mm(normalized.view({z.rows, z.O}));
+    d_project = weight_gradient(d_rows, normalized.view({z.rows, z.O}));
     normalize_reads_backward(z, normalized.data_ptr<s>(), read_scales.data_ptr<s>(), d_read.data_ptr<s>());
     of_memory_weights = backward_into<Memory>(z, of, d_read, ntm_part(d_after), read, of_memory, true,
                                               ntm_part(d_state), d_start);
@@ -275,8 +276,9 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> block_backward(
   return {needs[0] ? d_embedded.mm(w.embed).view(inputs.sizes()) : nothing,
           needs[1] ? d_state : nothing,
           needs[2] ? d_start : nothing,
-          {d_embedded.t().mm(inputs.view({z.rows, z.X})), d_embedded.sum(0), d_embed_norms[0], d_embed_norms[1],
-           d_kernel, d_input, d_bias, d_feedback, d_interface, d_interface_bias, d_project, d_norms[0], d_norms[1]}};
+          {weight_gradient(d_embedded, inputs.view({z.rows, z.X})), d_embedded.sum(0), d_embed_norms[0],
+           d_embed_norms[1], d_kernel, d_input, d_bias, d_feedback, d_interface, d_interface_bias, d_project,
+           d_norms[0], d_norms[1]}};
 }
 
 // Registers the operators `name`_forward and `name`_backward.
@@ -285,7 +287,7 @@ void define_block(Library& library, const std::string& name) {
   library.define<block_forward<Memory>>(
       name + "_forward",
       "(Tensor inputs, Tensor state, Tensor? start, Tensor? resets, Tensor[] weights, int[] shape, float clip, "
-      "bool keeps) -> (Tensor, Tensor, Tensor[])");
+      "bool keeps, Tensor? laid_out=None) -> (Tensor, Tensor, Tensor[])");
   library.define<block_backward<Memory>>(
       name + "_backward",
       "(Tensor? d_outputs, Tensor? d_last, bool[] needs, Tensor inputs, Tensor state, Tensor? start, Tensor? resets, "

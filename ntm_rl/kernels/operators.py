@@ -48,8 +48,7 @@ def _register_sequence(kind: str) -> None:
 
     @torch.library.register_fake(f"ntm_rl::{kind}_forward")  # type: ignore[untyped-decorator]
     def fake_forward(inputs: Tensor, state: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-        shape, _, keeps = others[-3:]
-        weight_interface = others[-5]
+        weight_interface, shape, keeps = others[5], others[7], others[9]
         steps, batch, _ = inputs.shape
         reads = shape[1] * shape[2]  # M * R of every memory
         computed, entering, first = sizes_of_kept(shape, inputs.dtype)
@@ -109,7 +108,7 @@ def _register_recurrent() -> None:
     torch.library.register_fake(name, fake_forward)
 
     @torch.library.register_fake("ntm_rl::recurrent_step")  # type: ignore[untyped-decorator]
-    def _(inputs: Tensor, state: Tensor, resets: Any, weights: list[Tensor], _: bool) -> tuple[Tensor, Tensor]:
+    def _(inputs: Tensor, state: Tensor, resets: Any, weights: list[Tensor], *_: Any) -> tuple[Tensor, Tensor]:
         outputs = inputs.new_empty(*inputs.shape[:2], weights[1].shape[1])
         return outputs, torch.empty_like(state, memory_format=torch.contiguous_format)
 

@@ -23,8 +23,9 @@ class Strips {
   // Copies weights [k, n] (transposed: [n, k]), whose rows are `row` apart, to strips in `to`.
   Strips(const s* weights, int64_t k, int64_t n, int64_t row, bool transposed, s* to);
 
-  // In place, [n, k]: slower, but a single product takes less time than the copy.
-  Strips(const s* weights, int64_t k, int64_t n) : data(weights), k(k), n(n), is_laid_out(false) {}
+  // In place, [n, k]: slower, but a single product takes less time than the copy. Or strips from an earlier copy.
+  Strips(const s* weights, int64_t k, int64_t n, bool is_laid_out = false)
+      : data(weights), k(k), n(n), is_laid_out(is_laid_out) {}
 
   // to [m, n] = from [m, n] + a [m, k] * weights, or without `from` a * weights. Rows are a_row, from_row (0: one row
   // for all) and to_row apart.
@@ -74,6 +75,41 @@ LaidOut<s> lay_out(const std::vector<const at::Tensor*>& weights, bool transpose
     to += Strips<s>::size(k, n);
   }
   return laid_out;
+}
+
+// Returns weights [n, k] as strips in one tensor, for the steps in which they do not change.
+template <typename s>
+at::Tensor lay_out_once(at::TensorList weights) {
+  int64_t size = 0;
+  for (const at::Tensor& each : weights) size += Strips<s>::size(each.size(1), each.size(0));
+  const at::Tensor laid_out = at::empty({size}, weights[0].options());
+  s* to = laid_out.data_ptr<s>();
+  for (const at::Tensor& each : weights) {
+    const at::Tensor weight = each.contiguous();
+    const int64_t k = weight.size(1), n = weight.size(0);
+    Strips<s>(weight.data_ptr<s>(), k, n, k, true, to);
+    to += Strips<s>::size(k, n);
+  }
+  return laid_out;
+}
+
+// The strips of weights [n, k] from `lay_out_once`.
+template <typename s>
+std::vector<Strips<s>> strips_of(const at::Tensor& laid_out, const std::vector<const at::Tensor*>& weights) {
+  std::vector<Strips<s>> strips;
+  const s* from = laid_out.data_ptr<s>();
+  for (const at::Tensor* each : weights) {
+    strips.emplace_back(from, each->size(1), each->size(0), true);
+    from += Strips<s>::size(each->size(1), each->size(0));
+  }
+  TORCH_CHECK_VALUE(from == laid_out.data_ptr<s>() + laid_out.numel(), "weights and their strips differ in size");
+  return strips;
+}
+
+// Returns the gradient [n, k] of a weight from its inputs x [rows, k] and the gradients d [rows, n] of its products.
+// torch's product with the longer side last is up to ten times as fast.
+inline at::Tensor weight_gradient(const at::Tensor& d, const at::Tensor& x) {
+  return x.size(1) < d.size(1) ? x.t().mm(d).t().contiguous() : d.t().mm(x);
 }
 
 }  // namespace ntm_rl

@@ -211,10 +211,11 @@ void run_step(Controller controller, int64_t H, const std::vector<Tensor>& tenso
 }
 
 // One step of all layers without gradients. inputs [1, B, I], resets [1, B]; the state is that of cores/recurrent.py:
-// alive flag, the layers' hidden states, their cells; weights: torch's four of each layer. Returns outputs [1, B, H]
-// and the new state.
+// alive flag, the layers' hidden states, their cells; weights: torch's four of each layer; laid_out: their matrices
+// from `lay_out`, those of a GRU's hidden state in two parts. Returns outputs [1, B, H] and the new state.
 std::tuple<Tensor, Tensor> recurrent_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
-                                          at::TensorList weights_, bool has_cell) {
+                                          at::TensorList weights_, bool has_cell,
+                                          const std::optional<Tensor>& laid_out) {
   const Controller controller = has_cell ? kLstm : kGru;
   std::vector<Tensor> weights = weights_.vec(), parts;
   const int64_t B = inputs.size(1), I = inputs.size(2), H = weights[1].size(1), S = state.size(1),
@@ -236,7 +237,8 @@ std::tuple<Tensor, Tensor> recurrent_step(Tensor inputs, Tensor state, const std
       for (int64_t b = 0; b < B; ++b)
         if (is_reset[b]) std::fill_n(state.data_ptr<s>() + b * S, S, s(0));
     }
-    const auto strips = lay_out<s>(pointers(parts), true, B <= kMostInPlace);
+    const auto strips = laid_out ? LaidOut<s>{strips_of<s>(*laid_out, pointers(parts)), {}}
+                                 : lay_out<s>(pointers(parts), true, B <= kMostInPlace);
     const int64_t grain = std::max<int64_t>(1, (1 << 21) / std::max<int64_t>(1, layers * 4 * H * (I + H)));
     at::parallel_for(0, B, grain, [&](int64_t from, int64_t until) {
       s* next = after.data_ptr<s>() + from * S;
@@ -281,16 +283,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> recurrent_bac
   });
   const Tensor d_sums = d_gates.sum(0), of_inputs = d_gates.narrow(1, 0, W), entered_rows = entered.view({T * B, H}),
                d_inputs = needs_inputs ? of_inputs.mm(weight_input).view({T, B, I}) : at::empty({0}, options);
-  Tensor d_weight_hidden = at::empty({W, H}, options), d_bias_hidden = d_sums.narrow(0, 0, W).clone();
   const int64_t shared = shared_rows(controller, H);
-  Tensor d_shared = d_weight_hidden.narrow(0, 0, shared);
-  at::mm_out(d_shared, d_gates.narrow(1, 0, shared).t(), entered_rows);
+  const Tensor d_weight_input = weight_gradient(of_inputs, inputs.view({T * B, I})),
+               d_bias_input = d_sums.narrow(0, 0, W);
+  Tensor d_weight_hidden = weight_gradient(d_gates.narrow(1, 0, shared), entered_rows),
+         d_bias_hidden = d_bias_input.clone();
   if (controller == kGru) {
-    Tensor d_candidate = d_weight_hidden.narrow(0, shared, H);
-    at::mm_out(d_candidate, d_gates.narrow(1, 3 * H, H).t(), entered_rows);
+    const Tensor d_shared = d_weight_hidden;
+    d_weight_hidden = at::empty({W, H}, options);
+    d_weight_hidden.narrow(0, 0, shared).copy_(d_shared);
+    d_weight_hidden.narrow(0, shared, H).copy_(weight_gradient(d_gates.narrow(1, W, H), entered_rows));
     d_bias_hidden.narrow(0, shared, H).copy_(d_sums.narrow(0, W, H));
   }
-  const Tensor d_weight_input = of_inputs.t().mm(inputs.view({T * B, I})), d_bias_input = d_sums.narrow(0, 0, W);
   return {d_inputs, d_hidden, d_cell, d_weight_input, d_weight_hidden, d_bias_input, d_bias_hidden};
 }
 
@@ -303,7 +307,8 @@ const Operators operators([](Library& library) {
       "Tensor bias_input, Tensor bias_hidden) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   library.define<recurrent_step>(
       "recurrent_step",
-      "(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, bool has_cell) -> (Tensor, Tensor)");
+      "(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, bool has_cell, Tensor? laid_out=None) -> "
+      "(Tensor, Tensor)");
   library.define<recurrent_backward>(
       "recurrent_backward",
       "(Tensor? d_outputs, Tensor? d_last_cell, bool needs_inputs, bool has_cell, Tensor inputs, Tensor? resets, "

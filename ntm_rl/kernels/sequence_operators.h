@@ -64,10 +64,11 @@ std::vector<int64_t> sequence_kept(at::IntArrayRef shape, at::ScalarType type) {
   return {z.computed(), z.entering(), z.row};
 }
 
-// Writes outputs [T, B, O] and the last states; returns, if `keeps`, the values for the backward pass.
+// Writes outputs [T, B, O] and the last states; returns, if `keeps`, the values for the backward pass. laid_out: the
+// weights of inputs, feedback and interface from `lay_out`.
 template <class Memory>
-Tensor forward_into(const Sizes<Memory>& z, const Arguments& of, const Tensor& outputs, const Tensor& last,
-                    bool keeps) {
+Tensor forward_into(const Sizes<Memory>& z, const Arguments& of, const Tensor& outputs, const Tensor& last, bool keeps,
+                    const std::optional<Tensor>& laid_out = std::nullopt) {
   const Tensor zeros = of.zeros();
   Tensor kept;
   AT_DISPATCH_FLOATING_TYPES(of.inputs.scalar_type(), "sequence_forward", [&] {
@@ -77,8 +78,9 @@ Tensor forward_into(const Sizes<Memory>& z, const Arguments& of, const Tensor& o
     const Blocks<s> blocks(z, kept.data_ptr<s>(), keeps);
     const Episodes<s> episodes = of.episodes<s>(zeros);
     Memory::lay_out(z, episodes.start + 1, blocks.start);
-    const auto weights = lay_out<s>({&of.weight_input, &of.weight_feedback, &of.weight_interface}, true,
-                                    z.T == 1 && z.B <= kMostInPlace);
+    const std::vector<const Tensor*> matrices = {&of.weight_input, &of.weight_feedback, &of.weight_interface};
+    const auto weights = laid_out ? LaidOut<s>{strips_of<s>(*laid_out, matrices), {}}
+                                  : lay_out<s>(matrices, true, z.T == 1 && z.B <= kMostInPlace);
     at::parallel_for(0, z.B, z.grain(), [&](int64_t from, int64_t until) {
       run(z, blocks, episodes, of.inputs.data_ptr<s>(), weights[0], of.bias->data_ptr<s>(), weights[1], weights[2],
           of.bias_interface->data_ptr<s>(), outputs.data_ptr<s>(), rows_of<s>(last), from, until);
@@ -111,9 +113,13 @@ std::array<Tensor, 6> backward_into(const Sizes<Memory>& z, const Arguments& of,
     });
   });
   const Tensor feedback = kept.narrow(0, rows * z.G, rows * z.F).view({rows, z.F}),  // as `Blocks` has them
-      hidden = outputs.view({rows, z.O}).narrow(1, 0, z.H), of_gates = d_gates.t();
-  return {d_inputs, of_gates.mm(of.inputs.view({rows, z.I})), d_gates.sum(0), of_gates.mm(feedback),
-          d_raw.t().mm(hidden), d_raw.sum(0)};
+      hidden = outputs.view({rows, z.O}).narrow(1, 0, z.H);
+  return {d_inputs,
+          weight_gradient(d_gates, of.inputs.view({rows, z.I})),
+          d_gates.sum(0),
+          weight_gradient(d_gates, feedback),
+          weight_gradient(d_raw, hidden),
+          d_raw.sum(0)};
 }
 
 // Returns outputs [T, B, O], the last state [B, state] and, if `keeps`, the values for the backward pass.
@@ -123,12 +129,14 @@ std::tuple<Tensor, Tensor, Tensor> sequence_forward(const Tensor& inputs, const 
                                                     const std::optional<Tensor>& resets, const Tensor& weight_input,
                                                     const Tensor& bias, const Tensor& weight_feedback,
                                                     const Tensor& weight_interface, const Tensor& bias_interface,
-                                                    at::IntArrayRef shape, double clip, bool keeps) {
+                                                    at::IntArrayRef shape, double clip, bool keeps,
+                                                    const std::optional<Tensor>& laid_out) {
   const Sizes<Memory> z(inputs.sizes(), inputs.scalar_type(), shape, clip);
   Arguments of{inputs, state, start, resets, weight_input, weight_feedback, weight_interface, bias, bias_interface};
   of.prepare(z);
   const Tensor outputs = at::empty({z.T, z.B, z.O}, inputs.options()),
-               last = at::empty({z.B, z.state}, inputs.options()), kept = forward_into(z, of, outputs, last, keeps);
+               last = at::empty({z.B, z.state}, inputs.options()),
+               kept = forward_into(z, of, outputs, last, keeps, laid_out);
   return {outputs, last, kept};
 }
 
@@ -163,8 +171,8 @@ void define_sequence(Library& library, const std::string& name) {
   library.define<sequence_forward<Memory>>(
       name + "_forward",
       "(Tensor inputs, Tensor state, Tensor? start, Tensor? resets, Tensor weight_input, Tensor bias, "
-      "Tensor weight_feedback, Tensor weight_interface, Tensor bias_interface, int[] shape, float clip, bool keeps) "
-      "-> (Tensor, Tensor, Tensor)");
+      "Tensor weight_feedback, Tensor weight_interface, Tensor bias_interface, int[] shape, float clip, bool keeps, "
+      "Tensor? laid_out=None) -> (Tensor, Tensor, Tensor)");
   library.define<sequence_backward<Memory>>(
       name + "_backward",
       "(Tensor? d_outputs, Tensor? d_last, bool[] needs, Tensor inputs, Tensor state, Tensor? start, Tensor? resets, "

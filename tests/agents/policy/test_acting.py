@@ -1,0 +1,188 @@
+"""Acting in a rollout: the kernels against `MlpNtmPolicy.step`, and the policies that do not use them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from ntm_rl.agents import CnnNtmPolicy, MlpNtmPolicy, MultiInputNtmPolicy
+from ntm_rl.agents.parallel.ranks import Ranks
+from ntm_rl.agents.policy.acting import FusedActor, make_actor
+from ntm_rl.cores.registry import core_names
+from ntm_rl.kernels.loader import load_kernels
+
+SIZES: dict[str, dict[str, Any]] = {
+    "ntm": dict(slots=5, width=3, hidden_size=8),
+    "ntm_block": dict(slots=9, width=3, hidden_size=8),
+    "lstm": dict(hidden_size=20, layers=2),
+    "gru": dict(hidden_size=20, layers=2),
+}
+ACTIONS = {
+    "discrete": spaces.Discrete(3, start=2),
+    "box": spaces.Box(-2, 2, (2, 9)),
+    "multidiscrete": spaces.MultiDiscrete([2, 3, 40]),
+    "multibinary": spaces.MultiBinary(5),
+}
+
+
+@pytest.fixture(autouse=True)
+def kernel():
+    if not load_kernels():
+        pytest.skip("no compiler")
+
+
+def policy_of(action="discrete", core="lstm", kind=MlpNtmPolicy, observations=None, **kwargs) -> MlpNtmPolicy:
+    torch.manual_seed(0)
+    space = observations or spaces.Box(-1, 1, (4,))
+    kwargs.setdefault("core_kwargs", SIZES.get(core, {}))
+    policy = kind(space, ACTIONS[action], lambda _: 1e-3, core=core, **kwargs)
+    with torch.no_grad():
+        for parameter in policy.parameters():  # the last layers begin near 0
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        policy.return_scale.mean.fill_(3.0)
+        policy.return_scale.std.fill_(2.0)
+    policy.set_training_mode(False)
+    return policy
+
+
+def sample_of(space: spaces.Space, batch: int) -> Any:
+    space.seed(0)
+    samples = [space.sample() for _ in range(batch)]
+    if isinstance(space, spaces.Dict):
+        return {key: torch.from_numpy(np.stack([each[key] for each in samples])) for key in space.spaces}
+    return torch.from_numpy(np.stack(samples))
+
+
+def assert_equal_steps(policy: MlpNtmPolicy, batch: int = 5, steps: int = 4) -> None:
+    """Compares actions, values, log probabilities, states and the random generator after each step."""
+    actor = make_actor(policy)
+    assert isinstance(actor, FusedActor)
+    state = expected_state = policy.initial_state(batch)
+    for step in range(steps):
+        obs, resets = sample_of(policy.observation_space, batch), torch.arange(batch) % 3 == step
+        with torch.no_grad():
+            torch.manual_seed(step)
+            *found, state = actor(obs, state, resets, None)
+            generator = torch.get_rng_state()
+            torch.manual_seed(step)
+            *expected, expected_state = policy.step(obs, expected_state, resets)
+        assert found[0].dtype == expected[0].dtype
+        torch.testing.assert_close([*found, state], [*expected, expected_state], rtol=1e-5, atol=2e-6)
+        assert torch.equal(generator, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("batch", [1, 5, 33])
+def test_every_action_space_gives_the_same_steps(action, batch):
+    assert_equal_steps(policy_of(action), batch)
+
+
+@pytest.mark.parametrize("core", core_names())
+@pytest.mark.parametrize("critic", ["shared", "separate"])
+def test_every_core_gives_the_same_steps(core, critic):
+    assert_equal_steps(policy_of(core=core, critic=critic))
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
+@pytest.mark.parametrize("net_arch", [[], [7], {"pi": [70, 33], "vf": []}])
+def test_every_network_gives_the_same_steps(activation, net_arch):
+    assert_equal_steps(policy_of(net_arch=net_arch, activation_fn=activation))
+
+
+@pytest.mark.parametrize(
+    ("kind", "space"),
+    [
+        (MlpNtmPolicy, spaces.Discrete(5)),
+        (MlpNtmPolicy, spaces.MultiDiscrete([2, 3])),
+        (MlpNtmPolicy, spaces.MultiBinary(4)),
+        (MlpNtmPolicy, spaces.Box(-1, 1, (2, 3), np.float64)),
+        (MlpNtmPolicy, spaces.Box(-1, 1, ())),
+        (CnnNtmPolicy, spaces.Box(0, 255, (1, 36, 36), np.uint8)),
+        (MultiInputNtmPolicy, spaces.Dict({"card": spaces.Discrete(4), "angle": spaces.Box(-1, 1, (3,))})),
+    ],
+)
+def test_every_observation_space_gives_the_same_steps(kind, space):
+    assert_equal_steps(policy_of(kind=kind, observations=space))
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_ranks_draw_the_numbers_of_one_process(action):
+    policy = policy_of(action)
+    policy.ranks = Ranks(1, 3)
+    assert_equal_steps(policy)
+
+
+def test_changed_parameters_take_effect():
+    policy = policy_of()
+    actor, obs, state = make_actor(policy), torch.ones(2, 4), policy.initial_state(2)
+    resets = torch.zeros(2, dtype=torch.bool)
+    with torch.no_grad():
+        for parameter in (policy.core.network.weight_ih_l0, policy.value_net.weight):
+            parameter.add_(1)
+            _, values, _, after = actor(obs, state, resets, None)
+            _, expected, _, expected_after = policy.step(obs, state, resets)
+            torch.testing.assert_close((values, after), (expected, expected_after))
+
+
+@pytest.mark.parametrize("action", ["box", "multidiscrete", "multibinary"])
+def test_values_that_are_not_finite_raise_a_value_error(action):
+    policy = policy_of(action)
+    with torch.no_grad(), pytest.raises(ValueError, match="not finite"):
+        make_actor(policy)(torch.full((2, 4), torch.nan), policy.initial_state(2), torch.zeros(2).bool(), None)
+
+
+def test_action_masks_are_obeyed():
+    policy = policy_of()
+    masks = torch.tensor([[False, True, False]]).expand(50, 3)
+    with torch.no_grad():
+        actions, *_ = make_actor(policy)(torch.ones(50, 4), policy.initial_state(50), torch.zeros(50).bool(), masks)
+    assert (actions == 1).all()
+
+
+class OtherValues(MlpNtmPolicy):
+    """A policy with values of its own."""
+
+    def _values(self, latent_vf):
+        return super()._values(latent_vf) + 100
+
+
+def replaced_forward(policy):
+    policy.value_net.forward = lambda inputs: inputs[:, :1]
+
+
+UNUSUAL = {
+    "a subclass": lambda: policy_of(kind=OtherValues),
+    "other activations": lambda: policy_of(activation_fn=nn.ELU),
+    "state-dependent exploration": lambda: policy_of("box", use_sde=True),
+    "double precision": lambda: policy_of().double(),
+    "separate features extractors": lambda: policy_of(share_features_extractor=False, critic="separate"),
+}
+
+
+@pytest.mark.parametrize("make", UNUSUAL.values(), ids=UNUSUAL)
+def test_unusual_policies_act_by_their_own_step(make):
+    assert not isinstance(make_actor(make()), FusedActor)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda policy: policy.value_net.register_forward_hook(lambda *_: None),
+        lambda policy: policy.core.register_forward_pre_hook(lambda *_: None),
+        replaced_forward,
+        lambda policy: setattr(policy, "step", policy.step.__func__),
+    ],
+    ids=["hook", "pre-hook", "forward", "step"],
+)
+def test_changed_policies_act_by_their_own_step(change):
+    policy = policy_of()
+    change(policy)
+    assert not isinstance(make_actor(policy), FusedActor)
+
+
+def test_policies_act_by_their_own_step_under_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not isinstance(make_actor(policy_of()), FusedActor)
