@@ -208,7 +208,8 @@ class SupervisedTrainer:
             logits, entropy = self.network(inputs), torch.zeros(())
         targets, mask = (tensor_on(self.network, each[:, rows]) for each in (batch.targets, batch.mask))
         cost = bits_of(logits, targets, mask).mean()
-        wrong = ((logits.detach() > 0) != (targets > 0))[mask].float().mean()
+        is_wrong = ((logits.detach() > 0) != (targets > 0)) & mask.unsqueeze(2)
+        wrong = is_wrong.sum() / float(batch.mask[:, rows].sum() * targets.shape[2])  # on the host
         share = inputs.shape[1] / settings.batch_size
         self.optimizer.zero_grad()
         (share * (cost + entropy_weight * entropy)).backward()
