@@ -1,14 +1,35 @@
 """The devices on which the tests of this folder run: a GPU, and everywhere a device that stands in for one."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from ntm_rl.agents.speed.device_report import append_tests
 from ntm_rl.kernels.compiler import BuildError
 from stand_in_device import load_stand_in
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--report", type=Path, help="append the outcomes to a report")
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    path = config.getoption("--report")
+    if path is None:
+        return
+    outcomes = {name: terminalreporter.stats.get(name, []) for name in ("passed", "failed", "error", "skipped")}
+    failed = [*outcomes["failed"], *outcomes["error"]]
+    messages = {report.nodeid: getattr(report.longrepr, "reprcrash", report.longrepr) for report in failed}
+    append_tests(
+        path,
+        torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        {name: len(reports) for name, reports in outcomes.items() if reports},
+        {name: str(getattr(message, "message", message)) for name, message in messages.items()},
+    )
 
 
 @pytest.fixture(params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in ("stand_in", "cuda")])
