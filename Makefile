@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: train test test-slow soak fuzz check docs format clean
+.PHONY: train test test-slow test-cuda soak fuzz check docs format clean
 
 train: $(INSTALLED)
 	$(BIN)/ntm-rl train popgym-RepeatPreviousEasy-v0 total_timesteps=200_000
@@ -14,6 +14,11 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -q -m slow --timeout 3600
+
+# Starts the report, to which `ntm-rl benchmark speed --device cuda --report cuda-report.md` appends.
+test-cuda: $(INSTALLED)
+	rm -f cuda-report.md
+	$(BIN)/python -m pytest -q -m cuda --report cuda-report.md tests/devices
 
 soak: $(INSTALLED)
 	$(BIN)/python tests/reliability/soak.py --minutes 60

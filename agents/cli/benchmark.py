@@ -19,7 +19,11 @@ EXAMPLES = (
     "ntm-rl benchmark speed",
     "ntm-rl benchmark memory --suite popgym-small --cores ntm,lstm --seeds 3",
 )
-SPEED_EXAMPLES = ("ntm-rl benchmark speed", "ntm-rl benchmark speed --only ppo_ntm_cartpole --json")
+SPEED_EXAMPLES = (
+    "ntm-rl benchmark speed",
+    "ntm-rl benchmark speed --only ppo_ntm_cartpole --json",
+    "ntm-rl benchmark speed --device cuda --report cuda-report.md",
+)
 GROWTH_EXAMPLES = ("ntm-rl benchmark growth", "ntm-rl benchmark growth --only slots --plot slots.png")
 CORES_EXAMPLES = ("ntm-rl benchmark cores", "ntm-rl benchmark cores --only dnc")
 SPARSE_EXAMPLES = ("ntm-rl benchmark sparse", "ntm-rl benchmark sparse --json")
@@ -47,6 +51,12 @@ def add(commands: Any) -> None:
     benchmarks = parser.add_subparsers(required=True, metavar="BENCHMARK")
     speed = add_command(benchmarks, "speed", speed_command, "compare the speed with other libraries", SPEED_EXAMPLES)
     speed.add_argument("--only", metavar="NAME", help="run a single comparison")
+    speed.add_argument(
+        "--device",
+        metavar="DEVICE",
+        help="compare cores and trainings on a device (cpu, cuda or cuda:N) within minutes",
+    )
+    speed.add_argument("--report", type=path, metavar="FILE.md", help="append the rows of --device to a report")
     growth = add_command(
         benchmarks, "growth", growth_command, "measure how the cost grows with each size", GROWTH_EXAMPLES
     )
@@ -89,17 +99,39 @@ def _add_memory(benchmarks: Any) -> None:
 
 def speed_command(options: argparse.Namespace) -> int:
     """Prints the comparisons as they are measured."""
+    from ntm_rl.errors import InputError
+
+    if options.device is not None:
+        return _device_speed(options)
+    if options.report is not None:
+        raise InputError("--report: needs --device")
     from ntm_rl.agents.speed.comparisons import speed
 
-    def line(row: Any) -> str:
-        verdict = "met" if row.met else "NOT met"
-        return (
-            f"{row.name}: {row.ours:,.4g} {row.unit} against {row.peer:,.4g} {row.unit}, ratio {row.ratio:.3g} "
-            f"(goal {row.goal}: {verdict}; {row.threads} thread{'s' * (row.threads > 1)})"
-        )
-
-    _print_rows(speed(options.only), line, options.json)
+    _print_rows(speed(options.only), _speed_line, options.json)
     return 0
+
+
+def _device_speed(options: argparse.Namespace) -> int:
+    """Prints the comparisons on a device, and appends them to the report."""
+    from ntm_rl.agents.speed.device_report import append_speed, check_report
+    from ntm_rl.agents.speed.devices import device_speed, find_device
+
+    device = find_device(options.device)
+    if options.report is not None:
+        check_report(options.report)
+    rows = device_speed(device, options.only)
+    if options.report is not None:
+        rows = append_speed(options.report, device, rows)
+    _print_rows(rows, _speed_line, options.json)
+    return 0
+
+
+def _speed_line(row: Any) -> str:
+    goal = "" if row.goal is None else f"goal {row.goal}: {'met' if row.met else 'NOT met'}; "
+    return (
+        f"{row.name}: {row.ours:,.4g} {row.unit} against {row.peer:,.4g} {row.unit}, ratio {row.ratio:.3g} "
+        f"({goal}{row.threads} thread{'s' * (row.threads > 1)})"
+    )
 
 
 def growth_command(options: argparse.Namespace) -> int:

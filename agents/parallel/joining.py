@@ -9,7 +9,6 @@ import torch.distributed as dist
 
 from ntm_rl.agents.parallel.launched import is_launched
 from ntm_rl.agents.parallel.ranks import SINGLE, RankLostError, Ranks
-from ntm_rl.errors import InputError
 
 ANSWER_SECONDS = 600.0  # a rank that does not answer for longer is lost
 _RUN, _FAILURE = "ntm_rl/run", "ntm_rl/exit code"
@@ -34,17 +33,10 @@ def join(answer_seconds: float = ANSWER_SECONDS) -> Ranks:
 
 
 def local_device() -> torch.device | None:
-    """Returns the GPU of this rank; None if there is no GPU, or only one process.
-
-    Raises:
-        InputError: this host has fewer GPUs than ranks.
-    """
-    if not is_launched() or not torch.cuda.is_available():
+    """Returns the GPU of this rank; None if there is only one process, or a rank of this host has no GPU."""
+    if not is_launched() or torch.cuda.device_count() < int(os.environ["LOCAL_WORLD_SIZE"]):
         return None
-    local, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-    if local >= count:
-        raise InputError(f"processes: rank {local} of this host has no GPU, as it has {count}; use device=cpu or fewer")
-    return torch.device("cuda", local)
+    return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
 
 
 def _connect(timeout: timedelta) -> None:

@@ -38,6 +38,14 @@ class Ranks:
         """Whether this rank writes logs, checkpoints and agents."""
         return self.rank == 0
 
+    def check_device(self, device: torch.device) -> None:
+        """Raises an `InputError` if the ranks cannot exchange tensors of a device, as where they share a GPU."""
+        if self.size > 1 and device.type == "cuda" and "cuda" not in str(dist.get_backend_config()):
+            raise InputError(
+                f"processes: each needs a GPU of its own, and this host has {torch.cuda.device_count()}; use "
+                "device=cpu or fewer processes"
+            )
+
     def total(self, tensor: Tensor) -> Tensor:
         """Sums a tensor over all ranks, in place; returns it."""
         if self.size > 1:

@@ -173,6 +173,7 @@ class MemoryPPO(MaskedRecurrentPPO):
         return RecurrentPPO._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
+        self.ranks.check_device(self.device)
         is_chosen = self.batch_size == "auto"  # type: ignore[comparison-overlap]
         check_hyperparameters(self)
         check_policy_class(self.policy_class, MlpNtmPolicy)

@@ -132,6 +132,6 @@ def load_checkpoint(path: Path, model: OnPolicyAlgorithm) -> dict[str, Any]:
     model._episode_num = counters["episode_num"]
     model.ep_info_buffer = deque(episodes, maxlen=model._stats_window_size)
     model.ep_success_buffer = deque(successes, maxlen=model._stats_window_size)
-    restore_random_states(groups["random"], document["random"])
+    restore_random_states(groups["random"], document["random"], model.device)
     restore_rank_generators(model, state, counters["num_timesteps"])
     return extra

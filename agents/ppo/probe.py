@@ -43,7 +43,7 @@ def probe_environment(settings: EnvSettings, seed: int) -> Probe:
         InputError: it cannot be made, or violates Gymnasium's interface or its own spaces.
         ForeignError: its own code raised an error.
     """
-    with _preserved_random_states():
+    with _preserved_random_states(torch.device("cpu")):
         env = make_vec_env(settings, 1, seed)
         try:
             limit = episode_limit(env)
@@ -71,7 +71,7 @@ def probe_agent(model: MemoryPPO, env_id: str) -> None:
     Raises:
         InputError: one of these fails.
     """
-    with _preserved_random_states(), TemporaryDirectory(prefix="ntm-rl-") as folder:
+    with _preserved_random_states(model.device), TemporaryDirectory(prefix="ntm-rl-") as folder:
         _act(model, env_id)
         try:
             save_agent(model.policy, Path(folder, "agent"), model.get_vec_normalize_env())
@@ -99,10 +99,10 @@ def _act(model: MemoryPPO, env_id: str) -> None:
 
 
 @contextmanager
-def _preserved_random_states() -> Iterator[None]:
+def _preserved_random_states(device: torch.device) -> Iterator[None]:
     """Restores the random states at the end of the context."""
-    states = random_states()
+    states = random_states(device)
     try:
         yield
     finally:
-        restore_random_states(*states)
+        restore_random_states(*states, device)

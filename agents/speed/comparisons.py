@@ -4,10 +4,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from sb3_contrib import RecurrentPPO
@@ -17,6 +16,7 @@ from stable_baselines3.common.env_util import make_atari_env
 from torch import Tensor, nn
 
 from ntm_rl.agents.speed.environment_steps import POPGYM_GAMES, copy_steps, minigrid_steps, popgym_steps
+from ntm_rl.agents.speed.rows import Comparison, Measure, MissingPeerError, Row, measure
 from ntm_rl.agents.speed.timing import (
     CARTPOLE,
     PPO_KWARGS,
@@ -30,84 +30,11 @@ from ntm_rl.agents.speed.timing import (
 from ntm_rl.cores.registry import make_core
 from ntm_rl.envs.factory import EnvSettings, import_family
 from ntm_rl.envs.sb3.making import make_vec_env
-from ntm_rl.errors import InputError, did_you_mean
-
-Measure = tuple[float, float, str]  # ours, peer, unit
-
-
-class MissingPeerError(InputError):
-    """The peer of a row is not installed."""
-
-    def __init__(self, packages: str):
-        super().__init__(f"the peer of this row is not installed; run: pip install {packages}")
-
-
-@dataclass(frozen=True)
-class Row:
-    """Result of a comparison.
-
-    Attributes:
-        name: Name of the comparison.
-        ours: Measurement of this package, median over the repeats.
-        peer: Measurement of the peer.
-        unit: Unit of both.
-        ratio: `ours / peer`.
-        goal: Goal of the ratio, such as ">= 8".
-        met: Whether the goal is met.
-        threads: Number of torch threads.
-    """
-
-    name: str
-    ours: float
-    peer: float
-    unit: str
-    ratio: float
-    goal: str
-    met: bool
-    threads: int
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A row to measure: `measure(repeats)` returns the values of this package and of the peer, and their unit."""
-
-    measure: Callable[[int], Measure]
-    sense: Literal["<=", ">="]
-    goal: float
-    threads: int = 1
 
 
 def speed(only: str | None = None, repeats: int = 7) -> Iterator[Row]:
-    """Yields the rows of the speed benchmark as they are measured; without a name, rows of missing peers are skipped.
-
-    Args:
-        only: Name of a single row.
-        repeats: Measurements per row.
-
-    Raises:
-        InputError: unknown row.
-        MissingPeerError: the peer of the named row is not installed.
-    """
-    if only is not None and only not in COMPARISONS:
-        raise InputError(
-            f"only = {only!r}: unknown row; valid are {', '.join(COMPARISONS)}.{did_you_mean(only, COMPARISONS)}"
-        )
-    before = torch.get_num_threads()
-    for name, comparison in COMPARISONS.items():
-        if only in (None, name):
-            torch.set_num_threads(comparison.threads)
-            try:
-                ours, peer, unit = comparison.measure(repeats)
-            except MissingPeerError as error:
-                if only is not None:
-                    raise
-                print(f"note: {name} is skipped: {error}", file=sys.stderr)
-                continue
-            ratio = ours / peer
-            met = ratio <= comparison.goal if comparison.sense == "<=" else ratio >= comparison.goal
-            goal = f"{comparison.sense} {comparison.goal:g}"
-            yield Row(name, ours, peer, unit, ratio, goal, met, comparison.threads)
-    torch.set_num_threads(before)
+    """Yields the rows of the speed benchmark on the CPU; see `measure`."""
+    return measure(COMPARISONS, only, repeats)
 
 
 def _sequence(
@@ -115,7 +42,7 @@ def _sequence(
 ) -> Callable[[int], Measure]:
     """Forward and backward pass of the NTM against a peer with the same shapes."""
 
-    def measure(repeats: int) -> Measure:
+    def compare(repeats: int) -> Measure:
         block = torch.randn(steps, batch, inputs)
         options = {"slots": slots, "width": width, "hidden_size": hidden}
         ours = training_step(make_core("ntm", inputs, **options), block)
@@ -129,7 +56,7 @@ def _sequence(
         our_seconds, peer_seconds = alternate(repeats, ours, other)
         return 1e3 * our_seconds, 1e3 * peer_seconds, "ms"
 
-    return measure
+    return compare
 
 
 def _dnc(block: Tensor, options: dict[str, int]) -> Callable[[], None]:
@@ -193,7 +120,7 @@ def _steps_per_second(repeats: int, *models: BaseAlgorithm) -> Measure:
 def _jax(core: str, n_envs: int) -> Callable[[int], Measure]:
     """Training on one core of the processor against a compiled JAX program with a GRU, of the same sizes."""
 
-    def measure(repeats: int) -> Measure:
+    def compare(repeats: int) -> Measure:
         if find_spec("jax") is None:
             raise MissingPeerError("jax")
         before = os.sched_getaffinity(0)
@@ -209,13 +136,13 @@ def _jax(core: str, n_envs: int) -> Callable[[int], Measure]:
             os.sched_setaffinity(0, before)
         return steps / seconds[0], steps / seconds[1], "steps/s"
 
-    return measure
+    return compare
 
 
 def _pong(is_recurrent: bool) -> Callable[[int], Measure]:
     """Training on Pong against SB3, with single frames for both (SB3 recommends four stacked frames)."""
 
-    def measure(repeats: int) -> Measure:
+    def compare(repeats: int) -> Measure:
         if find_spec("cv2") is None:
             raise MissingPeerError("opencv-python-headless")
         import_family("ALE/")
@@ -227,7 +154,7 @@ def _pong(is_recurrent: bool) -> Callable[[int], Measure]:
         )
         return _steps_per_second(min(repeats, 5), make_training("ntm", "ALE/Pong-v5", stack=1), peer)
 
-    return measure
+    return compare
 
 
 def _ppo_64_envs(repeats: int) -> Measure:

@@ -62,7 +62,7 @@ def write_checkpoint(
     parts = {f"policy.{name}": tensor for name, tensor in weights_of(module).items()}
     for index, values in state["state"].items():
         parts |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
-    generators, other_generators = random_states()
+    generators, other_generators = random_states(next(module.parameters()).device)
     parts |= {f"random.{name}": generator for name, generator in generators.items()}
     values = {
         "format": FORMATS[document["kind"]],
@@ -148,7 +148,7 @@ def read_checkpoint(
     require_matching(path, groups["policy"], weights_of(module))
     try:
         state = _optimizer_state(path, groups["optimizer"], document, optimizer)
-        check_random_states(groups["random"], document["random"])
+        check_random_states(groups["random"], document["random"], next(module.parameters()).device)
     except StorageError:
         raise
     except Exception as error:  # the parsers raise all kinds of errors for hostile values

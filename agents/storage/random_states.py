@@ -11,11 +11,11 @@ from torch import Tensor
 MERSENNE_TWISTER_WORDS = 624
 
 
-def random_states() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns torch's states as tensors (CPU, and CUDA where there is one) and Python's and NumPy's as JSON."""
+def random_states(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns torch's states as tensors, of the CPU and of a CUDA device, and Python's and NumPy's as JSON."""
     tensors = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":  # on others, CUDA is not initialised, which takes memory
+        tensors["cuda"] = torch.cuda.get_rng_state(device)
     return tensors, host_states()
 
 
@@ -26,22 +26,22 @@ def host_states() -> dict[str, Any]:
     return {"python": random.getstate(), "numpy": {**state, "state": inner}}
 
 
-def check_random_states(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+def check_random_states(tensors: Mapping[str, Tensor], document: Mapping[str, Any], device: torch.device) -> None:
     """Raises any error that `restore_random_states` would raise, by setting generators that are not used."""
     if not {"torch"} <= tensors.keys() <= {"torch", "cuda"}:
         raise ValueError(f"random states of {sorted(tensors)}")
     torch.Generator().set_state(tensors["torch"])
-    if "cuda" in tensors and torch.cuda.is_available():
-        torch.Generator("cuda").set_state(tensors["cuda"])
+    if "cuda" in tensors and device.type == "cuda":
+        torch.Generator(device).set_state(tensors["cuda"])
     check_host_states(document)
 
 
-def restore_random_states(tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
-    """Restores the states returned by `random_states`."""
+def restore_random_states(tensors: Mapping[str, Tensor], document: Mapping[str, Any], device: torch.device) -> None:
+    """Restores the states returned by `random_states`, on another type of device those of the CPU."""
     restore_host_states(document)
     torch.set_rng_state(tensors["torch"])
-    if "cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["cuda"])
+    if "cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["cuda"], device)
 
 
 def check_host_states(document: Mapping[str, Any]) -> None:

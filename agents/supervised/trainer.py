@@ -79,9 +79,9 @@ class SupervisedTrainer:
         torch.manual_seed(settings.seed)
         sizes = self.task.input_size, self.task.output_size
         settings.import_core()
-        self.network = SequenceNetwork(settings.core_name, *sizes, **settings.core_kwargs).to(
-            get_device(settings.device)
-        )
+        device = get_device(settings.device)
+        self.ranks.check_device(device)
+        self.network = SequenceNetwork(settings.core_name, *sizes, **settings.core_kwargs).to(device)
         is_noted = settings.optimizer.weighting_entropy and self.ranks.is_first
         if is_noted and not self.network.core.has_weightings():
             print(f"note: optimizer.weighting_entropy: core {settings.core!r} has no weightings", file=sys.stderr)
@@ -208,7 +208,8 @@ class SupervisedTrainer:
             logits, entropy = self.network(inputs), torch.zeros(())
         targets, mask = (tensor_on(self.network, each[:, rows]) for each in (batch.targets, batch.mask))
         cost = bits_of(logits, targets, mask).mean()
-        wrong = ((logits.detach() > 0) != (targets > 0))[mask].float().mean()
+        is_wrong = ((logits.detach() > 0) != (targets > 0)) & mask.unsqueeze(2)
+        wrong = is_wrong.sum() / float(batch.mask[:, rows].sum() * targets.shape[2])  # on the host
         share = inputs.shape[1] / settings.batch_size
         self.optimizer.zero_grad()
         (share * (cost + entropy_weight * entropy)).backward()
@@ -330,7 +331,7 @@ class SupervisedTrainer:
         put_weights(self.network, groups["policy"])
         self.average.load_state_dict(groups["average"])
         self.optimizer.load_state_dict(optimizer)
-        restore_random_states(groups["random"], document["random"])
+        restore_random_states(groups["random"], document["random"], self._parameters[0].device)
         self.sequences, self.best, self.last, self._rng = state.sequences, state.best, state.last, state.rng
         self.overflows, self.rollbacks, self.pending = state.overflows, state.rollbacks, state.pending
         self.sums, self.updates = state.sums, state.updates

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ntm_rl.cores.access import Head, MemoryAccess
-from ntm_rl.cores.devices import without_autocast
+from ntm_rl.cores.devices import full_precision
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.errors import InputError
 
@@ -50,7 +50,7 @@ class MemoryCore(nn.Module, ABC):
     def forward(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Runs the core over a sequence; T calls of one step give the same as one call of T steps.
 
-        Everything runs in the parameters' precision, also under autocast.
+        Everything runs in the parameters' precision, also under autocast and where torch allows TF32.
 
         Args:
             inputs: `[T, B, I]`.
@@ -66,7 +66,7 @@ class MemoryCore(nn.Module, ABC):
                 precision, or `torch.jit.trace`.
         """
         inputs, state = self._prepare(inputs, state, resets)
-        with without_autocast(inputs.device):
+        with full_precision(inputs.device):
             return self._run(inputs, state, resets)
 
     def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
@@ -105,7 +105,7 @@ class MemoryCore(nn.Module, ABC):
     def outputs(self, inputs: Tensor, state: Tensor, resets: Tensor | None = None) -> Tensor:
         """Returns the outputs of `forward` alone, which may be faster."""
         inputs, state = self._prepare(inputs, state, resets)
-        with without_autocast(inputs.device):
+        with full_precision(inputs.device):
             return self._run_outputs(inputs, state, resets)
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """LSTM, GRU and Elman cores on torch's fused modules: baselines for cores with external memory."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +62,12 @@ class _TorchRecurrentCore(MemoryCore):
             else StateLayout(RecurrentState, hidden=shape)
         )
         self.network = self.network_class(self.input_size, self.output_size, self.layers)
+
+    def train(self, mode: bool = True) -> Self:
+        """See `nn.Module.train`; without dropout, the modes of torch's module differ only in what cuDNN refuses."""
+        super().train(mode)
+        self.network.train()  # in evaluation mode, cuDNN has no backward pass
+        return self
 
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         outputs, after = self._run_sequence(inputs, state, resets, needs_state=True)

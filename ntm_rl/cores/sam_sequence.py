@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ntm_rl.addressing.ntm import NORM_EPSILON
-from ntm_rl.cores.devices import can_read_values, without_autocast
+from ntm_rl.cores.devices import can_read_values, full_precision
 from ntm_rl.cores.lstm_memory import feedback_of, output_of
 from ntm_rl.cores.lstm_step import LstmStep, lstm_step, lstm_step_backward
 from ntm_rl.cores.sam_interface import SamInterface, SequencePlan, activate, activation_slopes
@@ -242,7 +242,7 @@ class SparseSequence(Function):
         if is_backward_transformed():
             plain = partial(_plain, plan=ctx.plan)
             return *differentiate(plain, tensors, ctx.needs_input_grad[:-1], gradients), None
-        with without_autocast(contents.device):
+        with full_precision(contents.device):
             return _roll_back(ctx, tensors, raws, contents, gradients)
 
 

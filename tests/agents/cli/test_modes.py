@@ -11,7 +11,7 @@ from ntm_rl.agents import MemoryPPO
 from ntm_rl.agents.cli.main import main
 from ntm_rl.agents.settings.sources import config_names, read_config
 from ntm_rl.agents.speed import comparisons
-from ntm_rl.agents.speed.comparisons import Row
+from ntm_rl.agents.speed.rows import Row
 from ntm_rl.agents.tracking.csv_log import read_table
 from small_trainings import TINY_COPY, TINY_NTM, TINY_PPO
 
