@@ -71,9 +71,9 @@ class ImageExtractor(BaseFeaturesExtractor):
             images = observations
             if images.dtype == torch.uint8:
                 # bfloat16's significand has 8 bits, as many as a pixel.
-                images = images.to(torch.bfloat16 if in_bf16 else torch.float32).mul_(1 / 255)
+                images = images.to(torch.bfloat16 if in_bf16 else torch.float32).div_(255)
             features: Tensor = self.linear(self.cnn(images))
-        return features.float()
+        return features.float() if in_bf16 else features
 
 
 class MultiInputExtractor(CombinedExtractor):
