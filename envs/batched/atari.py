@@ -76,7 +76,7 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         clip_rewards: Annotated[bool, "Clip rewards to [-1, 1]."] = True,
         full_action_space: Annotated[bool, "All 18 actions instead of the game's minimal set."] = False,
         max_frames: Annotated[int, "Frames after which a game is truncated."] = 108_000,
-        flicker: Annotated[float, "Probability that an observation is blank (Hausknecht and Stone 2015)."] = 0.0,
+        flicker: Annotated[float, "Probability that a frame is blank (Hausknecht and Stone 2015)."] = 0.0,
     ):
         require_at_least(1, num_envs=num_envs, frame_skip=frame_skip, stack=stack, size=size, max_frames=max_frames)
         require_at_least(0, noop_max=noop_max)
@@ -117,9 +117,8 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         self._games = [AtariGame(each.ale, presses_fire, has_noop) for each in emulators]
         self._init_spaces((stack if grayscale else 3 * stack, size, size), first.single_action_space)
         self._rng = np.random.default_rng()
-        self._blanked: Mask = np.zeros(num_envs, dtype=np.bool_)
+        self._blanked: Mask = np.zeros((num_envs, stack), dtype=np.bool_)  # frames of the stacks
         self._frames: Frames = np.zeros(self.observation_space.shape or (), dtype=np.uint8)
-        self._observations = self._frames
 
     def _init_spaces(self, shape: tuple[int, int, int], action_space: spaces.Space[Any]) -> None:
         self.single_observation_space = spaces.Box(0, 255, shape, np.uint8)
@@ -133,18 +132,15 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         """Begins episodes in all or in `options["reset_mask"]` sub-environments; a game with lives left continues."""
         mask = (options or {}).get("reset_mask")
         if mask is None:
+            mask = np.ones(self.num_envs, dtype=np.bool_)
             self._seed_games(seed)
         else:
             for index in np.flatnonzero(mask).tolist():
                 game = self._games[index]
                 is_old = game.is_over and len(game.actions) >= MAX_STEPS_FROM_SEED
                 game.begin(int(self._rng.integers(MAX_SEED)) if is_old else None)
-        blanked, before = self._blanked, self._observations
-        self._observations = self._observe()
-        if mask is not None:  # other observations keep their flicker
-            self._blanked = np.where(mask, self._blanked, blanked)
-            self._observations[~mask] = before[~mask]
-        return self._observations, {}
+        self._flicker_in(mask)
+        return self._observe(), {}
 
     def step(self, actions: NDArray[Any]) -> tuple[Frames, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """Steps all games."""
@@ -159,9 +155,10 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         if over.any() or lost.any():
             info |= {"episode": self._statistics(), "_episode": over}
         terminated = (over & ~truncated) | (lost & self._terminal_on_life_loss)
-        self._observations = self._observe()
+        self._blanked = np.roll(self._blanked, -1, axis=1)
+        self._flicker_in(np.ones(self.num_envs, dtype=np.bool_))
         rewards = np.clip(rewards, -1, 1) if self._clip_rewards else rewards
-        return self._observations, rewards, terminated, truncated, info
+        return self._observe(), rewards, terminated, truncated, info
 
     def _receive(self, game: AtariGame) -> Outcome:
         outcome = game.receive()
@@ -199,8 +196,7 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         blanked = array_of(state, "blanked", self._blanked)
         self._replay(seeds, steps, actions)
         self._rng, self._blanked = rng, blanked
-        self._observations = self._blank(self._read())
-        return self._observations
+        return self._observe()
 
     @property
     def _steps(self) -> NDArray[np.int64]:
@@ -244,19 +240,20 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
                 if outcome.is_over or (outcome.has_lost_life and self._terminal_on_life_loss):
                     game.begin()
 
-    def _observe(self) -> Frames:
+    def _flicker_in(self, mask: Mask) -> None:
+        """Draws whether the newest frames are blank, in some sub-environments."""
         if self._flicker:
-            self._blanked = self._rng.random(self.num_envs) < self._flicker
-        return self._blank(self._read())
+            drawn = self._rng.random(self.num_envs) < self._flicker
+            self._blanked[mask, -1] = drawn[mask]
 
-    def _read(self) -> Frames:
-        """Returns the frames of all games, channels first."""
+    def _observe(self) -> Frames:
+        """Returns the observations of all games, channels first."""
         frames = np.stack([game.frames for game in self._games])
         self._frames = frames if self._grayscale else np.moveaxis(frames, -1, 2).reshape(self._frames.shape)
-        return self._frames
-
-    def _blank(self, frames: Frames) -> Frames:
-        return np.where(self._blanked[:, None, None, None], np.uint8(0), frames) if self._flicker else frames
+        if not self._flicker:
+            return self._frames
+        blanked = self._blanked.repeat(self._frames.shape[1] // self._blanked.shape[1], axis=1)  # colours
+        return np.where(blanked[:, :, None, None], np.uint8(0), self._frames)
 
 
 def _require_probability(**values: float) -> None:

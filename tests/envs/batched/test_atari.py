@@ -162,17 +162,21 @@ def test_equal_seeds_play_equal_games_and_sub_environments_differ():
     assert not np.array_equal(runs[0][:, 0], runs[0][:, 1])
 
 
-def test_flicker_blanks_whole_observations_at_its_rate_and_nothing_else():
-    dark = AtariVectorEnv(4, game="pong", stack=2, flicker=0.3, noop_max=0)
-    light = AtariVectorEnv(4, game="pong", stack=2, noop_max=0)
+@pytest.mark.parametrize("colours", [1, 3])
+def test_flicker_blanks_single_frames_at_its_rate_and_nothing_else(colours):
+    options = dict(game="pong", stack=3, noop_max=0, grayscale=colours == 1, size=36)
+    dark, light = AtariVectorEnv(4, flicker=0.3, **options), AtariVectorEnv(4, **options)
     shown, truth = [dark.reset(seed=0)[0]], [light.reset(seed=0)[0]]
     for action in actions_of(300, 4, 6):
         shown.append(dark.step(action)[0])
         truth.append(light.step(action)[0])
-    blank = (np.stack(shown) == 0).all(axis=(2, 3, 4))
-    assert abs(blank.mean() - 0.3) < 0.05  # 1204 draws: 0.05 are nearly four standard deviations
-    assert 0 < blank[:, 0].mean() < 1 and not np.array_equal(blank[:, 0], blank[:, 1])
-    np.testing.assert_array_equal(np.stack(shown)[~blank], np.stack(truth)[~blank])
+    frames, expected = (np.stack(each).reshape(301, 4, 3, -1) for each in (shown, truth))
+    blank = (frames == 0).all(axis=3)
+    newest = blank[:, :, -1]
+    assert abs(newest.mean() - 0.3) < 0.05  # 1204 draws: 0.05 are nearly four standard deviations
+    assert 0 < newest[:, 0].mean() < 1 and not np.array_equal(newest[:, 0], newest[:, 1])
+    np.testing.assert_array_equal(frames[~blank], expected[~blank])
+    np.testing.assert_array_equal(frames[1:, :, :-1], frames[:-1, :, 1:])  # a frame keeps its flicker
     dark.close(), light.close()
 
 
