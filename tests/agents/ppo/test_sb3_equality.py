@@ -17,7 +17,12 @@ from ntm_rl.agents.settings.loading import load_settings
 from ntm_rl.envs.sb3.making import make_vec_env
 
 STEPS, ENVS, ROLLOUTS = 32, 4, 3
-SMALL = (f"n_envs={ENVS}", f"ppo.n_steps={STEPS}", "ppo.batch_size=32", f"total_timesteps={ROLLOUTS * STEPS * ENVS}")
+SMALL = (
+    f"n_envs={ENVS}",
+    f"ppo.n_steps={STEPS}",
+    "ppo.batch_size=32",
+    f"total_timesteps={(ROLLOUTS + 1) * STEPS * ENVS}",
+)
 SMALL += ("env.kwargs.size=36", "env.kwargs.max_frames=240", "seed=3", "device=cpu")
 ESTIMATES = ("rewards", "values", "log_probs", "advantages", "returns")
 METRICS = ("loss", "policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction", "clip_range")
@@ -64,7 +69,7 @@ class Record(BaseCallback):
         )
 
     def _on_step(self) -> bool:
-        return True
+        return len(self.rollouts) < ROLLOUTS  # at its end, SB3's schedule has a clipping range of 0
 
     def _on_rollout_start(self) -> None:
         self._keep_update()
@@ -74,9 +79,6 @@ class Record(BaseCallback):
         self.rollouts.append(
             [np.array(getattr(buffer, name)) for name in (*ESTIMATES, "observations", "episode_starts")]
         )
-
-    def _on_training_end(self) -> None:
-        self._keep_update()
 
     def _keep_update(self) -> None:
         values = self.logger.name_to_value
@@ -153,3 +155,11 @@ def test_rollouts_losses_gradients_and_weights_are_those_of_sb3s_ppo_in_float64(
     assert max((last - first).abs().max() for last, first in zip(ours.weights[-1], ours.weights[0], strict=True)) > 1e-3
     starts = np.concatenate([rollout[-1] for rollout in ours.rollouts])
     assert starts[1:].sum() > ENVS  # lives and games have ended
+
+
+def test_initial_weights_are_those_of_sb3s_ppo_with_the_same_seed():
+    settings = load_settings("atari/sb3_zoo", SMALL)
+    model = make_model(settings, make_vec_env(settings.env_settings, ENVS, settings.seed))
+    ours, theirs = (dict(each.policy.named_parameters()) for each in (model, peer_of(settings)))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
