@@ -1,5 +1,6 @@
 """Atari 2600 games as a vector environment, based on ALE's own (Bellemare et al. 2013; Farama's ale-py)."""
 
+import math
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -95,7 +96,7 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
             game,
             1,
             num_threads=1,
-            max_num_frames_per_episode=max_frames,
+            max_num_frames_per_episode=max_frames + 2 * frame_skip,  # not reached
             repeat_action_probability=repeat_action_probability,
             full_action_space=full_action_space,
             autoreset_mode=AutoresetMode.NEXT_STEP,
@@ -114,7 +115,8 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         presses_fire = fire_reset and self.action_meanings[1:2] == ["FIRE"] and len(self.action_meanings) > AFTER_FIRE
         has_noop = terminal_on_life_loss or presses_fire
         emulators = [first, *(make_ale() for _ in range(num_envs - 1))]
-        self._games = [AtariGame(each.ale, presses_fire, has_noop) for each in emulators]
+        max_steps = math.ceil(max_frames / frame_skip)
+        self._games = [AtariGame(each.ale, presses_fire, has_noop, max_steps) for each in emulators]
         self._init_spaces((stack if grayscale else 3 * stack, size, size), first.single_action_space)
         self._rng = np.random.default_rng()
         self._blanked: Mask = np.zeros((num_envs, stack), dtype=np.bool_)  # frames of the stacks

@@ -34,6 +34,8 @@ class AtariGame:
         ale: The `ale_py.ALEVectorInterface` of one game, which does not press FIRE itself.
         presses_fire: Press FIRE and then take action 2 at the start of games and lives.
         has_noop: Take a no-op step after a lost life, as SB3's `EpisodicLifeEnv`.
+        max_steps: Steps after which a game is truncated; the emulator's own limit must be higher, as it leaves out a
+            step's last frame.
 
     Attributes:
         lives: Lives left.
@@ -45,12 +47,13 @@ class AtariGame:
         actions: The agent's actions since the last seed; with the seed, they determine the game.
     """
 
-    def __init__(self, ale: Any, presses_fire: bool, has_noop: bool):
+    def __init__(self, ale: Any, presses_fire: bool, has_noop: bool, max_steps: int):
         self._ale = ale
-        self._presses_fire, self._has_noop = presses_fire, has_noop
+        self._presses_fire, self._has_noop, self._max_steps = presses_fire, has_noop, max_steps
         self._strength = np.ones(1, dtype=np.float32)
         self._stack: Frames = np.zeros(0, dtype=np.uint8)
         self._age = 0  # frames of the episode in the stack
+        self._steps = 0  # of the game, with those of resets
         self.lives = self.score = self.length = 0
         self.start_time, self.is_over, self.seed = time.time(), True, 0
         self.actions = bytearray()
@@ -92,14 +95,16 @@ class AtariGame:
 
     def receive(self) -> Outcome:
         """Waits for the step that `send` has started."""
-        frames, rewards, terminated, truncated, info = self._ale.recv()
-        reward, lives = int(rewards[0]), int(info["lives"][0])
+        frames, rewards, terminated, _, info = self._ale.recv()
+        reward, lives, is_terminated = int(rewards[0]), int(info["lives"][0]), bool(terminated[0])
+        self._steps += 1
+        is_truncated = self._steps >= self._max_steps and not is_terminated
         # Some games have 0 lives for a few frames before their end (SB3's `EpisodicLifeEnv`).
         has_lost_life = 0 < lives < self.lives
-        self._stack, self.lives, self.is_over = frames[0], lives, bool(terminated[0] or truncated[0])
+        self._stack, self.lives, self.is_over = frames[0], lives, is_terminated or is_truncated
         self.score += reward
         self._age += 1
-        return Outcome(reward, self.is_over, bool(truncated[0]), has_lost_life and not self.is_over)
+        return Outcome(reward, self.is_over, is_truncated, has_lost_life and not self.is_over)
 
     def _start(self, seed: int | None = None) -> None:
         if seed is not None:  # reloads the ROM
@@ -107,7 +112,7 @@ class AtariGame:
             self.actions.clear()
         frames, info = self._ale.reset(np.zeros(1, dtype=np.int64), np.array([-1 if seed is None else seed]))
         self._stack, self.lives, self.is_over = frames[0], int(info["lives"][0]), False
-        self.score = self.length = 0
+        self.score = self.length = self._steps = 0
         self.start_time = time.time()
 
     def _pass(self, action: int) -> None:

@@ -1,15 +1,18 @@
-"""With RL Zoo's Atari settings, MemoryPPO computes what Stable-Baselines3's PPO computes."""
+"""With RL Zoo's Atari settings, MemoryPPO and its environments compute what SB3's PPO and `make_atari_env` compute."""
 
 from collections.abc import Iterator
 
+import ale_py  # noqa: F401  (registers the ids that SB3 makes)
 import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_atari_env
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import LinearSchedule
+from stable_baselines3.common.vec_env import VecFrameStack
 from torch import nn
 
 from ntm_rl.agents.ppo.making import make_model
@@ -23,7 +26,8 @@ SMALL = (
     "ppo.batch_size=32",
     f"total_timesteps={(ROLLOUTS + 1) * STEPS * ENVS}",
 )
-SMALL += ("env.kwargs.size=36", "env.kwargs.max_frames=240", "seed=3", "device=cpu")
+SIZE, MAX_FRAMES = 36, 240
+SMALL += (f"env.kwargs.size={SIZE}", f"env.kwargs.max_frames={MAX_FRAMES}", "env.kwargs.noop_max=0", "device=cpu")
 ESTIMATES = ("rewards", "values", "log_probs", "advantages", "returns")
 METRICS = ("loss", "policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction", "clip_range")
 METRICS += ("learning_rate",)
@@ -40,13 +44,18 @@ class Float64Buffer(RolloutBuffer):
 
 
 def peer_of(settings, **kwargs) -> PPO:
-    """SB3's PPO as RL Zoo configures it, on the same environment."""
-    ppo = settings.ppo
+    """SB3's PPO and environments as RL Zoo configures them, without no-ops, whose number is random."""
+    env = make_atari_env(
+        "BreakoutNoFrameskip-v4",
+        n_envs=ENVS,
+        wrapper_kwargs={"noop_max": 0, "screen_size": SIZE},
+        env_kwargs={"max_num_frames_per_episode": MAX_FRAMES},
+    )
     return PPO(
         "CnnPolicy",
-        make_vec_env(settings.env_settings, settings.n_envs, settings.seed),
-        n_steps=ppo.n_steps,
-        batch_size=ppo.batch_size,
+        VecFrameStack(env, n_stack=4),
+        n_steps=STEPS,
+        batch_size=32,
         n_epochs=4,
         learning_rate=LinearSchedule(2.5e-4, 0, 1),
         clip_range=LinearSchedule(0.1, 0, 1),
@@ -125,7 +134,7 @@ def pairs(ours: list, theirs: list) -> Iterator:
         yield from zip(mine, other, strict=True)
 
 
-def test_rollouts_losses_gradients_and_weights_are_those_of_sb3s_ppo_in_float64(monkeypatch):
+def test_observations_rollouts_gradients_and_weights_are_those_of_sb3s_ppo_in_float64(monkeypatch):
     settings = load_settings("atari/sb3_zoo", SMALL)
     model = make_model(settings, make_vec_env(settings.env_settings, ENVS, settings.seed))
     for name in ESTIMATES:
