@@ -141,7 +141,7 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
                 game = self._games[index]
                 is_old = game.is_over and len(game.actions) >= MAX_STEPS_FROM_SEED
                 game.begin(int(self._rng.integers(MAX_SEED)) if is_old else None)
-        self._flicker_in(mask)
+        self._draw_flicker(mask)
         return self._observe(), {}
 
     def step(self, actions: NDArray[Any]) -> tuple[Frames, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
@@ -158,7 +158,7 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
             info |= {"episode": self._statistics(), "_episode": over}
         terminated = (over & ~truncated) | (lost & self._terminal_on_life_loss)
         self._blanked = np.roll(self._blanked, -1, axis=1)
-        self._flicker_in(np.ones(self.num_envs, dtype=np.bool_))
+        self._draw_flicker(np.ones(self.num_envs, dtype=np.bool_))
         rewards = np.clip(rewards, -1, 1) if self._clip_rewards else rewards
         return self._observe(), rewards, terminated, truncated, info
 
@@ -242,7 +242,7 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
                 if outcome.is_over or (outcome.has_lost_life and self._terminal_on_life_loss):
                     game.begin()
 
-    def _flicker_in(self, mask: Mask) -> None:
+    def _draw_flicker(self, mask: Mask) -> None:
         """Draws whether the newest frames are blank, in some sub-environments."""
         if self._flicker:
             drawn = self._rng.random(self.num_envs) < self._flicker
