@@ -6,7 +6,8 @@ Sizes of rollouts, sequences and minibatches, and the number of epochs, are chos
 from typing import Literal
 
 CORE = "ntm_block"
-CRITIC: Literal["shared", "detached", "separate"] = "shared"
+POPART = True
+CRITIC: Literal["shared", "joint", "detached", "separate"] = "shared"
 # The actor has to tell neighbouring counts in the memory apart, for which one small layer is too little.
 NET_ARCH: dict[str, list[int]] = {"pi": [256, 256], "vf": [256]}
 ACTIVATION: Literal["Tanh", "ReLU"] = "ReLU"

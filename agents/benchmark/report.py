@@ -16,6 +16,7 @@ from ntm_rl.agents.benchmark.comparison import Comparison, compare
 from ntm_rl.agents.benchmark.normalization import is_normalized
 from ntm_rl.agents.benchmark.normalized_report import normalized_sections
 from ntm_rl.agents.benchmark.popgym_scores import POPGYM
+from ntm_rl.agents.benchmark.progress_report import progress_sections
 from ntm_rl.agents.benchmark.scores import Interval, interquartile_means, read_curve, require_rliable
 from ntm_rl.agents.benchmark.suites import find_suite
 from ntm_rl.agents.benchmark.tables import NONE, cells_of, complete, cores_of, markdown, seeds_of, spread, tasks_of
@@ -48,11 +49,11 @@ def write_benchmark_report(suite: str, out: Path) -> dict[str, Any]:
     check_report()
     results = read_results(suite, out)
     comparison = compare(results, out) if is_normalized(suite) else None
-    overall = aggregate(results) if comparison is None else comparison.final
+    overall = comparison.final if comparison else {} if find_suite(suite).has_own_scales else aggregate(results)
     save_png(draw_curves(results, out), out / CURVES)
     if overall:
         save_png(draw_intervals(overall), out / INTERVALS)
-    write_atomically(out / REPORT, render(suite, results, overall, comparison).encode())
+    write_atomically(out / REPORT, render(suite, results, overall, comparison, out).encode())
     return {
         "suite": suite,
         "report": str(out / REPORT),
@@ -68,7 +69,11 @@ def aggregate(results: Sequence[Result]) -> dict[str, Interval]:
 
 
 def render(
-    suite: str, results: Sequence[Result], overall: Mapping[str, Interval], comparison: Comparison | None = None
+    suite: str,
+    results: Sequence[Result],
+    overall: Mapping[str, Interval],
+    comparison: Comparison | None = None,
+    out: Path = Path(),
 ) -> str:
     """Returns the report as Markdown.
 
@@ -77,12 +82,13 @@ def render(
         results: Results of the finished trainings.
         overall: Interquartile means to plot; see `aggregate`.
         comparison: Comparison of normalised scores; None: the scores are not normalised.
+        out: Folder of the grid.
     """
-    return "\n\n".join(_sections(suite, results, overall, comparison)) + "\n"
+    return "\n\n".join(_sections(suite, results, overall, comparison, out)) + "\n"
 
 
 def _sections(
-    suite: str, results: Sequence[Result], overall: Mapping[str, Interval], comparison: Comparison | None
+    suite: str, results: Sequence[Result], overall: Mapping[str, Interval], comparison: Comparison | None, out: Path
 ) -> Iterable[str]:
     tasks, cores, seeds = tasks_of(results), cores_of(results), seeds_of(results)
     yield f"# {suite}: {find_suite(suite).title}"
@@ -106,6 +112,8 @@ def _sections(
     yield "## At the end of training"
     yield "Mean episodic return of the last epoch; unlike a maximum, it does not reward noise."
     yield _table(results, lambda each: each.last)
+    if find_suite(suite).has_own_scales:
+        yield from progress_sections(suite, results, out)
     yield "## Learning curves"
     yield "Mean return of the last 100 episodes: median and range over seeds."
     yield f"![Learning curves]({CURVES})"

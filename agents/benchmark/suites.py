@@ -15,12 +15,14 @@ class SuiteTask:
         config: A packaged config, or an environment's id.
         overrides: `key=value` overrides.
         is_generic: Whether only the environment differs from the package's defaults; `budgets.py` sets the length.
+        goal: Mean return whose time of arrival is reported, of suites with `has_own_scales`.
     """
 
     name: str
     config: str
     overrides: tuple[str, ...] = ()
     is_generic: bool = False
+    goal: float | None = None
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,13 @@ class Suite:
     Attributes:
         title: Title of the report.
         tasks: Tasks in the order of the report.
+        has_own_scales: Whether the returns of its tasks differ in scale: the report then has no mean over tasks, and
+            shows them by steps and time.
     """
 
     title: str
     tasks: tuple[SuiteTask, ...]
+    has_own_scales: bool = False
 
 
 # One set of hyperparameters for the eight games whose results are published in docs/results/popgym_small.md.
@@ -154,6 +159,14 @@ _GENERAL_TEST = (
     *_COLOR_CUBES[:2],
     _generic("Pong", "ALE/Pong-v5", stack=1, size=44),  # single frames
 )
+
+
+def _atari(name: str, config: str, stack: int, timesteps: int, goal: float) -> SuiteTask:
+    """Returns a game with frames of 84 x 84; its name ends with the number of stacked frames."""
+    options = (f"env.kwargs.stack={stack}", "env.kwargs.size=84", "threads=1", f"total_timesteps={timesteps}")
+    return SuiteTask(f"{name}-{stack}", f"atari/{config}", options, goal=goal)
+
+
 # With a curriculum, cores would be compared at different difficulties.
 _UNIFORM = "env.kwargs.curriculum=uniform"
 
@@ -188,6 +201,18 @@ SUITES: Mapping[str, Suite] = {
             _tmaze(250, 251, 4_000_000, *_LONG_TMAZE),
             _tmaze(500, 501, 4_000_000, *_LONG_TMAZE),
         ),
+    ),
+    "atari": Suite(
+        "Atari games with frames of 84 x 84, four stacked ones or one",
+        (
+            _atari("Breakout", "breakout", 4, 2_000_000, goal=78),
+            _atari("Seaquest", "seaquest", 4, 2_000_000, goal=880),
+            _atari("Pong", "pong", 1, 4_000_000, goal=18),
+            _atari("Breakout", "breakout", 1, 5_000_000, goal=113),
+            _atari("FlickeringPong", "flickering_pong", 1, 3_500_000, goal=0),
+            _atari("FlickeringPong", "flickering_pong", 4, 3_500_000, goal=0),
+        ),
+        has_own_scales=True,
     ),
     "memory_len": Suite(
         "bsuite's memory chain (Osband et al. 2020) by its length, with one bit",

@@ -49,12 +49,12 @@ def describe_task(task: SuiteTask) -> dict[str, Any]:
     }
 
 
-def spread(values: Sequence[float], middle: Callable[[Sequence[float]], float] = np.mean) -> str:
+def spread(values: Sequence[float], middle: Callable[[Sequence[float]], float] = np.mean, digits: int = 3) -> str:
     """Returns the mean, or another statistic, of values with their range."""
     if not values:
         return NONE
-    text = f"{middle(values):.3f}"
-    return text if len(values) == 1 else f"{text} ({min(values):.3f} to {max(values):.3f})"
+    text = f"{middle(values):.{digits}f}"
+    return text if len(values) == 1 else f"{text} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def complete(results: Sequence[Result], score: Callable[[Result], float]) -> dict[str, NDArray[np.float64]]:

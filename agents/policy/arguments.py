@@ -13,7 +13,7 @@ from ntm_rl.cores.registry import core_options
 from ntm_rl.errors import InputError, did_you_mean
 
 Activation = Literal["Tanh", "ReLU", "ELU", "GELU", "SiLU", "LeakyReLU"]  # names of classes in torch.nn
-Critic = Literal["shared", "detached", "separate"]
+Critic = Literal["shared", "joint", "detached", "separate"]
 
 
 def check_policy_options(policy: type, core: str, given: Mapping[str, Any], **dicts: Mapping[str, Any] | None) -> None:

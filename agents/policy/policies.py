@@ -50,14 +50,16 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         core: Name of a registered memory core; `ntm-rl list cores` lists them.
         core_kwargs: The core's options, e.g. `dict(slots=64, width=20)`.
         critic: "shared" (one core, trained by both losses; the critic's gradient is scaled down to at most a tenth of
-            the actor's norm), "detached" (one core; no gradient of the value loss) or "separate" (the critic has its
-            own core, at twice the time).
+            the actor's norm), "joint" (one core, trained by the sum of both losses as in SB3), "detached" (one core; no
+            gradient of the value loss) or "separate" (the critic has its own core, at twice the time).
+        popart: Normalise the critic's targets by running statistics of the returns.
         **kwargs: As in SB3's `ActorCriticPolicy` (`activation_fn`, `ortho_init`, `features_extractor_class`, ...).
 
     Attributes:
         core: The memory core, of the actor alone with a separate critic.
         critic_core: The critic's memory core; None unless it is separate.
-        return_scale: Running statistics of the returns, which `MemoryPPO` updates; values are in the returns' units.
+        return_scale: Running statistics of the returns, which `MemoryPPO` updates with `popart`; values are in the
+            returns' units.
         action_converter: Converts sampled actions to the environment's.
         ranks: The ranks of the training, which `MemoryPPO` sets.
 
@@ -78,6 +80,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         core: str = defaults.CORE,
         core_kwargs: dict[str, Any] | None = None,
         critic: Critic = defaults.CRITIC,
+        popart: bool = defaults.POPART,
         features_extractor_class: type[BaseFeaturesExtractor] | None = None,
         share_features_extractor: bool = True,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
@@ -103,6 +106,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         self.core_name = core
         self.core_kwargs = core_kwargs or {}
         self.critic_kind: Critic = critic
+        self.popart = popart
         # Not super().__init__: RecurrentActorCriticPolicy's builds LSTMs.
         ActorCriticPolicy.__init__(
             self,
@@ -316,6 +320,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
             core=self.core_name,
             core_kwargs=self.core_kwargs,
             critic=self.critic_kind,
+            popart=self.popart,
             share_features_extractor=self.share_features_extractor,
         )
         return data

@@ -97,7 +97,9 @@ def check_lstm_options(given: Mapping[str, Any]) -> None:
         equivalent.append("critic='separate'")
     notes = []
     if found.get("enable_critic_lstm") is False and not found.get("shared_lstm"):
-        notes.append("a critic without memory does not exist here; critic must be 'shared', 'detached' or 'separate'")
+        notes.append(
+            "a critic without memory does not exist here; critic must be 'shared', 'joint', 'detached' or 'separate'"
+        )
     if found.get("lstm_kwargs"):
         notes.append("`ntm-rl list cores` shows the core_kwargs")
     options = ", ".join(f"{key} = {value!r}" for key, value in found.items())

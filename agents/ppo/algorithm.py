@@ -83,6 +83,7 @@ class MemoryPPO(MaskedRecurrentPPO):
             rewards follow the actions that they depend on (see `CreditHorizon`); costs one forward pass per rollout.
         sequence_length: Steps L of a sequence. If L does not divide `n_steps`, the last one is shorter. None:
             `n_steps`, or a part of it that fits into a minibatch. "auto": an episode if it has 128 to 512 steps.
+        schedule_at: Evaluate schedules at the progress of a rollout's "start", or of its "end", as SB3 does.
         recompute_states: Recompute the states at the start of sequences with the current weights before each epoch but
             the first, as they go stale during the update; costs one forward pass per epoch.
         action_masks: Exclude actions that the environments exclude by `action_masks()`, as for
@@ -124,6 +125,7 @@ class MemoryPPO(MaskedRecurrentPPO):
         _init_setup_model: bool = True,
         *,
         sequence_length: int | Literal["auto"] | None = "auto",
+        schedule_at: Literal["start", "end"] = "start",
         recompute_states: bool = defaults.RECOMPUTE_STATES,
         action_masks: UseMasks = "auto",
     ):
@@ -133,6 +135,7 @@ class MemoryPPO(MaskedRecurrentPPO):
         check_device(device)
         self.ranks = join()
         self.sequence_length: int | None = sequence_length  # type: ignore[assignment]
+        self.schedule_at = schedule_at
         self.recompute_states, self.action_masks = recompute_states, action_masks
         super().__init__(
             policy,
@@ -299,8 +302,9 @@ class MemoryPPO(MaskedRecurrentPPO):
             self._ended.share(self.ranks, self.ep_info_buffer, self.ep_success_buffer)
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
-        # At the start of the rollout, as a schedule that ends at 0 would otherwise waste the last update.
-        super()._update_current_progress_remaining(num_timesteps - self.n_steps * self.all_envs, total_timesteps)
+        if self.schedule_at == "start":  # else a schedule that ends at 0 wastes the last update
+            num_timesteps -= self.n_steps * self.all_envs
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
 
     @torch.enable_grad()  # environments may have switched gradients off
     def train(self) -> None:
@@ -312,7 +316,8 @@ class MemoryPPO(MaskedRecurrentPPO):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         self.rollout.gather()
-        self.policy.return_scale.update(self.policy.value_net, self.rollout.all_returns)
+        if self.policy.popart:
+            self.policy.return_scale.update(self.policy.value_net, self.rollout.all_returns)
         share_generator(self.ranks)
         metrics: list[dict[str, Tensor]] = []
         parameters, continue_training = list(self.policy.parameters()), True

@@ -14,6 +14,7 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.agents.ppo.sizes import SIZES, choose_sizes
+from ntm_rl.checks import require_one_of
 from ntm_rl.envs.sb3.episode_limit import episode_limit
 from ntm_rl.envs.wrappers.action_masks import value_counts
 from ntm_rl.errors import InputError
@@ -96,6 +97,7 @@ def check_hyperparameters(model: Any) -> None:
             setattr(model, key, float(value))
     if model.action_masks not in (True, False, "auto"):
         raise InputError(f"action_masks = {model.action_masks!r}: must be True, False or 'auto'")
+    require_one_of(("start", "end"), schedule_at=model.schedule_at)
     if model.action_masks is True:
         _require_maskable(model.action_space)
     _replace_auto_sizes(model)

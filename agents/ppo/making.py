@@ -71,7 +71,8 @@ def make_model(settings: PpoTrainingSettings, env: VecEnv) -> MemoryPPO:
             f"ppo.use_sde = True: state-dependent exploration is for Box actions; those of {settings.env.id} are "
             f"{env.action_space}"
         )
-    options["learning_rate"] = scheduled(options["learning_rate"], options.pop("learning_rate_schedule"))
+    for key in ("learning_rate", "clip_range"):
+        options[key] = scheduled(options[key], options.pop(f"{key}_schedule"))
     settings.import_core()
     optimizer = {**FAST_ADAM, "eps": options.pop("adam_epsilon")}
     extractor = _extractor_options(settings.policy, env.observation_space)
@@ -80,6 +81,7 @@ def make_model(settings: PpoTrainingSettings, env: VecEnv) -> MemoryPPO:
         "core": settings.core_name,
         "core_kwargs": settings.core_kwargs,
         "critic": settings.policy.critic,
+        "popart": settings.policy.popart,
         "net_arch": settings.policy.net_arch.model_dump(),
         "activation_fn": getattr(nn, settings.policy.activation),
         "ortho_init": settings.policy.ortho_init,

@@ -200,7 +200,7 @@ class Rollout:
     def errors(self, last_values: Tensor, gamma: float) -> np.ndarray:
         """Returns the temporal-difference errors `[T, E]`; arguments as in `compute_advantages`."""
         values = np.concatenate([self.values.cpu().numpy(), last_values.cpu().numpy()[None]])
-        errors: np.ndarray = self.rewards + gamma * self._non_terminal() * values[1:] - values[:-1]
+        errors: np.ndarray = self.rewards + gamma * values[1:] * self._non_terminal() - values[:-1]
         return errors
 
     def decayed_sums(self, errors: np.ndarray, decay: float) -> Tensor:

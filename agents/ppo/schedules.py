@@ -1,4 +1,4 @@
-"""Schedules of the learning rate."""
+"""Schedules of the learning rate and of the clipping range."""
 
 from typing import Literal
 
@@ -8,9 +8,9 @@ from stable_baselines3.common.utils import LinearSchedule
 from ntm_rl.agents import defaults
 
 
-def scheduled(learning_rate: float, kind: Literal["constant", "linear"]) -> float | Schedule:
-    """Returns a constant learning rate, or its linear decay to 0 over the training."""
-    return LinearSchedule(learning_rate, 0.0, 1.0) if kind == "linear" else learning_rate
+def scheduled(value: float, kind: Literal["constant", "linear"]) -> float | Schedule:
+    """Returns a constant, or its linear decay to 0 over the training."""
+    return LinearSchedule(value, 0.0, 1.0) if kind == "linear" else value
 
 
 DEFAULT_LEARNING_RATE = scheduled(defaults.LEARNING_RATE, defaults.LEARNING_RATE_SCHEDULE)

@@ -12,7 +12,8 @@ from ntm_rl.agents.settings.paths import OptionalPathText
 MAX_LAYERS = 1000
 MAX_SIZE = 2**24
 
-LearningRateSchedule = Literal["constant", "linear"]
+ScheduleKind = Literal["constant", "linear"]
+ScheduleTime = Literal["start", "end"]  # of a rollout
 AutoSize = Annotated[int, Field(ge=1, le=MAX_SIZE)] | Literal["auto"]
 
 
@@ -52,7 +53,11 @@ class PolicySettings(Section):
     critic: Critic = Field(
         defaults.CRITIC,
         description="shared: one core for actor and critic, the critic's gradient scaled down to at most a tenth of "
-        "the actor's norm; detached: one core, which the value loss does not train; separate: one core each.",
+        "the actor's norm; joint: one core, trained by the sum of both losses, as in SB3; detached: one core, which "
+        "the value loss does not train; separate: one core each.",
+    )
+    popart: bool = Field(
+        defaults.POPART, description="Normalise the critic's targets by running statistics of the returns (PopArt)."
     )
     net_arch: NetArchSettings = Field(NetArchSettings(), description="Layers after the core.")
     activation: Activation = Field(defaults.ACTIVATION, description="Activation function of these layers.")
@@ -74,7 +79,7 @@ class PpoSettings(Section):
     """Hyperparameters of MemoryPPO, with SB3's names."""
 
     learning_rate: float = Field(defaults.LEARNING_RATE, gt=0, description="Learning rate of Adam.")
-    learning_rate_schedule: LearningRateSchedule = Field(
+    learning_rate_schedule: ScheduleKind = Field(
         defaults.LEARNING_RATE_SCHEDULE, description="Constant learning rate, or linear decay to 0."
     )
     adam_epsilon: float = Field(
@@ -98,6 +103,10 @@ class PpoSettings(Section):
         "late rewards follow the actions that they depend on.",
     )
     clip_range: float = Field(defaults.CLIP_RANGE, gt=0, description="Clipping range of the probability ratio.")
+    clip_range_schedule: ScheduleKind = Field("constant", description="Constant clipping range, or linear decay to 0.")
+    schedule_at: ScheduleTime = Field(
+        "start", description="Evaluate schedules at the progress of a rollout's start, or of its end, as SB3 does."
+    )
     clip_range_vf: float | None = Field(
         None, gt=0, description="Clipping range of the value function; null: no clipping."
     )
@@ -106,7 +115,9 @@ class PpoSettings(Section):
     )
     ent_coef: float = Field(defaults.ENT_COEF, ge=0, description="Coefficient of the entropy bonus.")
     vf_coef: float = Field(
-        defaults.VF_COEF, ge=0, description="Coefficient of the value loss, in units of the returns' variance."
+        defaults.VF_COEF,
+        ge=0,
+        description="Coefficient of the value loss; with popart, in units of the returns' variance.",
     )
     max_grad_norm: float = Field(defaults.MAX_GRAD_NORM, gt=0, description="Maximum norm of the gradient.")
     target_kl: float | None = Field(
@@ -130,7 +141,7 @@ class OptimizerSettings(Section):
         "rmsprop", description="RMSprop of Graves (2013, eqs. 38-41), Adam, or SGD."
     )
     learning_rate: float = Field(1e-4, gt=0, description="Learning rate.")
-    learning_rate_schedule: LearningRateSchedule = Field(
+    learning_rate_schedule: ScheduleKind = Field(
         "constant", description="Constant learning rate, or linear decay to 0."
     )
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of rmsprop and sgd.")

@@ -1,8 +1,9 @@
 """Atari 2600 games as a vector environment, based on ALE's own (Bellemare et al. 2013; Farama's ale-py)."""
 
-import os
+import math
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from ntm_rl.checks import require_at_least
+from ntm_rl.envs.batched.atari_game import AFTER_FIRE, AtariGame, Frames, Outcome
 from ntm_rl.envs.state import State, array_of, generator_of, generator_state
 from ntm_rl.errors import InputError
 
@@ -24,7 +26,6 @@ MAX_SEED = 2**30  # ALE's seeds are signed 32-bit integers
 # Steps after which the next game is seeded: this reloads the ROM (140 ms), but bounds the steps that a resume replays.
 MAX_STEPS_FROM_SEED = 10_000
 
-Frames = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 
@@ -43,7 +44,12 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
 
     ## Episode End
     Terminates at the end of the game and, with `terminal_on_life_loss`, at the loss of a life: the same game then
-    continues, and the agent itself must press FIRE where the game waits for it. Truncates at the frame limit.
+    continues. Truncates at the frame limit.
+
+    ## Start of an Episode
+    As in SB3's `AtariWrapper`: a new game with no-ops or, after a lost life, a no-op step; then FIRE and action 2 in
+    games with FIRE. The stack has only the last of these frames. Without `terminal_on_life_loss`, these steps of a new
+    life, of games with FIRE only, are a part of the step that lost the last one.
 
     `reset(seed=s)` seeds sub-environment i with s + i, as in Gymnasium; `reset` also takes a list of seeds. Ended
     episodes are reset by `reset(options={"reset_mask": ...})` only (`AutoresetMode.DISABLED`).
@@ -67,11 +73,11 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
         noop_max: Annotated[int, "Maximum number of no-op steps at the start of a game."] = 30,
         repeat_action_probability: Annotated[float, "Probability of sticky actions."] = 0.0,
         terminal_on_life_loss: Annotated[bool, "End the episode, not the game, at the loss of a life."] = True,
-        fire_reset: Annotated[bool, "Press FIRE at the start of a game that waits for it."] = True,
+        fire_reset: Annotated[bool, "Press FIRE at the start of games and lives, in games with FIRE."] = True,
         clip_rewards: Annotated[bool, "Clip rewards to [-1, 1]."] = True,
         full_action_space: Annotated[bool, "All 18 actions instead of the game's minimal set."] = False,
         max_frames: Annotated[int, "Frames after which a game is truncated."] = 108_000,
-        flicker: Annotated[float, "Probability that an observation is blank (Hausknecht and Stone 2015)."] = 0.0,
+        flicker: Annotated[float, "Probability that a frame is blank (Hausknecht and Stone 2015)."] = 0.0,
     ):
         require_at_least(1, num_envs=num_envs, frame_skip=frame_skip, stack=stack, size=size, max_frames=max_frames)
         require_at_least(0, noop_max=noop_max)
@@ -80,20 +86,17 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
             raise InputError("max_pool = True: needs frame_skip of at least 2; set max_pool to false")
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": ["rgb_array"]}
         self.num_envs, self.render_mode, self._flicker = num_envs, "rgb_array", flicker
-        self._max_frames = max_frames
-        self._terminal_on_life_loss, self._clip_rewards, self._grayscale = (
-            terminal_on_life_loss,
-            clip_rewards,
-            grayscale,
-        )
+        self._max_frames, self._clip_rewards, self._grayscale = max_frames, clip_rewards, grayscale
+        self._terminal_on_life_loss = terminal_on_life_loss
         from ale_py.vector_env import AtariVectorEnv as AleVectorEnv  # imported for Atari only, as it is slow
 
-        # Only NEXT_STEP returns the last observation; resets by mask leave no reset steps.
-        self._ale = AleVectorEnv(
+        # A vector environment of ALE steps all of its games at once, so each game has its own.
+        make_ale = partial(
+            AleVectorEnv,
             game,
-            num_envs,
-            num_threads=min(num_envs, _available_cpus()),
-            max_num_frames_per_episode=max_frames,
+            1,
+            num_threads=1,
+            max_num_frames_per_episode=max_frames + 2 * frame_skip,  # not reached
             repeat_action_probability=repeat_action_probability,
             full_action_space=full_action_space,
             autoreset_mode=AutoresetMode.NEXT_STEP,
@@ -103,113 +106,104 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
             stack_num=stack,
             frameskip=frame_skip,
             maxpool=max_pool,
-            noop_max=noop_max,
+            noop_max=noop_max + 1,  # exclusive
             reward_clipping=False,
-            use_fire_reset=fire_reset,
+            use_fire_reset=False,
         )
-        self._init_spaces((stack if grayscale else 3 * stack, size, size))
-        self._init_state()
+        first = make_ale()
+        self.action_meanings = [action.name for action in first.ale.get_action_set()]
+        presses_fire = fire_reset and self.action_meanings[1:2] == ["FIRE"] and len(self.action_meanings) > AFTER_FIRE
+        has_noop = terminal_on_life_loss or presses_fire
+        emulators = [first, *(make_ale() for _ in range(num_envs - 1))]
+        max_steps = math.ceil(max_frames / frame_skip)
+        self._games = [AtariGame(each.ale, presses_fire, has_noop, max_steps) for each in emulators]
+        self._init_spaces((stack if grayscale else 3 * stack, size, size), first.single_action_space)
+        self._rng = np.random.default_rng()
+        self._blanked: Mask = np.zeros((num_envs, stack), dtype=np.bool_)  # frames of the stacks
+        self._frames: Frames = np.zeros(self.observation_space.shape or (), dtype=np.uint8)
 
-    def _init_spaces(self, shape: tuple[int, int, int]) -> None:
+    def _init_spaces(self, shape: tuple[int, int, int], action_space: spaces.Space[Any]) -> None:
         self.single_observation_space = spaces.Box(0, 255, shape, np.uint8)
-        self.single_action_space = self._ale.single_action_space
-        self.action_meanings = [action.name for action in self._ale.ale.get_action_set()]
+        self.single_action_space = action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-
-    def _init_state(self) -> None:
-        num_envs = self.num_envs
-        self._rng = np.random.default_rng()
-        self._lives = np.zeros(num_envs, dtype=np.int32)
-        # ALE's vector environment exposes no state: a resume replays the steps since the last seed.
-        self._seeds = np.zeros(num_envs, dtype=np.int64)
-        self._steps = np.zeros(num_envs, dtype=np.int64)  # since the last seed
-        self._actions = np.zeros((num_envs, 1024), dtype=np.uint8)  # in these steps
-        self._indices = np.arange(num_envs)
-        self._blanked: Mask = np.zeros(num_envs, dtype=np.bool_)
-        self._scores, self._lengths = np.zeros(num_envs), np.zeros(num_envs, dtype=np.int64)
-        self._start_times = np.zeros(num_envs)
-        self._game_over: Mask = np.ones(num_envs, dtype=np.bool_)
-        self._frames: Frames = np.zeros(self.observation_space.shape or (), dtype=np.uint8)
-        self._observations = self._frames
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Frames, dict[str, Any]]:
-        """Starts games in all or in `options["reset_mask"]` sub-environments; a game with lives left continues."""
-        seeds = None if seed is None else self._seed_of_each(seed)
-        if seeds is not None:
-            self._rng = np.random.default_rng([int(seeds[0]), 1])
+        """Begins episodes in all or in `options["reset_mask"]` sub-environments; a game with lives left continues."""
         mask = (options or {}).get("reset_mask")
         if mask is None:
-            started = np.ones(self.num_envs, dtype=np.bool_)
-            if seeds is None:
-                seeds = self._rng.integers(MAX_SEED, size=self.num_envs)
-            frames, info = self._seed_games(started, seeds % MAX_SEED)
+            mask = np.ones(self.num_envs, dtype=np.bool_)
+            self._seed_games(seed)
         else:
-            started = mask & self._game_over
-            if not started.any():  # only lives were lost
-                return self._observations, {}
-            frames, info = self._start_games(started)
-        self._lives = info["lives"].copy()
-        self._game_over = self._game_over & ~started
-        self._scores[started], self._lengths[started], self._start_times[started] = 0, 0, time.time()
-        blanked = self._blanked
-        observations = self._observe(frames)
-        observations[~started] = self._observations[~started]  # unchanged, with their blank frames
-        self._blanked = np.where(started, self._blanked, blanked)
-        self._observations = observations
-        return observations, info
+            for index in np.flatnonzero(mask).tolist():
+                game = self._games[index]
+                is_old = game.is_over and len(game.actions) >= MAX_STEPS_FROM_SEED
+                game.begin(int(self._rng.integers(MAX_SEED)) if is_old else None)
+        self._draw_flicker(mask)
+        return self._observe(), {}
 
     def step(self, actions: NDArray[Any]) -> tuple[Frames, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """Steps all games."""
-        actions = np.asarray(actions, dtype=np.int64)
-        if self._steps.max() == self._actions.shape[1]:
-            self._actions = np.concatenate([self._actions, np.zeros_like(self._actions)], axis=1)
-        self._actions[self._indices, self._steps] = actions
-        self._steps += 1
-        frames, raw_rewards, terminated, truncated, lives = self._ale.step(actions)
-        info: dict[str, Any] = {**lives}
-        rewards = raw_rewards.astype(np.float64)
-        self._scores += rewards
-        self._lengths += 1
-        self._game_over = terminated | truncated
-        if self._terminal_on_life_loss:
-            terminated = terminated | (info["lives"] < self._lives)
-        self._lives = info["lives"].copy()
-        if self._game_over.any() or terminated.any():
-            seconds = time.time() - self._start_times
-            info["episode"] = {"r": self._scores.copy(), "l": self._lengths.copy(), "t": seconds}
-            info["_episode"] = self._game_over
-        if self._clip_rewards:
-            rewards = np.clip(rewards, -1, 1)
-        self._observations = self._observe(frames)
-        return self._observations, rewards, terminated, truncated & ~terminated, info
+        for game, action in zip(self._games, np.asarray(actions).tolist(), strict=True):
+            game.send(action)
+        outcomes = [self._receive(game) for game in self._games]
+        rewards = np.array([each.reward for each in outcomes], dtype=np.float64)
+        over = np.array([each.is_over for each in outcomes])
+        truncated = np.array([each.is_truncated for each in outcomes])
+        lost = np.array([each.has_lost_life for each in outcomes])
+        info: dict[str, Any] = {"lives": np.array([game.lives for game in self._games])}
+        if over.any() or lost.any():
+            info |= {"episode": self._statistics(), "_episode": over}
+        terminated = (over & ~truncated) | (lost & self._terminal_on_life_loss)
+        self._blanked = np.roll(self._blanked, -1, axis=1)
+        self._draw_flicker(np.ones(self.num_envs, dtype=np.bool_))
+        rewards = np.clip(rewards, -1, 1) if self._clip_rewards else rewards
+        return self._observe(), rewards, terminated, truncated, info
+
+    def _receive(self, game: AtariGame) -> Outcome:
+        outcome = game.receive()
+        if outcome.has_lost_life and not self._terminal_on_life_loss:
+            reward = outcome.reward + game.next_life()
+            return outcome._replace(reward=reward, is_over=game.is_over)
+        return outcome
+
+    def _statistics(self) -> dict[str, NDArray[Any]]:
+        games, now = self._games, time.time()
+        return {
+            "r": np.array([game.score for game in games], dtype=np.float64),
+            "l": np.array([game.length for game in games]),
+            "t": np.array([now - game.start_time for game in games]),
+        }
 
     def get_state(self) -> State:
-        """See `ntm_rl.envs.state`."""
-        counts = {name: getattr(self, f"_{name}").copy() for name in ("seeds", "steps", "scores", "lengths", "blanked")}
-        actions = self._actions[:, : self._steps.max()].copy()
-        return {"generator": generator_state(self._rng), "actions": actions, **counts}
+        """See `ntm_rl.envs.state`; ALE's vector environment exposes no state: a resume replays the actions."""
+        steps = self._steps
+        actions = np.zeros((self.num_envs, int(steps.max())), dtype=np.uint8)
+        for row, game in zip(actions, self._games, strict=True):
+            row[: len(game.actions)] = np.frombuffer(game.actions, dtype=np.uint8)
+        seeds = np.array([game.seed for game in self._games])
+        arrays = {"actions": actions, "seeds": seeds, "steps": steps, "blanked": self._blanked.copy()}
+        return {"generator": generator_state(self._rng), **arrays}
 
     def set_state(self, state: Mapping[str, Any]) -> Frames:
         """See `ntm_rl.envs.state`; replays the steps since the last seed, at most 10,000 and a game."""
         rng, actions = generator_of(state.get("generator")), state.get("actions")
         longest = MAX_STEPS_FROM_SEED + self._max_frames + 1
         steps = array_of(state, "steps", self._steps, 0, longest)
-        like = np.broadcast_to(self._actions[:1, :1], (self.num_envs, int(steps.max())))
+        like = np.zeros((self.num_envs, int(steps.max())), dtype=np.uint8)
         actions = array_of(state, "actions", like, 0, len(self.action_meanings) - 1)
-        seeds = array_of(state, "seeds", self._seeds, 0, MAX_SEED)
-        scores, lengths = array_of(state, "scores", self._scores), array_of(state, "lengths", self._lengths, 0)
+        seeds = array_of(state, "seeds", self._steps, 0, MAX_SEED)
         blanked = array_of(state, "blanked", self._blanked)
-        frames, lives = self._replay(seeds, steps, actions)
-        self._rng, self._seeds, self._steps, self._blanked = rng, seeds, steps, blanked
-        self._actions = np.concatenate([actions, np.zeros((self.num_envs, 1024), dtype=np.uint8)], axis=1)
-        self._scores, self._lengths, self._lives = scores, lengths, lives
-        self._start_times = np.full(self.num_envs, time.time())
-        self._game_over = np.zeros(self.num_envs, dtype=np.bool_)
-        self._observations = self._blank(self._channels_first(frames))
-        return self._observations
+        self._replay(seeds, steps, actions)
+        self._rng, self._blanked = rng, blanked
+        return self._observe()
+
+    @property
+    def _steps(self) -> NDArray[np.int64]:
+        """Steps since the last seed, `[E]`."""
+        return np.array([len(game.actions) for game in self._games])
 
     def render(self) -> tuple[NDArray[np.uint8], ...]:
         """Returns the latest frame of every sub-environment as RGB, without flicker."""
@@ -218,67 +212,50 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Deletes the emulators."""
-        del self._ale
+        self._games.clear()
 
-    def _seed_of_each(self, seed: int | list[int | None]) -> NDArray[np.int64]:
-        if not isinstance(seed, list):
-            return seed + self._indices
-        if len(seed) != self.num_envs or None in seed:
+    def _seed_games(self, seed: int | list[int | None] | None) -> None:
+        """Starts all games with the given or with random seeds; they then depend only on seed and actions."""
+        if seed is None:
+            seeds = self._rng.integers(MAX_SEED, size=self.num_envs).tolist()
+        elif not isinstance(seed, list):
+            seeds = [seed + index for index in range(self.num_envs)]
+        elif len(seed) != self.num_envs or None in seed:
             raise InputError(f"seed = {seed}: must be one number, or {self.num_envs}, one for each sub-environment")
-        return np.array(seed, dtype=np.int64)
+        else:
+            seeds = seed
+        if seed is not None:
+            self._rng = np.random.default_rng([seeds[0], 1])
+        for game, each in zip(self._games, seeds, strict=True):
+            game.begin(each % MAX_SEED)
 
-    def _seed_games(self, started: Mask, seeds: NDArray[np.int64]) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Seeds and starts games, which then depend only on seed and actions."""
-        self._seeds[started], self._steps[started] = seeds[started], 0
-        frames, info = self._ale.reset(seed=seeds[started].astype(np.int32), options={"reset_mask": started})
-        return frames, info
+    def _replay(self, seeds: NDArray[np.int64], steps: NDArray[np.int64], actions: NDArray[np.uint8]) -> None:
+        """Replays the first `steps[i]` of `actions` `[E, T]` in sub-environment i."""
+        for game, seed in zip(self._games, seeds.tolist(), strict=True):
+            game.begin(seed)
+        for step in range(actions.shape[1]):
+            playing = [(game, row) for game, row, last in zip(self._games, actions, steps, strict=True) if step < last]
+            for game, row in playing:
+                game.send(int(row[step]))
+            for game, _ in playing:
+                outcome = self._receive(game)
+                if outcome.is_over or (outcome.has_lost_life and self._terminal_on_life_loss):
+                    game.begin()
 
-    def _start_games(self, started: Mask) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        old = started & (self._steps >= MAX_STEPS_FROM_SEED)
-        if (started & ~old).any():
-            frames, info = self._ale.reset(options={"reset_mask": started & ~old})
-        if old.any():
-            frames, info = self._seed_games(old, self._rng.integers(MAX_SEED, size=self.num_envs))
-        return frames, info
-
-    def _replay(
-        self, seeds: NDArray[np.int64], steps: NDArray[np.int64], actions: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-        """Replays the first `steps[i]` of `actions` `[E, T]` in sub-environment i; all end at the same time."""
-        everywhere, none = np.ones(self.num_envs, dtype=np.bool_), np.zeros(self.num_envs, dtype=np.bool_)
-        frames, info = self._ale.reset(seed=seeds.astype(np.int32), options={"reset_mask": everywhere})
-        last = int(steps.max())
-        for step in range(last):
-            own = step - (last - steps)  # step of each sub-environment
-            started = own == 0
-            if started.any() and step > 0:
-                self._ale.reset(seed=seeds[started].astype(np.int32), options={"reset_mask": started})
-            chosen = np.where(own >= 0, actions[self._indices, np.maximum(own, 0)], 0).astype(np.int64)
-            frames, _, terminated, truncated, info = self._ale.step(chosen)
-            over = terminated | truncated
-            if over.any():
-                frames, info = self._ale.reset(options={"reset_mask": over})
-        late = (steps == 0) if last else none
-        if late.any():
-            frames, info = self._ale.reset(seed=seeds[late].astype(np.int32), options={"reset_mask": late})
-        return frames, info["lives"].copy()
-
-    def _observe(self, frames: NDArray[np.uint8]) -> Frames:
-        """Returns the observations of frames `[E, stack, size, size]` or `[E, stack, size, size, 3]`."""
+    def _draw_flicker(self, mask: Mask) -> None:
+        """Draws whether the newest frames are blank, in some sub-environments."""
         if self._flicker:
-            self._blanked = self._rng.random(self.num_envs) < self._flicker
-        return self._blank(self._channels_first(frames))
+            drawn = self._rng.random(self.num_envs) < self._flicker
+            self._blanked[mask, -1] = drawn[mask]
 
-    def _channels_first(self, frames: NDArray[np.uint8]) -> Frames:
+    def _observe(self) -> Frames:
+        """Returns the observations of all games, channels first."""
+        frames = np.stack([game.frames for game in self._games])
         self._frames = frames if self._grayscale else np.moveaxis(frames, -1, 2).reshape(self._frames.shape)
-        return self._frames
-
-    def _blank(self, frames: Frames) -> Frames:
-        return np.where(self._blanked[:, None, None, None], np.uint8(0), frames) if self._flicker else frames
-
-
-def _available_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1  # Linux only
+        if not self._flicker:
+            return self._frames
+        blanked = self._blanked.repeat(self._frames.shape[1] // self._blanked.shape[1], axis=1)  # colours
+        return np.where(blanked[:, :, None, None], np.uint8(0), self._frames)
 
 
 def _require_probability(**values: float) -> None:

@@ -22,13 +22,21 @@ class FrameStackState(NamedTuple):
 class _StackedMlp(MemoryCore):
     """A multilayer perceptron with tanh on the last `frames` inputs of the episode."""
 
+    precision: Tensor
+
     def _build(self, input_size: int, hidden_size: int, layers: int, frames: int) -> None:
-        require_at_least(1, input_size=input_size, hidden_size=hidden_size, layers=layers, frames=frames)
-        self.input_size, self.output_size, self.frames = int(input_size), int(hidden_size), int(frames)
+        require_at_least(1, input_size=input_size, hidden_size=hidden_size, frames=frames)
+        require_at_least(0, layers=layers)
+        self.input_size, self.frames = int(input_size), int(frames)
+        self.register_buffer("precision", torch.zeros(()), persistent=False)  # as there may be no parameters
         self.layout = StateLayout(FrameStackState, inputs=(self.frames - 1, self.input_size))
-        sizes = [self.frames * self.input_size, *int(layers) * [self.output_size]]
+        sizes = [self.frames * self.input_size, *int(layers) * [int(hidden_size)]]
+        self.output_size = sizes[-1]
         blocks = [[nn.Linear(*pair), nn.Tanh()] for pair in pairwise(sizes)]
         self.network = nn.Sequential(*(module for block in blocks for module in block))
+
+    def _weight(self) -> Tensor:
+        return self.precision
 
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         recent = Recent.join(self.layout.unpack(state).inputs, inputs, episode_numbers(inputs, resets))
@@ -45,7 +53,7 @@ class Feedforward(_StackedMlp):
         input_size: int,
         *,
         hidden_size: Annotated[int, "Units of each layer."] = 128,
-        layers: Annotated[int, "Layers, each followed by tanh."] = 1,
+        layers: Annotated[int, "Layers, each followed by tanh; 0: the outputs are the inputs."] = 1,
     ):
         super().__init__()
         self._build(input_size, hidden_size, layers, frames=1)
@@ -60,7 +68,7 @@ class FrameStack(_StackedMlp):
         input_size: int,
         *,
         hidden_size: Annotated[int, "Units of each layer."] = 128,
-        layers: Annotated[int, "Layers, each followed by tanh."] = 1,
+        layers: Annotated[int, "Layers, each followed by tanh; 0: the outputs are the inputs."] = 1,
         frames: Annotated[int, "Stacked inputs, including the current one."] = 4,
     ):
         super().__init__()

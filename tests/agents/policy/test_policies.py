@@ -118,7 +118,7 @@ def test_every_core_trains_and_predicts_in_the_unmodified_recurrent_ppo(core):
 
 
 @pytest.mark.parametrize("core", core_names())
-@pytest.mark.parametrize("critic", ["shared", "detached", "separate"])
+@pytest.mark.parametrize("critic", ["shared", "joint", "detached", "separate"])
 def test_a_rollout_replays_to_the_same_values_and_log_probabilities(core, critic):
     """What sb3-contrib collected step by step it must find again in evaluate_actions: a PPO ratio of one."""
     kwargs = dict(core=core, core_kwargs=dict(hidden_size=8), critic=critic)
@@ -138,7 +138,7 @@ def _spaces() -> tuple[spaces.Space, spaces.Space]:
     return spaces.Box(-1, 1, (4,)), spaces.Discrete(3)
 
 
-@pytest.mark.parametrize("critic", ["shared", "detached", "separate"])
+@pytest.mark.parametrize("critic", ["shared", "joint", "detached", "separate"])
 def test_sequences_equal_single_steps_with_an_episode_start_inside(critic):
     policy = make_policy(critic=critic)
     steps, batch = 6, 3
@@ -159,7 +159,9 @@ def test_sequences_equal_single_steps_with_an_episode_start_inside(critic):
     torch.testing.assert_close(policy.advance(obs.flatten(0, 1), policy.initial_state(batch), resets), state)
 
 
-@pytest.mark.parametrize(("critic", "trains_core"), [("shared", True), ("detached", False), ("separate", False)])
+@pytest.mark.parametrize(
+    ("critic", "trains_core"), [("shared", True), ("joint", True), ("detached", False), ("separate", False)]
+)
 def test_value_loss_reaches_the_actors_core_only_when_shared(critic, trains_core):
     policy = make_policy(critic=critic)
     obs, resets = torch.randn(4, 4), torch.zeros(4, 1, dtype=torch.bool)

@@ -46,6 +46,7 @@ make_model = partial(lstm_model, n_steps=8)
         ("batch_size", "64", "must be an integer of at least 1, or 'auto', or None"),
         ("sequence_length", "all", "must be an integer of at least 1, or 'auto', or None"),
         ("sde_sample_freq", 0.5, "must be an integer of at least -1"),
+        ("schedule_at", "begin", "must be one of start, end"),
         ("policy_kwargs", [64], "must be a dict"),
         ("device", "gpu", "must be auto, cpu, cuda, cuda:N or mps"),
         ("policy", None, "needs a policy with a memory core"),

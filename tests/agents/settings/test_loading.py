@@ -49,7 +49,7 @@ def test_overrides_replace_values_with_their_types():
         ("env=3", "command line: env = 3: must be a mapping"),
         ("policy.net_arch.pi=[64,x]", "command line: policy.net_arch.pi = 'x': must be an integer"),
         ("wandb=maybe", "command line: wandb = 'maybe': must be 'online', 'offline' or 'disabled'."),
-        ("policy.critic=shard", "must be 'shared', 'detached' or 'separate'. Did you mean shared?"),
+        ("policy.critic=shard", "must be 'shared', 'joint', 'detached' or 'separate'. Did you mean shared?"),
         ("device=gpu", "command line: device = 'gpu': "),
         ("n_envs=0", "command line: n_envs = 0: must be greater than or equal to 1"),
         ("core=ntn", f"core = 'ntn': unknown core; valid are {', '.join(core_names())}. Did you mean ntm?"),

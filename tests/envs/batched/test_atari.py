@@ -4,6 +4,7 @@ import ale_py  # noqa: F401  (registers the ids that SB3 makes)
 import numpy as np
 import pytest
 from stable_baselines3.common.env_util import make_atari_env
+from stable_baselines3.common.vec_env import VecFrameStack
 
 from ntm_rl.envs.batched.atari import AtariVectorEnv
 from ntm_rl.envs.factory import EnvSettings
@@ -14,12 +15,17 @@ from ntm_rl.errors import InputError
 PLAIN = {"noop_max": 0, "terminal_on_life_loss": False, "clip_rewards": False}
 
 
-def actions_of(count: int, copies: int, kinds: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, kinds, (count, copies))
+def actions_of(count: int, envs: int, kinds: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, kinds, (count, envs))
+
+
+def difference(frames: np.ndarray, peer_frames: np.ndarray) -> float:
+    """Returns the mean difference of pixels, in the frame where it is largest."""
+    return np.abs(frames[0].astype(int) - peer_frames[0].transpose(2, 0, 1)).mean(axis=(1, 2)).max()
 
 
 def play_to_the_end(venv: VectorEnvAdapter, actions: int, limit: int = 3000) -> list[tuple]:
-    """Returns the observations, rewards, ends and infos of copy 0 up to the first whole game."""
+    """Returns the observations, rewards, ends and infos of sub-environment 0 up to the first whole game."""
     steps, rng = [], np.random.default_rng(1)
     for _ in range(limit):
         steps.append(venv.step(rng.integers(0, actions, venv.num_envs)))
@@ -28,26 +34,56 @@ def play_to_the_end(venv: VectorEnvAdapter, actions: int, limit: int = 3000) -> 
     raise AssertionError("no game ended")
 
 
-def test_frames_rewards_and_the_end_are_those_of_sb3s_wrappers():
-    """MsPacman has no FIRE and, without no-ops, no luck: both must play the very same game."""
-    wrappers = {"noop_max": 0, "terminal_on_life_loss": False, "clip_reward": False}
-    theirs = make_atari_env("MsPacmanNoFrameskip-v4", n_envs=1, wrapper_kwargs=wrappers)
-    ours = make_vec_env(EnvSettings("ALE/MsPacman-v5", kwargs={**PLAIN, "stack": 1}), 1, seed=0)
-    first, peer_first = ours.reset(), theirs.reset()
-    differences = [np.abs(first[:, 0].astype(int) - peer_first[..., 0]).mean()]
-    for action in actions_of(800, 1, 9):
+@pytest.mark.parametrize("game", ["Breakout", "Seaquest", "Pong", "SpaceInvaders", "MsPacman"])
+def test_observations_rewards_and_ends_are_those_of_sb3s_atari_wrapper(game):
+    theirs = VecFrameStack(make_atari_env(f"{game}NoFrameskip-v4", wrapper_kwargs={"noop_max": 0}), n_stack=4)
+    ours = make_vec_env(EnvSettings(f"ALE/{game}-v5", kwargs={"noop_max": 0}), 1, seed=0)
+    assert difference(ours.reset(), theirs.reset()) < 0.2
+    count = 0
+    for action in actions_of(1200, 1, ours.action_space.n):
         frames, rewards, dones, infos = ours.step(action)
         peer_frames, peer_rewards, peer_dones, peer_infos = theirs.step(action)
         assert rewards == peer_rewards and dones == peer_dones
+        # ALE pools shades of gray, SB3 colours; two different frames differ by 3 and more.
+        assert difference(frames, peer_frames) < 0.2
         if dones[0]:
-            assert infos[0]["episode"]["r"] == peer_infos[0]["episode"]["r"]
-            frames, peer_frames = infos[0]["terminal_observation"][None], peer_infos[0]["terminal_observation"][None]
-        differences.append(np.abs(frames[:, 0].astype(int) - peer_frames[..., 0]).mean())
+            assert infos[0]["TimeLimit.truncated"] == peer_infos[0]["TimeLimit.truncated"]
+            assert ("episode" in infos[0]) == ("episode" in peer_infos[0])  # of whole games
+            assert infos[0].get("episode", {"r": 0})["r"] == peer_infos[0].get("episode", {"r": 0})["r"]
+            count += 1
+    assert count > 0
+
+
+def test_the_frame_limit_truncates_as_in_sb3s_atari_wrapper():
+    theirs = make_atari_env(
+        "PongNoFrameskip-v4", wrapper_kwargs={"noop_max": 0}, env_kwargs={"max_num_frames_per_episode": 400}
+    )
+    ours = make_vec_env(EnvSettings("ALE/Pong-v5", kwargs={"noop_max": 0, "stack": 1, "max_frames": 400}), 1, seed=0)
+    ours.reset(), theirs.reset()
+    for step, action in enumerate(actions_of(250, 1, 6)):
+        frames, rewards, dones, infos = ours.step(action)
+        peer_frames, peer_rewards, peer_dones, peer_infos = theirs.step(action)
+        assert rewards == peer_rewards and dones == peer_dones and difference(frames, peer_frames) < 0.2
+        assert dones[0] == (step in (97, 195))  # FIRE and action 2 take 8 frames at the start
         if dones[0]:
-            break
-    assert dones[0]
-    # Another palette of grays and another rounding of the same pictures; two different frames differ by 3 and more.
-    assert max(differences) < 1.0
+            assert infos[0]["TimeLimit.truncated"] and peer_infos[0]["TimeLimit.truncated"]
+            lasts = (each[0]["terminal_observation"][None] for each in (infos, peer_infos))
+            assert difference(*lasts) < 0.2
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_fire_is_pressed_at_the_start_of_every_life(training):
+    """Breakout's ball would wait for ever."""
+    venv = make_vec_env(EnvSettings("ALE/Breakout-v5"), 2, seed=0, training=training)
+    venv.reset()
+    ends = np.stack([venv.step(np.zeros(2, dtype=np.int64))[2] for _ in range(420)]).sum(axis=0)
+    assert (ends >= (6 if training else 1)).all()
+
+
+@pytest.mark.parametrize(("noop_max", "lowest"), [(0, 1), (30, 3)])
+def test_no_ops_vary_the_start_of_a_game(noop_max, lowest):
+    frames, _ = AtariVectorEnv(5, game="seaquest", noop_max=noop_max).reset(seed=0)
+    assert lowest <= len(np.unique(frames.reshape(5, -1), axis=0)) <= (5 if noop_max else 1)
 
 
 def test_a_life_lost_ends_the_episode_and_not_the_game():
@@ -59,8 +95,11 @@ def test_a_life_lost_ends_the_episode_and_not_the_game():
     assert len(ends) == 5  # Breakout's lives
     assert ["episode" in steps[index][3][0] for index in ends] == [False] * 4 + [True]
     assert all(not steps[index][3][0]["TimeLimit.truncated"] for index in ends)
-    for index in ends[:-1]:  # the game goes on from what was seen last
-        np.testing.assert_array_equal(steps[index][0][0], steps[index][3][0]["terminal_observation"])
+    for index in ends[:-1]:
+        first, last = steps[index][0][0], steps[index][3][0]["terminal_observation"]
+        assert not first[:-1].any() and last[:-1].any()  # the stack has no frames of the last life
+        bricks = slice(20, 40)  # stay as they are
+        np.testing.assert_array_equal(first[-1, bricks], last[-1, bricks])
     assert not np.array_equal(steps[-1][0][0], steps[-1][3][0]["terminal_observation"])
     assert steps[-1][3][0]["episode"]["l"] == len(steps)
     venv.close()
@@ -103,10 +142,7 @@ def test_the_frame_limit_truncates_with_the_true_last_observation():
             break
     assert dones.all() and all(info["TimeLimit.truncated"] for info in infos)
     for index in range(2):
-        last = infos[index]["terminal_observation"]
-        np.testing.assert_array_equal(last[:-1], expected[index, :-1])
-        # ALE does not pool the frame at the limit: moving things are a little off.
-        assert np.abs(last[-1].astype(int) - expected[index, -1]).mean() < 0.5
+        np.testing.assert_array_equal(infos[index]["terminal_observation"], expected[index])
         assert not np.array_equal(observations[index], expected[index])
     for action in actions_of(10, 2, 6):  # and the next games run on, without a step that only resets
         before = observations
@@ -125,17 +161,21 @@ def test_equal_seeds_play_equal_games_and_sub_environments_differ():
     assert not np.array_equal(runs[0][:, 0], runs[0][:, 1])
 
 
-def test_flicker_blanks_whole_observations_at_its_rate_and_nothing_else():
-    dark = AtariVectorEnv(4, game="pong", stack=2, flicker=0.3, noop_max=0)
-    light = AtariVectorEnv(4, game="pong", stack=2, noop_max=0)
+@pytest.mark.parametrize("colours", [1, 3])
+def test_flicker_blanks_single_frames_at_its_rate_and_nothing_else(colours):
+    options = dict(game="pong", stack=3, noop_max=0, grayscale=colours == 1, size=36)
+    dark, light = AtariVectorEnv(4, flicker=0.3, **options), AtariVectorEnv(4, **options)
     shown, truth = [dark.reset(seed=0)[0]], [light.reset(seed=0)[0]]
     for action in actions_of(300, 4, 6):
         shown.append(dark.step(action)[0])
         truth.append(light.step(action)[0])
-    blank = (np.stack(shown) == 0).all(axis=(2, 3, 4))
-    assert abs(blank.mean() - 0.3) < 0.05  # 1204 draws: 0.05 are nearly four standard deviations
-    assert 0 < blank[:, 0].mean() < 1 and not np.array_equal(blank[:, 0], blank[:, 1])
-    np.testing.assert_array_equal(np.stack(shown)[~blank], np.stack(truth)[~blank])
+    frames, expected = (np.stack(each).reshape(301, 4, 3, -1) for each in (shown, truth))
+    blank = (frames == 0).all(axis=3)
+    newest = blank[:, :, -1]
+    assert abs(newest.mean() - 0.3) < 0.05  # 1204 draws: 0.05 are nearly four standard deviations
+    assert 0 < newest[:, 0].mean() < 1 and not np.array_equal(newest[:, 0], newest[:, 1])
+    np.testing.assert_array_equal(frames[~blank], expected[~blank])
+    np.testing.assert_array_equal(frames[1:, :, :-1], frames[:-1, :, 1:])  # a frame keeps its flicker
     dark.close(), light.close()
 
 

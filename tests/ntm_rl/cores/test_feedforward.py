@@ -70,8 +70,17 @@ def test_lags_and_the_last_steps_are_zero_before_the_episode_even_where_values_a
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [("feedforward", "layers"), ("feedforward", "hidden_size"), ("frame_stack", "frames")]
+    ("name", "key", "low"),
+    [("feedforward", "layers", 0), ("feedforward", "hidden_size", 1), ("frame_stack", "frames", 1)],
 )
-def test_sizes_below_one_are_named(name, key):
-    with pytest.raises(InputError, match=f"{key} = 0: must be an integer of at least 1"):
-        make_core(name, 3, **{key: 0})
+def test_sizes_that_are_too_small_are_named(name, key, low):
+    with pytest.raises(InputError, match=f"{key} = {low - 1}: must be an integer of at least {low}"):
+        make_core(name, 3, **{key: low - 1})
+
+
+def test_a_core_without_layers_returns_its_inputs():
+    core = make_core("feedforward", 3, layers=0).double()
+    inputs = torch.randn(4, 2, 3, dtype=torch.float64)
+    outputs, state = core(inputs, core.initial_state(2), None)
+    assert core.output_size == 3 and torch.equal(outputs, inputs)
+    assert state.shape == (2, 1) and not list(core.parameters())
