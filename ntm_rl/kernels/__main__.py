@@ -1,7 +1,10 @@
-"""`python -m ntm_rl.kernels`: build the C++ kernels now instead of on first use."""
+"""`python -m ntm_rl.kernels`: load the C++ kernels, building them if need be, and print which ones are used and why."""
 
 import sys
 
-from ntm_rl.kernels.loader import load_kernels
+from ntm_rl.kernels.loader import load_library
 
-sys.exit(0 if load_kernels() else 1)
+library = load_library()
+if library is None:
+    sys.exit(1)
+print(f"C++ kernels: {library.path} ({library.reason})")

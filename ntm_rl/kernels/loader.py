@@ -1,4 +1,7 @@
-"""Builds the C++ kernels on first use, once per machine for all processes."""
+"""Loads the C++ kernels: those of the wheel for this CPU, else those that are built on first use.
+
+They are built once per machine for all processes.
+"""
 
 import hashlib
 import os
@@ -13,42 +16,93 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from ntm_rl.kernels.compiler import BUILD_TIMEOUT, FLAGS, BuildError, build_library, find_compiler, target_of
+from ntm_rl.kernels.compiler import (
+    BUILD_TIMEOUT,
+    FLAGS,
+    HEADERS,
+    LEVELS,
+    SOURCES,
+    BuildError,
+    build_library,
+    find_compiler,
+    hash_of,
+    prebuilt_library,
+    record_of,
+    target_of,
+    write_record,
+)
 
-SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
+PREBUILT = Path(__file__).parent / "prebuilt"
 TORCH = Path(torch.__file__).parent
-HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 # Lines of /proc/cpuinfo that identify a CPU model on x86, ARM, POWER and RISC-V; others differ between its cores.
 CPU_LINES = ("vendor_id", "cpu family", "model", "flags", "CPU implementer", "CPU part", "Features", "cpu", "isa")
 
 
-@cache
+class Library(NamedTuple):
+    """A library that is loaded: its path, and why it is used."""
+
+    path: Path
+    reason: str
+
+
 def load_kernels() -> bool:
     """Loads `torch.ops.ntm_rl`; returns whether it succeeded, with a warning if not."""
+    return load_library() is not None
+
+
+@cache
+def load_library() -> Library | None:
+    """Loads the library of `torch.ops.ntm_rl`; returns None, with a warning, where there is none."""
     try:
-        try:
-            _load(_cache_folder())
-        except OSError as error:
-            _print(f"the C++ kernels go to a temporary folder (set TORCH_EXTENSIONS_DIR to a permanent one): {error}")
-            _load(_temporary_folder())
+        library, reason = _load_prebuilt()
+        if library is None:
+            library, reason = _load_built(), f"built on this machine: {reason}"
+        return Library(library, reason)
     except Exception as error:  # the eager cores work without kernels
-        reason = str(error).strip() or type(error).__name__
+        cause = str(error).strip() or type(error).__name__
         consequence = "the eager cores are used, which are up to six times slower"
-        warnings.warn(f"the C++ kernels could not be built; {consequence}: {reason}", stacklevel=2)
-        return False
-    return True
+        warnings.warn(f"the C++ kernels could not be built; {consequence}: {cause}", stacklevel=3)
+        return None
 
 
-def _load(folder: Path) -> None:
+def _load_prebuilt() -> tuple[Path | None, str]:
+    """Loads the wheel's library for this CPU; returns its path, or None, and the reason."""
+    if not PREBUILT.is_dir():
+        return None, "this installation has no prebuilt kernels"
+    flags = _cpu_flags()
+    level = next((level for level, required in LEVELS.items() if required <= flags), None)
+    if level is None or platform.machine() != "x86_64":
+        return None, "the prebuilt kernels do not run on this CPU"
+    library = prebuilt_library(PREBUILT, level)
+    if not _is_complete(library):
+        return None, f"the prebuilt kernels {library} are missing or damaged"
+    try:
+        torch.ops.load_library(str(library))
+    except OSError as error:  # built with a newer system library
+        return None, f"the prebuilt kernels do not load: {error}"
+    return library, f"prebuilt for {level}"
+
+
+def _load_built() -> Path:
+    try:
+        return _load(_cache_folder())
+    except OSError as error:
+        _print(f"the C++ kernels go to a temporary folder (set TORCH_EXTENSIONS_DIR to a permanent one): {error}")
+        return _load(_temporary_folder())
+
+
+def _load(folder: Path) -> Path:
     library = _build_once(_library(folder))
     try:
         torch.ops.load_library(str(library))
     except OSError:  # built for other system libraries
-        _record(library).unlink(missing_ok=True)
+        record_of(library).unlink(missing_ok=True)
         _load_new(_build_once(library))
+    return library
 
 
 def _load_new(library: Path) -> None:
@@ -90,7 +144,7 @@ def _library(folder: Path | None = None) -> Path:
     """Returns the library's path in `folder` (default: torch's); its name has a hash of all that it depends on."""
     folder = folder or _cache_folder()
     code = [file.read_bytes() for file in SOURCES + HEADERS]
-    name = f"ntm_rl_{_digest(*code, *FLAGS, _cpu())[:16]}"
+    name = f"ntm_rl_{hash_of(*code, *FLAGS, _cpu())[:16]}"
     try:
         compiler = find_compiler()
         target = target_of(compiler)
@@ -99,7 +153,7 @@ def _library(folder: Path | None = None) -> Path:
     if not target:  # an existing library needs no compiler
         libraries = (path / f"{path.name}.so" for path in sorted(folder.glob(f"{name}_*")))
         return next(filter(_is_complete, libraries), folder / name / f"{name}.so")
-    name += f"_{_digest(*compiler[1:], target)[:8]}"
+    name += f"_{hash_of(*compiler[1:], target)[:8]}"
     return folder / name / f"{name}.so"
 
 
@@ -110,18 +164,16 @@ def _cpu() -> str:
     return f"{platform.machine()} {platform.processor()}"
 
 
-def _digest(*parts: str | bytes) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
-
-
-def _record(library: Path) -> Path:
-    return library.with_suffix(".sha256")
+def _cpu_flags() -> set[str]:
+    """Returns the features of an x86 CPU, empty elsewhere."""
+    lines = (line.partition(":") for line in _cpu().splitlines())
+    return {flag for name, _, values in lines if name.strip() == "flags" for flag in values.split()}
 
 
 def _is_complete(library: Path) -> bool:
     """Whether the library is complete: loading a truncated one can crash the process."""
     with suppress(OSError, UnicodeDecodeError):
-        return _record(library).read_text() == hashlib.sha256(library.read_bytes()).hexdigest()
+        return record_of(library).read_text() == hashlib.sha256(library.read_bytes()).hexdigest()
     return False
 
 
@@ -149,9 +201,9 @@ def _build(library: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="build-", dir=library.parent, ignore_cleanup_errors=True) as folder:
         built = Path(folder) / library.name
         _print(f"building the C++ kernels (once, 10 to 20 seconds) in {library.parent}")
-        build_library(compiler, SOURCES, [f"-L{TORCH / 'lib'}", "-ltorch_cpu"], built, log)
-        _record(built).write_text(hashlib.sha256(built.read_bytes()).hexdigest())
-        _record(built).replace(_record(library))
+        build_library(compiler, SOURCES, built, log, [f"-L{TORCH / 'lib'}", "-ltorch_cpu"])
+        write_record(built)
+        record_of(built).replace(record_of(library))
         built.replace(library)
         log.unlink(missing_ok=True)
 

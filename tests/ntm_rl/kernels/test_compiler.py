@@ -21,7 +21,7 @@ def build(folder: Path) -> Path:
     )
     (folder / "half.cpp").write_text("int half() { return 21; }\n")
     library = folder / "answer.so"
-    build_library(find_compiler(), [folder / "answer.cpp", folder / "half.cpp"], [], library, folder / "build.log")
+    build_library(find_compiler(), [folder / "answer.cpp", folder / "half.cpp"], library, folder / "build.log", [])
     return library
 
 

@@ -40,13 +40,13 @@ def folder(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("CXX", raising=False)
-    loader.load_kernels.cache_clear()
+    loader.load_library.cache_clear()
     yield tmp_path
-    loader.load_kernels.cache_clear()
+    loader.load_library.cache_clear()
 
 
 def load() -> bool:
-    loader.load_kernels.cache_clear()
+    loader.load_library.cache_clear()
     return loader.load_kernels()
 
 
@@ -123,7 +123,7 @@ def test_a_damaged_library_is_rebuilt(folder, damage):
 def test_an_incomplete_build_is_not_loaded(folder, left):
     assert load()
     library = loader._library()
-    (library if left == "record" else loader._record(library)).unlink()
+    (library if left == "record" else loader.record_of(library)).unlink()
     assert not loader._is_complete(library)
     assert load()
     assert loader._is_complete(library)
@@ -133,7 +133,7 @@ def test_a_complete_library_that_does_not_load_is_rebuilt_once(folder):
     library = loader._library()
     library.parent.mkdir(parents=True)
     library.write_bytes(b"of another system")
-    loader._record(library).write_text(hashlib.sha256(b"of another system").hexdigest())
+    loader.record_of(library).write_text(hashlib.sha256(b"of another system").hexdigest())
     assert load()
     assert answer(library) == 42
 
