@@ -4,21 +4,18 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_atari_env
-from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
+from ntm_rl.agents.speed.environment_steps import POPGYM_GAMES, copy_steps, minigrid_steps, popgym_steps
 from ntm_rl.agents.speed.rows import Comparison, Measure, MissingPeerError, Row, measure
 from ntm_rl.agents.speed.timing import (
     CARTPOLE,
@@ -31,7 +28,6 @@ from ntm_rl.agents.speed.timing import (
     training_step,
 )
 from ntm_rl.cores.registry import make_core
-from ntm_rl.envs.algorithmic.env import AlgorithmicVectorEnv
 from ntm_rl.envs.factory import EnvSettings, import_family
 from ntm_rl.envs.sb3.making import make_vec_env
 
@@ -169,32 +165,16 @@ def _ppo_64_envs(repeats: int) -> Measure:
 
 
 def _environment(repeats: int) -> Measure:
-    """64 batched environments of the copy task without an agent, against the goal of 300,000 steps/s."""
-    envs = AlgorithmicVectorEnv(64, "copy")
-    envs.reset(seed=0)
-    actions = np.zeros(envs.action_space.shape or (), dtype=np.int8)
-
-    def thousand() -> None:
-        for _ in range(1000):
-            envs.step(actions)
-
-    return 64_000 / alternate(repeats, thousand)[0], 300_000.0, "steps/s"
+    """64 batched environments of the copy task, against the goal of 300,000 steps/s."""
+    return copy_steps(repeats), 300_000.0, "steps/s"
 
 
 def _minigrid(repeats: int) -> Measure:
-    """16 batched environments of MiniGrid-MemoryS9 without an agent, against 16 single ones."""
-    settings = EnvSettings("MiniGrid-MemoryS9-v0", kwargs={"agent_view_size": 3})
-    native, single = (make_vec_env(replace(settings, vectorization=kind), 16, seed=0) for kind in ("native", "sync"))
-    actions = np.random.default_rng(0).integers(3, size=(100, 16))
+    return *minigrid_steps(repeats), "steps/s"
 
-    def hundred(env: VecEnv) -> None:
-        for each in actions:
-            env.step(each)
 
-    for env in (native, single):
-        env.reset()
-    ours, peer = alternate(repeats, partial(hundred, native), partial(hundred, single))
-    return actions.size / ours, actions.size / peer, "steps/s"
+def _popgym(game: str) -> Callable[[int], Measure]:
+    return lambda repeats: (*popgym_steps(game, repeats), "steps/s")
 
 
 def _memory(repeats: int) -> Measure:
@@ -237,6 +217,7 @@ COMPARISONS: dict[str, Comparison] = {
     "ppo_ntm_64_envs_vs_10000": Comparison(_ppo_64_envs, ">=", 1),
     "copy_env_64_vs_300000": Comparison(_environment, ">=", 1),
     "minigrid_memory_env_16_vs_single": Comparison(_minigrid, ">=", 10),
+    **{f"{game}_env_32_vs_popgym": Comparison(_popgym(game), ">=", 10) for game in POPGYM_GAMES},
     "pong_ntm_vs_sb3_ppo": Comparison(_pong(is_recurrent=False), ">=", 3, threads=2),
     "pong_ntm_vs_recurrent_ppo": Comparison(_pong(is_recurrent=True), ">=", 4, threads=2),
     "memory_of_ppo_ntm": Comparison(_memory, "<=", 1),

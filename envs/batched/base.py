@@ -48,7 +48,7 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         self.single_action_space = actions if isinstance(actions, spaces.Space) else spaces.Discrete(actions)
         self.observation_space = batch_space(observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._last_action = last_action(self.single_action_space)
+        self._last_actions = last_actions(self.single_action_space, num_envs)
         self._indices = np.arange(num_envs)
         self._time = np.zeros(num_envs, dtype=np.int64)
         self._observations = np.zeros((num_envs, *(observation_space.shape or ())), dtype=observation_space.dtype)
@@ -144,10 +144,11 @@ class BatchedEnv(VectorEnv[NDArray[Any], NDArray[Any], NDArray[Any]]):
         """
         checked: NDArray[Any] = np.asarray(actions)
         # `action_space.contains` takes as long as a whole step of a small game.
-        is_integer = checked.shape == self.action_space.shape and checked.dtype.kind in "biu"
-        if not is_integer or np.count_nonzero((checked < 0) | (checked > self._last_action)):
-            raise InputError(f"actions = {actions}: must be {self.num_envs} {name_elements(self.single_action_space)}")
-        return checked.astype(np.int64, copy=False)
+        if checked.shape == self.action_space.shape and checked.dtype.kind in "biu":
+            integers: NDArray[np.int64] = checked.astype(np.int64, copy=False)
+            if not np.count_nonzero(integers.view(np.uint64) > self._last_actions):  # negative ones are the largest
+                return integers
+        raise InputError(f"actions = {actions}: must be {self.num_envs} {name_elements(self.single_action_space)}")
 
     def advance(self, actions: NDArray[Any]) -> tuple[NDArray[Any], FloatArray, BoolArray, BoolArray]:
         """Counts and plays one step; see `play`."""
@@ -207,11 +208,11 @@ class SeededBatchedEnv(BatchedEnv):
         return observations
 
 
-def last_action(space: spaces.Space[Any]) -> Any:
-    """Returns the largest action, an array for a MultiDiscrete; None for a Box."""
+def last_actions(space: spaces.Space[Any], num_envs: int) -> Any:
+    """Returns the largest action of each sub-environment as uint64 `[num_envs, ...]`; None for a Box."""
     if isinstance(space, spaces.MultiDiscrete):
-        return space.nvec - 1
-    return space.n - 1 if isinstance(space, spaces.Discrete) else None
+        return np.tile(space.nvec - 1, (num_envs, 1)).astype(np.uint64)
+    return np.full(num_envs, space.n - 1, dtype=np.uint64) if isinstance(space, spaces.Discrete) else None
 
 
 def name_elements(space: spaces.Space[Any]) -> str:

@@ -18,6 +18,7 @@ SHIPS = (2, 3, 3, 4)
 SHIP_CELLS = sum(SHIPS)
 WATER, SHIP, FIRED_AT = range(3)
 HIDDEN, MINE, VIEWED = range(3)
+IS_HIT = np.array([0, 1, 0])  # by what the cell is
 AFTERWARDS = np.array([VIEWED, MINE, VIEWED], dtype=np.int8)  # what a guess makes of a cell
 MOST_NEIGHBORS = 9  # POPGym counts the cell itself
 
@@ -39,6 +40,7 @@ class BoardGame(BatchedEnv):
         if action_masks:
             self.action_masks = self.unplayed
         self._size, self._steps = size, steps
+        self._strides = np.array([size, 1])  # of a row and a column
         self._board = np.zeros((num_envs, size * size), dtype=np.int8)
         self._first_cells = np.arange(num_envs) * size * size  # of each board, in the flattened array of all
 
@@ -61,7 +63,7 @@ class BoardGame(BatchedEnv):
 
     def play(self, actions: IntArray) -> tuple[IntArray, FloatArray, BoolArray, BoolArray]:
         """See `BatchedEnv.play`."""
-        played = actions if actions.ndim == 1 else actions[:, 0] * self._size + actions[:, 1]
+        played = actions if actions.ndim == 1 else actions.dot(self._strides)
         cells = self._first_cells + played
         observations, rewards, terminated = self.guess(cells)
         return observations, rewards, terminated, self._time == self._steps
@@ -100,10 +102,10 @@ class Battleship(BoardGame):
     def guess(self, cells: IntArray) -> tuple[IntArray, FloatArray, BoolArray]:
         """See `BoardGame.guess`."""
         board = self._board.reshape(-1)
-        hits = (board[cells] == SHIP).astype(np.int64)
+        hits = IS_HIT.take(board.take(cells))
         board[cells] = FIRED_AT
         self._left -= hits
-        return hits, self._rewards[hits], self._left == 0
+        return hits, self._rewards.take(hits), self._left == 0
 
     def unplayed(self) -> BoolArray:
         """See `BoardGame.unplayed`."""

@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from ntm_rl.envs.batched.base import BatchedEnv, BoolArray, FloatArray, IntArray
 from ntm_rl.envs.wrappers.masking import POSITIONS
 
-GRAVITY = 9.8
-POLE_MASS = 0.1
-TOTAL_MASS = POLE_MASS + 1.0
-HALF_LENGTH = 0.5  # of the pole
-POLE_MOMENT = POLE_MASS * HALF_LENGTH
+# NumPy multiplies arrays by arrays without dimensions faster than by Python's numbers.
+GRAVITY = np.array(9.8)
+POLE_MASS = np.array(0.1)
+TOTAL_MASS = np.array(POLE_MASS + 1.0)
+HALF_LENGTH = np.array(0.5)  # of the pole
+POLE_MOMENT = np.array(POLE_MASS * HALF_LENGTH)
+FOUR_THIRDS = np.array(4.0 / 3.0)
 FORCES = np.array([-10.0, 10.0])  # by action
-SECONDS = 0.02  # per step
+SECONDS = np.array(0.02)  # per step
 MAX_POSITION, MAX_ANGLE = 2.4, 12 * 2 * math.pi / 360
-BOUNDS = np.array([[MAX_POSITION], [MAX_ANGLE]])
+BOUNDS = np.array([MAX_POSITION, np.inf, MAX_ANGLE, np.inf])  # of the state
 VELOCITIES = [1, 3]
 
 
@@ -55,6 +57,7 @@ class CartPole(BatchedEnv):
         self._rewards = np.full(num_envs, reward)
         high = np.array([2 * MAX_POSITION, np.inf, 2 * MAX_ANGLE, np.inf], dtype=np.float32)[self._observed]
         super().__init__(num_envs, spaces.Box(-high, high, dtype=np.float32), 2)
+        self._bounds = np.repeat(BOUNDS[:, None], num_envs, axis=1)
         self._state = np.zeros((4, num_envs))  # rows: position, velocity, angle, angular velocity
 
     def state_bounds(self) -> dict[str, tuple[float, float]]:
@@ -76,15 +79,15 @@ class CartPole(BatchedEnv):
         # The order of operations is Gymnasium's, for identical rounding.
         push = (force + POLE_MOMENT * np.square(theta_dot) * sine) / TOTAL_MASS
         theta_acc = (GRAVITY * sine - cosine * push) / (
-            HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * np.square(cosine) / TOTAL_MASS)
+            HALF_LENGTH * (FOUR_THIRDS - POLE_MASS * np.square(cosine) / TOTAL_MASS)
         )
         x_acc = push - POLE_MOMENT * theta_acc * cosine / TOTAL_MASS
         rates = np.empty_like(self._state)  # faster than `np.stack`
         rates[0], rates[1], rates[2], rates[3] = x_dot, x_acc, theta_dot, theta_acc
         self._state = self._state + SECONDS * rates  # Euler's method
-        is_out = np.abs(self._state[::2]) > BOUNDS  # position, angle
+        is_out = np.abs(self._state) > self._bounds
         observations = self._observe(self._state, self._observed)
-        return observations, self._rewards.copy(), is_out[0] | is_out[1], self._time == self._time_limit
+        return observations, self._rewards.copy(), is_out[0] | is_out[2], self._time == self._time_limit
 
     def _observe(self, state: FloatArray, observed: IntArray) -> NDArray[np.float32]:
         """Returns the observations of states `[4, E]`."""
