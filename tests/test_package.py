@@ -62,7 +62,7 @@ def test_no_file_and_no_function_is_too_long(top):
 def test_the_folders_of_the_tests_are_those_of_the_code():
     tests = {path.parent.relative_to(ROOT / "tests") for path in modules("tests")}
     code = {path.parent.relative_to(ROOT) for path in modules("ntm_rl", "envs", "agents")}
-    assert tests - code == {Path(), Path("reliability"), Path("support")}
+    assert tests - code == {Path(), Path("devices"), Path("reliability"), Path("support")}
 
 
 @pytest.mark.parametrize("name", ["envs", "agents"])

@@ -89,6 +89,7 @@ class SupervisedTrainer:
         # A rare sequence can disturb the weights of a solved task for some hundred updates, but not their mean.
         decay = get_ema_multi_avg_fn(settings.optimizer.averaging)
         self.average = AveragedModel(self.network, multi_avg_fn=decay)
+        self.averaged.to(device)  # cuDNN warns of weights that were copied but not moved
         self.curriculum = Curriculum(self.task, settings.curriculum)
         self.sequences, self.best = 0, math.inf
         self.last: float | None = None

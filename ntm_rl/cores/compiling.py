@@ -12,6 +12,10 @@ from torch import Tensor
 
 from ntm_rl.errors import InputError
 
+# Of torch on GPUs: a core computes without TF32 on purpose, and each step of a sequence is a CUDA graph of its own, as
+# gradients are taken at the end of the sequence.
+EXPECTED_WARNINGS = ("TensorFloat32 tensor cores", "Unable to hit fast path of CUDAGraphs")
+
 
 @cache
 def has_triton() -> bool:
@@ -31,6 +35,9 @@ class CompiledStep:
     def __init__(self, step: Callable[[Tensor, Any], Any], device: torch.device, is_required: bool):
         self._step, self._is_required, self._has_failed = step, is_required, False
         mode = "reduce-overhead" if device.type == "cuda" else "default"
+        if device.type == "cuda":
+            for message in EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message)
         self._compiled = torch.compile(_with_own_code(step), mode=mode)
 
     def __call__(self, from_input: Tensor, last: Any) -> Any:

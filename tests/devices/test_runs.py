@@ -23,7 +23,12 @@ from ntm_rl.envs.sb3.making import make_vec_env
 from small_trainings import SMALL_NTM, TINY_COPY, TINY_LSTM, TINY_PPO
 from stand_in_device import NAME, take_waits
 
-BLOCK = ("memory.ntm_block.slots=8", "memory.ntm_block.hidden_size=8", "memory.ntm_block.width=4")
+BLOCK = (
+    "memory.ntm_block.backend=eager",
+    "memory.ntm_block.slots=8",
+    "memory.ntm_block.hidden_size=8",
+    "memory.ntm_block.width=4",
+)
 TASK = "popgym-RepeatPreviousEasy-v0"
 COPY = (*TINY_COPY, *SMALL_NTM, "watch.every=20")
 
@@ -85,8 +90,7 @@ def test_a_run_is_resumed_on_another_device(run, device):
 
 def make_model(device: torch.device, core: str, seed: int = 0) -> MemoryPPO:
     env = VecNormalize(make_vec_env(EnvSettings(TASK), 4, seed=seed), norm_obs=False)
-    is_eager = "backend" in core_options(core) and device.type == NAME
-    options = {"hidden_size": 8, **({"backend": "eager"} if is_eager else {})}
+    options = {"hidden_size": 8, **({"backend": "eager"} if "backend" in core_options(core) else {})}
     sizes = {"n_steps": 16, "sequence_length": 8, "batch_size": 32, "n_epochs": 2}
     policy = {"core": core, "core_kwargs": options, "net_arch": [8]}
     kind = policy_class_for(env.observation_space)
@@ -97,19 +101,28 @@ def weights(model: MemoryPPO) -> torch.Tensor:
     return torch.nn.utils.parameters_to_vector(model.policy.parameters()).detach().cpu()
 
 
-@pytest.mark.parametrize("core", ["feedforward", "ntm", "ntm_block", "lstm", "sam"])
+@pytest.mark.parametrize("core", ["feedforward", "ntm", "ntm_block", "lstm"])
 def test_a_training_resumed_from_a_checkpoint_on_the_device_continues_as_if_never_stopped(core, device, tmp_path):
     model = make_model(device, core).learn(128)
     path = save_checkpoint(model, tmp_path)
+    generator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     model.learn(128, reset_num_timesteps=False)
     other = make_model(device, core, seed=9)
     load_checkpoint(path, other)
+    assert generator is None or torch.equal(torch.cuda.get_rng_state(device), generator)
     other.learn(128, reset_num_timesteps=False)
     # Some operators of a GPU add in any order.
     tolerance = 0.0 if device.type == NAME or core == "feedforward" else 1e-4
     torch.testing.assert_close(weights(other), weights(model), rtol=tolerance, atol=tolerance)
-    if device.type == "cuda":
-        assert torch.equal(torch.cuda.get_rng_state(device), torch.cuda.get_rng_state(model.device))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
+def test_the_default_agent_trains_with_compiled_steps_without_a_warning(tmp_path, capsys):
+    device = torch.device("cuda", 0)
+    run = train_on(device, TASK, tmp_path, *TINY_PPO, "total_timesteps=192", "checkpoint.every=64")
+    assert load_run_agent(run, device=device).policy.core_name == "ntm_block"
+    assert "runs eagerly" not in capsys.readouterr().err
 
 
 def copy_trainer(device: torch.device, folder: Path, *overrides: str) -> SupervisedTrainer:
@@ -117,8 +130,9 @@ def copy_trainer(device: torch.device, folder: Path, *overrides: str) -> Supervi
     return SupervisedTrainer(settings.model_copy(update={"device": str(device)}))
 
 
-def test_a_supervised_update_is_that_of_the_cpu(device, tmp_path):
-    overrides = ("optimizer.name=sgd", "memory.ntm.backend=eager", "batch_size=4")
+@pytest.mark.parametrize("core", [("memory.ntm.backend=eager",), TINY_LSTM], ids=["ntm", "lstm"])
+def test_a_supervised_update_is_that_of_the_cpu(core, device, tmp_path):
+    overrides = ("optimizer.name=sgd", "batch_size=4", *core)
     trainers = [copy_trainer(each, tmp_path, *overrides) for each in (torch.device("cpu"), device)]
     for _ in range(3):
         expected, found = (trainer.update() for trainer in trainers)

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import torch
 
-from ntm_rl.kernels.compiler import ABI, TORCH, find_compiler
+from ntm_rl.kernels.compiler import find_compiler
 
 NAME = "stand_in"
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -51,8 +51,19 @@ def _built() -> Path:
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             built = Path(folder, library.name)
-            options = ["-std=c++20", "-fPIC", "-shared", ABI, "-isystem", str(TORCH / "include"), "-o", str(built)]
-            libraries = [f"-L{TORCH / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
+            torch_folder = Path(torch.__file__).parent
+            abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+            options = [
+                "-std=c++20",
+                "-fPIC",
+                "-shared",
+                abi,
+                "-isystem",
+                str(torch_folder / "include"),
+                "-o",
+                str(built),
+            ]
+            libraries = [f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
             subprocess.run([*find_compiler(), *options, str(SOURCE), *libraries], check=True)
             built.rename(library)  # another process may have built it meanwhile
     return library

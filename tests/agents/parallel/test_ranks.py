@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ntm_rl.agents.parallel.joining import join
+from ntm_rl.agents.parallel.joining import join, local_device
 from ntm_rl.agents.parallel.ranks import SINGLE, RankLostError, Ranks
 from ntm_rl.agents.runs.signals import SignalListener
 from ntm_rl.envs.foreign import ForeignError
@@ -44,6 +44,25 @@ def test_one_process_needs_no_process_group():
     assert not dist.is_initialized()
     assert SINGLE.agree(lambda: 3) == SINGLE.on_first(lambda: 3) == 3
     assert SINGLE.gather_objects(3) == SINGLE.collect(3) == [3]
+
+
+def test_ranks_without_a_gpu_of_their_own_exchange_no_tensors_of_gpus(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert local_device() == torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert local_device() is None
+    monkeypatch.setattr(dist, "get_backend_config", lambda: "cpu:gloo")
+    gpu, ranks = torch.device("cuda"), Ranks(1, 2)
+    with pytest.raises(InputError, match="processes: each needs a GPU of its own, and this host has 1; use device=cpu"):
+        ranks.check_device(gpu)
+    ranks.check_device(torch.device("cpu"))
+    SINGLE.check_device(gpu)
+    monkeypatch.setattr(dist, "get_backend_config", lambda: "cpu:gloo,cuda:nccl")
+    ranks.check_device(gpu)
 
 
 def agreed(failing):
