@@ -112,8 +112,11 @@ def _ppo_default(repeats: int) -> Measure:
 
 
 def _steps_per_second(repeats: int, *models: BaseAlgorithm) -> Measure:
+    """Measures trainings, whose environments are reset in the warm-up run only."""
     steps = 2 * 128 * 8
-    ours, peer = alternate(repeats, *(lambda model=model: model.learn(steps) for model in models))
+    ours, peer = alternate(
+        repeats, *(lambda model=model: model.learn(steps, reset_num_timesteps=False) for model in models)
+    )
     return steps / ours, steps / peer, "steps/s"
 
 

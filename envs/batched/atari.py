@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated, Any
 
@@ -226,13 +227,16 @@ class AtariVectorEnv(VectorEnv[Frames, NDArray[np.int64], NDArray[Any]]):
             seeds = seed
         if seed is not None:
             self._rng = np.random.default_rng([seeds[0], 1])
-        for game, each in zip(self._games, seeds, strict=True):
-            game.begin(each % MAX_SEED)
+        self._begin([each % MAX_SEED for each in seeds])
+
+    def _begin(self, seeds: list[int]) -> None:
+        """Starts all games with seeds, on all processors: each reloads the ROM."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(AtariGame.begin, self._games, seeds))  # raises errors
 
     def _replay(self, seeds: NDArray[np.int64], steps: NDArray[np.int64], actions: NDArray[np.uint8]) -> None:
         """Replays the first `steps[i]` of `actions` `[E, T]` in sub-environment i."""
-        for game, seed in zip(self._games, seeds.tolist(), strict=True):
-            game.begin(seed)
+        self._begin(seeds.tolist())
         for step in range(actions.shape[1]):
             playing = [(game, row) for game, row, last in zip(self._games, actions, steps, strict=True) if step < last]
             for game, row in playing:

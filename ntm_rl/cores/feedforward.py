@@ -28,7 +28,8 @@ class _StackedMlp(MemoryCore):
         require_at_least(1, input_size=input_size, hidden_size=hidden_size, frames=frames)
         require_at_least(0, layers=layers)
         self.input_size, self.frames = int(input_size), int(frames)
-        self.register_buffer("precision", torch.zeros(()), persistent=False)  # as there may be no parameters
+        if not layers:  # in place of a parameter
+            self.register_buffer("precision", torch.zeros(()))
         self.layout = StateLayout(FrameStackState, inputs=(self.frames - 1, self.input_size))
         sizes = [self.frames * self.input_size, *int(layers) * [int(hidden_size)]]
         self.output_size = sizes[-1]
@@ -36,7 +37,7 @@ class _StackedMlp(MemoryCore):
         self.network = nn.Sequential(*(module for block in blocks for module in block))
 
     def _weight(self) -> Tensor:
-        return self.precision
+        return super()._weight() if len(self.network) else self.precision
 
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         recent = Recent.join(self.layout.unpack(state).inputs, inputs, episode_numbers(inputs, resets))

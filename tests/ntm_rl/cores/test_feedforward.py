@@ -84,3 +84,7 @@ def test_a_core_without_layers_returns_its_inputs():
     outputs, state = core(inputs, core.initial_state(2), None)
     assert core.output_size == 3 and torch.equal(outputs, inputs)
     assert state.shape == (2, 1) and not list(core.parameters())
+    with torch.device("meta"):
+        loaded = make_core("feedforward", 3, layers=0)
+    loaded.load_state_dict(core.state_dict(), assign=True)
+    assert torch.equal(loaded(inputs, loaded.initial_state(2))[0], inputs)
