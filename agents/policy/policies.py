@@ -260,12 +260,19 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
 
     def _latents(self, obs: PyTorchObs, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
         """As `_latents_and_state` without the last state, which some cores then do not compute."""
+        return self._networks(*self.core_outputs(obs, state, resets))
+
+    def core_outputs(self, obs: PyTorchObs, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the inputs `[T * B, O]` of the actor's and of the critic's network, with balanced gradients.
+
+        Arguments as in `evaluate_sequences`.
+        """
         features = self._core_inputs(obs, resets)
         if self.critic_core is None:
             output = self.core.outputs(features[0], state, resets)
-            return self._heads(output, output)
+            return self._balanced(output, output)
         states = state.chunk(2, dim=1)
-        return self._heads(
+        return self._balanced(
             self.core.outputs(features[0], states[0], resets), self.critic_core.outputs(features[1], states[1], resets)
         )
 
@@ -278,12 +285,18 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
 
     def _heads(self, actor_output: Tensor, critic_output: Tensor) -> tuple[Tensor, Tensor]:
         """Runs the networks after the core(s) over outputs `[T, B, O]`; returns two blocks `[T * B, ...]`."""
+        return self._networks(*self._balanced(actor_output, critic_output))
+
+    def _networks(self, actor_input: Tensor, critic_input: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mlp_extractor.forward_actor(actor_input), self.mlp_extractor.forward_critic(critic_input)
+
+    def _balanced(self, actor_output: Tensor, critic_output: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns outputs `[T, B, O]` as `[T * B, O]`, with the gradients that `critic` asks for."""
         if self.critic_kind == "detached":
             critic_output = critic_output.detach()
         elif self.critic_kind == "shared":
             actor_output, critic_output = balance(actor_output, self.ranks)
-        latent_pi = self.mlp_extractor.forward_actor(actor_output.flatten(0, 1))
-        return latent_pi, self.mlp_extractor.forward_critic(critic_output.flatten(0, 1))
+        return actor_output.flatten(0, 1), critic_output.flatten(0, 1)
 
     def _logits(self, latent_pi: Tensor, action_masks: Tensor | None) -> Tensor:
         """Returns the logits of discrete actions for outputs `[B, F]` of the actor network."""

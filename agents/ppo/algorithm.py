@@ -21,6 +21,7 @@ from ntm_rl.agents.parallel.joining import join
 from ntm_rl.agents.parallel.ranks import Ranks
 from ntm_rl.agents.policy.acting import make_actor
 from ntm_rl.agents.policy.description import warn_of_spaces
+from ntm_rl.agents.policy.kernel_networks import KernelNetworks, kernel_networks
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.policy.sb3_names import check_policy_class, check_policy_name
 from ntm_rl.agents.ppo.arguments import (
@@ -39,6 +40,7 @@ from ntm_rl.agents.ppo.diagnosis import (
     shared_update_error,
 )
 from ntm_rl.agents.ppo.episode_infos import step_vec_env, valid_infos
+from ntm_rl.agents.ppo.kernel_loss import kernel_loss
 from ntm_rl.agents.ppo.loss import ppo_loss
 from ntm_rl.agents.ppo.masked import MaskedRecurrentPPO
 from ntm_rl.agents.ppo.rollout import Minibatch, Rollout, warn_of_sizes
@@ -96,6 +98,7 @@ class MemoryPPO(MaskedRecurrentPPO):
 
     rollout: Rollout
     ranks: Ranks
+    _networks: KernelNetworks | None = None  # of the current update
 
     def __init__(
         self,
@@ -318,6 +321,7 @@ class MemoryPPO(MaskedRecurrentPPO):
         self.rollout.gather()
         if self.policy.popart:
             self.policy.return_scale.update(self.policy.value_net, self.rollout.all_returns)
+        self._networks = kernel_networks(self.policy)
         share_generator(self.ranks)
         metrics: list[dict[str, Tensor]] = []
         parameters, continue_training = list(self.policy.parameters()), True
@@ -348,19 +352,20 @@ class MemoryPPO(MaskedRecurrentPPO):
         record_training(self, metrics, first_of_epoch)
 
     def _loss(self, batch: Minibatch) -> tuple[Tensor, dict[str, Tensor]]:
-        values, log_probs, entropy = self.policy.evaluate_sequences(*batch.inputs)
-        loss, measured = ppo_loss(
-            batch,
-            values,
-            log_probs,
-            entropy,
-            clip_range=self.current(self.clip_range),
-            clip_range_vf=None if self.clip_range_vf is None else self.current(self.clip_range_vf),
-            ent_coef=self.ent_coef,
-            vf_coef=self.vf_coef,
-            normalize_advantage=self.normalize_advantage,
-            returns_variance=self.policy.return_scale.variance,
-        )
+        options: Any = {
+            "clip_range": self.current(self.clip_range),
+            "clip_range_vf": None if self.clip_range_vf is None else self.current(self.clip_range_vf),
+            "ent_coef": self.ent_coef,
+            "vf_coef": self.vf_coef,
+            "normalize_advantage": self.normalize_advantage,
+        }
+        policy, networks = self.policy, self._networks
+        if networks is None or batch.action_masks is not None:
+            evaluated = policy.evaluate_sequences(*batch.inputs)
+            loss, measured = ppo_loss(batch, *evaluated, **options, returns_variance=policy.return_scale.variance)
+        else:
+            inputs = policy.core_outputs(batch.observations, batch.states, batch.resets)
+            loss, measured = kernel_loss(batch, *inputs, networks, **options)
         if self.ranks.size == 1:
             return loss, measured
         return loss * batch.share, {name: value * batch.share for name, value in measured.items()}
@@ -393,7 +398,7 @@ class MemoryPPO(MaskedRecurrentPPO):
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "rollout", "memory_state", "ranks", "_ended"]
+        return [*super()._excluded_save_params(), "rollout", "memory_state", "ranks", "_ended", "_networks"]
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         modules, variables = super()._get_torch_save_params()

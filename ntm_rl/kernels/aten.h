@@ -20,6 +20,10 @@ namespace ntm_rl::at {
 #define TORCH_CHECK_VALUE(condition, ...) \
   if (!(condition)) throw std::invalid_argument(::ntm_rl::at::message(__VA_ARGS__))
 
+// Throws IndexError in Python.
+#define TORCH_CHECK_INDEX(condition, ...) \
+  if (!(condition)) throw std::out_of_range(::ntm_rl::at::message(__VA_ARGS__))
+
 // Throws RuntimeError in Python for a call of PyTorch that failed.
 void check_torch(AOTITorchError error, const char* operation);
 
@@ -53,6 +57,7 @@ constexpr ScalarType type_of = std::is_same_v<s, float> ? kFloat : std::is_same_
 
 inline std::string text(const char* part) { return part; }
 inline std::string text(size_t number) { return std::to_string(number); }
+inline std::string text(int64_t number) { return std::to_string(number); }
 std::string text(ScalarType type);
 std::string text(IntArrayRef sizes);
 

@@ -32,6 +32,12 @@ constexpr int64_t padded(int64_t n) {
   return (n + kLanes<s> - 1) / kLanes<s> * kLanes<s>;
 }
 
+// The first element from `from` on at which a vector is aligned: loads that cross a cache line take twice as long.
+template <typename s>
+inline s* aligned(s* from) {
+  return reinterpret_cast<s*>((reinterpret_cast<uintptr_t>(from) + kVectorBytes - 1) / kVectorBytes * kVectorBytes);
+}
+
 template <typename s>
 inline Vector<s> load(const s* from) {
   Vector<s> vector;

@@ -31,19 +31,19 @@ struct Block {
   int64_t to_row;
 };
 
-template <int64_t ROWS, int64_t STRIPS, typename s>
+template <int64_t ROWS, int64_t STRIPS, bool TRANSPOSED, typename s>
 void some_rows(const Block<s>& block) {
   Vector<s> sums[ROWS][STRIPS] = {};
   const s *strip = block.strips, *a = block.a;
   const int64_t a_row = block.a_row, next = block.k * kLanes<s>;
-  for (int64_t i = 0; i < block.k; ++i, ++a, strip += kLanes<s>) {
+  for (int64_t i = 0; i < block.k; ++i, a += TRANSPOSED ? a_row : 1, strip += kLanes<s>) {
     Vector<s> weights[STRIPS];
 #pragma GCC unroll 8
     for (int64_t v = 0; v < STRIPS; ++v) weights[v] = load(strip + v * next);
 #pragma GCC unroll 8
     for (int64_t r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 8
-      for (int64_t v = 0; v < STRIPS; ++v) sums[r][v] += a[r * a_row] * weights[v];
+      for (int64_t v = 0; v < STRIPS; ++v) sums[r][v] += a[TRANSPOSED ? r : r * a_row] * weights[v];
     }
   }
 #pragma GCC unroll 8
@@ -57,12 +57,12 @@ void some_rows(const Block<s>& block) {
   }
 }
 
-template <int64_t STRIPS, typename s>
+template <int64_t STRIPS, bool TRANSPOSED, typename s>
 void all_rows(Block<s> block, int64_t m) {
   const auto run = [&](auto rows) {
     for (; m >= rows; m -= rows) {
-      some_rows<rows, STRIPS>(block);
-      block.a += rows * block.a_row, block.to += rows * block.to_row;
+      some_rows<rows, STRIPS, TRANSPOSED>(block);
+      block.a += rows * (TRANSPOSED ? 1 : block.a_row), block.to += rows * block.to_row;
       if (block.from) block.from += rows * block.from_row;
     }
   };
@@ -73,7 +73,7 @@ void all_rows(Block<s> block, int64_t m) {
 }
 
 // Columns that do not fill whole vectors go through a buffer.
-template <typename s>
+template <bool TRANSPOSED, typename s>
 void last_columns(Block<s> block, int64_t m, int64_t columns) {
   constexpr int64_t width = kStrips * kLanes<s>;
   s buffer[kRows * width] = {};
@@ -81,14 +81,14 @@ void last_columns(Block<s> block, int64_t m, int64_t columns) {
     const int64_t rows = std::min(kRows, m - i);
     for (int64_t r = 0; block.from && r < rows; ++r)
       std::copy_n(block.from + (i + r) * block.from_row, columns, buffer + r * width);
-    const Block<s> part{block.strips, block.k, block.a + i * block.a_row, block.a_row, block.from ? buffer : nullptr,
-                     width, buffer, width};
+    const Block<s> part{block.strips, block.k, block.a + i * (TRANSPOSED ? 1 : block.a_row), block.a_row,
+                        block.from ? buffer : nullptr, width, buffer, width};
     if (columns > 2 * kLanes<s>)
-      all_rows<3>(part, rows);
+      all_rows<3, TRANSPOSED>(part, rows);
     else if (columns > kLanes<s>)
-      all_rows<2>(part, rows);
+      all_rows<2, TRANSPOSED>(part, rows);
     else
-      all_rows<1>(part, rows);
+      all_rows<1, TRANSPOSED>(part, rows);
     for (int64_t r = 0; r < rows; ++r) std::copy_n(buffer + r * width, columns, block.to + (i + r) * block.to_row);
   }
 }
@@ -135,13 +135,25 @@ Strips<s>::Strips(const s* weights, int64_t k, int64_t n, int64_t row, bool tran
 template <typename s>
 void Strips<s>::multiply(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to, int64_t to_row) const {
   if (!is_laid_out) return multiply_in_place(m, a, a_row, from, from_row, to, to_row);
+  multiply_strips<false>(m, a, a_row, from, from_row, to, to_row);
+}
+
+template <typename s>
+void Strips<s>::add_transposed(int64_t m, const s* a, int64_t a_row, s* to) const {
+  multiply_strips<true>(m, a, a_row, to, n, to, n);
+}
+
+template <typename s>
+template <bool TRANSPOSED>
+void Strips<s>::multiply_strips(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to,
+                                int64_t to_row) const {
   for (int64_t first = 0; first < n; first += kStrips * kLanes<s>) {
     const int64_t columns = std::min(kStrips * kLanes<s>, n - first);
     const Block<s> block{data + first * k, k, a, a_row, from ? from + first : nullptr, from_row, to + first, to_row};
     if (columns == kStrips * kLanes<s>)
-      all_rows<kStrips>(block, m);
+      all_rows<kStrips, TRANSPOSED>(block, m);
     else
-      last_columns(block, m, columns);
+      last_columns<TRANSPOSED>(block, m, columns);
   }
 }
 

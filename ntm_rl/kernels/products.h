@@ -31,7 +31,13 @@ class Strips {
   // for all) and to_row apart.
   void multiply(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to, int64_t to_row) const;
 
+  // to [m, n] += a * weights, which are laid out, for a transposed: [k, m] with rows a_row apart.
+  void add_transposed(int64_t m, const s* a, int64_t a_row, s* to) const;
+
  private:
+  template <bool TRANSPOSED>
+  void multiply_strips(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to,
+                       int64_t to_row) const;
   void multiply_in_place(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to,
                          int64_t to_row) const;
   void multiply_in_torch(int64_t m, const s* a, int64_t a_row, const s* from, int64_t from_row, s* to,
@@ -66,8 +72,8 @@ LaidOut<s> lay_out(const std::vector<const at::Tensor*>& weights, bool transpose
   for (const at::Tensor* each : weights) size += in_place ? 0 : Strips<s>::size(depth(*each), columns(*each));
   LaidOut<s> laid_out;
   std::vector<s>& memory = size * sizeof(s) > kKeptBytes ? laid_out.own : kept;
-  if (memory.size() < size) memory.resize(size);
-  s* to = memory.data();
+  if (memory.size() < size + kLanes<s>) memory.resize(size + kLanes<s>);
+  s* to = aligned(memory.data());
   for (const at::Tensor* each : weights) {
     const s* from = each->template data_ptr<s>();
     const int64_t k = depth(*each), n = columns(*each);

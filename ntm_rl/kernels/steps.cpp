@@ -1,13 +1,12 @@
-// Single steps of cores without gradients, for agents that act.
+// Single steps of cores without gradients, for agents that act, and the networks of actor and critic.
 
-#include "acting.h"
 #include "gated_delta.h"
 #include "gtrxl.h"
 #include "library.h"
+#include "ppo.h"
 #include "tensors.h"
 
 
-#include <numeric>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -178,79 +177,6 @@ Tensor lay_out_weights(at::TensorList weights) {
   return lay_out_once<float>(weights);
 }
 
-// Weights [n, k] and biases [n] of consecutive layers, in turn; `strips` are those of all networks from `next` on.
-std::vector<LinearLayer> layers_of(at::TensorList network, const std::vector<Strips<float>>& strips, size_t& next,
-                                   int64_t inputs, int64_t outputs) {
-  std::vector<LinearLayer> layers;
-  for (size_t i = 0; i + 1 < network.size(); i += 2, ++next) {
-    check("a weight", network[i], {network[i].size(0), inputs}, at::kFloat);
-    inputs = network[i].size(0);
-    check("a bias", network[i + 1], {inputs}, at::kFloat);
-    TORCH_CHECK_VALUE(network[i + 1].is_contiguous(), "a bias: must be contiguous");
-    layers.push_back({strips[next], network[i + 1].data_ptr<float>(), inputs});
-  }
-  TORCH_CHECK_VALUE(inputs == outputs, "outputs of a network: ", inputs, ", must be ", outputs);
-  return layers;
-}
-
-// Runs the networks of actor and critic after the outputs [1, B, O] of their cores, and draws actions with noise
-// [B, N]: Exp(1) for discrete values, uniform for bits, standard normal for numbers. laid_out: the networks' weights;
-// sizes: the numbers of values of a discrete action. Returns actions, values [B] and log probabilities [B].
-std::tuple<Tensor, Tensor, Tensor> act(Tensor actor_inputs, Tensor critic_inputs, at::TensorList actor,
-                                       at::TensorList critic, const Tensor& laid_out, int64_t activation,
-                                       const Tensor& factor, const Tensor& offset,
-                                       const std::optional<Tensor>& log_std_, Tensor noise, int64_t kind,
-                                       at::IntArrayRef sizes) {
-  const int64_t B = actor_inputs.size(1), O = actor_inputs.size(2), N = noise.size(1);
-  check("the critic's inputs", critic_inputs, {1, B, O}, at::kFloat);
-  check("noise", noise, {B, N}, at::kFloat);
-  check("the factor of values", factor, {}, at::kFloat);
-  check("the offset of values", offset, {}, at::kFloat);
-  const std::optional<Tensor> log_std = contiguous(log_std_);
-  TORCH_CHECK_VALUE(kind != kBox || log_std, "log_std: must be given for a Box");
-  check("log_std", log_std, {N}, at::kFloat);
-  make_contiguous({&actor_inputs, &critic_inputs, &noise});
-  std::vector<const Tensor*> weights;
-  for (const at::TensorList network : {actor, critic})
-    for (size_t i = 0; i < network.size(); i += 2) weights.push_back(&network[i]);
-  const std::vector<Strips<float>> strips = strips_of<float>(laid_out, weights);
-  size_t next = 0;
-  const std::vector<LinearLayer> actor_layers = layers_of(actor, strips, next, O, N),
-                                 critic_layers = layers_of(critic, strips, next, O, 1);
-  const bool is_discrete = kind == kDiscrete || kind == kMultiDiscrete;
-  const int64_t A = is_discrete ? sizes.size() : N;
-  TORCH_CHECK_VALUE(!is_discrete || std::accumulate(sizes.begin(), sizes.end(), int64_t(0)) == N,
-                    "values of the actions: must be ", N);
-  const Tensor actions = at::empty({B, A}, noise.options().dtype(is_discrete ? at::kLong : at::kFloat)),
-               values = at::empty({B}, noise.options()), log_probs = at::empty({B}, noise.options());
-  at::parallel_for(0, B, std::max<int64_t>(1, (1 << 22) / (1 + laid_out.numel())), [&](int64_t from, int64_t until) {
-    std::vector<float> buffers[2];
-    const auto run = [&](const std::vector<LinearLayer>& layers, const Tensor& inputs) {
-      return run_layers(layers, static_cast<Activation>(activation), until - from, inputs.data_ptr<float>() + from * O,
-                        O, buffers);
-    };
-    const float* normalized = run(critic_layers, critic_inputs);
-    for (int64_t b = from; b < until; ++b)
-      values.data_ptr<float>()[b] = *normalized++ * *factor.data_ptr<float>() + *offset.data_ptr<float>();
-    const float* outputs = run(actor_layers, actor_inputs);
-    for (int64_t b = from; b < until; ++b, outputs += N) {
-      const float* drawn = noise.data_ptr<float>() + b * N;
-      float& log_prob = log_probs.data_ptr<float>()[b];
-      if (is_discrete)
-        log_prob = draw_values(outputs, drawn, sizes.data(), A, actions.data_ptr<int64_t>() + b * A);
-      else if (kind == kMultiBinary)
-        log_prob = draw_bits(outputs, drawn, N, actions.data_ptr<float>() + b * N);
-      else
-        log_prob = draw_numbers(outputs, log_std->data_ptr<float>(), drawn, N, actions.data_ptr<float>() + b * N);
-    }
-  });
-  const float *first = log_probs.data_ptr<float>(), *last = first + B;
-  // As torch's distributions, without which Discrete actions are drawn.
-  TORCH_CHECK_VALUE(kind == kDiscrete || std::none_of(first, last, [](float each) { return std::isnan(each); }),
-                    "the log probability of an action is NaN: an observation or a weight is not finite");
-  return {kind == kDiscrete ? actions.view({B}) : actions, values, log_probs};
-}
-
 }  // namespace
 
 const Operators operators([](Library& library) {
@@ -265,6 +191,12 @@ const Operators operators([](Library& library) {
       "act",
       "(Tensor actor_inputs, Tensor critic_inputs, Tensor[] actor, Tensor[] critic, Tensor laid_out, int activation, "
       "Tensor factor, Tensor offset, Tensor? log_std, Tensor noise, int kind, int[] sizes) -> (Tensor, Tensor, Tensor)");
+  library.define<ppo_gradients>(
+      "ppo_gradients",
+      "(Tensor actor_inputs, Tensor critic_inputs, Tensor[] actor, Tensor[] critic, int activation, "
+      "Tensor factor, Tensor offset, Tensor? log_std, int kind, int[] sizes, Tensor actions, Tensor old_log_probs, "
+      "Tensor old_values, Tensor advantages, Tensor returns, Tensor? all_advantages, float clip_range, "
+      "float? clip_range_vf, float ent_coef, float vf_coef) -> (Tensor, Tensor, Tensor, Tensor[])");
 });
 
 }  // namespace ntm_rl

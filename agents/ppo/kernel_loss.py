@@ -1,0 +1,65 @@
+"""The loss of PPO in a kernel, which computes its gradients at the same time; `ppo_loss` is the specification."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ntm_rl.agents.policy.kernel_networks import KernelNetworks
+from ntm_rl.agents.ppo.rollout import Minibatch
+
+METRICS = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "loss")
+
+
+def kernel_loss(
+    batch: Minibatch,
+    actor_inputs: Tensor,
+    critic_inputs: Tensor,
+    networks: KernelNetworks,
+    *,
+    clip_range: float,
+    clip_range_vf: float | None,
+    ent_coef: float,
+    vf_coef: float,
+    normalize_advantage: bool,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns the loss of a minibatch without action masks and its metrics, as `ppo_loss`.
+
+    Args:
+        batch: The minibatch, or this rank's part of it.
+        actor_inputs: Inputs of the actor's network, `[L * B, O]`.
+        critic_inputs: Inputs of the critic's network, `[L * B, O]`.
+        networks: The networks; their scale of the values gives the returns' variance.
+        clip_range: See `ppo_loss`.
+        clip_range_vf: See `ppo_loss`.
+        ent_coef: See `ppo_loss`.
+        vf_coef: See `ppo_loss`.
+        normalize_advantage: See `ppo_loss`.
+    """
+    estimates = batch.old_log_probs, batch.old_values, batch.advantages, batch.returns
+    every = batch.all_advantages if normalize_advantage else None
+    given = (batch.actions, *estimates, every, clip_range, clip_range_vf, ent_coef, vf_coef)
+    loss, metrics = _KernelLoss.apply(actor_inputs, critic_inputs, networks, given, *networks.parameters)  # type: ignore[no-untyped-call]
+    return loss, dict(zip(METRICS, metrics.unbind(), strict=True))
+
+
+class _KernelLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, actor_inputs: Tensor, critic_inputs: Tensor, networks: KernelNetworks, given: Any, *_: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the loss, a scalar, and the metrics."""
+        run = torch.ops.ntm_rl.ppo_gradients.default
+        metrics, d_actor_inputs, d_critic_inputs, d_parameters = run(actor_inputs, critic_inputs, *networks, *given)
+        ctx.gradients = d_actor_inputs, d_critic_inputs, None, None, *d_parameters
+        ctx.mark_non_differentiable(metrics)
+        return metrics[-1].clone(), metrics
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_loss: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """Scales the gradients, by 1 unless there are several ranks."""
+        if d_loss == 1:
+            return tuple(ctx.gradients)
+        return tuple(None if each is None else each * d_loss for each in ctx.gradients)
