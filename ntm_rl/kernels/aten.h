@@ -56,7 +56,6 @@ template <typename s>
 constexpr ScalarType type_of = std::is_same_v<s, float> ? kFloat : std::is_same_v<s, double> ? kDouble : kBool;
 
 inline std::string text(const char* part) { return part; }
-inline std::string text(size_t number) { return std::to_string(number); }
 inline std::string text(int64_t number) { return std::to_string(number); }
 std::string text(ScalarType type);
 std::string text(IntArrayRef sizes);
