@@ -40,7 +40,7 @@ from ntm_rl.agents.ppo.diagnosis import (
     shared_update_error,
 )
 from ntm_rl.agents.ppo.episode_infos import step_vec_env, valid_infos
-from ntm_rl.agents.ppo.kernel_loss import kernel_loss
+from ntm_rl.agents.ppo.kernel_loss import clip_gradients, kernel_loss
 from ntm_rl.agents.ppo.loss import ppo_loss
 from ntm_rl.agents.ppo.masked import MaskedRecurrentPPO
 from ntm_rl.agents.ppo.rollout import Minibatch, Rollout, warn_of_sizes
@@ -325,6 +325,7 @@ class MemoryPPO(MaskedRecurrentPPO):
         share_generator(self.ranks)
         metrics: list[dict[str, Tensor]] = []
         parameters, continue_training = list(self.policy.parameters()), True
+        clip = torch.nn.utils.clip_grad_norm_ if self._networks is None else clip_gradients
         for epoch in range(self.n_epochs):
             first_of_epoch = len(metrics)
             if epoch > 0 and self.recompute_states:
@@ -339,10 +340,11 @@ class MemoryPPO(MaskedRecurrentPPO):
                         if self.verbose >= 1:
                             print(f"Early stopping at step {epoch} due to reaching max kl: {divergence:.2f}")
                         break
-                self.policy.optimizer.zero_grad()
+                for parameter in parameters:  # faster than `optimizer.zero_grad`
+                    parameter.grad = None
                 loss.backward()
                 loss = sum_gradients(self.ranks, parameters, loss.detach())
-                norm = torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+                norm = clip(parameters, self.max_grad_norm)
                 if not math.isfinite(norm + loss):  # the only host-device synchronisation of an update
                     raise shared_update_error(self.policy, batch, measured, self.rollout)
                 self.policy.optimizer.step()
@@ -355,9 +357,7 @@ class MemoryPPO(MaskedRecurrentPPO):
         options: Any = {
             "clip_range": self.current(self.clip_range),
             "clip_range_vf": None if self.clip_range_vf is None else self.current(self.clip_range_vf),
-            "ent_coef": self.ent_coef,
-            "vf_coef": self.vf_coef,
-            "normalize_advantage": self.normalize_advantage,
+            **{name: getattr(self, name) for name in ("ent_coef", "vf_coef", "normalize_advantage")},
         }
         policy, networks = self.policy, self._networks
         if networks is None or batch.action_masks is not None:

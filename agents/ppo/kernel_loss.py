@@ -1,5 +1,6 @@
-"""The loss of PPO in a kernel, which computes its gradients at the same time; `ppo_loss` is the specification."""
+"""The loss of PPO and the norm of its gradients in kernels; `ppo_loss` and torch's clipping are the specification."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ def kernel_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Returns the loss of a minibatch without action masks and its metrics, as `ppo_loss`.
 
+    The kernel computes the gradients at the same time.
+
     Args:
         batch: The minibatch, or this rank's part of it.
         actor_inputs: Inputs of the actor's network, `[L * B, O]`.
@@ -39,9 +42,19 @@ def kernel_loss(
     """
     estimates = batch.old_log_probs, batch.old_values, batch.advantages, batch.returns
     every = batch.all_advantages if normalize_advantage else None
-    given = (batch.actions, *estimates, every, clip_range, clip_range_vf, ent_coef, vf_coef)
+    range_vf = None if clip_range_vf is None else float(clip_range_vf)
+    given = (batch.actions, *estimates, every, float(clip_range), range_vf, float(ent_coef), float(vf_coef))
     loss, metrics = _KernelLoss.apply(actor_inputs, critic_inputs, networks, given, *networks.parameters)  # type: ignore[no-untyped-call]
     return loss, dict(zip(METRICS, metrics.unbind(), strict=True))
+
+
+def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
+    """Clips the norm of the gradients of float32 parameters on a CPU, as `torch.nn.utils.clip_grad_norm_`."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not all(each.is_contiguous() for each in gradients):
+        return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    norm: Tensor = torch.ops.ntm_rl.clip_gradients.default(gradients, max_norm)
+    return norm
 
 
 class _KernelLoss(torch.autograd.Function):

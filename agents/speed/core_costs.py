@@ -90,8 +90,9 @@ def _rollout(core: MemoryCore) -> Callable[[], None]:
     def run() -> None:
         state = core.initial_state(ENVS)
         with torch.no_grad():
+            step = core.make_step()
             for _ in range(ROLLOUT):
-                _, state = core(inputs, state, resets)
+                _, state = step(inputs, state, resets)
 
     return run
 

@@ -15,6 +15,7 @@ from ntm_rl.cores.registry import register_core
 from ntm_rl.cores.sam_interface import SequencePlan, activate
 from ntm_rl.cores.sam_sequence import SparseMemory, as_slots, run_sparse, write_shares
 from ntm_rl.errors import InputError
+from ntm_rl.kernels.fused import can_step
 
 MAX_SLOTS = 2**24  # the largest slot number that is exact in a float32 state
 
@@ -115,6 +116,17 @@ class Sam(LstmMemory):
     def _dense(self, slots: Tensor, weights: Tensor) -> Tensor:
         """Returns weightings `[B, R, N]` from slots and their weights `[B, R, K]`."""
         return weights.new_zeros(*weights.shape[:2], self.slots).scatter_add(2, slots, weights)
+
+    def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        if not can_step(inputs):
+            return super()._run(inputs, state, resets)
+        controller, layer = self.controller, self.interface_layer
+        weights = [controller.weight_input, controller.bias, controller.weight_feedback, layer.weight, layer.bias]
+        shape = (self.slots, self.width, self.heads, self.slots_read)
+        stepped: tuple[Tensor, Tensor] = torch.ops.ntm_rl.sam_step.default(
+            inputs, state, resets, weights, shape, self.clip
+        )
+        return stepped
 
     def _run_parts(self, inputs: Tensor, parts: SamState, resets: Tensor | None) -> tuple[Tensor, SamState]:
         controller, layer = self.controller, self.interface_layer

@@ -258,4 +258,32 @@ inline std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> ppo_gradients(
   return {metrics, d_actor_inputs, d_critic_inputs, gradients};
 }
 
+// Scales gradients such that their norm is at most max_norm, as torch's clip_grad_norm_, unless the norm is not finite;
+// returns the norm before.
+inline Tensor clip_gradients(at::TensorList gradients, double max_norm) {
+  double squares = 0;
+  for (const Tensor& each : gradients) {
+    TORCH_CHECK_VALUE(each.is_cpu() && each.scalar_type() == at::kFloat && each.is_contiguous(),
+                      "gradients: must be contiguous, float32 and on the CPU");
+    const float* x = each.data_ptr<float>();
+    for (int64_t from = 0; from < each.numel(); from += kChunkRows) {
+      const int64_t count = std::min(kChunkRows, each.numel() - from);
+      squares += dot(x + from, x + from, count);
+    }
+  }
+  const double norm = std::sqrt(squares), scale = max_norm / (norm + 1e-6);
+  if (std::isfinite(norm) && scale < 1) {
+    for (const Tensor& each : gradients) {
+      float* x = each.data_ptr<float>();
+      const float factor = scale;
+      const int64_t count = each.numel();
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) x[i] *= factor;
+    }
+  }
+  const Tensor result = at::empty({}, gradients[0].options());
+  *result.data_ptr<float>() = norm;
+  return result;
+}
+
 }  // namespace ntm_rl

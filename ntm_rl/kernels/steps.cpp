@@ -4,6 +4,7 @@
 #include "gtrxl.h"
 #include "library.h"
 #include "ppo.h"
+#include "sam.h"
 #include "tensors.h"
 
 
@@ -12,9 +13,31 @@
 #include <vector>
 
 namespace ntm_rl {
-namespace {
 
 using at::Tensor;
+
+constexpr int64_t kLeastColumns = 32;  // for which strips are faster than torch's products
+
+Tensor weight_gradient(const Tensor& d, const Tensor& x) {
+  const int64_t rows = d.size(0), n = d.size(1), k = x.size(1);
+  // torch's product with the longer side last is up to ten times as fast.
+  if (k < kLeastColumns && k < n) return x.t().mm(d).t().contiguous();
+  if (k < kLeastColumns || d.scalar_type() != at::kFloat || d.stride(1) != 1 || x.stride(1) != 1) return d.t().mm(x);
+  const Tensor gradient = at::zeros({n, k}, d.options());
+  at::parallel_for(0, n, std::max<int64_t>(8, (1 << 21) / (rows * k + 1)), [&](int64_t from, int64_t until) {
+    std::vector<float> memory(Strips<float>::size(kChunkRows, k) + kLanes<float>);
+    float* const strips = aligned(memory.data());
+    for (int64_t row = 0; row < rows; row += kChunkRows) {
+      const int64_t chunk = std::min(kChunkRows, rows - row);
+      Strips<float>(x.data_ptr<float>() + row * x.stride(0), chunk, k, x.stride(0), false, strips)
+          .add_transposed(until - from, d.data_ptr<float>() + row * d.stride(0) + from, d.stride(0),
+                          gradient.data_ptr<float>() + from * k);
+    }
+  });
+  return gradient;
+}
+
+namespace {
 
 constexpr size_t kLayerWeights = 9;         // of a gated delta net, see `DeltaLayer`
 constexpr size_t kTransformerWeights = 23;  // of a Gated Transformer-XL, see `TransformerLayer`
@@ -177,6 +200,40 @@ Tensor lay_out_weights(at::TensorList weights) {
   return lay_out_once<float>(weights);
 }
 
+// As `gated_delta_step`, of cores/sam.py. weights: of inputs, its bias, of the feedback, of the interface layer and its
+// bias. shape: N, M, R, K.
+std::tuple<Tensor, Tensor> sam_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
+                                    at::TensorList weights_, at::IntArrayRef shape, double clip) {
+  std::vector<Tensor> weights = weights_.vec();
+  const SamSizes z{inputs.size(1), inputs.size(2), shape[0], shape[1], shape[2], shape[3], weights[3].size(1), clip};
+  const at::ScalarType type = state.scalar_type();
+  const int64_t F = z.R * z.M + z.H;
+  check("state", state, {z.B, z.state()}, type);
+  check("resets", resets_, {1, z.B}, at::kBool);
+  check("the weight of inputs", weights[0], {4 * z.H, z.I}, type);
+  check("the bias", weights[1], {4 * z.H}, type);
+  check("the weight of the feedback", weights[2], {4 * z.H, F}, type);
+  check("the weight of the interface layer", weights[3], {z.P(), z.H}, type);
+  check("the bias of the interface layer", weights[4], {z.P()}, type);
+  for (Tensor& weight : weights) weight = weight.contiguous();
+  make_contiguous({&inputs, &state});
+  const std::optional<Tensor> resets = contiguous(resets_);
+  const Tensor outputs = at::empty({1, z.B, F}, inputs.options()), after = at::empty_like(state);
+  AT_DISPATCH_FLOATING_TYPES(inputs.scalar_type(), "sam_step", [&] {
+    using s = scalar_t;
+    const auto strips = lay_out<s>({&weights[0], &weights[2], &weights[3]}, true, z.B <= kMostInPlace);
+    const SamWeights<s> w{strips[0], strips[1], strips[2], weights[1].data_ptr<s>(), weights[4].data_ptr<s>()};
+    const int64_t each = z.N * z.M * (z.R + 2) + 4 * z.H * (z.I + F);
+    at::parallel_for(0, z.B, std::max<int64_t>(1, (1 << 21) / each), [&](int64_t from, int64_t until) {
+      const bool* starts = data_or_null<bool>(resets);
+      run_sparse(z, w, until - from, inputs.data_ptr<s>() + from * z.I, state.data_ptr<s>() + from * z.state(),
+                 starts ? starts + from : nullptr, outputs.data_ptr<s>() + from * F,
+                 after.data_ptr<s>() + from * z.state());
+    });
+  });
+  return {outputs, after};
+}
+
 }  // namespace
 
 const Operators operators([](Library& library) {
@@ -186,6 +243,9 @@ const Operators operators([](Library& library) {
   library.define<gtrxl_step>(
       "gtrxl_step",
       "(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width) -> (Tensor, Tensor)");
+  library.define<sam_step>(
+      "sam_step",
+      "(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int[] shape, float clip) -> (Tensor, Tensor)");
   library.define<lay_out_weights>("lay_out", "(Tensor[] weights) -> Tensor");
   library.define<act>(
       "act",
@@ -197,6 +257,7 @@ const Operators operators([](Library& library) {
       "Tensor factor, Tensor offset, Tensor? log_std, int kind, int[] sizes, Tensor actions, Tensor old_log_probs, "
       "Tensor old_values, Tensor advantages, Tensor returns, Tensor? all_advantages, float clip_range, "
       "float? clip_range_vf, float ent_coef, float vf_coef) -> (Tensor, Tensor, Tensor, Tensor[])");
+  library.define<clip_gradients>("clip_gradients", "(Tensor(a!)[] gradients, float max_norm) -> Tensor");
 });
 
 }  // namespace ntm_rl

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ntm_rl.agents import MlpNtmPolicy
 from ntm_rl.agents.policy.kernel_networks import kernel_networks
-from ntm_rl.agents.ppo.kernel_loss import kernel_loss
+from ntm_rl.agents.ppo.kernel_loss import clip_gradients, kernel_loss
 from ntm_rl.agents.ppo.loss import ppo_loss
 from ntm_rl.agents.ppo.rollout import Minibatch
 from ntm_rl.kernels.loader import load_kernels
@@ -139,3 +139,23 @@ def test_sums_do_not_depend_on_the_number_of_threads():
         found.append(torch.autograd.grad(loss, networks.parameters))
     torch.set_num_threads(threads)
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("max_norm", [0.5, 1e6])
+def test_gradients_are_clipped_as_by_torch(max_norm):
+    torch.manual_seed(0)
+    parameters, others = ([nn.Parameter(torch.zeros(size)) for size in (1, 500, 70_000)] for _ in range(2))
+    for parameter, other in zip(parameters, others, strict=True):
+        parameter.grad = torch.randn_like(parameter)
+        other.grad = parameter.grad.clone()
+    parameters.append(nn.Parameter(torch.zeros(3)))  # without a gradient
+    norm, expected = clip_gradients(parameters, max_norm), torch.nn.utils.clip_grad_norm_(others, max_norm)
+    torch.testing.assert_close(norm, expected)
+    torch.testing.assert_close([each.grad for each in parameters[:3]], [each.grad for each in others])
+
+
+def test_norms_that_are_not_finite_leave_the_gradients():
+    parameter = nn.Parameter(torch.zeros(3))
+    parameter.grad = torch.tensor([1.0, torch.inf, 2.0])
+    assert clip_gradients([parameter], 0.5).isinf()
+    assert parameter.grad.tolist() == [1.0, torch.inf, 2.0]

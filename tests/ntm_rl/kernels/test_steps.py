@@ -18,7 +18,7 @@ GTRXL = st.fixed_dictionaries(
 )
 CORES = st.one_of(*(st.tuples(st.just(name), of) for name, of in (("gated_delta", GATED_DELTA), ("gtrxl", GTRXL))))
 TOLERANCES = {torch.float64: 1e-11, torch.float32: 2e-5}
-both = pytest.mark.parametrize("name", ["gated_delta", "gtrxl"])
+every = pytest.mark.parametrize("name", ["gated_delta", "gtrxl", "sam"])
 
 pytestmark = pytest.mark.usefixtures("kernel")
 
@@ -47,21 +47,42 @@ def test_steps_equal_plain_operators(core, batch, rate, dtype, seed):
         state = after
 
 
-@both
+SAM = st.fixed_dictionaries(
+    {"slots": st.integers(3, 40), "width": st.sampled_from([1, 5, 16]), "heads": st.integers(1, 3)}
+    | {"slots_read": st.integers(1, 3), "hidden_size": st.integers(4, 33)}
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SAM, st.integers(1, 11), st.sampled_from([None, 0.0, 0.3]), st.integers(0, 99))
+def test_steps_of_a_sparse_memory_equal_plain_operators(options, batch, rate, seed):
+    torch.manual_seed(seed)  # float64, as in float32 equal contents have scores that differ by rounding
+    core = make_core("sam", 5, **options).double()
+    state = core.initial_state(batch)
+    for _ in range(12):
+        inputs = torch.randn(1, batch, 5, dtype=torch.float64)
+        resets = None if rate is None else torch.rand(1, batch) < rate
+        found = step(core, inputs, state, resets)
+        expected = tuple(each.detach() for each in core(inputs, state, resets))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+        state = expected[1]
+
+
+@every
 def test_non_contiguous_arguments_give_the_same(name):
     core = make_core(name, 4)
     inputs, state, resets = torch.randn(1, 4, 3).mT, torch.zeros(core.state_size, 3).T, torch.zeros(1, 3).bool()
     torch.testing.assert_close(step(core, inputs, state, resets), core(inputs, state, resets))
 
 
-@both
+@every
 def test_an_empty_batch_has_empty_results(name):
     core = make_core(name, 4)
     outputs, after = step(core, torch.zeros(1, 0, 4), core.initial_state(0), None)
     assert outputs.shape == (1, 0, core.output_size) and after.shape == (0, core.state_size)
 
 
-@both
+@every
 def test_a_non_finite_input_ends_with_its_episode(name):
     core = make_core(name, 2)
     outputs, state = step(core, torch.tensor([[[float("nan"), 0.0], [0.0, 0.0]]]), core.initial_state(2), None)
@@ -70,7 +91,7 @@ def test_a_non_finite_input_ends_with_its_episode(name):
     assert outputs.isfinite().all() and state.isfinite().all()
 
 
-@both
+@every
 def test_a_weight_of_another_shape_is_an_error(name):
     core = make_core(name, 4)
     for weight, value in core.named_parameters():
@@ -79,7 +100,7 @@ def test_a_weight_of_another_shape_is_an_error(name):
             torch.func.functional_call(core, wrong, (torch.zeros(1, 2, 4), core.initial_state(2), None))
 
 
-@both
+@every
 def test_without_the_kernel_a_step_gives_the_same(monkeypatch, name):
     core, inputs = make_core(name, 4), torch.randn(1, 2, 4)
     expected = step(core, inputs, core.initial_state(2), None)
