@@ -287,6 +287,11 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         """Runs the networks after the core(s) over outputs `[T, B, O]`; returns two blocks `[T * B, ...]`."""
         return self._networks(*self._balanced(actor_output, critic_output))
 
+    def scale_returns(self, returns: Tensor) -> None:
+        """Updates the running statistics with a rollout's returns, with `popart`."""
+        if self.popart:
+            self.return_scale.update(self.value_net, returns)
+
     def _networks(self, actor_input: Tensor, critic_input: Tensor) -> tuple[Tensor, Tensor]:
         return self.mlp_extractor.forward_actor(actor_input), self.mlp_extractor.forward_critic(critic_input)
 

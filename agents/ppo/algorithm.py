@@ -40,8 +40,7 @@ from ntm_rl.agents.ppo.diagnosis import (
     shared_update_error,
 )
 from ntm_rl.agents.ppo.episode_infos import step_vec_env, valid_infos
-from ntm_rl.agents.ppo.kernel_loss import clip_gradients, kernel_loss
-from ntm_rl.agents.ppo.loss import ppo_loss
+from ntm_rl.agents.ppo.kernel_loss import clip_gradients, minibatch_loss
 from ntm_rl.agents.ppo.masked import MaskedRecurrentPPO
 from ntm_rl.agents.ppo.rollout import Minibatch, Rollout, warn_of_sizes
 from ntm_rl.agents.ppo.rollout_view import RolloutBufferView
@@ -319,8 +318,7 @@ class MemoryPPO(MaskedRecurrentPPO):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         self.rollout.gather()
-        if self.policy.popart:
-            self.policy.return_scale.update(self.policy.value_net, self.rollout.all_returns)
+        self.policy.scale_returns(self.rollout.all_returns)
         self._networks = kernel_networks(self.policy)
         share_generator(self.ranks)
         metrics: list[dict[str, Tensor]] = []
@@ -359,13 +357,7 @@ class MemoryPPO(MaskedRecurrentPPO):
             "clip_range_vf": None if self.clip_range_vf is None else self.current(self.clip_range_vf),
             **{name: getattr(self, name) for name in ("ent_coef", "vf_coef", "normalize_advantage")},
         }
-        policy, networks = self.policy, self._networks
-        if networks is None or batch.action_masks is not None:
-            evaluated = policy.evaluate_sequences(*batch.inputs)
-            loss, measured = ppo_loss(batch, *evaluated, **options, returns_variance=policy.return_scale.variance)
-        else:
-            inputs = policy.core_outputs(batch.observations, batch.states, batch.resets)
-            loss, measured = kernel_loss(batch, *inputs, networks, **options)
+        loss, measured = minibatch_loss(self.policy, self._networks, batch, **options)
         if self.ranks.size == 1:
             return loss, measured
         return loss * batch.share, {name: value * batch.share for name, value in measured.items()}

@@ -8,9 +8,29 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ntm_rl.agents.policy.kernel_networks import KernelNetworks
+from ntm_rl.agents.policy.policies import MlpNtmPolicy
+from ntm_rl.agents.ppo.loss import ppo_loss
 from ntm_rl.agents.ppo.rollout import Minibatch
 
 METRICS = ("entropy_loss", "policy_gradient_loss", "value_loss", "approx_kl", "clip_fraction", "loss")
+
+
+def minibatch_loss(
+    policy: MlpNtmPolicy, networks: KernelNetworks | None, batch: Minibatch, **options: Any
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns the loss of a minibatch and its metrics, computed by the kernel if the policy has `kernel_networks`.
+
+    Args:
+        policy: The policy.
+        networks: Its `kernel_networks`.
+        batch: The minibatch, or this rank's part of it.
+        **options: Options of `ppo_loss`.
+    """
+    if networks is None or batch.action_masks is not None:
+        evaluated = policy.evaluate_sequences(*batch.inputs)
+        return ppo_loss(batch, *evaluated, **options, returns_variance=policy.return_scale.variance)
+    inputs = policy.core_outputs(batch.observations, batch.states, batch.resets)
+    return kernel_loss(batch, *inputs, networks, **options)
 
 
 def kernel_loss(

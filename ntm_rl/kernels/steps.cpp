@@ -7,7 +7,6 @@
 #include "sam.h"
 #include "tensors.h"
 
-
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -15,27 +14,6 @@
 namespace ntm_rl {
 
 using at::Tensor;
-
-constexpr int64_t kLeastColumns = 32;  // for which strips are faster than torch's products
-
-Tensor weight_gradient(const Tensor& d, const Tensor& x) {
-  const int64_t rows = d.size(0), n = d.size(1), k = x.size(1);
-  // torch's product with the longer side last is up to ten times as fast.
-  if (k < kLeastColumns && k < n) return x.t().mm(d).t().contiguous();
-  if (k < kLeastColumns || d.scalar_type() != at::kFloat || d.stride(1) != 1 || x.stride(1) != 1) return d.t().mm(x);
-  const Tensor gradient = at::zeros({n, k}, d.options());
-  at::parallel_for(0, n, std::max<int64_t>(8, (1 << 21) / (rows * k + 1)), [&](int64_t from, int64_t until) {
-    std::vector<float> memory(Strips<float>::size(kChunkRows, k) + kLanes<float>);
-    float* const strips = aligned(memory.data());
-    for (int64_t row = 0; row < rows; row += kChunkRows) {
-      const int64_t chunk = std::min(kChunkRows, rows - row);
-      Strips<float>(x.data_ptr<float>() + row * x.stride(0), chunk, k, x.stride(0), false, strips)
-          .add_transposed(until - from, d.data_ptr<float>() + row * d.stride(0) + from, d.stride(0),
-                          gradient.data_ptr<float>() + from * k);
-    }
-  });
-  return gradient;
-}
 
 namespace {
 
