@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl.checks import require_at_least
-from ntm_rl.cores.base import MemoryCore
+from ntm_rl.cores.base import CoreStep, MemoryCore
 from ntm_rl.cores.episodes import episode_numbers, poison, remove_non_finite
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.registry import register_core
 from ntm_rl.cores.short_convolution import short_convolution
-from ntm_rl.kernels.fused import can_step
+from ntm_rl.kernels.fused import can_step, is_fused, lay_out
 
 CHUNK = 32  # steps that are computed in parallel
 NORM_EPSILON = 1e-6  # added to a key's squared norm, so that a zero key has a gradient
@@ -232,6 +232,16 @@ class GatedDelta(MemoryCore):
         outputs, after = self._run_layers(inputs, state, episodes)
         after = torch.cat([after[:, :1], poison(after[:, 1:], poisoned[-1].unsqueeze(1))], dim=1)
         return poison(outputs, poisoned.unsqueeze(2)), after
+
+    def make_step(self) -> CoreStep:
+        """See `MemoryCore.make_step`."""
+        weights = self._step_weights()
+        if not is_fused("auto", weights[0].device) or weights[0].dtype != torch.float32:
+            return self._run
+        step, stack = torch.ops.ntm_rl.gated_delta_step.default, cast(Any, self.stack)
+        of_layers = [matrix for layer in stack for matrix in (layer.project.weight, layer.output.weight)]
+        fixed = (weights, self.heads, self.width, lay_out([self.embed.weight, *of_layers]))
+        return lambda inputs, state, resets: step(inputs, state, resets, *fixed)
 
     def _step_weights(self) -> list[Tensor]:
         """Returns all weights in the kernel's order."""

@@ -3,18 +3,19 @@
 import math
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl.checks import require_at_least
-from ntm_rl.cores.base import MemoryCore
+from ntm_rl.cores.base import CoreStep, MemoryCore
+from ntm_rl.cores.devices import full_precision
 from ntm_rl.cores.episodes import episode_numbers, poison, remove_non_finite
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.registry import register_core
-from ntm_rl.kernels.fused import can_step
+from ntm_rl.kernels.fused import can_step, is_fused, lay_out
 
 INITIAL_GATE_BIAS = 2.0  # a layer starts near the identity: the paper's b_g
 LONGEST_PERIOD = 10_000.0  # of the sinusoids of distances, as in "Attention is all you need", section 3.5
@@ -45,7 +46,11 @@ class GruGate(nn.Module):
 
     def step_weights(self) -> tuple[Tensor, ...]:
         """Returns the weights in the order of `Gate` (gtrxl.h)."""
-        return self.from_update.weight, self.from_stream.weight, self.from_reset.weight, self.bias
+        return *self.matrices(), self.bias
+
+    def matrices(self) -> list[Tensor]:
+        """Returns the weights of matrix products in the order of `Gate`."""
+        return [self.from_update.weight, self.from_stream.weight, self.from_reset.weight]
 
     def forward(self, stream: Tensor, update: Tensor) -> Tensor:
         """Mixes the stream x and a sublayer's output y, both `[..., size]`."""
@@ -163,6 +168,12 @@ class _Layer(nn.Module):
             attention.distance(distances),
         ]
 
+    def matrices(self) -> list[Tensor]:
+        """Returns the weights of matrix products in the order of `TransformerLayer`."""
+        attention, perceptron = self.attention, cast(Any, self.perceptron)
+        of_attention = [attention.query.weight, attention.merge.weight, *self.attention_gate.matrices()]
+        return [*of_attention, perceptron[1].weight, perceptron[3].weight, *self.perceptron_gate.matrices()]
+
     def forward(self, context: Tensor, visible: Tensor, distances: Tensor) -> Tensor:
         stream = context[:, -visible.shape[2] :]
         attended = F.relu(self.attention(self.attention_norm(context), visible, distances))
@@ -215,15 +226,28 @@ class Gtrxl(MemoryCore):
         after = torch.cat([after[:, :2], poison(after[:, 2:], poisoned[-1].unsqueeze(1))], dim=1)
         return poison(outputs, poisoned.unsqueeze(2)), after
 
-    def _step(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
-        distances = _cached_sinusoids(self.window, state.dtype, self.output_size)
-        weights = [self.embed.weight, self.embed.bias]
-        stack: Any = self.stack
-        for layer in stack:
-            weights += layer.step_weights(distances)
+    def make_step(self) -> CoreStep:
+        """See `MemoryCore.make_step`."""
+        weight, stack = self.embed.weight, cast(Any, self.stack)
+        if not is_fused("auto", weight.device) or weight.dtype != torch.float32:
+            return self._run
+        matrices = [weight, *(matrix for layer in stack for matrix in layer.matrices())]
+        with torch.no_grad(), full_precision(weight.device):
+            fixed = (self._step_weights(), self.heads, self.width, lay_out(matrices))
         step = torch.ops.ntm_rl.gtrxl_step.default
-        found: tuple[Tensor, Tensor] = step(inputs, state, resets, weights, self.heads, self.width)
+        return lambda inputs, state, resets: step(inputs, state, resets, *fixed)
+
+    def _step(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        step = torch.ops.ntm_rl.gtrxl_step.default
+        found: tuple[Tensor, Tensor] = step(inputs, state, resets, self._step_weights(), self.heads, self.width)
         return found
+
+    def _step_weights(self) -> list[Tensor]:
+        """Returns all weights in the kernel's order."""
+        distances = _cached_sinusoids(self.window, self.embed.weight.dtype, self.output_size)
+        stack: Any = self.stack
+        of_layers = [weight for layer in stack for weight in layer.step_weights(distances)]
+        return [self.embed.weight, self.embed.bias, *of_layers]
 
     def _run_layers(self, inputs: Tensor, state: Tensor, episodes: Tensor) -> tuple[Tensor, Tensor]:
         before, episodes = self.layout.unpack(state), episodes.t()

@@ -18,10 +18,13 @@ struct DeltaSizes {
   int64_t state() const { return 1 + layers * (memory() + recent()); }
 };
 
-// A layer's weights; the products' are used in place.
 template <typename s>
 struct DeltaLayer {
-  const s *norm, *norm_bias, *project, *kernel, *output_norm, *output_norm_bias, *output, *log_rates, *time_bias;
+  const s *norm, *norm_bias;
+  Strips<s> project;
+  const s *kernel, *output_norm, *output_norm_bias;
+  Strips<s> output;
+  const s *log_rates, *time_bias;
 };
 
 // The convolution of a sequence's current projections [3 E] and their activation; `after` gets the recent ones.
@@ -42,31 +45,48 @@ void convolve(const DeltaSizes& z, const DeltaLayer<s>& w, const s* current, con
 template <typename s>
 inline void normalize_direction(s* x, int64_t n) {
   const s scale = 1 / std::sqrt(dot(x, x, n) + s(1e-6));  // NORM_EPSILON in cores/gated_delta.py
+#pragma omp simd
   for (int64_t i = 0; i < n; ++i) x[i] *= scale;
 }
 
-// The delta rule of one head: memory [M, M] from keys to values; read [M], overwrites value.
+// One head: query, key and value [M], memory [M, M] from keys to values.
 template <typename s>
-void apply_delta(int64_t M, const s* query, const s* key, s* __restrict value, s rate, s decay, const s* memory,
-                 s* __restrict after, s* __restrict read) {
-  std::fill_n(read, M, s(0));
-  for (int64_t i = 0; i < M; ++i)
-#pragma omp simd
-    for (int64_t j = 0; j < M; ++j) {
-      after[i * M + j] = decay * memory[i * M + j];
-      read[j] += key[i] * after[i * M + j];
+struct DeltaRule {
+  int64_t M;
+  const s *query, *key, *value;
+  s rate, decay;
+  const s* memory;
+  s *after, *read;
+};
+
+// Applies the rule to the columns from j on that fill vectors of BYTES; they are independent. Returns the next column.
+template <int64_t BYTES, typename s>
+int64_t apply_to_columns(const DeltaRule<s>& of, int64_t j) {
+  using Columns = typename VectorOf<s, BYTES>::type;
+  constexpr int64_t columns = BYTES / sizeof(s);
+  for (; j + columns <= of.M; j += columns) {
+    Columns row, value, found = {}, read = {};
+    for (int64_t i = 0; i < of.M; ++i) {
+      std::memcpy(&row, of.memory + i * of.M + j, BYTES);
+      found += of.key[i] * row;
     }
-#pragma omp simd
-  for (int64_t j = 0; j < M; ++j) {
-    value[j] = rate * (value[j] - read[j]);  // the change of the key's value
-    read[j] = 0;
+    std::memcpy(&value, of.value + j, BYTES);
+    const Columns change = of.rate * (value - of.decay * found);
+    for (int64_t i = 0; i < of.M; ++i) {
+      std::memcpy(&row, of.memory + i * of.M + j, BYTES);
+      row = of.decay * row + of.key[i] * change;
+      read += of.query[i] * row;
+      std::memcpy(of.after + i * of.M + j, &row, BYTES);
+    }
+    std::memcpy(of.read + j, &read, BYTES);
   }
-  for (int64_t i = 0; i < M; ++i)
-#pragma omp simd
-    for (int64_t j = 0; j < M; ++j) {
-      after[i * M + j] += key[i] * value[j];
-      read[j] += query[i] * after[i * M + j];
-    }
+  return j;
+}
+
+template <typename s>
+void apply_delta(const DeltaRule<s>& of) {
+  const int64_t rest = apply_to_columns<kVectorBytes>(of, 0);
+  apply_to_columns<sizeof(s)>(of, apply_to_columns<16>(of, rest));
 }
 
 // Mixes the projections [P] of a sequence with its memory into `mixed` [E]; `work` has 3 E elements.
@@ -83,7 +103,7 @@ void mix(const DeltaSizes& z, const DeltaLayer<s>& w, const s* projections, cons
     const s time = time_steps[k] + w.time_bias[k], softplus = std::max(time, s(0)) + log1p_(exp_(-std::abs(time)));
     const s decay = exp_(std::max(-exp_(w.log_rates[k]) * softplus, s(-20)));  // LEAST_LOG_DECAY
     const int64_t at = k * M * M;
-    apply_delta(M, query, key, value, sigmoid(rates[k]), decay, memory + at, memory_after + at, read);
+    apply_delta<s>({M, query, key, value, sigmoid(rates[k]), decay, memory + at, memory_after + at, read});
     normalize(read, M);
     scale_and_shift(read, w.output_norm, w.output_norm_bias, M, read);
   }
@@ -104,11 +124,11 @@ void run_layer(const DeltaSizes& z, const DeltaLayer<s>& w, int64_t rows, s* x, 
     normalize(each, z.H);
     scale_and_shift(each, w.norm, w.norm_bias, z.H, each);
   }
-  Strips<s>(w.project, z.H, z.P).multiply(rows, normalized, z.H, nullptr, 0, projections, z.P);
+  w.project.multiply(rows, normalized, z.H, nullptr, 0, projections, z.P);
   for (int64_t b = 0; b < rows; ++b)
     mix(z, w, projections + b * z.P, memory[b], recent[b], memory_after + b * row, recent_after + b * row,
         mixed + b * z.E, own);
-  Strips<s>(w.output, z.E, z.H).multiply(rows, mixed, z.E, x, z.H, x, z.H);
+  w.output.multiply(rows, mixed, z.E, x, z.H, x, z.H);
 }
 
 }  // namespace ntm_rl

@@ -16,17 +16,25 @@ struct TransformerSizes {
   int64_t state() const { return 2 + layers * W * D; }
 };
 
-// The weights of a gate (GruGate) and of a layer, which products use in place.
+// The weights of a gate (GruGate) and of a layer.
 template <typename s>
 struct Gate {
-  const s *from_update, *from_stream, *from_reset, *bias;
+  Strips<s> from_update, from_stream, from_reset;
+  const s* bias;
 };
 
 template <typename s>
 struct TransformerLayer {
-  const s *norm, *norm_bias, *query, *key, *value, *content_bias, *distance_bias, *merge;
+  const s *norm, *norm_bias;
+  Strips<s> query;
+  const s *key, *value, *content_bias, *distance_bias;
+  Strips<s> merge;
   Gate<s> attention_gate;
-  const s *perceptron_norm, *perceptron_norm_bias, *wide, *wide_bias, *narrow, *narrow_bias;
+  const s *perceptron_norm, *perceptron_norm_bias;
+  Strips<s> wide;
+  const s* wide_bias;
+  Strips<s> narrow;
+  const s* narrow_bias;
   Gate<s> perceptron_gate;
   const s* distance_keys;  // [W + 1, E], from the farthest step to the current one
 };
@@ -36,13 +44,13 @@ template <typename s>
 void mix_gate(const Gate<s>& w, int64_t rows, int64_t D, const s* update, s* x, std::vector<s>& work) {
   work.resize(rows * 7 * D);
   s *sums = work.data(), *stream = sums + rows * 3 * D, *reset = stream + rows * 2 * D, *candidate = reset + rows * D;
-  Strips<s>(w.from_update, D, 3 * D).multiply(rows, update, D, nullptr, 0, sums, 3 * D);
-  Strips<s>(w.from_stream, D, 2 * D).multiply(rows, x, D, nullptr, 0, stream, 2 * D);
+  w.from_update.multiply(rows, update, D, nullptr, 0, sums, 3 * D);
+  w.from_stream.multiply(rows, x, D, nullptr, 0, stream, 2 * D);
   for (int64_t b = 0; b < rows; ++b)
 #pragma omp simd
     for (int64_t i = 0; i < D; ++i)
       reset[b * D + i] = sigmoid(sums[b * 3 * D + i] + stream[b * 2 * D + i]) * x[b * D + i];
-  Strips<s>(w.from_reset, D, D).multiply(rows, reset, D, nullptr, 0, candidate, D);
+  w.from_reset.multiply(rows, reset, D, nullptr, 0, candidate, D);
   for (int64_t b = 0; b < rows; ++b)
 #pragma omp simd
     for (int64_t i = 0; i < D; ++i) {
@@ -97,10 +105,10 @@ void run_layer(const TransformerSizes& z, const TransformerLayer<s>& w, int64_t 
       scale_and_shift(row, w.norm, w.norm_bias, D, row);
     }
   }
-  Strips<s>(w.query, D, z.E).multiply(rows, &contexts[z.W * D], length, nullptr, 0, queries.data(), z.E);
+  w.query.multiply(rows, &contexts[z.W * D], length, nullptr, 0, queries.data(), z.E);
   for (int64_t b = 0; b < rows; ++b)
     attend(z, w, &queries[b * z.E], &contexts[b * length], firsts[b], &means[b * z.E], own.data());
-  Strips<s>(w.merge, z.E, D).multiply(rows, means.data(), z.E, nullptr, 0, update.data(), D);
+  w.merge.multiply(rows, means.data(), z.E, nullptr, 0, update.data(), D);
   rectify(update.data(), rows * D);
   mix_gate(w.attention_gate, rows, D, update.data(), x, work);
   std::copy_n(x, rows * D, update.data());
@@ -109,9 +117,9 @@ void run_layer(const TransformerSizes& z, const TransformerLayer<s>& w, int64_t 
     normalize(row, D);
     scale_and_shift(row, w.perceptron_norm, w.perceptron_norm_bias, D, row);
   }
-  Strips<s>(w.wide, D, 2 * D).multiply(rows, update.data(), D, w.wide_bias, 0, wide.data(), 2 * D);
+  w.wide.multiply(rows, update.data(), D, w.wide_bias, 0, wide.data(), 2 * D);
   rectify(wide.data(), rows * 2 * D);
-  Strips<s>(w.narrow, 2 * D, D).multiply(rows, wide.data(), 2 * D, w.narrow_bias, 0, update.data(), D);
+  w.narrow.multiply(rows, wide.data(), 2 * D, w.narrow_bias, 0, update.data(), D);
   rectify(update.data(), rows * D);
   mix_gate(w.perceptron_gate, rows, D, update.data(), x, work);
 }

@@ -5,6 +5,7 @@
 #include "numerics.h"
 
 
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -110,6 +111,14 @@ std::vector<Strips<s>> strips_of(const at::Tensor& laid_out, const std::vector<c
   }
   TORCH_CHECK_VALUE(from == laid_out.data_ptr<s>() + laid_out.numel(), "weights and their strips differ in size");
   return strips;
+}
+
+// The strips of weights [n, k] from `lay_out_once` if given, else from `lay_out`.
+template <typename s>
+LaidOut<s> laid_out_or_lay_out(const std::optional<at::Tensor>& laid_out,
+                               const std::vector<const at::Tensor*>& weights, bool in_place) {
+  if (laid_out) return {strips_of<s>(*laid_out, weights), {}};
+  return lay_out<s>(weights, true, in_place);
 }
 
 // Returns the gradient [n, k] of a weight from its inputs x [rows, k] and the gradients d [rows, n] of its products.

@@ -237,8 +237,7 @@ std::tuple<Tensor, Tensor> recurrent_step(Tensor inputs, Tensor state, const std
       for (int64_t b = 0; b < B; ++b)
         if (is_reset[b]) std::fill_n(state.data_ptr<s>() + b * S, S, s(0));
     }
-    const auto strips = laid_out ? LaidOut<s>{strips_of<s>(*laid_out, pointers(parts)), {}}
-                                 : lay_out<s>(pointers(parts), true, B <= kMostInPlace);
+    const auto strips = laid_out_or_lay_out<s>(laid_out, pointers(parts), B <= kMostInPlace);
     const int64_t grain = std::max<int64_t>(1, (1 << 21) / std::max<int64_t>(1, layers * 4 * H * (I + H)));
     at::parallel_for(0, B, grain, [&](int64_t from, int64_t until) {
       s* next = after.data_ptr<s>() + from * S;

@@ -79,8 +79,7 @@ Tensor forward_into(const Sizes<Memory>& z, const Arguments& of, const Tensor& o
     const Episodes<s> episodes = of.episodes<s>(zeros);
     Memory::lay_out(z, episodes.start + 1, blocks.start);
     const std::vector<const Tensor*> matrices = {&of.weight_input, &of.weight_feedback, &of.weight_interface};
-    const auto weights = laid_out ? LaidOut<s>{strips_of<s>(*laid_out, matrices), {}}
-                                  : lay_out<s>(matrices, true, z.T == 1 && z.B <= kMostInPlace);
+    const auto weights = laid_out_or_lay_out<s>(laid_out, matrices, z.T == 1 && z.B <= kMostInPlace);
     at::parallel_for(0, z.B, z.grain(), [&](int64_t from, int64_t until) {
       run(z, blocks, episodes, of.inputs.data_ptr<s>(), weights[0], of.bias->data_ptr<s>(), weights[1], weights[2],
           of.bias_interface->data_ptr<s>(), outputs.data_ptr<s>(), rows_of<s>(last), from, until);

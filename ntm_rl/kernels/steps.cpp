@@ -7,6 +7,7 @@
 #include "sam.h"
 #include "tensors.h"
 
+#include <iterator>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -18,7 +19,19 @@ using at::Tensor;
 namespace {
 
 constexpr size_t kLayerWeights = 9;         // of a gated delta net, see `DeltaLayer`
+constexpr size_t kDeltaMatrices[] = {2, 6};  // its weights of matrix products
 constexpr size_t kTransformerWeights = 23;  // of a Gated Transformer-XL, see `TransformerLayer`
+constexpr size_t kTransformerMatrices[] = {2, 7, 8, 9, 10, 14, 16, 18, 19, 20};
+
+// The weights of matrix products: that of the embedding and those of each layer.
+template <size_t COUNT>
+std::vector<const Tensor*> matrices_of(const std::vector<Tensor>& weights, int64_t layers, size_t layer_weights,
+                                       const size_t (&of_layer)[COUNT]) {
+  std::vector<const Tensor*> matrices{&weights[0]};
+  for (int64_t layer = 0; layer < layers; ++layer)
+    for (const size_t i : of_layer) matrices.push_back(&weights[2 + layer * layer_weights + i]);
+  return matrices;
+}
 
 void check_delta(const DeltaSizes& z, const Tensor& state, const std::optional<Tensor>& resets,
                  const std::vector<Tensor>& weights) {
@@ -43,9 +56,11 @@ void check_delta(const DeltaSizes& z, const Tensor& state, const std::optional<T
 }
 
 // inputs [1, B, I], resets [1, B]; the state and the weights are those of cores/gated_delta.py: of the embedding, of
-// each layer, of the last norm. Returns outputs [1, B, H] and the new state.
+// each layer, of the last norm; laid_out: the matrices of `matrices_of` from `lay_out`. Returns outputs [1, B, H] and
+// the new state.
 std::tuple<Tensor, Tensor> gated_delta_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
-                                            at::TensorList weights_, int64_t heads, int64_t width) {
+                                            at::TensorList weights_, int64_t heads, int64_t width,
+                                            const std::optional<Tensor>& laid_out) {
   std::vector<Tensor> weights = weights_.vec();
   const int64_t layers = (weights.size() - 4) / kLayerWeights, E = heads * width;
   const DeltaSizes z{inputs.size(1), inputs.size(2), weights[0].size(0),   heads, width, weights[5].size(0),
@@ -61,11 +76,13 @@ std::tuple<Tensor, Tensor> gated_delta_step(Tensor inputs, Tensor state, const s
     for (const Tensor& weight : weights) at.push_back(weight.data_ptr<s>());
     const bool* is_reset = data_or_null<bool>(resets);
     const std::vector<s> zeros(z.state());
+    const auto strips = laid_out_or_lay_out<s>(laid_out, matrices_of(weights, layers, kLayerWeights, kDeltaMatrices),
+                                               z.B <= kMostInPlace);
     const int64_t grain = std::max<int64_t>(1, (1 << 21) / std::max<int64_t>(1, z.H * (z.I + layers * (z.P + E))));
     at::parallel_for(0, z.B, grain, [&](int64_t from, int64_t until) {
       const int64_t rows = until - from, S = z.state();
       s *x = outputs.data_ptr<s>() + from * z.H, *next = after.data_ptr<s>() + from * S;
-      Strips<s>(at[0], z.I, z.H).multiply(rows, inputs.data_ptr<s>() + from * z.I, z.I, at[1], 0, x, z.H);
+      strips[0].multiply(rows, inputs.data_ptr<s>() + from * z.I, z.I, at[1], 0, x, z.H);
       std::vector<const s*> memory(rows), recent(rows);
       std::vector<s> work;
       for (int64_t layer = 0; layer < layers; ++layer) {
@@ -76,7 +93,7 @@ std::tuple<Tensor, Tensor> gated_delta_step(Tensor inputs, Tensor state, const s
           const s* before = starts ? zeros.data() : state.data_ptr<s>() + (from + b) * S;
           memory[b] = before + memory_at, recent[b] = before + recent_at;
         }
-        const DeltaLayer<s> of{w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8]};
+        const DeltaLayer<s> of{w[0], w[1], strips[1 + 2 * layer], w[3], w[4], w[5], strips[2 + 2 * layer], w[7], w[8]};
         run_layer(z, of, rows, x, memory.data(), recent.data(), next + memory_at, next + recent_at, S, work);
       }
       for (int64_t b = 0; b < rows; ++b) {
@@ -113,10 +130,11 @@ void check_transformer(const TransformerSizes& z, const Tensor& state, const std
     check("a weight of a layer", weights[i], shapes[(i - 2) % kTransformerWeights], type);
 }
 
-// Runs a step of the sequences [from, until); `at` are the weights' data.
+// Runs a step of the sequences [from, until); `at` are the weights' data, `strips` those of `matrices_of`.
 template <typename s>
-void run_transformer(const TransformerSizes& z, const std::vector<const s*>& at, const s* inputs, const s* state,
-                     const bool* resets, s* outputs, s* after, int64_t from, int64_t until) {
+void run_transformer(const TransformerSizes& z, const std::vector<const s*>& at, const std::vector<Strips<s>>& strips,
+                     const s* inputs, const s* state, const bool* resets, s* outputs, s* after, int64_t from,
+                     int64_t until) {
   const int64_t rows = until - from, S = z.state(), window = z.W * z.D;
   s* x = outputs + from * z.D;
   std::vector<const s*> windows(rows);
@@ -129,9 +147,10 @@ void run_transformer(const TransformerSizes& z, const std::vector<const s*>& at,
     next[0] = 1;
     next[1] = filled < z.W ? filled + 1 : s(z.W);
   }
-  Strips<s>(at[0], z.I, z.D).multiply(rows, inputs + from * z.I, z.I, at[1], 0, x, z.D);
+  strips[0].multiply(rows, inputs + from * z.I, z.I, at[1], 0, x, z.D);
   for (int64_t layer = 0; layer < z.layers; ++layer) {
     const s* const* w = &at[2 + layer * kTransformerWeights];
+    const Strips<s>* m = &strips[1 + layer * std::size(kTransformerMatrices)];
     for (int64_t b = 0; b < rows; ++b) {
       windows[b] = state + (from + b) * S + 2 + layer * window;
       s* next = after + (from + b) * S + 2 + layer * window;
@@ -140,15 +159,17 @@ void run_transformer(const TransformerSizes& z, const std::vector<const s*>& at,
       std::copy_n(windows[b] + first, window - first, next + first - z.D);
       std::copy_n(x + b * z.D, z.D, next + window - z.D);
     }
-    const TransformerLayer<s> of{w[0],  w[1],  w[2],  w[3],  w[4],  w[5],  w[6],  w[7],  {w[8], w[9], w[10], w[11]},
-                                 w[12], w[13], w[14], w[15], w[16], w[17], {w[18], w[19], w[20], w[21]}, w[22]};
+    const TransformerLayer<s> of{w[0],  w[1],  m[0], w[3],  w[4], w[5],  w[6], m[1], {m[2], m[3], m[4], w[11]},
+                                 w[12], w[13], m[5], w[15], m[6], w[17], {m[7], m[8], m[9], w[21]}, w[22]};
     run_layer(z, of, rows, windows.data(), firsts.data(), x, work);
   }
 }
 
 // As `gated_delta_step`, of cores/gtrxl.py; the last weight of each layer are its keys of distances [W + 1, K * M].
+// laid_out: the matrices of `matrices_of` from `lay_out`.
 std::tuple<Tensor, Tensor> gtrxl_step(Tensor inputs, Tensor state, const std::optional<Tensor>& resets_,
-                                      at::TensorList weights_, int64_t heads, int64_t width) {
+                                      at::TensorList weights_, int64_t heads, int64_t width,
+                                      const std::optional<Tensor>& laid_out) {
   std::vector<Tensor> weights = weights_.vec();
   const int64_t layers = (weights.size() - 2) / kTransformerWeights, past = weights.back().size(0) - 1;
   const TransformerSizes z{inputs.size(1), inputs.size(2), weights[0].size(0), heads, width, past, layers,
@@ -162,11 +183,14 @@ std::tuple<Tensor, Tensor> gtrxl_step(Tensor inputs, Tensor state, const std::op
     using s = scalar_t;
     std::vector<const s*> at;
     for (const Tensor& weight : weights) at.push_back(weight.data_ptr<s>());
+    const auto strips = laid_out_or_lay_out<s>(
+        laid_out, matrices_of(weights, layers, kTransformerWeights, kTransformerMatrices), z.B <= kMostInPlace);
     const int64_t each = z.D * (z.I + layers * (8 * z.E + 16 * z.D + 3 * z.K * z.W));
     at::parallel_for(0, z.B, std::max<int64_t>(1, (1 << 21) / std::max<int64_t>(1, each)),
                      [&](int64_t from, int64_t until) {
-                       run_transformer(z, at, inputs.data_ptr<s>(), state.data_ptr<s>(), data_or_null<bool>(resets),
-                                       outputs.data_ptr<s>(), after.data_ptr<s>(), from, until);
+                       run_transformer(z, at, strips.strips, inputs.data_ptr<s>(), state.data_ptr<s>(),
+                                       data_or_null<bool>(resets), outputs.data_ptr<s>(), after.data_ptr<s>(), from,
+                                       until);
                      });
   });
   return {outputs, after};
@@ -217,10 +241,12 @@ std::tuple<Tensor, Tensor> sam_step(Tensor inputs, Tensor state, const std::opti
 const Operators operators([](Library& library) {
   library.define<gated_delta_step>(
       "gated_delta_step",
-      "(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width) -> (Tensor, Tensor)");
+      "(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width, Tensor? laid_out=None) -> "
+      "(Tensor, Tensor)");
   library.define<gtrxl_step>(
       "gtrxl_step",
-      "(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width) -> (Tensor, Tensor)");
+      "(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int heads, int width, Tensor? laid_out=None) -> "
+      "(Tensor, Tensor)");
   library.define<sam_step>(
       "sam_step",
       "(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int[] shape, float clip) -> (Tensor, Tensor)");
