@@ -130,7 +130,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
 
     def initial_state(self, batch: int) -> Tensor:
         """Returns the memory state `[batch, state_size]` at the start of episodes."""
-        return torch.zeros(batch, self.state_size, device=self.device)
+        return self.core.initial_state(batch).new_zeros(batch, self.state_size)
 
     def step(
         self,
