@@ -32,7 +32,11 @@ def _functions(kind: type) -> Mapping[str, Callable[..., Any]]:
 
 
 _MODULES: tuple[type, ...] = (MlpExtractor, ReturnScale, nn.Sequential, nn.Linear, *ACTIVATIONS)
-_REPLACED = (*POLICIES.values(), ActorCriticPolicy, *_MODULES)  # classes whose methods the kernels replace
+_REPLACED: tuple[type, ...] = (
+    *POLICIES.values(),
+    ActorCriticPolicy,
+    *_MODULES,
+)  # classes whose methods the kernels replace
 _METHODS = [_functions(kind) for kind in _REPLACED]
 
 
