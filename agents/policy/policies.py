@@ -1,6 +1,6 @@
 """Actor-critic policies with a memory core, for `MemoryPPO` and for the unmodified `sb3_contrib.RecurrentPPO`."""
 
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
@@ -221,12 +221,19 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         with torch.no_grad():
             latent, _ = self._latents(obs, state, resets)
         outputs: list[Tensor] = []
-        handle = self.action_net.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+
+        def detach(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            outputs.append(output.detach().requires_grad_())  # also of a frozen layer
+            return outputs[0]
+
+        handle, kept = self.action_net.register_forward_hook(detach), self.action_dist
+        self.action_dist = copy(kept)  # it keeps the graph, with which a policy has no deepcopy
         try:
             with torch.enable_grad():
                 log_prob = self._distribution(latent, action_masks).log_prob(actions).sum()
         finally:
             handle.remove()
+            self.action_dist = kept
         (scores,) = torch.autograd.grad(log_prob, outputs)
         return latent, scores
 

@@ -1,5 +1,6 @@
 """Acting in a rollout: the kernels against `MlpNtmPolicy.step`, and the policies that do not use them."""
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -276,6 +277,17 @@ def test_layers_may_repeat(shared):
     if shared == "weights":
         second[0].weight = first[0].weight
     assert_equal_steps(with_networks(policy_net=nn.Sequential(*first, *(first if shared == "layers" else second))))
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_scores_of_a_frozen_policy_leave_it_without_a_graph(action):
+    policy = policy_of(action)
+    policy.requires_grad_(False)
+    obs, state, resets = torch.ones(2, 4), policy.initial_state(2), torch.zeros(1, 2).bool()
+    actions, *_ = policy.step(obs, state, resets[0])
+    _, scores = policy.action_scores(obs, actions, state, resets)
+    assert scores.shape == (2, policy.action_net.out_features)
+    deepcopy(policy)
 
 
 def test_patched_classes_act_by_their_own_step(monkeypatch):
