@@ -179,7 +179,12 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         Returns:
             Values, log probabilities and entropies, each `[T * B]`; entropy is None without a closed form.
         """
-        latent_pi, latent_vf = self._latents(obs, state, resets)
+        return self.evaluate_latents(*self._latents(obs, state, resets), actions, action_masks)
+
+    def evaluate_latents(
+        self, latent_pi: Tensor, latent_vf: Tensor, actions: Tensor, action_masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """As `evaluate_sequences`, from outputs `[T * B, F]` of the networks of actor and critic."""
         values = self._values(latent_vf)
         if isinstance(self.action_space, spaces.Discrete):
             return values, *categorical.evaluate(self._logits(latent_pi, action_masks), actions)
