@@ -62,8 +62,8 @@ def kernel_loss(
         vf_coef: See `ppo_loss`.
         normalize_advantage: See `ppo_loss`.
     """
-    estimates = batch.old_log_probs, batch.old_values, batch.advantages, batch.returns
-    every = batch.all_advantages if normalize_advantage else None
+    estimates = [each.float() for each in (batch.old_log_probs, batch.old_values, batch.advantages, batch.returns)]
+    every = batch.all_advantages.float() if normalize_advantage else None
     range_vf = None if clip_range_vf is None else float(clip_range_vf)
     given = (batch.actions, *estimates, every, float(clip_range), range_vf, float(ent_coef), float(vf_coef))
 

@@ -100,6 +100,16 @@ def test_every_option_gives_the_same_loss_and_gradients(changed):
     assert_equal_losses(policy, minibatch(policy, 9, 5), **changed)
 
 
+def test_advantages_may_be_double():
+    policy = policy_of("discrete")
+    batch, networks = minibatch(policy, 9, 5), kernel_networks(policy)
+    losses = [
+        minibatch_loss(policy, networks, batch._replace(advantages=each), **OPTIONS)[0]
+        for each in (batch.advantages, batch.advantages.double())
+    ]
+    assert losses[0] == losses[1]
+
+
 def test_one_advantage_is_not_normalised():
     policy = policy_of("discrete")
     batch = minibatch(policy, 1, 1)
