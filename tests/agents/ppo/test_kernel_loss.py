@@ -100,6 +100,14 @@ def test_every_option_gives_the_same_loss_and_gradients(changed):
     assert_equal_losses(policy, minibatch(policy, 9, 5), **changed)
 
 
+@pytest.mark.parametrize("action", ["discrete", "multidiscrete"])
+def test_values_of_actions_may_be_impossible(action):
+    policy = policy_of(action)
+    with torch.no_grad():
+        policy.action_net.bias[1] = -torch.inf
+    assert_equal_losses(policy, minibatch(policy, 9, 5))
+
+
 def test_advantages_may_be_double():
     policy = policy_of("discrete")
     batch, networks = minibatch(policy, 9, 5), kernel_networks(policy)
