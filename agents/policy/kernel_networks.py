@@ -77,8 +77,9 @@ class KernelNetworks(NamedTuple):
 def kernel_networks(policy: MlpNtmPolicy) -> KernelNetworks | None:
     """Returns a policy's networks for kernels; None for a policy that must run its own methods.
 
-    Kernels run policies of this package on a CPU, but not those with hooks, replaced methods, other layers than SB3's,
-    other activations, state-dependent exploration, other precisions than float32 or under autocast.
+    Kernels run policies of this package on a CPU, but not those with hooks, replaced methods, other layers or
+    distributions than SB3's, other activations, state-dependent exploration, other precisions than float32 or under
+    autocast.
     """
     if not _is_plain(policy):
         return None
