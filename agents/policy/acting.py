@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs
@@ -16,6 +17,8 @@ from ntm_rl.kernels.fused import lay_out
 
 Acted = tuple[Tensor, Tensor, Tensor, Tensor]
 Act = Callable[[PyTorchObs, Tensor, Tensor, Tensor | None], Acted]
+
+SAMPLES = 8  # elements of a parameter that are compared before each step, at least
 
 
 def make_actor(policy: MlpNtmPolicy) -> Act:
@@ -48,7 +51,7 @@ class FusedActor:
         policy = self.policy
         if action_masks is not None:
             return policy.step(obs, state, resets, False, action_masks)
-        if self._versions != [each._version for each in self._parameters]:
+        if self._watched != self._watch():
             self._lay_out()
         actor_inputs, critic_inputs, state = self._run_cores(obs, state, resets.unsqueeze(0))
         noise = policy.ranks.own(self._draw(policy.ranks.size * len(resets)))
@@ -58,10 +61,21 @@ class FusedActor:
     @torch.no_grad()
     def _lay_out(self) -> None:
         policy, networks = self.policy, self.networks
-        self._versions = [each._version for each in self._parameters]
+        flat = [each.detach().numpy().ravel() for each in self._parameters]
+        self._samples = [each[:: max(1, each.size // SAMPLES)] for each in flat]
+        self._watched = self._watch()
         self._core_steps = [core.make_step() for core in (policy.core, policy.critic_core) if core is not None]
         actor, critic, *others, kind, sizes = networks
         self._before, self._after = (actor, critic, lay_out(networks.matrices), *others), (kind, sizes)
+
+    def _watch(self) -> tuple[list[int], list[int], bytes]:
+        """Returns what changes with the parameters.
+
+        Writes to `parameter.data` and fused optimizers do not count as versions, so there are samples of the elements.
+        """
+        parameters = self._parameters
+        versions, addresses = [each._version for each in parameters], [each.data_ptr() for each in parameters]
+        return versions, addresses, np.concatenate(self._samples).tobytes()
 
     def _run_cores(self, obs: PyTorchObs, state: Tensor, resets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the outputs of the actor's and of the critic's core, `[1, B, O]`, and the new states."""
@@ -76,7 +90,7 @@ class FusedActor:
 
     def _features(self, obs: PyTorchObs) -> Tensor:
         policy = self.policy
-        features = extract(obs, policy.features_extractor, policy.observation_space, policy.normalize_images)
+        features = extract(obs, policy.pi_features_extractor, policy.observation_space, policy.normalize_images)
         return features.float().unsqueeze(0)
 
 
@@ -84,12 +98,12 @@ def _noise_of(space: spaces.Space[Any], sizes: Sequence[int]) -> Callable[[int],
     """Returns a function that draws the random numbers `[n, N]` of n actions as torch's distributions do."""
     count = math.prod(space.shape or ())
     if isinstance(space, spaces.Box):
-        return lambda rows: torch.randn(rows, count)
+        return lambda rows: torch.randn(rows, count, dtype=torch.float32)
     if isinstance(space, spaces.MultiBinary):
-        return lambda rows: torch.rand(rows, count)
+        return lambda rows: torch.rand(rows, count, dtype=torch.float32)
     return lambda rows: _races(rows, sizes)
 
 
 def _races(rows: int, sizes: Sequence[int]) -> Tensor:
-    races = [torch.empty(rows, size).exponential_() for size in sizes]
+    races = [torch.empty(rows, size, dtype=torch.float32).exponential_() for size in sizes]
     return races[0] if len(races) == 1 else torch.cat(races, dim=1)

@@ -24,5 +24,5 @@ def sample(logits: Tensor, deterministic: bool, ranks: Ranks = SINGLE) -> tuple[
 def evaluate(logits: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
     """Returns log probabilities of `actions` `[B]` and entropies `[B]` under logits `[B, A]`."""
     log_probs = torch.log_softmax(logits, dim=-1)
-    entropy = -(log_probs.exp() * log_probs).sum(-1)
+    entropy = -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1)  # 0 * inf is NaN
     return log_probs.gather(-1, actions.unsqueeze(-1).long()).squeeze(-1), entropy

@@ -1,20 +1,43 @@
 """The networks of a policy after its core, as kernels read them."""
 
+from collections.abc import Callable, Mapping
+from inspect import isfunction
 from typing import Any, NamedTuple
 
 import torch
 from gymnasium import spaces
+from stable_baselines3.common import distributions
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import MlpExtractor
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from ntm_rl.agents.policy.policies import POLICIES, MlpNtmPolicy
+from ntm_rl.agents.policy.return_scale import ReturnScale
 from ntm_rl.kernels.fused import is_fused
 
 ACTIVATIONS = (nn.Tanh, nn.ReLU)  # in the kernels' order
 KINDS = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box)  # of actions, in the kernels' order
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_METHODS = {name: getattr(MlpNtmPolicy, name) for name in ("step", "evaluate_sequences")}
+_DISTRIBUTIONS = (
+    distributions.CategoricalDistribution,
+    distributions.MultiCategoricalDistribution,
+    distributions.BernoulliDistribution,
+    distributions.DiagGaussianDistribution,
+)
+
+
+def _functions(kind: type) -> Mapping[str, Callable[..., Any]]:
+    return {name: value for name, value in vars(kind).items() if isfunction(value)}
+
+
+_MODULES: tuple[type, ...] = (MlpExtractor, ReturnScale, nn.Sequential, nn.Linear, *ACTIVATIONS)
+_REPLACED: tuple[type, ...] = (
+    *POLICIES.values(),
+    ActorCriticPolicy,
+    *_MODULES,
+)  # classes whose methods the kernels replace
+_METHODS = [_functions(kind) for kind in _REPLACED]
 
 
 class KernelNetworks(NamedTuple):
@@ -54,15 +77,16 @@ class KernelNetworks(NamedTuple):
 def kernel_networks(policy: MlpNtmPolicy) -> KernelNetworks | None:
     """Returns a policy's networks for kernels; None for a policy that must run its own methods.
 
-    Kernels run policies of this package on a CPU, but not those with hooks, replaced methods, other layers than SB3's,
-    other activations, state-dependent exploration, other precisions than float32 or under autocast.
+    Kernels run policies of this package on a CPU, but not those with hooks, replaced methods, other layers or
+    distributions than SB3's, other activations, state-dependent exploration, other precisions than float32 or under
+    autocast.
     """
     if not _is_plain(policy):
         return None
     networks, scale, space = policy.mlp_extractor, policy.return_scale, policy.action_space
     return KernelNetworks(
-        actor=[*networks.policy_net.parameters(), *policy.action_net.parameters()],
-        critic=[*networks.value_net.parameters(), *policy.value_net.parameters()],
+        actor=_weights(*networks.policy_net, policy.action_net),
+        critic=_weights(*networks.value_net, policy.value_net),
         activation=ACTIVATIONS.index(policy.activation_fn),
         factor=scale.std,
         offset=scale.mean,
@@ -70,6 +94,11 @@ def kernel_networks(policy: MlpNtmPolicy) -> KernelNetworks | None:
         kind=next(index for index, kind in enumerate(KINDS) if isinstance(space, kind)),
         sizes=_sizes(space),
     )
+
+
+def _weights(*layers: nn.Module) -> list[Tensor]:
+    """Returns weights and biases in turn; layers may share them."""
+    return [each for layer in layers if isinstance(layer, nn.Linear) for each in (layer.weight, layer.bias)]
 
 
 def _sizes(space: spaces.Space[Any]) -> list[int]:
@@ -82,7 +111,8 @@ def _is_plain(policy: MlpNtmPolicy) -> bool:
     networks, activation = policy.mlp_extractor, policy.activation_fn
     return (
         type(policy) in POLICIES.values()
-        and all(getattr(getattr(policy, name), "__func__", None) is method for name, method in _METHODS.items())
+        and [_functions(kind) for kind in _REPLACED] == _METHODS
+        and type(policy.action_dist) in _DISTRIBUTIONS
         and type(networks) is MlpExtractor
         and _is_perceptron(networks.policy_net, policy.action_net, activation)
         and _is_perceptron(networks.value_net, policy.value_net, activation)
@@ -96,11 +126,14 @@ def _is_plain(policy: MlpNtmPolicy) -> bool:
 
 
 def _is_perceptron(network: nn.Module, last: nn.Module, activation: type[nn.Module]) -> bool:
-    kinds = [type(each) for each in network.children()]
-    layers = len(kinds) // 2
-    return activation in ACTIVATIONS and kinds == layers * [nn.Linear, activation] and type(last) is nn.Linear
+    if type(network) is not nn.Sequential or activation not in ACTIVATIONS:
+        return False
+    layers = [*network, last]  # not `children`, which has a repeated layer once
+    kinds = [type(each) for each in layers]
+    return kinds == [*(len(network) // 2 * [nn.Linear, activation]), nn.Linear] and None not in _weights(*layers)
 
 
 def _is_changed(module: nn.Module) -> bool:
-    """Whether a module has hooks or a replaced `forward`."""
-    return "forward" in vars(module) or any(map(vars(module).get, _HOOKS))
+    """Whether a module has hooks or a replaced method."""
+    own, kind = vars(module), type(module)
+    return any(map(own.get, _HOOKS)) or any(isfunction(getattr(kind, name, None)) for name in own)

@@ -1,6 +1,6 @@
 """Actor-critic policies with a memory core, for `MemoryPPO` and for the unmodified `sb3_contrib.RecurrentPPO`."""
 
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
@@ -130,7 +130,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
 
     def initial_state(self, batch: int) -> Tensor:
         """Returns the memory state `[batch, state_size]` at the start of episodes."""
-        return torch.zeros(batch, self.state_size, device=self.device)
+        return self.core.initial_state(batch).new_zeros(batch, self.state_size)
 
     def step(
         self,
@@ -179,7 +179,12 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         Returns:
             Values, log probabilities and entropies, each `[T * B]`; entropy is None without a closed form.
         """
-        latent_pi, latent_vf = self._latents(obs, state, resets)
+        return self.evaluate_latents(*self._latents(obs, state, resets), actions, action_masks)
+
+    def evaluate_latents(
+        self, latent_pi: Tensor, latent_vf: Tensor, actions: Tensor, action_masks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """As `evaluate_sequences`, from outputs `[T * B, F]` of the networks of actor and critic."""
         values = self._values(latent_vf)
         if isinstance(self.action_space, spaces.Discrete):
             return values, *categorical.evaluate(self._logits(latent_pi, action_masks), actions)
@@ -221,12 +226,19 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
         with torch.no_grad():
             latent, _ = self._latents(obs, state, resets)
         outputs: list[Tensor] = []
-        handle = self.action_net.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+
+        def detach(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            outputs.append(output.detach().requires_grad_())  # also of a frozen layer
+            return outputs[0]
+
+        handle, kept = self.action_net.register_forward_hook(detach), self.action_dist
+        self.action_dist = copy(kept)  # it keeps the graph, with which a policy has no deepcopy
         try:
             with torch.enable_grad():
                 log_prob = self._distribution(latent, action_masks).log_prob(actions).sum()
         finally:
             handle.remove()
+            self.action_dist = kept
         (scores,) = torch.autograd.grad(log_prob, outputs)
         return latent, scores
 

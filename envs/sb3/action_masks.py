@@ -12,6 +12,7 @@ from ntm_rl.envs.wrappers.action_masks import MaskFormat, Masks
 from ntm_rl.errors import InputError
 
 METHOD = "action_masks"  # as sb3_contrib.MaskablePPO expects it
+LABEL = "guard_label"  # of `Guarded`
 KEY = "action_mask"  # of infos, as in Gymnasium and PettingZoo
 IGNORE = "env.action_masks=false (in Python: action_masks=False) ignores masks"
 REQUIRED = f"each reset and step must return one; {IGNORE}"
@@ -164,5 +165,6 @@ def has_method(env: VecEnv) -> bool:
 def _labels(env: VecEnv) -> list[str]:
     """Returns the names that `Guarded` uses in errors; none of environments without it."""
     with suppress(AttributeError, NotImplementedError):
-        return list(env.get_attr("guard_label"))
+        if env.has_attr(LABEL):  # `get_attr` alone ends the worker processes of a SubprocVecEnv
+            return list(env.get_attr(LABEL))
     return []

@@ -42,6 +42,15 @@ class MemoryCore(nn.Module, ABC):
     output_size: int
     layout: StateLayout[Any]
 
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        for kind in cls.__mro__:
+            if "make_step" in vars(kind):
+                break
+            if any(name.startswith("_run") for name in vars(kind)):  # an inherited `make_step` would not call it
+                cls.make_step = MemoryCore.make_step  # type: ignore[method-assign]
+                break
+
     @property
     def state_size(self) -> int:
         """S, elements of the flat state of one sequence."""

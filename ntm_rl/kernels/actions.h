@@ -74,7 +74,7 @@ inline void evaluate_value(const float* logits, int64_t n, int64_t value, Likeli
   const float log_total = log_(total);
 #pragma omp simd reduction(+ : entropy)
   for (int64_t i = 0; i < n; ++i) {
-    log_probs[i] = logits[i] - top - log_total;
+    log_probs[i] = std::max(logits[i] - top - log_total, std::numeric_limits<float>::lowest());  // keeps NaN
     entropy -= exp_(log_probs[i]) * log_probs[i];
   }
   sum.log_prob += log_probs[value], sum.entropy += entropy;

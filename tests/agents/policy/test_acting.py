@@ -1,16 +1,20 @@
 """Acting in a rollout: the kernels against `MlpNtmPolicy.step`, and the policies that do not use them."""
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.distributions import SquashedDiagGaussianDistribution
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from torch import nn
 
 from ntm_rl.agents import CnnNtmPolicy, MlpNtmPolicy, MultiInputNtmPolicy
 from ntm_rl.agents.parallel.ranks import Ranks
 from ntm_rl.agents.policy.acting import FusedActor, make_actor
+from ntm_rl.cores.recurrent import Lstm
 from ntm_rl.cores.registry import core_names
 from ntm_rl.kernels.loader import load_kernels
 
@@ -127,6 +131,62 @@ def test_changed_parameters_take_effect():
             torch.testing.assert_close((values, after), (expected, expected_after))
 
 
+def fused_adam_step(policy):
+    with torch.enable_grad():
+        sum(each.square().sum() for each in policy.parameters()).backward()
+    policy.optimizer.step()
+
+
+WRITES = {  # that torch does not count as versions
+    "data": lambda policy: [each.data.mul_(0.5) for each in policy.parameters()],
+    "other data": lambda policy: policy.load_from_vector(0.5 * policy.parameters_to_vector()),
+    "numpy": lambda policy: [np.multiply(each, 0.5, out=each.detach().numpy()) for each in policy.parameters()],
+    "optimizer": fused_adam_step,
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_writes_without_a_version_take_effect(write):
+    policy = policy_of()
+    actor, obs, state, resets = make_actor(policy), torch.ones(2, 4), policy.initial_state(2), torch.zeros(2).bool()
+    with torch.no_grad():
+        write(policy)
+        _, values, _, after = actor(obs, state, resets, None)
+        _, expected, _, expected_after = policy.step(obs, state, resets)
+    torch.testing.assert_close((values, after), (expected, expected_after))
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_the_default_precision_may_change(action):
+    policy = policy_of(action)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert_equal_steps(policy)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_the_actor_reads_its_own_features_extractor():
+    policy = policy_of()
+    policy.features_extractor = FlattenExtractor(spaces.Box(-1, 1, (9,)))
+    policy.pi_features_extractor = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
+    assert_equal_steps(policy)
+
+
+class Doubled(Lstm):
+    """A core that changes another one's outputs."""
+
+    def _run(self, inputs, state, resets):
+        outputs, state = super()._run(inputs, state, resets)
+        return 2 * outputs, state
+
+
+def test_a_subclass_of_a_core_takes_its_own_steps():
+    policy = policy_of()
+    policy.core = Doubled(policy.features_dim, **SIZES["lstm"]).eval()
+    assert_equal_steps(policy)
+
+
 @pytest.mark.parametrize("action", ["box", "multidiscrete", "multibinary"])
 def test_values_that_are_not_finite_raise_a_value_error(action):
     policy = policy_of(action)
@@ -153,7 +213,32 @@ def replaced_forward(policy):
     policy.value_net.forward = lambda inputs: inputs[:, :1]
 
 
+def with_networks(**changed):
+    """Returns a policy with other networks or layers of the actor."""
+    policy = policy_of(net_arch=[20, 20], activation_fn=nn.Tanh)
+    for name, module in changed.items():
+        setattr(policy if name == "action_net" else policy.mlp_extractor, name, module)
+    return policy
+
+
+class Residual(nn.Sequential):
+    """A network with a path around it."""
+
+    def forward(self, inputs):
+        return inputs + super().forward(inputs)
+
+
+def squashed(policy):
+    policy.action_dist = SquashedDiagGaussianDistribution(18)
+
+
+def layers():
+    return nn.Linear(20, 20), nn.Tanh()
+
+
 UNUSUAL = {
+    "a layer without a bias": lambda: with_networks(action_net=nn.Linear(20, 3, bias=False)),
+    "a residual network": lambda: with_networks(policy_net=Residual(*layers())),
     "a subclass": lambda: policy_of(kind=OtherValues),
     "other activations": lambda: policy_of(activation_fn=nn.ELU),
     "state-dependent exploration": lambda: policy_of("box", use_sde=True),
@@ -174,12 +259,40 @@ def test_unusual_policies_act_by_their_own_step(make):
         lambda policy: policy.core.register_forward_pre_hook(lambda *_: None),
         replaced_forward,
         lambda policy: setattr(policy, "step", policy.step.__func__),
+        lambda policy: setattr(policy, "_logits", policy._logits),
+        lambda policy: setattr(policy.mlp_extractor, "forward_actor", policy.mlp_extractor.forward_actor),
+        squashed,
     ],
-    ids=["hook", "pre-hook", "forward", "step"],
+    ids=["hook", "pre-hook", "forward", "step", "logits", "forward_actor", "distribution"],
 )
 def test_changed_policies_act_by_their_own_step(change):
     policy = policy_of()
     change(policy)
+    assert not isinstance(make_actor(policy), FusedActor)
+
+
+@pytest.mark.parametrize("shared", ["layers", "weights"])
+def test_layers_may_repeat(shared):
+    first, second = layers(), layers()
+    if shared == "weights":
+        second[0].weight = first[0].weight
+    assert_equal_steps(with_networks(policy_net=nn.Sequential(*first, *(first if shared == "layers" else second))))
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_scores_of_a_frozen_policy_leave_it_without_a_graph(action):
+    policy = policy_of(action)
+    policy.requires_grad_(False)
+    obs, state, resets = torch.ones(2, 4), policy.initial_state(2), torch.zeros(1, 2).bool()
+    actions, *_ = policy.step(obs, state, resets[0])
+    _, scores = policy.action_scores(obs, actions, state, resets)
+    assert scores.shape == (2, policy.action_net.out_features)
+    deepcopy(policy)
+
+
+def test_patched_classes_act_by_their_own_step(monkeypatch):
+    policy = policy_of()
+    monkeypatch.setattr(MlpNtmPolicy, "_values", lambda self, latent: latent[:, 0])
     assert not isinstance(make_actor(policy), FusedActor)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ntm_rl.agents import MlpNtmPolicy
 from ntm_rl.agents.policy.kernel_networks import kernel_networks
-from ntm_rl.agents.ppo.kernel_loss import clip_gradients, kernel_loss
+from ntm_rl.agents.ppo.kernel_loss import clip_gradients, kernel_loss, minibatch_loss
 from ntm_rl.agents.ppo.loss import ppo_loss
 from ntm_rl.agents.ppo.rollout import Minibatch
 from ntm_rl.kernels.loader import load_kernels
@@ -67,7 +67,7 @@ def assert_equal_losses(policy: MlpNtmPolicy, batch: Minibatch, scale: float = 1
     networks = kernel_networks(policy)
     assert networks is not None
     inputs = policy.core_outputs(batch.observations, batch.states, batch.resets)
-    loss, measured = kernel_loss(batch, *inputs, networks, **options)
+    loss, measured = kernel_loss(policy, batch, *inputs, networks, **options)
     found = outcome(policy, scale * loss, measured)
     evaluated = policy.evaluate_sequences(*batch.inputs)
     variance = policy.return_scale.variance
@@ -100,6 +100,24 @@ def test_every_option_gives_the_same_loss_and_gradients(changed):
     assert_equal_losses(policy, minibatch(policy, 9, 5), **changed)
 
 
+@pytest.mark.parametrize("action", ["discrete", "multidiscrete"])
+def test_values_of_actions_may_be_impossible(action):
+    policy = policy_of(action)
+    with torch.no_grad():
+        policy.action_net.bias[1] = -torch.inf
+    assert_equal_losses(policy, minibatch(policy, 9, 5))
+
+
+def test_advantages_may_be_double():
+    policy = policy_of("discrete")
+    batch, networks = minibatch(policy, 9, 5), kernel_networks(policy)
+    losses = [
+        minibatch_loss(policy, networks, batch._replace(advantages=each), **OPTIONS)[0]
+        for each in (batch.advantages, batch.advantages.double())
+    ]
+    assert losses[0] == losses[1]
+
+
 def test_one_advantage_is_not_normalised():
     policy = policy_of("discrete")
     batch = minibatch(policy, 1, 1)
@@ -114,9 +132,9 @@ def test_values_that_are_not_finite_reach_the_loss(action):
     inputs = [each.detach() for each in policy.core_outputs(batch.observations, batch.states, batch.resets)]
     for name in ("old_log_probs", "advantages", "returns"):
         bad = batch._replace(**{name: torch.full_like(batch.returns, torch.nan)})
-        assert kernel_loss(bad, *inputs, networks, **options)[0].isnan()
-    assert kernel_loss(batch, inputs[0] * torch.nan, inputs[1], networks, **options)[0].isnan()
-    assert kernel_loss(batch, inputs[0], inputs[1] * torch.nan, networks, **options)[0].isnan()
+        assert kernel_loss(policy, bad, *inputs, networks, **options)[0].isnan()
+    assert kernel_loss(policy, batch, inputs[0] * torch.nan, inputs[1], networks, **options)[0].isnan()
+    assert kernel_loss(policy, batch, inputs[0], inputs[1] * torch.nan, networks, **options)[0].isnan()
 
 
 def test_actions_outside_the_space_raise_an_error():
@@ -124,7 +142,7 @@ def test_actions_outside_the_space_raise_an_error():
     batch = minibatch(policy, 3, 2)
     inputs = policy.core_outputs(batch.observations, batch.states, batch.resets)
     with pytest.raises(IndexError, match="action 3"):
-        kernel_loss(batch._replace(actions=batch.actions * 0 + 3), *inputs, kernel_networks(policy), **OPTIONS)
+        kernel_loss(policy, batch._replace(actions=batch.actions * 0 + 3), *inputs, kernel_networks(policy), **OPTIONS)
 
 
 def test_sums_do_not_depend_on_the_number_of_threads():
@@ -135,10 +153,23 @@ def test_sums_do_not_depend_on_the_number_of_threads():
     for count in (1, 3):
         torch.set_num_threads(count)
         inputs = policy.core_outputs(batch.observations, batch.states, batch.resets)
-        loss, _ = kernel_loss(batch, *inputs, networks, **OPTIONS)
+        loss, _ = kernel_loss(policy, batch, *inputs, networks, **OPTIONS)
         found.append(torch.autograd.grad(loss, networks.parameters))
     torch.set_num_threads(threads)
     assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_gradients_of_gradients_are_those_of_the_eager_loss(action):
+    policy = policy_of(action, critic="joint")
+    batch, found = minibatch(policy, 9, 5), []
+    for networks in (kernel_networks(policy), None):
+        loss, _ = minibatch_loss(policy, networks, batch, **OPTIONS)
+        gradients = torch.autograd.grad(loss, list(policy.parameters()), create_graph=True)
+        policy.optimizer.zero_grad()
+        sum(each.square().sum() for each in gradients).backward()
+        found.append([parameter.grad for parameter in policy.parameters()])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 1e6])

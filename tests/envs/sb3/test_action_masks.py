@@ -9,7 +9,7 @@ import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from sb3_contrib.common.wrappers import ActionMasker
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecMonitor, VecNormalize
 
 import masked_envs
 from masked_envs import SPACES, Strict, StrictVector
@@ -284,3 +284,11 @@ def test_masks_of_box_actions_are_an_error():
         InputError, match=r"action masks for Box\(.*\): must be for Discrete.*; env.action_masks=false \(in Python: act"
     ):
         ActionMaskReader(env).reset()
+
+
+def test_worker_processes_without_a_guard_stay_alive():
+    env = SubprocVecEnv([partial(gym.make, "CartPole-v1")])
+    env.reset()
+    assert ActionMaskReader(env).reset() is None
+    env.step(np.zeros(1, dtype=int))
+    env.close()
