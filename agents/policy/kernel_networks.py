@@ -31,12 +31,15 @@ def _functions(kind: type) -> Mapping[str, Callable[..., Any]]:
     return {name: value for name, value in vars(kind).items() if isfunction(value)}
 
 
-_MODULES: tuple[type, ...] = (MlpExtractor, ReturnScale, nn.Sequential, nn.Linear, *ACTIVATIONS)
-_REPLACED: tuple[type, ...] = (
+_REPLACED: tuple[type, ...] = (  # classes whose methods the kernels replace
     *POLICIES.values(),
     ActorCriticPolicy,
-    *_MODULES,
-)  # classes whose methods the kernels replace
+    MlpExtractor,
+    ReturnScale,
+    nn.Sequential,
+    nn.Linear,
+    *ACTIVATIONS,
+)
 _METHODS = [_functions(kind) for kind in _REPLACED]
 
 

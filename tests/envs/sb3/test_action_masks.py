@@ -125,6 +125,15 @@ class Broken(Strict):
         return observation, info
 
 
+def error_of_first_step(env):
+    reader = ActionMaskReader(env)
+    actions = MaskFormat(env.action_space).sample(reader.reset(), np.random.default_rng(0))
+    _, _, dones, infos = env.step(actions)
+    with pytest.raises(ForeignError) as raised:
+        reader.step(infos, dones)
+    return raised
+
+
 @pytest.mark.parametrize("offers", ["method", "info"])
 @pytest.mark.parametrize(
     ("bad", "message"),
@@ -139,11 +148,7 @@ def test_a_bad_mask_names_environment_and_step(offers, bad, message):
     env = DummyVecEnv([lambda: Strict(offers=offers), lambda: broken(offers)])
     env.seed(3)
     env.reset()
-    reader = ActionMaskReader(env)
-    actions = MaskFormat(env.action_space).sample(reader.reset(), np.random.default_rng(0))
-    _, _, dones, infos = env.step(actions)
-    with pytest.raises(ForeignError) as raised:
-        reader.step(infos, dones)
+    raised = error_of_first_step(env)
     assert str(raised.value).startswith(message)
 
 
@@ -203,11 +208,7 @@ def test_an_error_of_masks_names_the_id_and_the_step(vectorization, how):
     env = make_vec_env(EnvSettings(name, {"how": how}, vectorization=vectorization, path=folder), 2, 3)
     try:
         env.reset()
-        reader = ActionMaskReader(env)
-        actions = MaskFormat(env.action_space).sample(reader.reset(), np.random.default_rng(0))
-        _, _, dones, infos = env.step(actions)
-        with pytest.raises(ForeignError) as raised:
-            reader.step(infos, dones)
+        raised = error_of_first_step(env)
     finally:
         env.close()
     text = str(raised.value)
