@@ -28,6 +28,9 @@ WEIGHTS = (  # in the kernel's order
     *("ntm.weight_input", "ntm.bias", "ntm.weight_feedback", "ntm.head_layer.weight", "ntm.head_layer.bias"),
     *("project.weight", "norm.weight", "norm.bias"),
 )
+# Part of PyTorch's range of initial biases. Without a bias the norm removes the size of an observation; a large one makes
+# rare observations look like common ones at first, so that the policy does not explore at them.
+EMBED_BIAS = 0.5
 READ_EPSILON = 1e-4  # added to a read vector's mean square, so that an empty memory reads as about 0
 
 
@@ -97,8 +100,8 @@ class NtmBlock(MemoryCore):
         shapes = dict(zip(self.ntm.layout.parts._fields, self.ntm.layout.shapes, strict=True))
         self.layout = StateLayout(NtmBlockState, **shapes, recent=(convolution - 1, self.output_size))
         self.embed = nn.Linear(self.input_size, self.output_size)
-        # A bias makes rare observations look like common ones at first, so that the policy does not explore at them.
-        nn.init.zeros_(self.embed.bias)
+        with torch.no_grad():
+            self.embed.bias.mul_(EMBED_BIAS)
         self.embed_norm = nn.LayerNorm(self.output_size)
         bound = 1 / math.sqrt(convolution)
         self.kernel = nn.Parameter(torch.empty(convolution, self.output_size).uniform_(-bound, bound))

@@ -25,6 +25,13 @@ def test_the_block_computes_its_parts_in_order():
     torch.testing.assert_close(core(inputs, core.initial_state(1))[0], expected)
 
 
+def test_the_size_of_an_observation_passes_the_norm_at_first():
+    torch.manual_seed(0)
+    core = make_core("ntm_block", 2)
+    small, large = (core(torch.full((1, 1, 2), size), core.initial_state(1))[0] for size in (0.1, 0.3))
+    assert (large - small).norm() > 0.1 * small.norm()
+
+
 def test_the_convolution_does_not_see_the_episode_before():
     torch.manual_seed(0)
     core = make_core("ntm_block", 3, hidden_size=6)
