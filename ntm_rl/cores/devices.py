@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from ntm_rl.transforms import is_transformed
 
@@ -13,6 +14,16 @@ from ntm_rl.transforms import is_transformed
 def can_read_values(device: torch.device) -> bool:
     """Whether values can be read without a host-device synchronisation; meta and traced tensors have none."""
     return device.type == "cpu" and not torch.compiler.is_compiling() and not is_transformed()
+
+
+def can_be_compared(given: Tensor) -> bool:
+    """Whether a tensor can be compared without a host-device synchronisation; subclasses may have no values."""
+    return can_read_values(given.device) and type(given) in (Tensor, nn.Parameter)
+
+
+def is_same(kept: Tensor, given: Tensor) -> bool:
+    """Whether a tensor equals its cached copy; by value, as not every optimizer increments its version."""
+    return kept.dtype == given.dtype and kept.device == given.device and torch.equal(kept, given)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[Any]:

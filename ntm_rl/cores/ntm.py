@@ -14,8 +14,9 @@ from ntm_rl.checks import require_at_least, require_bool, require_one_of, requir
 from ntm_rl.cores.access import MemoryAccess
 from ntm_rl.cores.base import CoreStep, MemoryCore, named_heads
 from ntm_rl.cores.compiling import CompiledStep, has_triton
-from ntm_rl.cores.devices import can_read_values
+from ntm_rl.cores.devices import can_be_compared, full_precision, is_same
 from ntm_rl.cores.gates import chrono_initialize
+from ntm_rl.cores.gru_step import GruWeights, four_blocks, gru_step, three_blocks
 from ntm_rl.cores.layout import StateLayout
 from ntm_rl.cores.lstm_memory import feedback_of, output_of, steps_with_resets, uniform_parameter
 from ntm_rl.cores.lstm_step import lstm_step
@@ -171,19 +172,42 @@ class Ntm(MemoryCore):
         return self.bias
 
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
-        if not is_fused(self.backend, inputs.device):
-            return self.unroll(inputs, state, resets, self.start())
-        tensors = (inputs, state, self.start(), resets, *self._weights())
-        return run_fused("ntm", tensors, self.kernel_sizes, self.clip, self._plain)
+        inputs, weights = self._embed(inputs), self._weights()
+        if is_fused(self.backend, inputs.device):
+            tensors = (inputs, state, self.start(), resets, *weights)
+            outputs, after = run_fused("ntm", tensors, self.kernel_sizes, self.clip, self._plain)
+        else:
+            outputs, after = self._unroll(F.linear(inputs, *self._input_weights()), state, resets, self.start())
+        return self._project(outputs), after
 
     def make_step(self) -> CoreStep:
         """See `MemoryCore.make_step`."""
         if not is_fused(self.backend, self.bias.device) or self.bias.dtype != torch.float32:
             return self._run
-        start, weights, run = self.start(), self._weights(), torch.ops.ntm_rl.ntm_forward.default
+        device, start, run = self.bias.device, self.start(), torch.ops.ntm_rl.ntm_forward.default
+        with full_precision(device):
+            weights = self._weights()
         laid_out = lay_out([each for each in weights if each.dim() == 2])
         fixed = (*weights, self.kernel_sizes, self.clip, False, laid_out)
-        return lambda inputs, state, resets: run(inputs, state, start, resets, *fixed)[:2]
+
+        def step(inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+            with full_precision(device):
+                outputs, after, _ = run(self._embed(inputs), state, start, resets, *fixed)
+                return self._project(outputs), after
+
+        return step
+
+    def _embed(self, inputs: Tensor) -> Tensor:
+        """Returns the controller's inputs."""
+        return inputs
+
+    def _input_weights(self) -> tuple[Tensor, Tensor]:
+        """Returns the weight `[G, I]` and the bias `[G]` of the controller's inputs."""
+        return self.weight_input, self.bias
+
+    def _project(self, outputs: Tensor) -> Tensor:
+        """Returns the core's outputs from hidden states and read vectors `[T, B, H + R * M]`."""
+        return outputs
 
     def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
         """See `MemoryCore.weightings`."""
@@ -207,44 +231,42 @@ class Ntm(MemoryCore):
         """The kernel's sequence as plain operators, with the given weights."""
         *gates, head_weight, head_bias = weights
         named = {**self._named(*gates), "head_layer.weight": head_weight, "head_layer.bias": head_bias}
-        found: tuple[Tensor, Tensor] = with_weights(self.unroll, self, named, (inputs, state, resets, start))
+        projected = F.linear(inputs, named.pop("weight_input"), named["bias"])
+        found: tuple[Tensor, Tensor] = with_weights(self._unroll, self, named, (projected, state, resets, start))
         return found
 
     def _gate_weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the kernel's weights of inputs `[G, I]`, bias `[G]` and weights of the feedback `[G, F]`."""
+        weight_input, bias = self._input_weights()
         if self.controller != "gru":
-            return self.weight_input, self.bias, self.weight_feedback
-        # Four blocks instead of three: the hidden state's share in the candidate is separate.
-        size = self.hidden_size
-        inputs, reads = (F.pad(weight, (0, 0, 0, size)) for weight in (self.weight_input, self.weight_read))
-        gates, candidate = self.weight_hidden.split([2 * size, size])
-        hidden = torch.cat([gates, torch.zeros_like(candidate), candidate])
-        return inputs, torch.cat([self.bias, self.bias_candidate]), torch.cat([reads, hidden], dim=1)
+            return weight_input, bias, self.weight_feedback
+        return four_blocks(GruWeights(weight_input, bias, self.weight_read, self.weight_hidden, self.bias_candidate))
 
     def _named(self, inputs: Tensor, bias: Tensor, feedback: Tensor) -> dict[str, Tensor]:
         """The inverse of `_gate_weights`: the controller's parameters by name."""
         if self.controller != "gru":
             return {"weight_input": inputs, "bias": bias, "weight_feedback": feedback}
-        size = self.hidden_size
-        reads, hidden = feedback.split([feedback.shape[1] - size, size], dim=1)
-        return {
-            "weight_input": inputs[: 3 * size],
-            "bias": bias[: 3 * size],
-            "bias_candidate": bias[3 * size :],
-            "weight_read": reads[: 3 * size],
-            "weight_hidden": torch.cat([hidden[: 2 * size], hidden[3 * size :]]),
-        }
+        return three_blocks(inputs, bias, feedback)._asdict()
 
-    def unroll(self, inputs: Tensor, state: Tensor, resets: Tensor | None, start: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward` step by step from the initial state `start` `[1, S]`."""
+    def _unroll(self, projected: Tensor, state: Tensor, resets: Tensor | None, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs a sequence step by step.
+
+        Args:
+            projected: Share of the inputs in the controller's gates, `[T, B, G]`, one product for all steps.
+            state: As of `forward`.
+            resets: As of `forward`.
+            start: The initial state, `[1, S]`.
+
+        Returns:
+            Hidden states and read vectors `[T, B, H + R * M]`, and the last state `[B, S]`.
+        """
         fresh = state[:, :1] == 0
         if resets is not None:
             fresh = fresh | resets[0].unsqueeze(1)
         parts = self.layout.unpack(torch.where(fresh, start, state))
         start_parts = self.layout.unpack(start)
-        projected = F.linear(inputs, self.weight_input, self.bias)  # [T, B, G], one product for all steps
-        run_step = self._step_for(inputs.device)
-        has_reset, outputs = steps_with_resets(resets, len(inputs)), []
+        run_step = self._step_for(projected.device)
+        has_reset, outputs = steps_with_resets(resets, len(projected)), []
         for step, from_input in enumerate(projected):
             if resets is not None and step > 0 and has_reset[step]:
                 parts = _where(resets[step], start_parts, parts)
@@ -282,14 +304,9 @@ class Ntm(MemoryCore):
         reads = last.reads.flatten(1)
         if self.controller == "feedforward":
             return torch.tanh(torch.addmm(from_input, reads, self.weight_feedback.t())), last.cell
-        gates = torch.addmm(from_input, reads, self.weight_read.t())
-        from_hidden = F.linear(last.hidden, self.weight_hidden)
-        reset_gate, update_gate = torch.sigmoid(
-            gates[:, : -self.hidden_size] + from_hidden[:, : -self.hidden_size]
-        ).chunk(2, 1)
-        recurrent = from_hidden[:, -self.hidden_size :] + self.bias_candidate
-        candidate = torch.tanh(gates[:, -self.hidden_size :] + reset_gate * recurrent)
-        return torch.lerp(candidate, last.hidden, update_gate), last.cell
+        return gru_step(
+            from_input, reads, last.hidden, self.weight_read, self.weight_hidden, self.bias_candidate
+        ), last.cell
 
     def head_parameters(self, hidden: Tensor) -> HeadParameters:
         """Returns the head parameters from a controller output `[B, H]`."""
@@ -310,10 +327,10 @@ class Ntm(MemoryCore):
         parts = [self.start_memory, self.start_reads, self.start_read_logits, self.start_write_logits]
         given = [part for part in parts if part is not None]
         learned = any(part.requires_grad for part in given)
-        if (learned and torch.is_grad_enabled()) or not all(map(_can_be_compared, given)):
+        if (learned and torch.is_grad_enabled()) or not all(map(can_be_compared, given)):
             return self._make_start()
         # Cached for single steps; not as a buffer, which `to_empty` would leave uninitialised.
-        if self._kept_start is None or not all(map(_is_same, self._kept_start[0], given)):
+        if self._kept_start is None or not all(map(is_same, self._kept_start[0], given)):
             with torch.inference_mode(False), torch.no_grad():  # an inference tensor cannot be used in training
                 self._kept_start = [part.clone() for part in given], self._make_start()
         return self._kept_start[1]
@@ -374,16 +391,6 @@ class Ntm(MemoryCore):
         learn_read = learned_start or tape
         self.start_read_logits = logits(self.read_heads, 0.1 if tape else 1.0) if learn_read else None
         self.start_write_logits = logits(self.write_heads, 1.0) if learned_start and not tape else None
-
-
-def _can_be_compared(given: Tensor) -> bool:
-    """Whether a tensor can be compared without a host-device synchronisation; subclasses may have no values."""
-    return can_read_values(given.device) and type(given) in (Tensor, nn.Parameter)
-
-
-def _is_same(kept: Tensor, given: Tensor) -> bool:
-    """Whether a tensor equals its cached copy; by value, as not every optimizer increments its version."""
-    return kept.dtype == given.dtype and kept.device == given.device and torch.equal(kept, given)
 
 
 def _where(condition: Tensor, chosen: NtmState, otherwise: NtmState) -> NtmState:

@@ -1,6 +1,5 @@
 // The NTM over whole sequences on a CPU; ntm_rl/cores/ntm.py is the specification.
 
-#include "ntm_block.h"
 #include "ntm_memory.h"
 #include "sequence_operators.h"
 
@@ -65,7 +64,6 @@ struct NtmMemory {
 
 const Operators operators([](Library& library) {
   define_sequence<NtmMemory>(library, "ntm");
-  define_block<NtmMemory>(library, "ntm_block");
 });
 
 }  // namespace ntm_rl

@@ -91,8 +91,8 @@ def test_an_argument_that_no_card_can_express_is_refused_when_saving(tmp_path):
         lambda tensors, card: card["arguments"].update(core_kwargs={"hidden_size": 10**6, "slots": 10**6}),
         lambda tensors, card: card["arguments"].update(surprise=1),
         lambda tensors, card: card.pop("action_space"),
-        lambda tensors, card: tensors["policy.core.ntm.bias"].fill_(float("nan")),
-        lambda tensors, card: tensors.pop("policy.core.ntm.bias"),
+        lambda tensors, card: tensors["policy.core.bias"].fill_(float("nan")),
+        lambda tensors, card: tensors.pop("policy.core.bias"),
     ],
 )
 def test_hostile_or_broken_agents_are_one_clear_error(trained, tmp_path, spoil):

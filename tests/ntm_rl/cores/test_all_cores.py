@@ -226,7 +226,7 @@ def cut_by_hand(core, inputs, state, resets) -> tuple[torch.Tensor, torch.Tensor
 def values_are_readable(readable: bool):
     """Runs cores as if on a device whose values the host can, or cannot, read without a synchronisation."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("ntm", "recurrent", "sam_sequence", "lstm_memory"):  # the others never read values
+        for module in ("devices", "recurrent", "sam_sequence", "lstm_memory"):  # the others never read values
             patch.setattr(f"ntm_rl.cores.{module}.can_read_values", lambda device: readable)
         yield
 

@@ -1,4 +1,4 @@
-"""The NTM as a residual block against a computation of its parts in NumPy, and the initial time constants of gates."""
+"""The NTM between embedding and projection, and the initial time constants of gates."""
 
 import numpy as np
 import pytest
@@ -8,38 +8,44 @@ import torch.nn.functional as F
 from ntm_rl.cores.registry import make_core
 from ntm_rl.errors import InputError
 
+SIZES = {
+    "hidden_size": 6,
+    "slots": 5,
+    "width": 4,
+    "read_heads": 2,
+    "init": "mixed",
+    "tape_logit": 1.0,
+    "start_scale": 1.0,
+    "horizon": 0,
+}
 
-def test_the_block_computes_its_parts_in_order():
+
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+@pytest.mark.parametrize("inputs", [3, 9])  # embedding and gates as one product, and as two
+def test_the_block_is_an_ntm_between_two_linear_layers(inputs, backend):
     torch.manual_seed(0)
-    core = make_core("ntm_block", 3, hidden_size=6, slots=5, width=4, read_heads=2, convolution=3).double()
-    inputs = torch.randn(7, 1, 3, dtype=torch.float64)
-    embedded = F.layer_norm(F.linear(inputs, core.embed.weight, core.embed.bias), [6]).detach()
-    kernel, seen = core.kernel.detach().numpy(), np.concatenate([np.zeros((2, 6)), embedded[:, 0].numpy()])
-    convolved = np.stack([sum(kernel[lag] * seen[2 + t - lag] for lag in range(3)) for t in range(7)])
-    activated = convolved / (1 + np.exp(-convolved))
-    read, _ = core.ntm(torch.from_numpy(activated).unsqueeze(1), core.ntm.initial_state(1))
-    vectors = read[..., 6:].unflatten(2, (2, 4)).detach().numpy()
-    normalized = torch.from_numpy(vectors / np.sqrt(np.mean(vectors**2, axis=-1, keepdims=True) + 1e-4)).flatten(2)
-    projected = F.linear(torch.cat([read[..., :6], normalized], dim=2), core.project.weight)
-    expected = F.layer_norm(embedded + projected, [6])
-    torch.testing.assert_close(core(inputs, core.initial_state(1))[0], expected)
+    core = make_core("ntm_block", inputs, **SIZES, backend=backend).double()
+    ntm = make_core("ntm", 6, **SIZES, backend="eager").double()
+    missing = ntm.load_state_dict(core.state_dict(), strict=False)
+    assert not missing.missing_keys and missing.unexpected_keys == ["embed.weight", "project.weight"]
+    given = torch.randn(7, 2, inputs, dtype=torch.float64)
+    state, resets = torch.rand(2, core.state_size, dtype=torch.float64), torch.rand(7, 2) < 0.3
 
+    read, expected_state = ntm(F.linear(given, core.embed.weight), state, resets)
+    vectors = read[..., 6:].unflatten(2, (2, 4))
+    normalized = vectors / (vectors.square().mean(3, keepdim=True) + 0.1).sqrt()
+    expected = read[..., :6] + F.linear(normalized.flatten(2), core.project.weight)
+    found = core(given, state, resets)
+    torch.testing.assert_close(found, (expected, expected_state))
 
-def test_the_size_of_an_observation_passes_the_norm_at_first():
-    torch.manual_seed(0)
-    core = make_core("ntm_block", 2)
-    small, large = (core(torch.full((1, 1, 2), size), core.initial_state(1))[0] for size in (0.1, 0.3))
-    assert (large - small).norm() > 0.1 * small.norm()
-
-
-def test_the_convolution_does_not_see_the_episode_before():
-    torch.manual_seed(0)
-    core = make_core("ntm_block", 3, hidden_size=6)
-    inputs, resets = torch.randn(6, 1, 3), torch.zeros(6, 1, dtype=torch.bool)
-    resets[2] = True
-    outputs, after = core(inputs, core.initial_state(1), resets)
-    alone, alone_after = core(inputs[2:], core.initial_state(1))
-    torch.testing.assert_close((outputs[2:], after), (alone, alone_after))
+    parameters = dict(core.named_parameters())
+    weight = torch.randn_like(expected)
+    gradients = torch.autograd.grad((found[0] * weight).sum(), list(parameters.values()))
+    shared = torch.autograd.grad((expected * weight).sum(), [core.embed.weight, *ntm.parameters()], allow_unused=True)
+    by_name = dict(zip(["embed.weight", *dict(ntm.named_parameters())], shared, strict=True))
+    for name, gradient in zip(parameters, gradients, strict=True):
+        if name in by_name:
+            torch.testing.assert_close(gradient, by_name[name], msg=name)
 
 
 @pytest.mark.parametrize(("controller", "keep"), [("lstm", slice(200, 400)), ("gru", slice(200, 400))])
