@@ -67,6 +67,18 @@ def test_the_gated_delta_rule_solves_repeat_previous_in_a_quarter_of_a_million_s
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("core", ["ntm", "lstm"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_cartpole_without_velocities_is_solved_with_the_settings_of_sb3_contribs_test(core, seed):
+    env = VecNormalize(make_vec_env("ntm_rl/CartPoleNoVelocity-v0", 8, seed=seed))
+    options = dict(n_steps=128, learning_rate=7e-4, batch_size=256, n_epochs=10, max_grad_norm=1, gae_lambda=0.98)
+    model = MemoryPPO("MlpNtmPolicy", env, policy_kwargs=dict(core=core), seed=seed, **options)
+    model.learn(50_000)
+    env.training, env.norm_reward = False, False
+    assert evaluate_policy(model, env, n_eval_episodes=20)[0] >= 450
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_unmodified_recurrent_ppo_solves_cartpole_without_velocities_in_50_000_steps(seed):
     env = VecNormalize(make_vec_env("ntm_rl/CartPoleNoVelocity-v0", 8, seed=seed), gamma=0.98)
