@@ -10,7 +10,7 @@ from ntm_rl.cores.ntm import Backend, MemoryInit, Ntm
 from ntm_rl.cores.ntm_heads import Init
 from ntm_rl.cores.registry import register_core
 
-READ_EPSILON = 0.1  # added to a read vector's mean square, so that the reads of an almost empty memory stay small
+READ_EPSILON = 0.01  # added to a read vector's mean square, so that the reads of an almost empty memory stay small
 
 
 @register_core("ntm_block")

@@ -33,7 +33,7 @@ def test_the_block_is_an_ntm_between_two_linear_layers(inputs, backend):
 
     read, expected_state = ntm(F.linear(given, core.embed.weight), state, resets)
     vectors = read[..., 6:].unflatten(2, (2, 4))
-    normalized = vectors / (vectors.square().mean(3, keepdim=True) + 0.1).sqrt()
+    normalized = vectors / (vectors.square().mean(3, keepdim=True) + 0.01).sqrt()
     expected = read[..., :6] + F.linear(normalized.flatten(2), core.project.weight)
     found = core(given, state, resets)
     torch.testing.assert_close(found, (expected, expected_state))
