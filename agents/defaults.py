@@ -12,7 +12,7 @@ CRITIC: Literal["shared", "joint", "detached", "separate"] = "shared"
 NET_ARCH: dict[str, list[int]] = {"pi": [256, 256], "vf": [256]}
 ACTIVATION: Literal["Tanh", "ReLU"] = "ReLU"
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 2e-3
 LEARNING_RATE_SCHEDULE: Literal["constant", "linear"] = "linear"
 ADAM_EPSILON = 1e-8  # as gradients in a memory core are often below SB3's 1e-5
 GAMMA = 0.99

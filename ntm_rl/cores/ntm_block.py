@@ -1,7 +1,9 @@
 """A Neural Turing Machine between an embedding and a projection of its read vectors."""
 
+import math
 from typing import Annotated
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,18 +12,21 @@ from ntm_rl.cores.ntm import Backend, MemoryInit, Ntm
 from ntm_rl.cores.ntm_heads import Init
 from ntm_rl.cores.registry import register_core
 
-READ_EPSILON = 0.01  # added to a read vector's mean square, so that the reads of an almost empty memory stay small
+READ_EPSILON = 1e-4  # added to a read vector's mean square: heads that start spread over a tape read small vectors
+GAIN_RATE = 0.2  # factor on the learning rate of the gains, so that they follow a steady gradient and not noise
 
 
 @register_core("ntm_block")
 class NtmBlock(Ntm):
     """An NTM whose inputs are embedded, and whose read vectors are projected and added to the controller's output.
 
-    x = embed(input), [h, r] = NTM(x), output = h + project(RMSNorm(r)), with a norm for each read head. By default the
-    NTM has heads of several types (`init="mixed"`) and cells that begin with time constants up to `horizon` steps.
+    x = embed(input), [h, r] = NTM(x), output = h + project(gain * RMSNorm(r)), with a norm for each read head. By
+    default the NTM has heads of several types (`init="mixed"`) and cells that begin with time constants up to
+    `horizon` steps.
 
-    The embedding makes the steps of an optimizer in the controller's gates larger: with Adam they grow with the number
-    of inputs. The norm gives the reads weight before writes are large.
+    The gains are 0 at first, so that the output is the controller's and the reads fade in where they help (as in
+    ReZero; Bachlechner et al. 2020, arXiv:2003.04887). The product of embedding and gates has the variance of an
+    LSTM's input weights at first, but the steps of an optimizer in it are larger.
     """
 
     def __init__(
@@ -59,6 +64,9 @@ class NtmBlock(Ntm):
         # Without a bias: it would make rare observations look like common ones at first, so that the policy does not
         # explore at them.
         self.embed = nn.Linear(input_size, hidden_size, bias=False)
+        bound = math.sqrt(3 / hidden_size)
+        nn.init.uniform_(self.embed.weight, -bound, bound)
+        self.gain = nn.Parameter(torch.zeros(read_heads * width))
         self.project = nn.Linear(read_heads * width, hidden_size, bias=False)
         self._is_folded = input_size <= hidden_size  # embedding and gates then cost less as one product
 
@@ -72,5 +80,5 @@ class NtmBlock(Ntm):
     def _project(self, outputs: Tensor) -> Tensor:
         hidden, reads = outputs.tensor_split([self.hidden_size], dim=2)
         reads = F.rms_norm(reads.unflatten(2, (self.read_heads, self.width)), [self.width], eps=READ_EPSILON)
-        projected: Tensor = hidden + self.project(reads.flatten(2))
+        projected: Tensor = hidden + self.project(GAIN_RATE * self.gain * reads.flatten(2))
         return projected
