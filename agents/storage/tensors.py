@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from ntm_rl.agents.storage.files import StorageError, write_atomically
 
+CAUSES = "was the config changed, or the file written by another version of ntm-rl?"
+
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
     """Writes tensors and a JSON document as one safetensors file with a checksum over both.
@@ -92,17 +94,17 @@ def require_matching(path: Path, found: Mapping[str, Tensor], expected: Mapping[
     """
     for name, tensor in expected.items():
         if name not in found:
-            raise StorageError(f"{path}: it has no tensor {name!r}, which this agent needs; was the config changed?")
+            raise StorageError(f"{path}: it has no tensor {name!r}, which this agent needs; {CAUSES}")
         if found[name].shape != tensor.shape:
             shapes = f"{list(found[name].shape)}, must be {list(tensor.shape)}"
-            raise StorageError(f"{path}: tensor {name!r} has shape {shapes}; was the config changed?")
+            raise StorageError(f"{path}: tensor {name!r} has shape {shapes}; {CAUSES}")
         if found[name].dtype != tensor.dtype:
             raise StorageError(f"{path}: tensor {name!r} has dtype {found[name].dtype}, must be {tensor.dtype}")
         if found[name].is_floating_point() and not torch.isfinite(found[name]).all():
             raise StorageError(f"{path}: tensor {name!r} contains values that are not finite")
     for name in found:
         if name not in expected:
-            raise StorageError(f"{path}: tensor {name!r} is not part of this agent; was the config changed?")
+            raise StorageError(f"{path}: tensor {name!r} is not part of this agent; {CAUSES}")
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
