@@ -130,7 +130,7 @@ class SupervisedTrainer:
 
     def learn(self, session: Session) -> None:
         """See `Trainer.learn`."""
-        settings, folder = self.settings, session.run.checkpoints
+        settings, folder, begin = self.settings, session.run.checkpoints, self.sequences
         while self.sequences < settings.total_sequences and not session.is_stopped:
             first = self.sequences
             is_complete = self._learn_row(session)
@@ -143,7 +143,8 @@ class SupervisedTrainer:
             session.logger.dump(self.sequences)
             if _passes(self.sequences - settings.batch_size, self.sequences, settings.checkpoint.every):
                 self.save(folder)
-        self.save(folder, pending_metrics(session.logger))
+        if self.sequences > begin or begin == 0:  # else the checkpoint exists, with the last step's learning rate
+            self.save(folder, pending_metrics(session.logger))
 
     def _write_page_if_due(self, session: Session, first: int) -> None:
         """Writes a page if a multiple of `watch.every` was passed since the sequence `first`."""

@@ -154,6 +154,15 @@ def test_resume_makes_the_path_of_a_module_absolute(ppo_run, tmp_path):
     assert f"path: {tmp_path}\n" in (copy / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize("config", ["popgym/repeat_previous_easy", "algorithmic/copy"])
+def test_a_resume_with_nothing_left_to_train_leaves_the_last_checkpoint_as_it_is(runs, tmp_path, config):
+    copy = shutil.copytree(runs[config], tmp_path / "copy")
+    last = max((copy / "checkpoints").iterdir())
+    before = last.read_bytes()
+    assert main(["resume", str(copy)]) == 0
+    assert max((copy / "checkpoints").iterdir()) == last and last.read_bytes() == before
+
+
 def test_resume_prints_the_same_result_as_train(ppo_run, copy_run, capsys):
     row = as_json(capsys, "resume", ppo_run, "--total-timesteps", "192")
     assert (row["run"], row["timesteps"]) == (ppo_run, 192)
