@@ -172,17 +172,14 @@ class Ntm(MemoryCore):
         return self.bias
 
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
-        inputs, weights = self._embed(inputs), self._weights()
         if is_fused(self.backend, inputs.device):
-            tensors = (inputs, state, self.start(), resets, *weights)
-            outputs, after = run_fused("ntm", tensors, self.kernel_sizes, self.clip, self._plain)
-        else:
-            outputs, after = self._unroll(F.linear(inputs, *self._input_weights()), state, resets, self.start())
-        return self._project(outputs), after
+            tensors = (inputs, state, self.start(), resets, *self._weights())
+            return run_fused("ntm", tensors, self.kernel_sizes, self.clip, self._plain)
+        return self._unroll(F.linear(inputs, *self._input_weights()), state, resets, self.start())
 
     def make_step(self) -> CoreStep:
         """See `MemoryCore.make_step`."""
-        if not is_fused(self.backend, self.bias.device) or self.bias.dtype != torch.float32:
+        if not self._can_prepare():
             return self._run
         device, start, run = self.bias.device, self.start(), torch.ops.ntm_rl.ntm_forward.default
         with full_precision(device):
@@ -192,22 +189,18 @@ class Ntm(MemoryCore):
 
         def step(inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
             with full_precision(device):
-                outputs, after, _ = run(self._embed(inputs), state, start, resets, *fixed)
-                return self._project(outputs), after
+                outputs, after, _ = run(inputs, state, start, resets, *fixed)
+                return outputs, after
 
         return step
 
-    def _embed(self, inputs: Tensor) -> Tensor:
-        """Returns the controller's inputs."""
-        return inputs
+    def _can_prepare(self) -> bool:
+        """Whether `make_step` lays out the weights for the kernel."""
+        return is_fused(self.backend, self.bias.device) and self.bias.dtype == torch.float32
 
     def _input_weights(self) -> tuple[Tensor, Tensor]:
         """Returns the weight `[G, I]` and the bias `[G]` of the controller's inputs."""
         return self.weight_input, self.bias
-
-    def _project(self, outputs: Tensor) -> Tensor:
-        """Returns the core's outputs from hidden states and read vectors `[T, B, H + R * M]`."""
-        return outputs
 
     def weightings(self, state: Tensor) -> Mapping[str, Tensor]:
         """See `MemoryCore.weightings`."""

@@ -8,9 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ntm_rl.checks import require_at_least
+from ntm_rl.cores.base import CoreStep
+from ntm_rl.cores.devices import full_precision
 from ntm_rl.cores.ntm import Backend, MemoryInit, Ntm
 from ntm_rl.cores.ntm_heads import Init
 from ntm_rl.cores.registry import register_core
+from ntm_rl.kernels.fused import lay_out
 
 READ_EPSILON = 1e-4  # added to a read vector's mean square: heads that start spread over a tape read small vectors
 GAIN_RATE = 0.2  # factor on the learning rate of the gains, so that they follow a steady gradient and not noise
@@ -70,15 +73,36 @@ class NtmBlock(Ntm):
         self.project = nn.Linear(read_heads * width, hidden_size, bias=False)
         self._is_folded = input_size <= hidden_size  # embedding and gates then cost less as one product
 
+    def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+        outputs, after = super()._run(self._embed(inputs), state, resets)
+        return self._add_reads(outputs), after
+
+    def make_step(self) -> CoreStep:
+        """See `MemoryCore.make_step`."""
+        if not self._can_prepare():
+            return self._run
+        run, add_reads, device = super().make_step(), torch.ops.ntm_rl.add_reads.default, self.bias.device
+        weight = (GAIN_RATE * self.gain * self.project.weight).detach()
+        laid_out = lay_out([weight])
+
+        def step(inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
+            with full_precision(device):
+                outputs, after = run(self._embed(inputs), state, resets)
+            return add_reads(outputs, weight, laid_out, self.width, READ_EPSILON), after
+
+        return step
+
     def _embed(self, inputs: Tensor) -> Tensor:
+        """Returns the controller's inputs."""
         embedded: Tensor = inputs if self._is_folded else self.embed(inputs)
         return embedded
 
     def _input_weights(self) -> tuple[Tensor, Tensor]:
         return self.weight_input @ self.embed.weight if self._is_folded else self.weight_input, self.bias
 
-    def _project(self, outputs: Tensor) -> Tensor:
+    def _add_reads(self, outputs: Tensor) -> Tensor:
+        """Returns the core's outputs from the NTM's, hidden states and read vectors `[T, B, H + R * M]`."""
         hidden, reads = outputs.tensor_split([self.hidden_size], dim=2)
         reads = F.rms_norm(reads.unflatten(2, (self.read_heads, self.width)), [self.width], eps=READ_EPSILON)
-        projected: Tensor = hidden + self.project(GAIN_RATE * self.gain * reads.flatten(2))
-        return projected
+        added: Tensor = hidden + self.project(GAIN_RATE * self.gain * reads.flatten(2))
+        return added

@@ -27,6 +27,17 @@ inline s normalize(s* __restrict x, int64_t n) {
   return scale;
 }
 
+// to [n] = x [n] over the root of its mean square plus epsilon.
+template <typename s>
+inline void normalize_scale(const s* x, s epsilon, int64_t n, s* to) {
+  s squares = 0;
+#pragma omp simd reduction(+ : squares)
+  for (int64_t i = 0; i < n; ++i) squares += x[i] * x[i];
+  const s scale = 1 / std::sqrt(squares / n + epsilon);
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) to[i] = x[i] * scale;
+}
+
 // to [n] = normalized [n] * weight + bias; to may be normalized.
 template <typename s>
 inline void scale_and_shift(const s* normalized, const s* weight, const s* bias, int64_t n, s* to) {

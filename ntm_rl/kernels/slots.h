@@ -115,9 +115,12 @@ inline void lay_out_memory(const SlotSizes& z, const s* from, s* to) {
 
 template <typename s>
 inline void lay_back_memory(const SlotSizes& z, const s* from, s* to) {
-  for (int64_t n = 0; n < z.N; ++n)
-    for (int64_t m = 0; m < z.M; ++m)
-      to[n * z.M + m] = from[(n / kLanes<s> * z.M + m) * kLanes<s> + n % kLanes<s>];
+  constexpr int64_t lanes = kLanes<s>;
+  for (int64_t first = 0; first < z.N; first += lanes, from += z.M * lanes) {
+    const int64_t slots = std::min(lanes, z.N - first);
+    for (int64_t n = 0; n < slots; ++n, to += z.M)
+      for (int64_t m = 0; m < z.M; ++m) to[m] = from[m * lanes + n];
+  }
 }
 
 // From `count` rows of length N to length L, and back.

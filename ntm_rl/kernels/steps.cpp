@@ -2,6 +2,7 @@
 
 #include "gated_delta.h"
 #include "gtrxl.h"
+#include "layers.h"
 #include "library.h"
 #include "ppo.h"
 #include "sam.h"
@@ -236,6 +237,27 @@ std::tuple<Tensor, Tensor> sam_step(Tensor inputs, Tensor state, const std::opti
   return {outputs, after};
 }
 
+// outputs [1, B, H + R * M] of an NTM: its hidden states and read vectors. Returns hidden + weight * RMSNorm(reads)
+// [1, B, H], with a norm for each read vector, as cores/ntm_block.py; laid_out: the weight [H, R * M] from `lay_out`.
+Tensor add_reads(Tensor outputs, const Tensor& weight, const Tensor& laid_out, int64_t width, double epsilon) {
+  const int64_t B = outputs.size(1), H = weight.size(0), F = weight.size(1);
+  TORCH_CHECK_VALUE(width > 0 && F % width == 0, "columns of the weight: must be a multiple of ", width);
+  check("the weight of reads", weight, {H, F}, at::kFloat);
+  check("outputs", outputs, {1, B, H + F}, at::kFloat);
+  make_contiguous({&outputs});
+  const Strips<float> strips = strips_of<float>(laid_out, {&weight})[0];
+  const Tensor sums = at::empty({1, B, H}, outputs.options());
+  at::parallel_for(0, B, std::max<int64_t>(1, (1 << 21) / (H * F)), [&](int64_t from, int64_t until) {
+    const float* rows = outputs.data_ptr<float>() + from * (H + F);
+    std::vector<float> reads((until - from) * F);
+    for (int64_t b = 0; b < until - from; ++b)
+      for (int64_t i = 0; i < F; i += width)
+        normalize_scale<float>(rows + b * (H + F) + H + i, epsilon, width, &reads[b * F + i]);
+    strips.multiply(until - from, reads.data(), F, rows, H + F, sums.data_ptr<float>() + from * H, H);
+  });
+  return sums;
+}
+
 }  // namespace
 
 const Operators operators([](Library& library) {
@@ -250,6 +272,8 @@ const Operators operators([](Library& library) {
   library.define<sam_step>(
       "sam_step",
       "(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int[] shape, float clip) -> (Tensor, Tensor)");
+  library.define<add_reads>(
+      "add_reads", "(Tensor outputs, Tensor weight, Tensor laid_out, int width, float epsilon) -> Tensor");
   library.define<lay_out_weights>("lay_out", "(Tensor[] weights) -> Tensor");
   library.define<act>(
       "act",
