@@ -16,20 +16,22 @@ from ntm_rl.cores.registry import register_core
 from ntm_rl.kernels.fused import lay_out
 
 READ_EPSILON = 1e-4  # added to a read vector's mean square: heads that start spread over a tape read small vectors
+SKIP_SCALE = 0.25  # of the skip connection at first, relative to the embedding; policies overfit to a larger one
 GAIN_RATE = 0.2  # factor on the learning rate of the gains, so that they follow a steady gradient and not noise
 
 
 @register_core("ntm_block")
 class NtmBlock(Ntm):
-    """An NTM whose inputs are embedded, and whose read vectors are projected and added to the controller's output.
+    """An NTM whose inputs are embedded, with projected read vectors and a skip connection added to its hidden state.
 
-    x = embed(input), [h, r] = NTM(x), output = h + project(gain * RMSNorm(r)), with a norm for each read head. By
-    default the NTM has heads of several types (`init="mixed"`) and cells that begin with time constants up to
-    `horizon` steps.
+    x = embed(input), [h, r] = NTM(x), output = h + skip(input) + project(gain * RMSNorm(r)), with a norm for each read
+    head; embed, skip and project are linear. By default the NTM has heads of several types (`init="mixed"`) and cells
+    that begin with time constants up to `horizon` steps. The skip connection is for what needs no memory: such cells
+    take little from a single input.
 
-    The gains are 0 at first, so that the output is the controller's and the reads fade in where they help (as in
-    ReZero; Bachlechner et al. 2020, arXiv:2003.04887). The product of embedding and gates has the variance of an
-    LSTM's input weights at first, but the steps of an optimizer in it are larger.
+    The gains are 0 at first, so that the reads fade in where they help (as in ReZero; Bachlechner et al. 2020,
+    arXiv:2003.04887). The product of embedding and gates has the variance of an LSTM's input weights at first, but the
+    steps of an optimizer in it are larger.
     """
 
     def __init__(
@@ -69,13 +71,15 @@ class NtmBlock(Ntm):
         self.embed = nn.Linear(input_size, hidden_size, bias=False)
         bound = math.sqrt(3 / hidden_size)
         nn.init.uniform_(self.embed.weight, -bound, bound)
+        self.skip = nn.Linear(input_size, hidden_size, bias=False)
+        nn.init.uniform_(self.skip.weight, -SKIP_SCALE * bound, SKIP_SCALE * bound)
         self.gain = nn.Parameter(torch.zeros(read_heads * width))
         self.project = nn.Linear(read_heads * width, hidden_size, bias=False)
         self._is_folded = input_size <= hidden_size  # embedding and gates then cost less as one product
 
     def _run(self, inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
         outputs, after = super()._run(self._embed(inputs), state, resets)
-        return self._add_reads(outputs), after
+        return self._add_reads(outputs) + self.skip(inputs), after
 
     def make_step(self) -> CoreStep:
         """See `MemoryCore.make_step`."""
@@ -83,12 +87,13 @@ class NtmBlock(Ntm):
             return self._run
         run, add_reads, device = super().make_step(), torch.ops.ntm_rl.add_reads.default, self.bias.device
         weight = (GAIN_RATE * self.gain * self.project.weight).detach()
-        laid_out = lay_out([weight])
+        skip = self.skip.weight.detach()
+        laid_out = lay_out([weight, skip])
 
         def step(inputs: Tensor, state: Tensor, resets: Tensor | None) -> tuple[Tensor, Tensor]:
             with full_precision(device):
                 outputs, after = run(self._embed(inputs), state, resets)
-            return add_reads(outputs, weight, laid_out, self.width, READ_EPSILON), after
+            return add_reads(outputs, weight, inputs, skip, laid_out, self.width, READ_EPSILON), after
 
         return step
 
@@ -101,7 +106,7 @@ class NtmBlock(Ntm):
         return self.weight_input @ self.embed.weight if self._is_folded else self.weight_input, self.bias
 
     def _add_reads(self, outputs: Tensor) -> Tensor:
-        """Returns the core's outputs from the NTM's, hidden states and read vectors `[T, B, H + R * M]`."""
+        """Returns hidden states plus projected reads, from both `[T, B, H + R * M]`."""
         hidden, reads = outputs.tensor_split([self.hidden_size], dim=2)
         reads = F.rms_norm(reads.unflatten(2, (self.read_heads, self.width)), [self.width], eps=READ_EPSILON)
         added: Tensor = hidden + self.project(GAIN_RATE * self.gain * reads.flatten(2))

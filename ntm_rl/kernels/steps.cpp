@@ -237,23 +237,29 @@ std::tuple<Tensor, Tensor> sam_step(Tensor inputs, Tensor state, const std::opti
   return {outputs, after};
 }
 
-// outputs [1, B, H + R * M] of an NTM: its hidden states and read vectors. Returns hidden + weight * RMSNorm(reads)
-// [1, B, H], with a norm for each read vector, as cores/ntm_block.py; laid_out: the weight [H, R * M] from `lay_out`.
-Tensor add_reads(Tensor outputs, const Tensor& weight, const Tensor& laid_out, int64_t width, double epsilon) {
-  const int64_t B = outputs.size(1), H = weight.size(0), F = weight.size(1);
+// outputs [1, B, H + R * M] of an NTM: its hidden states and read vectors. Returns hidden + weight * RMSNorm(reads) +
+// skip * inputs [1, B, H], with a norm for each read vector, as cores/ntm_block.py; laid_out: both matrices from
+// `lay_out`.
+Tensor add_reads(Tensor outputs, const Tensor& weight, Tensor inputs, const Tensor& skip, const Tensor& laid_out,
+                 int64_t width, double epsilon) {
+  const int64_t B = outputs.size(1), H = weight.size(0), F = weight.size(1), I = inputs.size(2);
   TORCH_CHECK_VALUE(width > 0 && F % width == 0, "columns of the weight: must be a multiple of ", width);
   check("the weight of reads", weight, {H, F}, at::kFloat);
+  check("the weight of inputs", skip, {H, I}, at::kFloat);
   check("outputs", outputs, {1, B, H + F}, at::kFloat);
-  make_contiguous({&outputs});
-  const Strips<float> strips = strips_of<float>(laid_out, {&weight})[0];
+  check("inputs", inputs, {1, B, I}, at::kFloat);
+  make_contiguous({&outputs, &inputs});
+  const std::vector<Strips<float>> strips = strips_of<float>(laid_out, {&weight, &skip});
   const Tensor sums = at::empty({1, B, H}, outputs.options());
-  at::parallel_for(0, B, std::max<int64_t>(1, (1 << 21) / (H * F)), [&](int64_t from, int64_t until) {
+  at::parallel_for(0, B, std::max<int64_t>(1, (1 << 21) / (H * (F + I))), [&](int64_t from, int64_t until) {
     const float* rows = outputs.data_ptr<float>() + from * (H + F);
+    float* to = sums.data_ptr<float>() + from * H;
     std::vector<float> reads((until - from) * F);
     for (int64_t b = 0; b < until - from; ++b)
       for (int64_t i = 0; i < F; i += width)
         normalize_scale<float>(rows + b * (H + F) + H + i, epsilon, width, &reads[b * F + i]);
-    strips.multiply(until - from, reads.data(), F, rows, H + F, sums.data_ptr<float>() + from * H, H);
+    strips[0].multiply(until - from, reads.data(), F, rows, H + F, to, H);
+    strips[1].multiply(until - from, inputs.data_ptr<float>() + from * I, I, to, H, to, H);
   });
   return sums;
 }
@@ -273,7 +279,9 @@ const Operators operators([](Library& library) {
       "sam_step",
       "(Tensor inputs, Tensor state, Tensor? resets, Tensor[] weights, int[] shape, float clip) -> (Tensor, Tensor)");
   library.define<add_reads>(
-      "add_reads", "(Tensor outputs, Tensor weight, Tensor laid_out, int width, float epsilon) -> Tensor");
+      "add_reads",
+      "(Tensor outputs, Tensor weight, Tensor inputs, Tensor skip, Tensor laid_out, int width, float epsilon) -> "
+      "Tensor");
   library.define<lay_out_weights>("lay_out", "(Tensor[] weights) -> Tensor");
   library.define<act>(
       "act",
