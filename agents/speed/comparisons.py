@@ -15,6 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.env_util import make_atari_env
 from torch import Tensor, nn
 
+from ntm_rl.agents.defaults import CORE
 from ntm_rl.agents.speed.environment_steps import POPGYM_GAMES, copy_steps, minigrid_steps, popgym_steps
 from ntm_rl.agents.speed.rows import Comparison, Measure, MissingPeerError, Row, measure
 from ntm_rl.agents.speed.timing import (
@@ -27,6 +28,7 @@ from ntm_rl.agents.speed.timing import (
     make_training,
     training_step,
 )
+from ntm_rl.cores.base import MemoryCore
 from ntm_rl.cores.registry import make_core
 from ntm_rl.envs.factory import EnvSettings, import_family
 from ntm_rl.envs.sb3.making import make_vec_env
@@ -84,17 +86,39 @@ def _dnc(block: Tensor, options: dict[str, int]) -> Callable[[], None]:
 
 def _single_step(repeats: int) -> Measure:
     """One step without gradients at batch 8, as in rollouts, against the goal of 60 µs."""
-    core = make_core("ntm", 64)
-    inputs, resets = torch.randn(1, 8, 64), torch.zeros(1, 8, dtype=torch.bool)
+    return 1e4 * alternate(5 * repeats, _hundred_steps(make_core("ntm", 64)))[0], 60.0, "µs"
 
-    def hundred() -> None:
+
+def _hundred_steps(core: MemoryCore) -> Callable[[], None]:
+    inputs, resets = torch.randn(1, 8, core.input_size), torch.zeros(1, 8, dtype=torch.bool)
+
+    def run() -> None:
         state = core.initial_state(8)
         with torch.no_grad():
             step = core.make_step()
             for _ in range(100):
                 _, state = step(inputs, state, resets)
 
-    return 1e4 * alternate(5 * repeats, hundred)[0], 60.0, "µs"
+    return run
+
+
+def _default_core(repeats: int) -> Measure:
+    """Forward and backward pass of 8 sequences in the default core, against an NTM of the same sizes."""
+    block, (ours, peer) = torch.randn(128, 8, 4), _default_cores()
+    seconds = alternate(repeats, training_step(ours, block), training_step(peer, block))
+    return 1e3 * seconds[0], 1e3 * seconds[1], "ms"
+
+
+def _default_core_step(repeats: int) -> Measure:
+    """As `_single_step`, of the default core against an NTM of the same sizes."""
+    seconds = alternate(5 * repeats, *map(_hundred_steps, _default_cores()))
+    return 1e4 * seconds[0], 1e4 * seconds[1], "µs"
+
+
+def _default_cores() -> tuple[MemoryCore, MemoryCore]:
+    ours = make_core(CORE, 4)
+    sizes = {name: getattr(ours, name) for name in ("slots", "width", "read_heads", "write_heads", "hidden_size")}
+    return ours, make_core("ntm", 4, **sizes)
 
 
 def _peer_training(env_id: str) -> RecurrentPPO:
@@ -213,6 +237,8 @@ COMPARISONS: dict[str, Comparison] = {
     "copy_batch1_vs_lstm": Comparison(_sequence("lstm", batch=1, **_COPY_SIZES), "<=", 4),
     "copy_batch32_vs_lstm": Comparison(_sequence("lstm", batch=32, **_COPY_SIZES), "<=", 4),
     "step_batch8_vs_60us": Comparison(_single_step, "<=", 1),
+    "default_core_vs_ntm": Comparison(_default_core, "<=", 1.5),
+    "default_core_step_vs_ntm": Comparison(_default_core_step, "<=", 1.5),
     "ppo_lstm_cartpole": Comparison(_ppo("lstm", CARTPOLE), ">=", 8),
     "ppo_lstm_repeat_previous": Comparison(_ppo("lstm", REPEAT_PREVIOUS), ">=", 8),
     "ppo_ntm_cartpole": Comparison(_ppo("ntm", CARTPOLE), ">=", 4),
