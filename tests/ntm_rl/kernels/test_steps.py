@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from ntm_rl.cores.registry import make_core
 from ntm_rl.errors import InputError
+from ntm_rl.kernels.fused import lay_out
 
 GATED_DELTA = st.fixed_dictionaries(
     {"hidden_size": st.integers(4, 33), "heads": st.integers(1, 3), "width": st.sampled_from([2, 5, 16, 20])}
@@ -164,3 +165,15 @@ def test_without_the_kernel_a_step_gives_the_same(monkeypatch, name):
     expected = step(core, inputs, core.initial_state(2), None)
     monkeypatch.setattr("ntm_rl.kernels.fused.load_kernels", lambda: False)
     torch.testing.assert_close(step(core, inputs, core.initial_state(2), None), expected)
+
+
+def test_adding_reads_of_other_shapes_is_an_error():
+    weight, skip = torch.randn(6, 4), torch.randn(6, 3)
+    right = {"outputs": torch.randn(1, 2, 10), "weight": weight, "inputs": torch.randn(1, 2, 3), "skip": skip}
+    right |= {"laid_out": lay_out([weight, skip]), "width": 2, "epsilon": 1e-4}
+    run = torch.ops.ntm_rl.add_reads.default
+    assert run(*right.values()).shape == (1, 2, 6)
+    others = {"outputs": torch.randn(1, 2, 9), "inputs": torch.randn(1, 3, 3), "skip": torch.randn(6, 4), "width": 3}
+    for name, other in (others | {"laid_out": torch.randn(5)}).items():
+        with pytest.raises(ValueError):
+            run(*(right | {name: other}).values())
