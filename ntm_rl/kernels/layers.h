@@ -29,7 +29,7 @@ inline s normalize(s* __restrict x, int64_t n) {
 
 // to [n] = x [n] over the root of its mean square plus epsilon.
 template <typename s>
-inline void normalize_scale(const s* x, s epsilon, int64_t n, s* to) {
+inline void rms_norm(const s* x, s epsilon, int64_t n, s* to) {
   s squares = 0;
 #pragma omp simd reduction(+ : squares)
   for (int64_t i = 0; i < n; ++i) squares += x[i] * x[i];

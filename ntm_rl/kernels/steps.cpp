@@ -257,7 +257,7 @@ Tensor add_reads(Tensor outputs, const Tensor& weight, Tensor inputs, const Tens
     std::vector<float> reads((until - from) * F);
     for (int64_t b = 0; b < until - from; ++b)
       for (int64_t i = 0; i < F; i += width)
-        normalize_scale<float>(rows + b * (H + F) + H + i, epsilon, width, &reads[b * F + i]);
+        rms_norm<float>(rows + b * (H + F) + H + i, epsilon, width, &reads[b * F + i]);
     strips[0].multiply(until - from, reads.data(), F, rows, H + F, to, H);
     strips[1].multiply(until - from, inputs.data_ptr<float>() + from * I, I, to, H, to, H);
   });
