@@ -10,7 +10,7 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor
 
-from ntm_rl.agents.policy.features import extract
+from ntm_rl.agents.policy.features import extract, make_step
 from ntm_rl.agents.policy.kernel_networks import KernelNetworks, kernel_networks
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.kernels.fused import lay_out
@@ -64,6 +64,7 @@ class FusedActor:
         flat = [each.detach().numpy().ravel() for each in self._parameters]
         self._samples = [each[:: max(1, each.size // SAMPLES)] for each in flat]
         self._watched = self._watch()
+        self._extractor = make_step(policy.pi_features_extractor)
         self._core_steps = [core.make_step() for core in (policy.core, policy.critic_core) if core is not None]
         actor, critic, *others, kind, sizes = networks
         self._before, self._after = (actor, critic, lay_out(networks.matrices), *others), (kind, sizes)
@@ -90,7 +91,7 @@ class FusedActor:
 
     def _features(self, obs: PyTorchObs) -> Tensor:
         policy = self.policy
-        features = extract(obs, policy.pi_features_extractor, policy.observation_space, policy.normalize_images)
+        features = extract(obs, self._extractor, policy.observation_space, policy.normalize_images)
         return features.float().unsqueeze(0)
 
 

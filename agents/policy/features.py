@@ -42,6 +42,13 @@ def extract(
     return features
 
 
+def make_step(extractor: BaseFeaturesExtractor) -> BaseFeaturesExtractor:
+    """Returns the extractor for `extract` in steps in which its parameters stay the same."""
+    if type(extractor) is ImageExtractor or type(extractor) is MultiInputExtractor:
+        return extractor.make_step()
+    return extractor
+
+
 def _preprocessed(part: Tensor, space: spaces.Space[Any], normalize_images: bool) -> Tensor:
     preprocessed = preprocess_obs(part, space, normalize_images)
     assert isinstance(preprocessed, Tensor)

@@ -1,9 +1,12 @@
 """Features extractors for images: convolutions over a whole block of steps, in bfloat16 where the device has it."""
 
+from collections.abc import Iterable
 from contextlib import nullcontext
-from typing import Any, Literal, get_args
+from copy import deepcopy
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import torch
+import torch.nn.functional as F
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, CombinedExtractor, NatureCNN
 from torch import Tensor, nn
@@ -11,9 +14,11 @@ from torch import Tensor, nn
 from ntm_rl.checks import require_at_least, require_one_of
 from ntm_rl.envs.wrappers.images import ImageReader, is_image
 from ntm_rl.errors import InputError
+from ntm_rl.transforms import is_transformed
 
 Architecture = Literal["auto", "nature", "impala"]
 Precision = Literal["auto", "bf16", "fp32"]
+Extractor = TypeVar("Extractor", bound=nn.Module)
 
 IMPALA_CHANNELS = (16, 32, 32)
 SMALLEST_NATURE = 36  # height and width that leave its last convolution a pixel
@@ -57,6 +62,7 @@ class ImageExtractor(BaseFeaturesExtractor):
                 )
             nature = NatureCNN(observation_space, features_dim, normalized_image=observation_space.dtype != "uint8")
             self.cnn, self.linear = nature.cnn, nature.linear
+            self.cnn[0] = _ByteConvolution(nature.cnn[0])  # type: ignore[arg-type]
         else:
             self.cnn = nn.Sequential(*_impala_blocks(channels), nn.ReLU(), nn.Flatten())
             with torch.no_grad():
@@ -65,15 +71,56 @@ class ImageExtractor(BaseFeaturesExtractor):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Returns the features `[B, features_dim]` of images `[B, C, H, W]`: uint8, or floats already scaled."""
-        device = observations.device
-        in_bf16 = self.precision == "bf16" or (self.precision == "auto" and computes_in_bf16(device))
+        device, in_bf16 = observations.device, self.is_in_bf16(observations.device)
         with torch.autocast(device.type, torch.bfloat16) if in_bf16 else nullcontext():
             images = observations
-            if images.dtype == torch.uint8:
+            if images.dtype == torch.uint8 and not (in_bf16 and self.architecture == "nature"):
                 # bfloat16's significand has 8 bits, as many as a pixel.
                 images = (images.to(torch.bfloat16) if in_bf16 else _as_float32(images)).div_(255)
             features: Tensor = self.linear(self.cnn(images))
         return features.float() if in_bf16 else features
+
+    def make_step(self) -> Self:
+        """Returns an extractor for steps in which the parameters stay the same: a copy with weights in bfloat16."""
+        return _for_steps(self, [self])
+
+    def is_in_bf16(self, device: torch.device) -> bool:
+        """Whether the convolutions run in bfloat16 on a device."""
+        return self.precision == "bf16" or (self.precision == "auto" and computes_in_bf16(device))
+
+
+class _ByteConvolution(nn.Conv2d):
+    """The Nature CNN's first convolution, 8 x 8 with stride 4; of bytes in bfloat16, on CPUs as 2 x 2 with stride 1.
+
+    The pixels of each patch of 4 x 4 become channels, as CPUs' instructions for bfloat16 need many of them.
+    """
+
+    def __init__(self, convolution: nn.Conv2d):
+        sizes = convolution.in_channels, convolution.out_channels, convolution.kernel_size, convolution.stride
+        super().__init__(*sizes, device="meta")  # type: ignore[arg-type]  # draws no random numbers
+        self.weight, self.bias = convolution.weight, convolution.bias
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns the convolution of images `[B, C, H, W]`: bytes, which it scales, or floats already scaled."""
+        if images.dtype != torch.uint8:
+            return super().forward(images)
+        if images.shape[3] % 4 or images.device.type != "cpu" or is_transformed():
+            return super().forward(images.to(torch.bfloat16).div_(255))
+        batch, channels, height, width = images.shape
+        fours = images[:, :, : height // 4 * 4].contiguous().view(torch.int32)
+        fours = fours.view(batch, channels, height // 4, 4, width // 4).permute(0, 2, 4, 1, 3)
+        patches = fours.reshape(batch, height // 4, width // 4, channels * 4).contiguous().view(torch.uint8)
+        weights = self.weight.unflatten(3, (2, 4)).unflatten(2, (2, 4)).permute(0, 1, 3, 5, 2, 4)
+        scaled = weights.reshape(-1, 16 * channels, 2, 2) / 255
+        return F.conv2d(patches.to(torch.bfloat16).permute(0, 3, 1, 2), scaled, self.bias)
+
+
+def _for_steps(extractor: Extractor, images: Iterable[ImageExtractor]) -> Extractor:
+    if not all(each.is_in_bf16(next(each.parameters()).device) for each in images):
+        return extractor
+    step = deepcopy(extractor)
+    step.to(dtype=torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return step
 
 
 def _as_float32(images: Tensor) -> Tensor:
@@ -125,6 +172,10 @@ class MultiInputExtractor(CombinedExtractor):
     def images(self) -> dict[str, ImageExtractor]:
         """The extractor of each image by its key."""
         return {key: self.cnns[number] for key, number in self._numbers.items()}  # type: ignore[misc]
+
+    def make_step(self) -> Self:
+        """See `ImageExtractor.make_step`."""
+        return _for_steps(self, self.images.values())
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         """Returns the features `[B, F]` of images `[B, C, H, W]` and of other parts `[B, ...]`, in the Dict's order."""

@@ -61,6 +61,55 @@ def test_bfloat16_gives_float32_features_and_gradients_near_those_of_float32(arc
         assert F.cosine_similarity(rougher.grad.flatten(), parameter.grad.flatten(), dim=0) > 0.95
 
 
+@pytest.mark.parametrize("size", [(84, 84), (45, 44), (44, 46)])  # 46 columns are no multiple of the stride
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_first_convolution_in_bfloat16_is_that_of_float64(size, channels):
+    generator = torch.Generator().manual_seed(1)
+    block = torch.randint(0, 256, (4, channels, *size), dtype=torch.uint8, generator=generator)
+    shape = spaces.Box(0, 255, (channels, *size), np.uint8)
+    first = ImageExtractor(shape, 8, precision="bf16").cnn[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = first(block)
+    weight, bias = (each.detach().double().requires_grad_() for each in (first.weight, first.bias))
+    expected = F.conv2d(block.double() / 255, weight, bias, stride=4)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), expected, rtol=0.02, atol=0.02)
+    gradient = torch.randn(expected.shape, generator=generator)
+    found.backward(gradient.bfloat16())
+    expected.backward(gradient.double())
+    for ours, exact in ((first.weight, weight), (first.bias, bias)):
+        assert (ours.grad - exact.grad).norm() < 0.01 * exact.grad.norm()
+
+
+def test_bfloat16_draws_the_initial_weights_of_sb3():
+    torch.manual_seed(0)
+    ours = ImageExtractor(space(4), precision="bf16").state_dict()
+    torch.manual_seed(0)
+    theirs = NatureCNN(space(4)).state_dict()
+    assert list(ours) == list(theirs) and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+@pytest.mark.parametrize("architecture", ["nature", "impala"])
+def test_a_step_has_the_features_of_the_extractor_without_its_float32_weights(architecture):
+    extractor = ImageExtractor(space(), 32, architecture=architecture, precision="bf16")
+    step = extractor.make_step()
+    assert {each.dtype for each in step.parameters()} == {torch.bfloat16}
+    assert {each.dtype for each in extractor.parameters()} == {torch.float32}
+    with torch.no_grad():
+        torch.testing.assert_close(step(images(3)), extractor(images(3)), rtol=0.02, atol=0.01)
+    exact = ImageExtractor(space(), 32, architecture=architecture, precision="fp32")
+    assert exact.make_step() is exact
+
+
+def test_a_step_of_a_dict_copies_its_images():
+    parts = {"image": space(), "vector": spaces.Box(-1, 1, (3,), np.float32)}
+    extractor = MultiInputExtractor(spaces.Dict(parts), 16, precision="bf16")
+    step, block = extractor.make_step(), {"image": images(2), "vector": torch.rand(2, 3)}
+    assert {each.dtype for each in step.parameters()} == {torch.bfloat16}
+    with torch.no_grad():
+        torch.testing.assert_close(step(block), extractor(block), rtol=0.02, atol=0.01)
+
+
 def test_the_policy_hands_bytes_to_the_extractor_and_float32_to_the_core(monkeypatch):
     policy = CnnNtmPolicy(
         space(), spaces.Discrete(3), lambda _: 1e-3, features_extractor_kwargs={"precision": "bf16", "features_dim": 16}
