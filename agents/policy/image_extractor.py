@@ -74,7 +74,8 @@ class ImageExtractor(BaseFeaturesExtractor):
         device, in_bf16 = observations.device, self.is_in_bf16(observations.device)
         with torch.autocast(device.type, torch.bfloat16) if in_bf16 else nullcontext():
             images = observations
-            if images.dtype == torch.uint8 and not (in_bf16 and self.architecture == "nature"):
+            takes_bytes = in_bf16 and isinstance(next(self.cnn.children(), None), _ByteConvolution)
+            if images.dtype == torch.uint8 and not takes_bytes:
                 # bfloat16's significand has 8 bits, as many as a pixel.
                 images = (images.to(torch.bfloat16) if in_bf16 else _as_float32(images)).div_(255)
             features: Tensor = self.linear(self.cnn(images))

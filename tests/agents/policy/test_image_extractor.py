@@ -81,6 +81,15 @@ def test_the_first_convolution_in_bfloat16_is_that_of_float64(size, channels):
         assert (ours.grad - exact.grad).norm() < 0.01 * exact.grad.norm()
 
 
+@pytest.mark.parametrize("network", [torch.nn.Flatten(), torch.nn.Sequential(torch.nn.Conv2d(1, 4, 8, 4))])
+def test_a_network_of_the_user_gets_scaled_images(network):
+    extractor, seen = ImageExtractor(space(), precision="bf16"), []
+    extractor.cnn, extractor.linear = network, torch.nn.Identity()
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(*inputs))
+    extractor(images(2))
+    torch.testing.assert_close(seen[0].float(), images(2).float() / 255, rtol=0.01, atol=0)
+
+
 def test_bfloat16_draws_the_initial_weights_of_sb3():
     torch.manual_seed(0)
     ours = ImageExtractor(space(4), precision="bf16").state_dict()
