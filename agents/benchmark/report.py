@@ -17,16 +17,17 @@ from ntm_rl.agents.benchmark.normalization import is_normalized
 from ntm_rl.agents.benchmark.normalized_report import normalized_sections
 from ntm_rl.agents.benchmark.popgym_scores import POPGYM
 from ntm_rl.agents.benchmark.progress_report import progress_sections
-from ntm_rl.agents.benchmark.scores import Interval, interquartile_means, read_curve, require_rliable
+from ntm_rl.agents.benchmark.scores import Interval, interquartile_means, read_curve, read_success_rate, require_rliable
 from ntm_rl.agents.benchmark.suites import find_suite
 from ntm_rl.agents.benchmark.tables import NONE, cells_of, complete, cores_of, markdown, seeds_of, spread, tasks_of
 from ntm_rl.agents.inspection.plotting import curve_marker, require_matplotlib, save_png
 from ntm_rl.agents.storage.files import write_atomically
+from ntm_rl.agents.tracking.csv_log import write_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REPORT, CURVES, INTERVALS = "report.md", "curves.png", "intervals.png"
+REPORT, TABLE, CURVES, INTERVALS = "report.md", "results.csv", "curves.png", "intervals.png"
 POINTS = 200  # of a plotted curve
 
 
@@ -37,7 +38,7 @@ def check_report() -> None:
 
 
 def write_benchmark_report(suite: str, out: Path) -> dict[str, Any]:
-    """Writes `report.md` and its figures into a grid's folder, from the finished trainings.
+    """Writes `report.md`, its figures and `results.csv` into a grid's folder, from the finished trainings.
 
     Returns:
         The report as JSON values: the cells, the interquartile mean and interval of each core, and the comparison of
@@ -53,6 +54,8 @@ def write_benchmark_report(suite: str, out: Path) -> dict[str, Any]:
     save_png(draw_curves(results, out), out / CURVES)
     if overall:
         save_png(draw_intervals(overall), out / INTERVALS)
+    rows = [_row(each, out) for each in results]
+    write_table(out / TABLE, list(rows[0]), rows)
     write_atomically(out / REPORT, render(suite, results, overall, comparison, out).encode())
     return {
         "suite": suite,
@@ -61,6 +64,14 @@ def write_benchmark_report(suite: str, out: Path) -> dict[str, Any]:
         "comparison": None if comparison is None else asdict(comparison),
         "cells": [vars(result) for result in results],
     }
+
+
+def _row(result: Result, out: Path) -> dict[str, Any]:
+    """Returns a training's row of `results.csv`."""
+    run = out / result.run
+    success = read_success_rate(run)
+    last = {"last_100_episodes": float(read_curve(run).returns[-1]), "success_rate": "" if success is None else success}
+    return asdict(result) | last
 
 
 def aggregate(results: Sequence[Result]) -> dict[str, Interval]:

@@ -1,5 +1,6 @@
 """The report of the memory benchmark, on constructed results."""
 
+import csv
 import json
 import sys
 from dataclasses import asdict
@@ -81,6 +82,23 @@ def test_report_only_writes_the_report_of_finished_trainings(tmp_path, capsys):
     assert len(report["cells"]) == 5 and report["interquartile_means"].keys() == {"ntm"}
     with Image.open(tmp_path / "curves.png") as curves, Image.open(tmp_path / "intervals.png") as intervals:
         assert curves.width > 500 and intervals.width > 400
+
+
+def test_results_csv_has_a_row_per_training(tmp_path):
+    write_runs(tmp_path)
+    run = tmp_path / RESULTS[4].run / "progress.csv"
+    columns = ["time/total_timesteps", "rollout/ep_rew_mean", "rollout/success_rate"]
+    write_table(run, columns, [dict(zip(columns, ("8192", "0.5", rate), strict=True)) for rate in ("0.25", "0.75")])
+    write_benchmark_report(SUITE, tmp_path)
+    with (tmp_path / "results.csv").open(newline="") as text:
+        rows = list(csv.DictReader(text))
+    found = {(row["task"], row["core"], row["seed"]): row for row in rows}
+    assert len(found) == len(rows) == 5
+    for number, each in enumerate(RESULTS):
+        row = found[each.task, each.core, str(each.seed)]
+        assert {key: row[key] for key in asdict(each)} == {key: str(value) for key, value in asdict(each).items()}
+        assert float(row["last_100_episodes"]) == number / 8
+        assert row["success_rate"] == ("0.5" if number == 4 else "")
 
 
 def test_curves_show_the_median_and_the_range_of_the_seeds(tmp_path):
