@@ -108,7 +108,8 @@ class _ByteConvolution(nn.Conv2d):
         if images.shape[3] % 4 or images.device.type != "cpu" or is_transformed():
             return super().forward(images.to(torch.bfloat16).div_(255))
         batch, channels, height, width = images.shape
-        fours = images[:, :, : height // 4 * 4].contiguous().view(torch.int32)
+        pixels = images[:, :, : height // 4 * 4].flatten()
+        fours = (pixels.clone() if pixels.storage_offset() % 4 else pixels).view(torch.int32)
         fours = fours.view(batch, channels, height // 4, 4, width // 4).permute(0, 2, 4, 1, 3)
         patches = fours.reshape(batch, height // 4, width // 4, channels * 4).contiguous().view(torch.uint8)
         weights = self.weight.unflatten(3, (2, 4)).unflatten(2, (2, 4)).permute(0, 1, 3, 5, 2, 4)

@@ -81,6 +81,20 @@ def test_the_first_convolution_in_bfloat16_is_that_of_float64(size, channels):
         assert (ours.grad - exact.grad).norm() < 0.01 * exact.grad.norm()
 
 
+LAYOUTS = {
+    "channels last": lambda block: block.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2),
+    "part of a wider image": lambda block: F.pad(block, (0, 4))[..., :-4],
+    "at an odd address": lambda block: torch.cat([block.new_zeros(1), block.flatten()])[1:].view_as(block),
+}
+
+
+@pytest.mark.parametrize("lay_out", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_bytes_may_have_any_layout(lay_out, channels):
+    extractor, block = ImageExtractor(space(channels), 8, precision="bf16"), images(2, channels)
+    torch.testing.assert_close(extractor(lay_out(block)), extractor(block), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("network", [torch.nn.Flatten(), torch.nn.Sequential(torch.nn.Conv2d(1, 4, 8, 4))])
 def test_a_network_of_the_user_gets_scaled_images(network):
     extractor, seen = ImageExtractor(space(), precision="bf16"), []
