@@ -12,6 +12,7 @@ from stable_baselines3.common.utils import polyak_update
 from ntm_rl.cores.base import MemoryCore
 from ntm_rl.cores.devices import full_precision
 from ntm_rl.cores.registry import core_names, core_options, make_core
+from ntm_rl.cores.sam import Sam
 from stand_in_device import NAME, take_waits
 
 CORES = [(name, {}) for name in core_names()] + [
@@ -49,6 +50,8 @@ def sequence(core: MemoryCore) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     """Inputs, a state in the middle of an episode, and resets inside the sequence."""
     with torch.no_grad():
         _, state = core(torch.randn(3, BATCH, 3), core.initial_state(BATCH))
+        if isinstance(core, Sam):  # which one of several equal slots is read depends on rounding
+            core.memory(state).add_(0.1 * torch.randn(core.memory(state).shape))
     resets = torch.rand(STEPS, BATCH) < 0.2
     resets[5, 1] = True
     return torch.randn(STEPS, BATCH, 3), state, resets
