@@ -74,7 +74,8 @@ class ImageExtractor(BaseFeaturesExtractor):
         device, in_bf16 = observations.device, self.is_in_bf16(observations.device)
         with torch.autocast(device.type, torch.bfloat16) if in_bf16 else nullcontext():
             images = observations
-            takes_bytes = in_bf16 and isinstance(next(self.cnn.children(), None), _ByteConvolution)
+            first = next(self.cnn.children(), None)
+            takes_bytes = in_bf16 and isinstance(first, _ByteConvolution) and first.takes_bytes(images)
             if images.dtype == torch.uint8 and not takes_bytes:
                 # bfloat16's significand has 8 bits, as many as a pixel.
                 images = (images.to(torch.bfloat16) if in_bf16 else _as_float32(images)).div_(255)
@@ -101,12 +102,14 @@ class _ByteConvolution(nn.Conv2d):
         super().__init__(*sizes, device="meta")  # type: ignore[arg-type]  # draws no random numbers
         self.weight, self.bias = convolution.weight, convolution.bias
 
+    def takes_bytes(self, images: Tensor) -> bool:
+        """Whether images `[B, C, H, W]` may be bytes."""
+        return images.shape[3] % 4 == 0 and images.device.type == "cpu" and not is_transformed()
+
     def forward(self, images: Tensor) -> Tensor:
-        """Returns the convolution of images `[B, C, H, W]`: bytes, which it scales, or floats already scaled."""
+        """Returns the convolution of images `[B, C, H, W]`: scaled floats, or bytes if it `takes_bytes`."""
         if images.dtype != torch.uint8:
             return super().forward(images)
-        if images.shape[3] % 4 or images.device.type != "cpu" or is_transformed():
-            return super().forward(images.to(torch.bfloat16).div_(255))
         batch, channels, height, width = images.shape
         pixels = images[:, :, : height // 4 * 4].flatten()
         fours = (pixels.clone() if pixels.storage_offset() % 4 else pixels).view(torch.int32)

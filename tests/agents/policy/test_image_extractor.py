@@ -67,9 +67,11 @@ def test_the_first_convolution_in_bfloat16_is_that_of_float64(size, channels):
     generator = torch.Generator().manual_seed(1)
     block = torch.randint(0, 256, (4, channels, *size), dtype=torch.uint8, generator=generator)
     shape = spaces.Box(0, 255, (channels, *size), np.uint8)
-    first = ImageExtractor(shape, 8, precision="bf16").cnn[0]
-    with torch.autocast("cpu", torch.bfloat16):
-        found = first(block)
+    extractor, outputs = ImageExtractor(shape, 8, precision="bf16"), []
+    first = extractor.cnn[0]
+    first.register_forward_hook(lambda _, inputs, output: outputs.append(output))
+    extractor(block)
+    (found,) = outputs
     weight, bias = (each.detach().double().requires_grad_() for each in (first.weight, first.bias))
     expected = F.conv2d(block.double() / 255, weight, bias, stride=4)
     assert found.dtype == torch.bfloat16
