@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
-from ntm_rl.checks import require_one_of
+from ntm_rl.checks import require_bool, require_one_of
 from ntm_rl.cores.registry import core_options
 from ntm_rl.errors import InputError, did_you_mean
 
@@ -32,13 +32,13 @@ def check_policy_options(policy: type, core: str, given: Mapping[str, Any], **di
     own = [name for name, each in inspect.signature(policy).parameters.items() if each.kind is each.KEYWORD_ONLY]
     valid = list(dict.fromkeys([*own, *list(parameters)[4:]]))
     for key in given:
-        if key in parameters:
-            continue
-        if key in core_options(core):
-            hint = f"is an option of the core {core!r}: policy_kwargs=dict(core_kwargs=dict({key}={given[key]!r}))"
-        else:
+        if key not in parameters:
             hint = f"{policy.__name__} has no such option; valid are {', '.join(valid)}.{did_you_mean(key, valid)}"
-        raise InputError(f"policy_kwargs.{key}: {hint}")
+            if key in core_options(core):
+                hint = f"is an option of the core {core!r}: policy_kwargs=dict(core_kwargs=dict({key}={given[key]!r}))"
+            raise InputError(f"policy_kwargs.{key}: {hint}")
+        if isinstance(parameters[key].default, bool):
+            require_bool(**{f"policy_kwargs.{key}": given[key]})
     for key, options in dicts.items():
         if options is not None and not isinstance(options, Mapping):
             raise InputError(f"policy_kwargs.{key} = {options!r}: must be a dict of keyword arguments")
@@ -47,12 +47,14 @@ def check_policy_options(policy: type, core: str, given: Mapping[str, Any], **di
         raise InputError(f"policy_kwargs.activation_fn = {activation!r}: must be a class, such as torch.nn.ReLU")
 
 
-def check_critic(critic: Any, share_features_extractor: bool) -> None:
-    """Checks `critic`, and that one core does not have two features extractors.
+def check_critic(critic: Any, popart: bool, share_features_extractor: bool) -> None:
+    """Checks `critic` and `popart`, and that one core does not have two features extractors.
 
     Raises:
-        InputError: an unknown critic, or separate features extractors without separate cores.
+        InputError: an unknown critic, no bools, or separate features extractors without separate cores.
     """
+    flags = {"popart": popart, "share_features_extractor": share_features_extractor}
+    require_bool(**{f"policy_kwargs.{key}": value for key, value in flags.items()})
     require_one_of(get_args(Critic), critic=critic)
     if not share_features_extractor and critic != "separate":
         raise InputError(

@@ -89,7 +89,7 @@ class MlpNtmPolicy(RecurrentPolicyAdapter):
     ):
         check_lstm_options(kwargs)
         check_policy_options(type(self), core, kwargs, core_kwargs=core_kwargs, optimizer_kwargs=optimizer_kwargs)
-        check_critic(critic, share_features_extractor)
+        check_critic(critic, popart, share_features_extractor)
         check_action_space(action_space)
         check_numbers(observation_space)
         if features_extractor_class is None:

@@ -60,6 +60,12 @@ def check_observation_kind(policy: str, extractor: type[BaseFeaturesExtractor], 
             f"policy = {policy}: is for Dict observations; use MlpNtmPolicy, or CnnNtmPolicy for images {shown}"
         )
     if issubclass(extractor, ImageExtractor) and not (isinstance(space, spaces.Box) and len(space.shape) == 3):
+        if isinstance(space, spaces.Box) and len(space.shape) == 2:
+            shape = (*space.shape, 1)
+            raise InputError(
+                f"policy = {policy}: is for images [H, W, C]; add an axis with "
+                f"gymnasium.wrappers.ReshapeObservation(env, {shape}), or use MlpNtmPolicy {shown}"
+            )
         raise InputError(f"policy = {policy}: is for images; use MlpNtmPolicy {shown}")
 
 

@@ -31,6 +31,7 @@ from ntm_rl.agents.ppo.arguments import (
     check_rollout_steps,
     check_spaces,
     made_env,
+    make_by_id,
 )
 from ntm_rl.agents.ppo.credit import CreditHorizon, compute_advantages, critic_lambda
 from ntm_rl.agents.ppo.diagnosis import (
@@ -141,7 +142,7 @@ class MemoryPPO(MaskedRecurrentPPO):
         self.recompute_states, self.action_masks = recompute_states, action_masks
         super().__init__(
             policy,
-            env,
+            make_by_id(env) if isinstance(env, str) else env,
             learning_rate=learning_rate,
             n_steps=n_steps,  # type: ignore[arg-type]
             batch_size=batch_size,  # type: ignore[arg-type]
@@ -174,7 +175,7 @@ class MemoryPPO(MaskedRecurrentPPO):
         if isinstance(env, VectorEnv):
             env = VectorEnvAdapter(env)
         elif isinstance(env, gym.Env):
-            env = Guarded(env, f"env = {type(env.unwrapped).__name__}", bounds=False)
+            env = Guarded(env, f"env = {type(env.unwrapped).__name__}", strict=False)
         return RecurrentPPO._wrap_env(env, verbose, monitor_wrapper)
 
     def _setup_model(self) -> None:
@@ -386,12 +387,10 @@ class MemoryPPO(MaskedRecurrentPPO):
         """
         check_learning(total_timesteps, self.env)
         assert self.env is not None
+        if not reset_num_timesteps:
+            self._warn_of_decay(total_timesteps)
         share_training(self.ranks, self.env, self.policy, self._vec_normalize_env)
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "rollout", "memory_state", "ranks", "_ended", "_networks"]
-
-    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        modules, variables = super()._get_torch_save_params()
-        return [*modules, *([] if self.credit is None else ["credit"])], variables

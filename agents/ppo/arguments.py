@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -14,9 +15,12 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.agents.ppo.sizes import SIZES, choose_sizes
-from ntm_rl.checks import require_one_of
+from ntm_rl.checks import require_bool, require_one_of
+from ntm_rl.envs.factory import import_family
+from ntm_rl.envs.modules import import_named, spec_of_class
 from ntm_rl.envs.sb3.episode_limit import episode_limit
 from ntm_rl.envs.wrappers.action_masks import value_counts
+from ntm_rl.envs.wrappers.actions import check_action_space
 from ntm_rl.errors import InputError
 
 ENVIRONMENTS = "a Gymnasium environment, its id, a Gymnasium VectorEnv or an SB3 VecEnv"
@@ -95,12 +99,22 @@ def check_hyperparameters(model: Any) -> None:
             raise InputError(f"{key} = {value!r}: must be {valid}{_HINTS.get(key, '')}{_zoo_schedule(value)}")
         if isinstance(value, Real) and not isinstance(value, int):
             setattr(model, key, float(value))
+    for key in ("normalize_advantage", "use_sde", "recompute_states"):
+        require_bool(**{key: getattr(model, key)})
+    if model.seed is not None:
+        model.seed = _seed(model.seed)
+    _check_choices(model)
+    _replace_auto_sizes(model)
+
+
+def _check_choices(model: Any) -> None:
+    for key in ("normalize_advantage", "use_sde", "recompute_states"):
+        require_bool(**{key: getattr(model, key)})
     if model.action_masks not in (True, False, "auto"):
         raise InputError(f"action_masks = {model.action_masks!r}: must be True, False or 'auto'")
     require_one_of(("start", "end"), schedule_at=model.schedule_at)
     if model.action_masks is True:
         _require_maskable(model.action_space)
-    _replace_auto_sizes(model)
 
 
 def _replace_auto_sizes(model: Any) -> None:
@@ -125,6 +139,12 @@ def check_learning(total_timesteps: Any, env: VecEnv | None) -> None:
         raise InputError("env = None: set one with MemoryPPO.load(path, env=env) or model.set_env(env)")
     if total_timesteps not in _Range(0):
         raise InputError(f"total_timesteps = {total_timesteps!r}: must be a number of at least 0")
+
+
+def _seed(seed: Any) -> int:
+    if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
+        raise InputError(f"seed = {seed!r}: must be an integer from 0 to 4294967295, or None")
+    return int(seed)
 
 
 def check_rollout_steps(n_steps: int, expected: int) -> None:
@@ -154,6 +174,18 @@ def check_device(device: Any) -> None:
         )
 
 
+def make_by_id(env_id: str) -> Any:
+    """Makes an environment as SB3 does, also of this package's families of ids, and of a class: `module:Class`.
+
+    Raises:
+        InputError: a missing package, module or class.
+    """
+    import_family(env_id)
+    import_named(env_id)
+    spec = spec_of_class(env_id)
+    return maybe_make_env(env_id, verbose=0) if spec is None else gym.make(spec)
+
+
 def made_env(env: Any) -> Any:
     """Returns the environment given to an algorithm, made if it is an id.
 
@@ -161,11 +193,17 @@ def made_env(env: Any) -> Any:
         InputError: not an environment.
     """
     if isinstance(env, str):
-        return maybe_make_env(env, verbose=0)
-    if isinstance(env, (gym.Env, VecEnv, VectorEnv)) or (not isinstance(env, type) and hasattr(env, "step")):
-        return env  # SB3 converts environments of the old gym
+        return make_by_id(env)
+    if isinstance(env, (gym.Env, VecEnv, VectorEnv)):
+        return env
     hint = ""
-    if isinstance(env, type):
+    if not isinstance(env, type) and hasattr(env, "step"):
+        if find_spec("gym") is not None:
+            return env  # SB3 converts environments of the old gym
+        hint = (
+            f"; derive {type(env).__name__} from gymnasium.Env (one of the old gym needs the packages gym and shimmy)"
+        )
+    elif isinstance(env, type):
         hint = f"; make one: {env.__name__}()"
     elif callable(env):
         hint = "; call the function, or use DummyVecEnv([function])"
@@ -175,16 +213,20 @@ def made_env(env: Any) -> Any:
 
 
 def check_spaces(env: Any) -> None:
-    """Checks that SB3 can store the observations of an environment.
+    """Checks that SB3 can store the observations of an environment, and that policies support its actions.
 
     Raises:
-        InputError: an unsupported or an empty observation space.
+        InputError: an unsupported or an empty observation space, or an unsupported action space.
     """
+    action_space = getattr(env, "single_action_space", getattr(env, "action_space", None))
+    if isinstance(action_space, spaces.Space):
+        check_action_space(action_space)
     space = getattr(env, "single_observation_space", getattr(env, "observation_space", None))
-    for part in (space, *(space.spaces.values() if isinstance(space, spaces.Dict) else ())):
+    parts: list[Any] = list(space.spaces.values()) if isinstance(space, spaces.Dict) else []
+    for part in parts or [space]:
         has_shape = isinstance(part, (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary))
-        is_empty = not part.spaces if isinstance(part, spaces.Dict) else has_shape and 0 in part.shape
-        if is_empty or not (has_shape or isinstance(part, spaces.Dict)):
+        is_empty = (part is space and isinstance(part, spaces.Dict)) or (has_shape and 0 in part.shape)
+        if is_empty or not has_shape:
             problem = "is empty" if is_empty else "not supported"
             raise InputError(
                 f"observation space = {' '.join(str(part).split())[:200]}: {problem}; valid are Box, Discrete, "

@@ -4,17 +4,18 @@ import warnings
 from typing import Any
 
 import numpy as np
-from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
+from ntm_rl.agents.ppo.model_files import FiledRecurrentPPO
+from ntm_rl.agents.ppo.schedules import DEFAULT_LEARNING_RATE
 from ntm_rl.envs.factory import UseMasks
 from ntm_rl.envs.sb3.action_masks import ActionMaskReader
 from ntm_rl.envs.wrappers.action_masks import Masks
 
 
-class MaskedRecurrentPPO(RecurrentPPO):
+class MaskedRecurrentPPO(FiledRecurrentPPO):
     """Reads the masks of the environments for `collect_rollouts`, and takes masks in `predict`.
 
     Attributes:
@@ -40,6 +41,18 @@ class MaskedRecurrentPPO(RecurrentPPO):
             self._warn_once("predict without action_masks may return actions that the environment excludes")
         return self.policy.predict(observation, state, episode_start, deterministic, action_masks)
 
+    def _warn_of_decay(self, total_timesteps: float) -> None:
+        """Warns if `learn` continues a training at whose end the default learning rate was to be 0."""
+        # A loaded model has a copy of the schedule.
+        is_default = repr(self.learning_rate) == repr(DEFAULT_LEARNING_RATE)
+        if is_default and 0 < self._total_timesteps < self.num_timesteps + total_timesteps:
+            self._warn_once(
+                "the default learning rate decays to 0 over all steps since num_timesteps = 0, so that repeated calls "
+                "of learn with reset_num_timesteps=False train at ever lower rates; pass a constant one, such as "
+                "learning_rate=3e-4, or call learn once",
+                stacklevel=4,
+            )
+
     def _setup_learn(
         self,
         total_timesteps: int,
@@ -60,10 +73,10 @@ class MaskedRecurrentPPO(RecurrentPPO):
             )
         return result
 
-    def _warn_once(self, message: str) -> None:
+    def _warn_once(self, message: str, stacklevel: int = 3) -> None:
         if message not in self._warned:
             self._warned |= {message}
-            warnings.warn(message, stacklevel=3)
+            warnings.warn(message, stacklevel=stacklevel)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_mask_reader", "_masks", "_warned"]

@@ -15,6 +15,7 @@ from ntm_rl.agents.ppo.algorithm import MemoryPPO
 from ntm_rl.agents.ppo.sharing import seed_environments, seed_host_generators
 from ntm_rl.agents.storage.random_states import check_host_states, host_states, restore_host_states
 from ntm_rl.envs.algorithmic.curriculum import Curriculum
+from ntm_rl.envs.sb3.attributes import attributes
 from ntm_rl.envs.sb3.seeding import spawn_seed
 from ntm_rl.envs.state import Resumable, State, array_of, part_of
 from ntm_rl.envs.wrappers.action_masks import MaskFormat, Masks
@@ -22,10 +23,7 @@ from ntm_rl.envs.wrappers.action_masks import MaskFormat, Masks
 
 def curricula(env: VecEnv) -> list[Curriculum]:
     """Returns the curricula of the sub-environments, a shared one once; empty without any."""
-    try:
-        found = env.get_attr("curriculum")
-    except AttributeError:
-        return []
+    found = attributes(env, "curriculum")
     return list({id(each): each for each in found if isinstance(each, Curriculum)}.values())
 
 

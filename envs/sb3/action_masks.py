@@ -1,13 +1,13 @@
 """Reads the action masks that the sub-environments of a `VecEnv` offer."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Literal
 
 from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.envs.factory import UseMasks
 from ntm_rl.envs.foreign import FOREIGN, ForeignError, describe_call
+from ntm_rl.envs.sb3.attributes import attributes, has_attribute, reset_infos
 from ntm_rl.envs.wrappers.action_masks import MaskFormat, Masks
 from ntm_rl.errors import InputError
 
@@ -46,9 +46,9 @@ class ActionMaskReader:
             InputError: no masks, though they are required, or invalid ones.
             ForeignError: the method raised an error.
         """
-        self._choose_source(any(KEY in info for info in self.env.unwrapped.reset_infos))
+        self._choose_source(any(KEY in info for info in reset_infos(self.env)))
         self._steps = 0
-        return self._read(self.env.unwrapped.reset_infos)
+        return self._read(reset_infos(self.env))
 
     def resume(self, masks: Masks | None) -> Masks | None:
         """Returns the masks where environments continue without a reset.
@@ -77,7 +77,7 @@ class ActionMaskReader:
             return self._read(())
         if self.source is None and not any(infos):  # saves time at most steps
             return None
-        started = self.env.unwrapped.reset_infos
+        started = reset_infos(self.env)
         infos = [started[index] if dones[index] else info for index, info in enumerate(infos)]
         if self.source is None:
             self._reject_late_masks(infos)
@@ -152,19 +152,14 @@ class ActionMaskReader:
 
 def offers_masks(env: VecEnv) -> bool:
     """Whether the sub-environments of a vector environment that was reset offer action masks."""
-    return has_method(env) or any(KEY in info for info in env.unwrapped.reset_infos)
+    return has_method(env) or any(KEY in info for info in reset_infos(env))
 
 
 def has_method(env: VecEnv) -> bool:
     """Whether the sub-environments have a method `action_masks()`."""
-    with suppress(AttributeError, NotImplementedError):  # of vector environments without `get_attr`
-        return bool(env.has_attr(METHOD))
-    return False
+    return has_attribute(env, METHOD)
 
 
 def _labels(env: VecEnv) -> list[str]:
     """Returns the names that `Guarded` uses in errors; none of environments without it."""
-    with suppress(AttributeError, NotImplementedError):
-        if env.has_attr(LABEL):  # `get_attr` alone ends the worker processes of a SubprocVecEnv
-            return list(env.get_attr(LABEL))
-    return []
+    return attributes(env, LABEL)

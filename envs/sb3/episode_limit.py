@@ -1,9 +1,10 @@
 """The limit of an episode's steps, as far as a vector environment tells it."""
 
-from contextlib import suppress
 from numbers import Integral
 
 from stable_baselines3.common.vec_env import VecEnv
+
+from ntm_rl.envs.sb3.attributes import attributes
 
 ATTRIBUTES = (
     "_max_episode_steps",  # gymnasium.wrappers.TimeLimit
@@ -21,9 +22,7 @@ def episode_limit(env: VecEnv) -> int | None:
 
 
 def _positive(env: VecEnv, name: str) -> int | None:
-    with suppress(AttributeError, NotImplementedError):  # of vector environments without `get_attr`
-        if env.has_attr(name):
-            (value,) = env.get_attr(name, indices=0)
-            if isinstance(value, Integral) and not isinstance(value, bool):
-                return int(value) if int(value) > 0 else None
+    for value in attributes(env, name)[:1]:
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            return int(value) if int(value) > 0 else None
     return None

@@ -47,6 +47,11 @@ make_model = partial(lstm_model, n_steps=8)
         ("sequence_length", "all", "must be an integer of at least 1, or 'auto', or None"),
         ("sde_sample_freq", 0.5, "must be an integer of at least -1"),
         ("schedule_at", "begin", "must be one of start, end"),
+        ("normalize_advantage", "False", "must be true or false"),
+        ("recompute_states", 2, "must be true or false"),
+        ("seed", 1.5, "must be an integer from 0 to 4294967295, or None"),
+        ("seed", -1, "must be an integer from 0"),
+        ("seed", 2**32, "must be an integer from 0"),
         ("policy_kwargs", [64], "must be a dict"),
         ("device", "gpu", "must be auto, cpu, cuda, cuda:N or mps"),
         ("policy", None, "needs a policy with a memory core"),
@@ -56,6 +61,10 @@ make_model = partial(lstm_model, n_steps=8)
 def test_wrong_arguments_name_their_key_and_what_is_valid(key, value, message):
     with pytest.raises(InputError, match=rf"^{key} = .*{message}"):
         make_model(**{key: value})
+
+
+def test_numpys_integers_are_seeds():
+    assert make_model(seed=np.random.default_rng(0).integers(7, 8)).seed == 7
 
 
 def test_numpys_floats_are_taken():
@@ -74,8 +83,9 @@ class Shows(gym.Env):
 
     action_space = spaces.Discrete(2)
 
-    def __init__(self, observation_space, observation=None):
+    def __init__(self, observation_space, observation=None, action_space=action_space):
         self.observation_space, self.observation = observation_space, observation
+        self.action_space = action_space
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -83,6 +93,15 @@ class Shows(gym.Env):
 
     def step(self, action):
         return self.observation, 1.0, False, False, {}
+
+
+class NoEnv:
+    """Has what an environment has, but is none."""
+
+    observation_space = action_space = spaces.Discrete(2)
+
+    def step(self, action):
+        return 0, 0.0, False, False, {}
 
 
 @pytest.mark.parametrize(
@@ -97,11 +116,27 @@ class Shows(gym.Env):
         (Shows(spaces.Sequence(spaces.Discrete(2))), "observation space = Sequence.*not supported; valid are Box"),
         (Shows(spaces.Box(0, 1, (0,))), "observation space = Box.*is empty"),
         (Shows(spaces.Dict()), r"observation space = Dict\(\): is empty"),
+        (Shows(spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2)))), r"= Dict\('b'.*not supported; .*FlattenObservation"),
+        (Shows(spaces.Discrete(2), action_space=spaces.Tuple([spaces.Discrete(2)])), "action space = Tuple.*valid are"),
+        (gym.wrappers.ClipAction(gym.make("Pendulum-v1")), "action space = Box.*remove gymnasium.wrappers.ClipAction"),
+        (NoEnv(), "derive NoEnv from gymnasium.Env"),
+        ("small_models:Missing", r"small_models .* has no class 'Missing'"),
     ],
 )
 def test_a_wrong_environment_is_an_error_with_a_hint(env, message):
     with pytest.raises(InputError, match=message):
         make_model(env)
+
+
+@pytest.mark.filterwarnings("ignore:.*render_mode")  # SB3 asks for pictures, which POPGym does not have
+def test_an_id_may_name_a_class_of_a_module_or_a_family_of_games():
+    assert make_model("gymnasium.envs.classic_control:AcrobotEnv").action_space.n == 3
+    assert make_model("popgym-RepeatFirstEasy-v0").action_space.n == 4
+
+
+def test_a_picture_without_channels_is_an_error_with_a_hint():
+    with pytest.raises(InputError, match=r"is for images \[H, W, C\]; add an axis .*\(env, \(36, 36, 1\)\)"):
+        lstm_model(Shows(spaces.Box(0, 255, (36, 36), np.uint8)), policy="CnnNtmPolicy")
 
 
 def test_an_id_is_taken_by_set_env_and_load_too(tmp_path):
@@ -127,6 +162,9 @@ def test_an_id_is_taken_by_set_env_and_load_too(tmp_path):
         (dict(optimizer_kwargs=dict(lr=1)), "optimizer_kwargs.lr: not valid for Adam"),
         (dict(optimizer_class="adam"), "optimizer_class = 'adam': must be a class"),
         (dict(features_extractor_kwargs=dict(dim=3)), "features_extractor_kwargs.dim: not valid for FlattenExtractor"),
+        (dict(popart="False"), "popart = 'False': must be true or false"),
+        (dict(ortho_init="False"), "ortho_init = 'False': must be true or false"),
+        (dict(share_features_extractor="no"), "share_features_extractor = 'no': must be true or false"),
         (dict(activation_fn="relu"), "activation_fn = 'relu': must be a class, such as torch.nn.ReLU"),
         (dict(activation_fn=torch.nn.ReLU()), "activation_fn = .*must be a class"),
         (dict(net_arch="small"), "net_arch = 'small': must be a list of layer sizes"),
