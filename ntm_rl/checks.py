@@ -2,8 +2,6 @@
 
 from numbers import Integral, Real
 
-import numpy as np
-
 from ntm_rl.errors import InputError, did_you_mean
 
 
@@ -25,9 +23,9 @@ def require_positive(**values: float) -> None:
 
 
 def require_bool(**values: bool) -> None:
-    """Raises an `InputError` for the first of `values` that is no bool; NumPy's, 0 and 1 are valid."""
+    """Raises an `InputError` for the first of `values` that is not a bool."""
     for key, value in values.items():
-        if not isinstance(value, (bool, np.bool_)) and not (isinstance(value, Integral) and value in (0, 1)):
+        if not isinstance(value, bool):
             raise InputError(f"{key} = {value!r}: must be true or false")
 
 

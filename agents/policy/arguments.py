@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import nn
 
-from ntm_rl.checks import require_bool, require_one_of
+from ntm_rl.checks import require_one_of
 from ntm_rl.cores.registry import core_options
 from ntm_rl.errors import InputError, did_you_mean
 
@@ -38,7 +38,7 @@ def check_policy_options(policy: type, core: str, given: Mapping[str, Any], **di
                 hint = f"is an option of the core {core!r}: policy_kwargs=dict(core_kwargs=dict({key}={given[key]!r}))"
             raise InputError(f"policy_kwargs.{key}: {hint}")
         if isinstance(parameters[key].default, bool):
-            require_bool(**{f"policy_kwargs.{key}": given[key]})
+            _require_bool(key, given[key])
     for key, options in dicts.items():
         if options is not None and not isinstance(options, Mapping):
             raise InputError(f"policy_kwargs.{key} = {options!r}: must be a dict of keyword arguments")
@@ -53,8 +53,8 @@ def check_critic(critic: Any, popart: bool, share_features_extractor: bool) -> N
     Raises:
         InputError: an unknown critic, no bools, or separate features extractors without separate cores.
     """
-    flags = {"popart": popart, "share_features_extractor": share_features_extractor}
-    require_bool(**{f"policy_kwargs.{key}": value for key, value in flags.items()})
+    _require_bool("popart", popart)
+    _require_bool("share_features_extractor", share_features_extractor)
     require_one_of(get_args(Critic), critic=critic)
     if not share_features_extractor and critic != "separate":
         raise InputError(
@@ -106,6 +106,11 @@ def check_keywords(
                 f"policy_kwargs.{key}.{name}: not valid for {getattr(function, '__name__', function)}; valid are "
                 f"{options}.{did_you_mean(name, valid)}"
             )
+
+
+def _require_bool(key: str, value: Any) -> None:
+    if value not in (True, False, None):  # SB3 saves None for False
+        raise InputError(f"policy_kwargs.{key} = {value!r}: must be True or False")
 
 
 def _are_layers(sizes: Any) -> bool:

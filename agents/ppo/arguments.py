@@ -15,7 +15,7 @@ from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.vec_env import VecEnv
 
 from ntm_rl.agents.ppo.sizes import SIZES, choose_sizes
-from ntm_rl.checks import require_bool, require_one_of
+from ntm_rl.checks import require_one_of
 from ntm_rl.envs.factory import import_family
 from ntm_rl.envs.modules import import_named, spec_of_class
 from ntm_rl.envs.sb3.episode_limit import episode_limit
@@ -99,8 +99,6 @@ def check_hyperparameters(model: Any) -> None:
             raise InputError(f"{key} = {value!r}: must be {valid}{_HINTS.get(key, '')}{_zoo_schedule(value)}")
         if isinstance(value, Real) and not isinstance(value, int):
             setattr(model, key, float(value))
-    for key in ("normalize_advantage", "use_sde", "recompute_states"):
-        require_bool(**{key: getattr(model, key)})
     if model.seed is not None:
         model.seed = _seed(model.seed)
     _check_choices(model)
@@ -109,7 +107,8 @@ def check_hyperparameters(model: Any) -> None:
 
 def _check_choices(model: Any) -> None:
     for key in ("normalize_advantage", "use_sde", "recompute_states"):
-        require_bool(**{key: getattr(model, key)})
+        if getattr(model, key) not in (True, False):
+            raise InputError(f"{key} = {getattr(model, key)!r}: must be True or False")
     if model.action_masks not in (True, False, "auto"):
         raise InputError(f"action_masks = {model.action_masks!r}: must be True, False or 'auto'")
     require_one_of(("start", "end"), schedule_at=model.schedule_at)

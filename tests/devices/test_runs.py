@@ -91,7 +91,7 @@ def test_a_run_is_resumed_on_another_device(run, device):
 def make_model(device: torch.device, core: str, seed: int = 0) -> MemoryPPO:
     env = VecNormalize(make_vec_env(EnvSettings(TASK), 4, seed=seed), norm_obs=False)
     options = {"hidden_size": 8, **({"backend": "eager"} if "backend" in core_options(core) else {})}
-    sizes = {"n_steps": 16, "sequence_length": 8, "batch_size": 32, "n_epochs": 2}
+    sizes = {"n_steps": 16, "sequence_length": 8, "batch_size": 32, "n_epochs": 2, "learning_rate": 1e-3}
     policy = {"core": core, "core_kwargs": options, "net_arch": [8]}
     kind = policy_class_for(env.observation_space)
     return MemoryPPO(kind, env, seed=seed, device=device, policy_kwargs=policy, **sizes)

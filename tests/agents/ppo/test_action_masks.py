@@ -159,7 +159,7 @@ def test_damaged_masks_in_a_checkpoint_are_refused(tmp_path):
 
 
 def test_masks_are_used_if_there_are_some_and_said_once():
-    model = model_on(ENVIRONMENTS["dummy"]("discrete", "info"), action_masks="auto")
+    model = model_on(ENVIRONMENTS["dummy"]("discrete", "info"), action_masks="auto", learning_rate=1e-3)
     with pytest.warns(UserWarning, match="the environment's action masks are used; action_masks=True requires them"):
         model.learn(96)
     model.learn(96, reset_num_timesteps=False)

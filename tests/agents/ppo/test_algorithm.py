@@ -163,7 +163,7 @@ def test_the_same_seed_gives_the_same_rollout_and_the_same_weights_twice():
 
 
 def test_a_saved_model_continues_training_and_predicts_the_same(tmp_path):
-    model = make_model(recompute_states=True).learn(32)
+    model = make_model(recompute_states=True, learning_rate=1e-3).learn(32)
     model.save(tmp_path / "model.zip")
     loaded = MemoryPPO.load(tmp_path / "model.zip", env=make_vec_env("CartPole-v1", 3))
     obs = np.ones((3, 4), dtype=np.float32)
