@@ -38,7 +38,7 @@ def check_policy_options(policy: type, core: str, given: Mapping[str, Any], **di
                 hint = f"is an option of the core {core!r}: policy_kwargs=dict(core_kwargs=dict({key}={given[key]!r}))"
             raise InputError(f"policy_kwargs.{key}: {hint}")
         if isinstance(parameters[key].default, bool):
-            _require_bool(key, given[key])
+            check_flag(f"policy_kwargs.{key}", given[key])
     for key, options in dicts.items():
         if options is not None and not isinstance(options, Mapping):
             raise InputError(f"policy_kwargs.{key} = {options!r}: must be a dict of keyword arguments")
@@ -53,14 +53,20 @@ def check_critic(critic: Any, popart: bool, share_features_extractor: bool) -> N
     Raises:
         InputError: an unknown critic, no bools, or separate features extractors without separate cores.
     """
-    _require_bool("popart", popart)
-    _require_bool("share_features_extractor", share_features_extractor)
+    check_flag("policy_kwargs.popart", popart)
+    check_flag("policy_kwargs.share_features_extractor", share_features_extractor)
     require_one_of(get_args(Critic), critic=critic)
     if not share_features_extractor and critic != "separate":
         raise InputError(
             f"share_features_extractor = False: one core cannot read two features extractors; "
             f"use critic = 'separate' (now {critic!r}) or share the extractor"
         )
+
+
+def check_flag(key: str, value: Any) -> None:
+    """Raises an `InputError` if a value is not True or False; as in SB3, 1 and 0 are, and None is False."""
+    if value not in (True, False, None):
+        raise InputError(f"{key} = {value!r}: must be True or False")
 
 
 def check_net_arch(net_arch: Any) -> None:
@@ -106,11 +112,6 @@ def check_keywords(
                 f"policy_kwargs.{key}.{name}: not valid for {getattr(function, '__name__', function)}; valid are "
                 f"{options}.{did_you_mean(name, valid)}"
             )
-
-
-def _require_bool(key: str, value: Any) -> None:
-    if value not in (True, False, None):  # SB3 saves None for False
-        raise InputError(f"policy_kwargs.{key} = {value!r}: must be True or False")
 
 
 def _are_layers(sizes: Any) -> bool:

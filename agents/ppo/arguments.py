@@ -14,6 +14,7 @@ from gymnasium.vector import VectorEnv
 from stable_baselines3.common.base_class import maybe_make_env
 from stable_baselines3.common.vec_env import VecEnv
 
+from ntm_rl.agents.policy.arguments import check_flag
 from ntm_rl.agents.ppo.sizes import SIZES, choose_sizes
 from ntm_rl.checks import require_one_of
 from ntm_rl.envs.factory import import_family
@@ -107,8 +108,7 @@ def check_hyperparameters(model: Any) -> None:
 
 def _check_choices(model: Any) -> None:
     for key in ("normalize_advantage", "use_sde", "recompute_states"):
-        if getattr(model, key) not in (True, False):
-            raise InputError(f"{key} = {getattr(model, key)!r}: must be True or False")
+        check_flag(key, getattr(model, key))
     if model.action_masks not in (True, False, "auto"):
         raise InputError(f"action_masks = {model.action_masks!r}: must be True, False or 'auto'")
     require_one_of(("start", "end"), schedule_at=model.schedule_at)

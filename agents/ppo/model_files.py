@@ -11,6 +11,7 @@ import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import GymEnv
 
 from ntm_rl.agents.policy.policies import MlpNtmPolicy
 from ntm_rl.agents.ppo.credit import CreditHorizon
@@ -48,10 +49,19 @@ class FiledRecurrentPPO(RecurrentPPO):
         write_atomically(file.resolve(), content.getvalue())
 
     @classmethod
-    def load(cls, path: Any, *args: Any, **kwargs: Any) -> Self:
+    def load(
+        cls,
+        path: Any,
+        env: GymEnv | str | None = None,
+        device: torch.device | str = "auto",
+        custom_objects: dict[str, Any] | None = None,
+        print_system_info: bool = False,
+        force_reset: bool = True,
+        **kwargs: Any,
+    ) -> Self:
         """See `BaseAlgorithm.load`; warns of keyword arguments that are no arguments of the constructor."""
         algorithms = [each for each in cls.__mro__ if issubclass(each, RecurrentPPO)]
-        valid = {*_parameters(RecurrentPPO.load), *_parameters(*algorithms), *ATTRIBUTES}
+        valid = {*_parameters(*algorithms), *ATTRIBUTES}
         for name, value in kwargs.items():
             if name in valid or name.startswith("_"):
                 continue
@@ -60,7 +70,8 @@ class FiledRecurrentPPO(RecurrentPPO):
             warnings.warn(
                 f"load: {name} = {value!r} is no argument of {cls.__name__} and has no effect.{hint}", stacklevel=2
             )
-        return super().load(path, *args, **kwargs)
+        given: Any = env  # an id too, which `_wrap_env` makes
+        return super().load(path, given, device, custom_objects, print_system_info, force_reset, **kwargs)
 
     def set_parameters(
         self, load_path_or_dict: Any, exact_match: bool = True, device: torch.device | str = "auto"

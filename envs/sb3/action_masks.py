@@ -86,7 +86,7 @@ class ActionMaskReader:
     def _choose_source(self, in_infos: bool) -> None:
         if self._use is False:
             return
-        self._labels = _labels(self.env)
+        self._labels = attributes(self.env, LABEL)
         self.source = "method" if has_method(self.env) else "info" if in_infos else None
         if self.source is not None:
             try:
@@ -158,8 +158,3 @@ def offers_masks(env: VecEnv) -> bool:
 def has_method(env: VecEnv) -> bool:
     """Whether the sub-environments have a method `action_masks()`."""
     return has_attribute(env, METHOD)
-
-
-def _labels(env: VecEnv) -> list[str]:
-    """Returns the names that `Guarded` uses in errors; none of environments without it."""
-    return attributes(env, LABEL)

@@ -124,7 +124,7 @@ class Guarded(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if isinstance(reward, (int, float, np.number, np.bool_)):
             return reward
         array = np.asarray(reward)
-        if self._accepts(array):
+        if self._accepts(array) and array.shape != ():
             self._warn_once("reward", reward, "float(reward)")
         elif array.shape != () or array.dtype.kind not in "biuf":
             self._reject(

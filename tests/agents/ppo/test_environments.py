@@ -202,6 +202,11 @@ def test_an_environments_error_keeps_its_type_and_gets_a_note(error):
     assert raised.value is error and error.__notes__ == ["env = CartPoleEnv, step 1: step raised this error"]
 
 
+def test_arrays_without_axes_are_rewards_without_a_warning(recwarn):
+    model = lstm_model(Edited(lambda o, r, *rest: (o, np.array(r), *rest)), n_steps=8).learn(8)
+    assert model.rollout.rewards.sum() == 8 and not [each for each in recwarn if "read as" in str(each.message)]
+
+
 def test_flags_and_rewards_that_sb3_takes_are_taken_with_a_warning(recwarn):
     def numbers(observation, reward, terminated, truncated, info):
         return observation, np.array([reward]), int(terminated), None, info
